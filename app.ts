@@ -1,0 +1,80 @@
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { DestinationStream } from 'pino';
+import clock, { type Clock } from './plugins/clock.ts';
+import config, { type Config } from './plugins/config/index.ts';
+import cors from './plugins/cors.ts';
+import errors, { sendError } from './plugins/errors.ts';
+import lifecycle from './plugins/lifecycle.ts';
+import llm from './plugins/llm/index.ts';
+import { logController, loggerOptions } from './plugins/logging.ts';
+import methodNotAllowed from './plugins/method-not-allowed.ts';
+import metrics from './plugins/metrics.ts';
+import providers from './plugins/providers.ts';
+import requestLog from './plugins/request-log.ts';
+import sse from './plugins/sse.ts';
+import streams from './plugins/streams/index.ts';
+import type { Provider } from './providers/types.ts';
+import ask from './routes/ask/index.ts';
+import health from './routes/health.ts';
+import metricsRoute from './routes/metrics.ts';
+
+export interface Overrides {
+  /** Providers by configured name, in place of those that the configuration describes. */
+  readonly providers?: Readonly<Record<string, Provider>>;
+  readonly clock?: Clock;
+  /** Where log lines go; standard output by default. */
+  readonly logTo?: DestinationStream;
+}
+
+/** The whole service, not yet listening. The order of registration is the order of dependence. */
+export async function buildApp(settings: Config, overrides: Overrides = {}): Promise<FastifyInstance> {
+  const app = Fastify({
+    logger: loggerOptions(settings.logLevel, overrides.logTo),
+    logController,
+    requestIdHeader: false,
+    genReqId: requestId,
+    trustProxy: trusted(settings.trustProxy),
+    exposeHeadRoutes: false,
+    forceCloseConnections: true,
+    http: { highWaterMark: settings.streams.highWaterMark },
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
+    frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
+  });
+
+  await app.register(config, { config: settings });
+  await app.register(clock, { clock: overrides.clock });
+  await app.register(metrics);
+  await app.register(errors);
+  await app.register(requestLog);
+  await app.register(cors);
+  await app.register(methodNotAllowed);
+  await app.register(providers, { overrides: overrides.providers });
+  await app.register(llm);
+  await app.register(streams);
+  await app.register(sse);
+  await app.register(lifecycle);
+
+  await app.register(
+    async (base) => {
+      await base.register(health);
+      await base.register(metricsRoute);
+      await base.register(ask);
+    },
+    { prefix: settings.basePath },
+  );
+  app.refuseOtherMethods();
+  return app;
+}
+
+/** The caller's id where it is a plain word, so that one question can be followed across services. */
+function requestId({ headers }: IncomingMessage): string {
+  const given = headers['x-request-id'];
+  return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
+}
+
+/** A number is how many hops in front are one's own. */
+function trusted(setting: Config['trustProxy']) {
+  return typeof setting === 'number' ? (_: string, hop: number) => hop < setting : setting;
+}

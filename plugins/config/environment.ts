@@ -1,0 +1,62 @@
+import { PROVIDER_TYPES } from '../../providers/registry.ts';
+
+/** The environment as a partial configuration. Values stay text here; the schema says what they are. */
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+const SETTINGS: Readonly<Record<string, string>> = {
+  HOST: '/host',
+  PORT: '/port',
+  BASE_PATH: '/basePath',
+  LOG_LEVEL: '/logLevel',
+  DEFAULT_MODEL: '/defaultModel',
+  DRAIN_MS: '/drainMs',
+  MAX_STREAMS: '/streams/maxStreams',
+  STREAM_HIGH_WATER_MARK: '/streams/highWaterMark',
+  STREAM_FLUSH_MS: '/streams/flushMs',
+  STREAM_MAX_BYTES: '/streams/maxBytes',
+};
+
+const LISTS: Readonly<Record<string, (text: string) => unknown>> = {
+  CORS_ORIGINS: list,
+  TRUST_PROXY: (text) =>
+    /^\d+$/.test(text) ? Number(text) : text === 'true' || text === 'false' ? text === 'true' : list(text),
+};
+
+const LIST_PATHS: Readonly<Record<string, string>> = { CORS_ORIGINS: '/corsOrigins', TRUST_PROXY: '/trustProxy' };
+
+export interface FromEnvironment {
+  readonly values: ReadonlyMap<string, unknown>;
+  /** JSON pointer to the variable that it came from, for messages. */
+  readonly names: ReadonlyMap<string, string>;
+}
+
+/** Empty variables count as unset, as compose files and charts leave them. */
+export function fromEnvironment(env: Environment): FromEnvironment {
+  const values = new Map<string, unknown>();
+  const names = new Map<string, string>();
+  const put = (pointer: string, name: string, value: unknown) => {
+    values.set(pointer, value);
+    names.set(pointer, name);
+  };
+  for (const [name, pointer] of Object.entries(SETTINGS)) if (env[name]) put(pointer, name, env[name].trim());
+  for (const [name, parse] of Object.entries(LISTS)) {
+    const text = env[name];
+    if (text) put(LIST_PATHS[name] as string, name, parse(text.trim()));
+  }
+  for (const [type, { apiKeyEnv, baseUrlEnv }] of Object.entries(PROVIDER_TYPES)) {
+    const key = apiKeyEnv && env[apiKeyEnv];
+    if (!apiKeyEnv || !key) continue;
+    put(`/providers/${type}/type`, apiKeyEnv, type);
+    put(`/providers/${type}/apiKeys`, apiKeyEnv, list(key));
+    if (baseUrlEnv && env[baseUrlEnv]) put(`/providers/${type}/baseUrl`, baseUrlEnv, env[baseUrlEnv].trim());
+  }
+  return { values, names };
+}
+
+function list(text: string): string[] {
+  return text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '');
+}

@@ -1,0 +1,130 @@
+import { type Static, Type } from '@sinclair/typebox';
+import { PROVIDER_TYPES } from '../../providers/registry.ts';
+
+/** Every setting, its bounds and its default. The one place that knows them. */
+
+/** Public model names: no `..`, no `%`, no `?`, so that none can bend an upstream path. */
+export const MODEL_NAME = '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$';
+
+const closed = { additionalProperties: false, default: {} };
+const ms = (description: string, byDefault: number, minimum = 1) =>
+  Type.Integer({ description, minimum, maximum: 86_400_000, default: byDefault });
+const bytes = (description: string, byDefault: number, minimum: number) =>
+  Type.Integer({ description, minimum, maximum: 2 ** 40, default: byDefault });
+
+const Streams = Type.Object(
+  {
+    highWaterMark: bytes(
+      'How far the upstream may run ahead of the fastest reader, and what one response may buffer',
+      16_384,
+      1,
+    ),
+    flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0),
+    maxBytes: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024),
+    heartbeatMs: ms('Silence after which a comment keeps the connection open', 15_000),
+    maxStreams: Type.Integer({
+      description: 'Answers that may run at once',
+      minimum: 1,
+      maximum: 1_000_000,
+      default: 10_000,
+    }),
+  },
+  closed,
+);
+
+const Deadlines = Type.Object(
+  {
+    connectMs: ms('Until the upstream accepts the connection', 3_000),
+    headersMs: ms('Until its response begins', 30_000),
+    firstTokenMs: ms('Until the first part of the answer', 60_000),
+    idleMs: ms('Longest silence between two parts', 30_000),
+    totalMs: ms('Longest answer', 600_000),
+  },
+  closed,
+);
+
+const ProviderEntry = Type.Object(
+  {
+    type: Type.Union(
+      Object.keys(PROVIDER_TYPES).map((name) => Type.Literal(name)),
+      { description: 'Which adapter speaks to it' },
+    ),
+    baseUrl: Type.Optional(
+      Type.String({ pattern: '^https?://[^\\s/?#@]+[^\\s?#]*$', description: 'Everything before the API path' }),
+    ),
+    apiKeys: Type.Optional(
+      Type.Array(Type.String({ minLength: 1, pattern: '^[\\x21-\\x7e]+$' }), {
+        maxItems: 100,
+        description: 'Used in turn',
+      }),
+    ),
+    models: Type.Optional(
+      Type.Union([Type.Literal('*'), Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000 })], {
+        description: 'Upstream models that may be asked as `provider/model`; `*` opens all',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+const Target = Type.Object(
+  { provider: Type.String({ minLength: 1 }), model: Type.String({ pattern: MODEL_NAME }) },
+  { additionalProperties: false },
+);
+
+const ModelRoute = Type.Object(
+  {
+    name: Type.String({ pattern: MODEL_NAME, description: 'The public name' }),
+    targets: Type.Array(Target, { minItems: 1, maxItems: 20, description: 'Asked in this order' }),
+    firstTokenMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
+    idleMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
+    totalMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
+  },
+  { additionalProperties: false },
+);
+
+export const ConfigSchema = Type.Object(
+  {
+    host: Type.String({ minLength: 1, default: '127.0.0.1', description: 'Address to listen on' }),
+    port: Type.Integer({
+      minimum: 0,
+      maximum: 65_535,
+      default: 3_000,
+      description: 'Port to listen on; 0 picks a free one',
+    }),
+    basePath: Type.String({
+      pattern: '^(/[A-Za-z0-9._~-]+)*$',
+      default: '',
+      description: 'What the gateway puts before every path, such as `/sluice`',
+    }),
+    trustProxy: Type.Union(
+      [Type.Boolean(), Type.Integer({ minimum: 0, maximum: 100 }), Type.Array(Type.String({ minLength: 1 }))],
+      {
+        default: false,
+        description: 'Gateway hops in front, or the list of their addresses',
+      },
+    ),
+    logLevel: Type.Union(
+      ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'].map((level) => Type.Literal(level)),
+      { default: 'info', description: 'Least severe line that is logged' },
+    ),
+    corsOrigins: Type.Array(Type.String({ pattern: '^(\\*|https?://[^\\s/]+)$' }), {
+      default: [],
+      description: 'Origins whose pages may call; `*` for all',
+    }),
+    defaultModel: Type.Optional(
+      Type.String({ pattern: MODEL_NAME, description: 'Answers when a question names no model' }),
+    ),
+    drainMs: ms('How long running answers may go on after SIGTERM', 25_000, 0),
+    providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
+      additionalProperties: false,
+      default: {},
+    }),
+    models: Type.Array(ModelRoute, { default: [], maxItems: 1_000 }),
+    streams: Streams,
+    deadlines: Deadlines,
+  },
+  { additionalProperties: false },
+);
+
+export type Config = Static<typeof ConfigSchema>;

@@ -1,0 +1,83 @@
+import sensible from '@fastify/sensible';
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import { ProviderError } from '../providers/errors.ts';
+
+/** What every error answer looks like. */
+export interface ErrorEnvelope {
+  readonly error: { readonly code: string; readonly message: string; readonly requestId: string };
+}
+
+const CODES: Readonly<Record<number, string>> = {
+  401: 'unauthorized',
+  403: 'forbidden',
+  404: 'not_found',
+  405: 'method_not_allowed',
+  409: 'conflict',
+  429: 'rate_limited',
+  503: 'overloaded',
+};
+
+/** Fastify's own refusals, in words that say what to do and repeat nothing of the request. */
+const MESSAGES: Readonly<Record<string, string>> = {
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'Send the body as application/json.',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'The body is empty; send a JSON object.',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'The body is not valid JSON.',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'The body is not as long as Content-Length says.',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large.',
+  FST_ERR_MAX_PARAM_LENGTH: 'The path is too long.',
+  FST_ERR_BAD_URL: 'The URL is not valid.',
+};
+
+/** One envelope for everything that goes wrong before a stream: see `envelope`. */
+export default fp(
+  async (fastify) => {
+    await fastify.register(sensible);
+    fastify.setErrorHandler(sendError);
+    fastify.setNotFoundHandler((request, reply) =>
+      sendError(fastify.httpErrors.notFound('There is nothing at this path.'), request, reply),
+    );
+  },
+  { name: 'errors' },
+);
+
+export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const { status, code, message } = describe(error);
+  if (status >= 500 && code === 'internal') request.log.error({ err: error }, 'internal error');
+  if (error instanceof ProviderError && error.retryAfterMs !== undefined) {
+    reply.header('retry-after', Math.ceil(error.retryAfterMs / 1000));
+  }
+  const body: ErrorEnvelope = { error: { code, message, requestId: request.id } };
+  // A string: the route's own serialiser, made for its answers, would drop the envelope's fields.
+  reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(body));
+}
+
+function describe(error: unknown): { status: number; code: string; message: string } {
+  if (error instanceof ProviderError) return error;
+  const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
+  if (validation) return { status: 400, code: 'invalid_request', message: invalidField(error as FastifyError) };
+  if (status < 400 || status === 500 || status > 599) {
+    return { status: 500, code: 'internal', message: 'Something went wrong here.' };
+  }
+  // http-errors marks what was written for clients; whatever else Fastify says may repeat the input.
+  const own = (error as { expose?: boolean }).expose === true || status === 503 ? message : undefined;
+  return {
+    status,
+    code: CODES[status] ?? 'invalid_request',
+    message: MESSAGES[code] ?? own ?? 'The request is not valid.',
+  };
+}
+
+/** Names the field, never its value. */
+function invalidField({ validation = [], validationContext }: FastifyError): string {
+  const place = validationContext ?? 'request';
+  const [problem] = validation;
+  const params = problem?.params as { additionalProperty?: string; missingProperty?: string } | undefined;
+  const path = problem?.instancePath.replaceAll('/', '.') ?? '';
+  const extra = params?.additionalProperty;
+  if (extra !== undefined) {
+    const name = /^[\w.-]{1,40}$/.test(extra) ? ` ${extra}` : '';
+    return `${place}${path} has a field that is not known:${name || ' (its name is not shown)'}.`;
+  }
+  return `${place}${path} ${problem?.message ?? 'is not valid'}.`;
+}

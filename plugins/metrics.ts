@@ -1,0 +1,67 @@
+import fp from 'fastify-plugin';
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly metrics: Metrics;
+  }
+}
+
+export type Metrics = ReturnType<typeof createMetrics>;
+
+const FIRST_TOKEN_BUCKETS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60];
+const TOTAL_BUCKETS = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600];
+
+/** All that is counted, in one place. Labels are bounded: configured names and fixed words only. */
+function createMetrics() {
+  const registry = new Registry();
+  const registers = [registry];
+  return {
+    registry,
+    generationsActive: new Gauge({
+      name: 'sluice_generations_active',
+      help: 'Answers being generated now',
+      registers,
+    }),
+    generationSeconds: new Histogram({
+      name: 'sluice_generation_seconds',
+      help: 'From question to the end of its answer, by outcome (ok, or an error code)',
+      labelNames: ['provider', 'outcome'] as const,
+      buckets: TOTAL_BUCKETS,
+      registers,
+    }),
+    firstTokenSeconds: new Histogram({
+      name: 'sluice_first_token_seconds',
+      help: 'From asking the upstream to the first part of its answer',
+      labelNames: ['provider'] as const,
+      buckets: FIRST_TOKEN_BUCKETS,
+      registers,
+    }),
+    upstreamAttempts: new Counter({
+      name: 'sluice_upstream_attempts_total',
+      help: 'Calls of upstreams by outcome (ok, aborted, or the reason of the failure)',
+      labelNames: ['provider', 'outcome'] as const,
+      registers,
+    }),
+    responsesOpen: new Gauge({ name: 'sluice_responses_open', help: 'SSE responses open now', registers }),
+    responsesAborted: new Counter({
+      name: 'sluice_responses_aborted_total',
+      help: 'SSE responses whose client left before the end',
+      registers,
+    }),
+    eventsOut: new Counter({ name: 'sluice_events_out_total', help: 'SSE events and comments written', registers }),
+    bytesOut: new Counter({
+      name: 'sluice_bytes_out_total',
+      help: 'Bytes of SSE responses handed to the kernel, counted when a response closes',
+      registers,
+    }),
+  };
+}
+
+/** `fastify.metrics` */
+export default fp(
+  async (fastify) => {
+    fastify.decorate('metrics', createMetrics());
+  },
+  { name: 'metrics' },
+);

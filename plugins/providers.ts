@@ -1,0 +1,41 @@
+import fp from 'fastify-plugin';
+import { PROVIDER_TYPES } from '../providers/registry.ts';
+import type { Provider } from '../providers/types.ts';
+import type { Config } from './config/index.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The configured upstreams by name. */
+    readonly providers: ReadonlyMap<string, Provider>;
+  }
+}
+
+/** `fastify.providers`. A test puts its own beside, or in place of, the configured ones. */
+export default fp<{ overrides?: Readonly<Record<string, Provider>> | undefined }>(
+  async (fastify, { overrides = {} }) => {
+    const providers = new Map<string, Provider>();
+    for (const [name, entry] of Object.entries(fastify.config.providers)) {
+      providers.set(name, overrides[name] ?? create(name, entry, fastify.config));
+    }
+    fastify.decorate('providers', providers);
+    fastify.addHook('onClose', async () => {
+      await Promise.all([...providers.values()].map((provider) => provider.close()));
+    });
+  },
+  { name: 'providers', dependencies: ['config'] },
+);
+
+function create(name: string, entry: Config['providers'][string], { streams, deadlines }: Config): Provider {
+  const type = PROVIDER_TYPES[entry.type];
+  if (type === undefined) throw new Error(`no provider type ${entry.type}`);
+  return type.create({
+    name,
+    baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
+    apiKeys: entry.apiKeys ?? [],
+    // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
+    connections: streams.maxStreams,
+    highWaterMark: streams.highWaterMark,
+    connectTimeoutMs: deadlines.connectMs,
+    headersTimeoutMs: deadlines.headersMs,
+  });
+}

@@ -1,0 +1,74 @@
+import { ProviderError } from '../errors.ts';
+import type { FinishPart, StreamPart } from '../types.ts';
+import type { Body } from './http.ts';
+import { networkError } from './network-error.ts';
+import type { PartBuffer } from './parts.ts';
+import { createPartBuffer } from './parts.ts';
+
+/** One provider's way of writing an answer: fed with bytes, it fills a part buffer. */
+export interface AnswerDecoder {
+  push(bytes: Uint8Array): void;
+  /** After the last byte; delivers what has waited for it. */
+  end(): void;
+  /** True once the provider has said that nothing more will come, before the body's end. */
+  readonly done: boolean;
+  /** The finish part, or a thrown `upstream_truncated` where no sign of success was seen. */
+  finish(): FinishPart;
+}
+
+/** How long a body may take to end after its last word, so that its connection can be used again. */
+const DRAIN_MS = 1_000;
+
+/**
+ * Opens a response body and turns it into parts; gives its socket back or closes it, whatever
+ * happens. The one async generator between the socket and the LLM client: each costs a promise a part.
+ */
+export async function* readAnswer(
+  open: () => Promise<Body>,
+  createDecoder: (parts: PartBuffer) => AnswerDecoder,
+): AsyncGenerator<StreamPart, void, undefined> {
+  const body = await open();
+  const parts = createPartBuffer();
+  const decoder = createDecoder(parts);
+  try {
+    for await (const chunk of body.iterator({ destroyOnReturn: false })) {
+      const failure = attempt(() => decoder.push(chunk));
+      for (const part of parts.take()) yield part;
+      if (failure !== undefined) throw failure;
+      if (decoder.done) break;
+    }
+    const failure = decoder.done ? undefined : attempt(() => decoder.end());
+    for (const part of parts.flush()) yield part;
+    if (failure !== undefined) throw failure;
+    yield decoder.finish();
+  } catch (error) {
+    throw networkError(error, 'in_body');
+  } finally {
+    release(body, decoder.done);
+  }
+}
+
+/** What was decoded before a fault is still delivered, so the fault waits. */
+function attempt(step: () => void): unknown {
+  try {
+    step();
+    return undefined;
+  } catch (error) {
+    return error ?? new Error('unknown');
+  }
+}
+
+function release(body: Body, complete: boolean): void {
+  if (body.destroyed) return;
+  if (!complete) {
+    body.on('error', () => {}).destroy();
+    return;
+  }
+  const limit = Number.MAX_SAFE_INTEGER; // undici counts what was read before, too
+  body.dump({ limit, signal: AbortSignal.timeout(DRAIN_MS) }).catch(() => {});
+}
+
+/** The fault of a stream that stopped before its provider said that it was complete. */
+export function truncated(): ProviderError {
+  return new ProviderError('upstream_truncated', { reason: 'truncated', retryable: true });
+}
