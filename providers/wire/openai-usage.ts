@@ -13,8 +13,7 @@ export function openAIUsage(raw: unknown): Usage | undefined {
     ...count('outputTokens', counts.completion_tokens),
     ...count('totalTokens', counts.total_tokens),
     ...count('reasoningTokens', completion.reasoning_tokens ?? counts.reasoning_tokens),
-    // DeepSeek and Moonshot have names of their own for it.
-    ...count('cachedTokens', prompt.cached_tokens ?? counts.prompt_cache_hit_tokens ?? counts.cached_tokens),
+    ...count('cachedTokens', prompt.cached_tokens ?? counts.prompt_cache_hit_tokens), // DeepSeek's own name
   };
   return Object.keys(usage).length > 0 ? usage : undefined;
 }

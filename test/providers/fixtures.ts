@@ -1,0 +1,50 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import type { Usage } from '../../providers/types.ts';
+
+/** Recorded responses of real providers. They live outside of the repository, in `FIXTURES_DIR`. */
+
+export interface Fixture {
+  readonly file: string;
+  readonly provider: string;
+  readonly format: string;
+  readonly content_type?: string;
+  readonly http_status: number;
+  readonly headers?: Record<string, string>;
+  readonly expected: {
+    readonly text: string;
+    readonly reasoning: string;
+    readonly tool_calls: readonly { id: string | null; name: string; arguments: string }[];
+    readonly finish_reason: string | null;
+    readonly usage: Record<string, number> | null;
+    readonly error: { message?: string; type?: string | null; code?: string | number | null } | null;
+  };
+}
+
+const DIR = resolve(process.env.FIXTURES_DIR ?? '../shared/fixtures');
+
+export const missing = existsSync(join(DIR, 'manifest.json')) ? false : `no recordings at FIXTURES_DIR (${DIR})`;
+
+export function fixtures(...formats: string[]): Fixture[] {
+  if (missing) return [];
+  const all = JSON.parse(readFileSync(join(DIR, 'manifest.json'), 'utf8')) as Fixture[];
+  return all.filter(({ format }) => formats.includes(format));
+}
+
+export function bytesOf({ file }: Fixture): Buffer {
+  return readFileSync(join(DIR, file));
+}
+
+const NAMES: Record<keyof Usage, string> = {
+  inputTokens: 'input_tokens',
+  outputTokens: 'output_tokens',
+  totalTokens: 'total_tokens',
+  reasoningTokens: 'reasoning_tokens',
+  cachedTokens: 'cached_tokens',
+};
+
+/** Our usage under the manifest's names. */
+export function usageOf(usage: Usage | undefined): Record<string, number> | null {
+  if (usage === undefined) return null;
+  return Object.fromEntries(Object.entries(usage).map(([key, value]) => [NAMES[key as keyof Usage], value]));
+}

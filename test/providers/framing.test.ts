@@ -1,0 +1,228 @@
+import t, { type Test } from 'tap';
+import { ProviderError } from '../../providers/errors.ts';
+import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
+import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
+import { type Collected, collect } from './collect.ts';
+import { cuts, random, SEED } from './random.ts';
+
+/** What upstreams were seen to do with Server-Sent Events, one behaviour a test, over a real socket. */
+
+async function ask(t: Test, script: Script, options: { apiKeys?: string[] } = {}): Promise<Collected> {
+  const { url } = await startUpstream(t, script);
+  const provider = createOpenAICompatible({
+    name: 'p',
+    baseUrl: `${url}/v1`,
+    apiKeys: options.apiKeys ?? [],
+    connections: 10,
+    highWaterMark: 16_384,
+    connectTimeoutMs: 1_000,
+    headersTimeoutMs: 2_000,
+  });
+  t.teardown(() => provider.close());
+  const messages = [{ role: 'user', content: 'q' }] as const;
+  return collect(provider.stream({ model: 'm', messages }, new AbortController().signal));
+}
+
+const playing =
+  (...pieces: (string | Buffer)[]): Script =>
+  async ({ response }) => {
+    sse(response);
+    for (const piece of pieces) {
+      response.write(piece);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    response.end();
+  };
+
+const ANSWER = '你好 🚀 “quoted”\n\u2028line\ttab \\ end';
+const EVENTS = [...ANSWER].map(text).join('') + STOP + DONE;
+
+const FRAMINGS: Record<string, string> = {
+  'LF, data with a space': EVENTS,
+  'data without a space': EVENTS.replaceAll('data: ', 'data:'),
+  CRLF: EVENTS.replaceAll('\n', '\r\n'),
+  'CR alone': EVENTS.replaceAll('\n', '\r'),
+  'a byte order mark': `\ufeff${EVENTS}`,
+  'comments between': EVENTS.replaceAll('data: ', ': PROCESSING\n\n: keep-alive\ndata: '),
+  'several blank lines': EVENTS.replaceAll('\n\n', '\n\n\n\n'),
+  'ids, events and retry': EVENTS.replaceAll('data: ', 'id: 7\nevent: message\nretry: 10\ndata: '),
+  'no [DONE]': EVENTS.replace(DONE, ''),
+  'no last blank line': EVENTS.slice(0, -2),
+  'no [DONE] and no last blank line': EVENTS.replace(DONE, '').slice(0, -2),
+  'one event over several data lines': EVENTS.replaceAll('"choices"', '\ndata: "choices"'),
+  'empty choices, null deltas, empty finish reasons': `data: {"choices":[]}\n\ndata: {}\n\ndata: {"choices":null,"error":null}\n\ndata: {"choices":[{"delta":null,"finish_reason":""}]}\n\n${EVENTS}`,
+  'a usage chunk in place of a finish reason': EVENTS.replace(
+    STOP,
+    'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n',
+  ).replace(DONE, ''),
+  'rubbish after [DONE]': `${EVENTS}data: {"nonsense\n\n`,
+};
+
+t.test('one answer in every framing, cut anywhere', async (t) => {
+  t.comment(`SEED=${SEED}`);
+  const next = random(SEED);
+  for (const [name, stream] of Object.entries(FRAMINGS)) {
+    const bytes = Buffer.from(stream);
+    for (const most of [bytes.length, 700, 7]) {
+      const { text, finish, error } = await ask(t, playing(...cuts(bytes, next, most)));
+      t.equal(error, undefined, `${name}: no error in cuts of ${most}`);
+      t.equal(text, ANSWER, `${name}: text`);
+      t.equal(finish?.reason, 'stop', `${name}: finish reason`);
+    }
+  }
+});
+
+t.test('an emoji in two events stays one emoji', async (t) => {
+  const { text } = await ask(
+    t,
+    playing(
+      'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n',
+      'data: {"choices":[{"delta":{"content":"\\ude80b"}}]}\n\n',
+      STOP,
+    ),
+  );
+  t.equal(text, 'a🚀b');
+});
+
+const WRECK = { message: 'SECRET engine detail', type: 'server_error', code: 500 };
+const IN_BAND: Record<string, string> = {
+  'an error chunk': `data: ${JSON.stringify({ error: WRECK })}\n\n${DONE}`,
+  'an error event': `event: error\ndata: ${JSON.stringify({ error: WRECK })}\n\n`,
+  'an error inside a normal chunk': `${chunk({ content: '' }, 'stop', { error: WRECK })}${DONE}`,
+  'an SSE field named error': `error: ${JSON.stringify(WRECK)}\n\n${DONE}`,
+  'a bare JSON document at the end': JSON.stringify({ error: WRECK }, null, 2),
+  'a finish reason': chunk({}, 'error') + DONE,
+  'an error after the finish reason': `${STOP}data: ${JSON.stringify({ error: WRECK })}\n\n`,
+  'an error object of its own': `data: ${JSON.stringify({ object: 'error', ...WRECK })}\n\n${DONE}`,
+};
+
+t.test('an error inside a 200, in every form', async (t) => {
+  for (const [name, stream] of Object.entries(IN_BAND)) {
+    const { text: got, finish, error } = await ask(t, playing(text('partial'), stream));
+    t.equal((error as ProviderError)?.code, 'upstream_error', name);
+    t.equal((error as ProviderError)?.retryable, true, `${name}: may be asked again`);
+    t.notMatch(String(error), /SECRET/, `${name}: its text stays here`);
+    t.equal(got, 'partial', `${name}: what came before it is kept`);
+    t.equal(finish, undefined, `${name}: no finish`);
+  }
+});
+
+t.test('a stream that is not complete is upstream_truncated', async (t) => {
+  const half = Buffer.from(text('世')).subarray(0, -16);
+  const cases: Record<string, Script> = {
+    'no sign of success': playing(text('partial')),
+    'half an event': playing(text('partial'), text('lost').slice(0, 30)),
+    'half a character': playing(text('partial'), half),
+    'a reset': async ({ response }) => {
+      sse(response).write(text('partial'));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      response.socket?.resetAndDestroy();
+    },
+    'a cut right behind the last byte': ({ response }) => {
+      sse(response).write(text('partial'), () => response.destroy());
+    },
+    'a cut in a body that only its connection ends': ({ response }) => {
+      response.socket?.end(
+        `HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n${text('partial')}data: {"cho`,
+      );
+    },
+  };
+  for (const [name, script] of Object.entries(cases)) {
+    const { text, error } = await ask(t, script);
+    t.equal((error as ProviderError)?.code, 'upstream_truncated', name);
+    t.equal(text, 'partial', `${name}: what came is kept`);
+  }
+});
+
+t.test('what is not a stream at all is upstream_protocol', async (t) => {
+  const head =
+    (status: number, headers: Record<string, string>): Script =>
+    ({ response }) => {
+      response.writeHead(status, headers).end(EVENTS);
+    };
+  const cases: Record<string, [Script, string]> = {
+    'malformed JSON': [playing(text('x'), 'data: {"a":\n\n', STOP), 'bad_json'],
+    'JSON that is no object': [playing('data: 17\n\n', STOP), 'bad_chunk'],
+    'a line without end': [playing(Buffer.alloc(3_000_000, 'x')), 'event_too_large'],
+    'an event without end': [playing(...Array(40).fill(`data: ${'x'.repeat(50_000)}\n`)), 'event_too_large'],
+    'another content type': [head(200, { 'content-type': 'text/html' }), 'content_type'],
+    'a compressed body': [
+      head(200, { 'content-type': 'text/event-stream', 'content-encoding': 'gzip' }),
+      'content_encoding',
+    ],
+    'a redirect': [head(302, { location: '/elsewhere' }), 'redirect'],
+    'no content': [head(204, {}), 'status'],
+  };
+  for (const [name, [script, reason]] of Object.entries(cases)) {
+    const { error } = await ask(t, script);
+    t.equal((error as ProviderError)?.code, 'upstream_protocol', name);
+    t.equal((error as ProviderError)?.reason, reason, `${name}: reason`);
+  }
+});
+
+t.test('an upstream that is not there', async (t) => {
+  const provider = (baseUrl: string) =>
+    createOpenAICompatible({
+      name: 'p',
+      baseUrl,
+      apiKeys: [],
+      connections: 1,
+      highWaterMark: 1,
+      connectTimeoutMs: 200,
+      headersTimeoutMs: 200,
+    });
+  const fault = async (baseUrl: string) => {
+    const it = provider(baseUrl);
+    t.teardown(() => it.close());
+    const { error } = await collect(it.stream({ model: 'm', messages: [] }, new AbortController().signal));
+    t.ok(error instanceof ProviderError);
+    return error as ProviderError;
+  };
+  t.match(await fault('http://127.0.0.1:1'), { code: 'upstream_unreachable', reason: 'connect', retryable: true });
+  t.match(await fault('http://sluice.invalid'), { code: 'upstream_unreachable', reason: 'dns' });
+  const { url } = await startUpstream(t, () => {});
+  t.match(await fault(url), { code: 'upstream_timeout', stage: 'headers', retryable: true });
+  const dropping = await startUpstream(t, ({ response }) => void response.destroy());
+  t.match(await fault(dropping.url), { code: 'upstream_unreachable', reason: 'connect' });
+});
+
+t.test('the request, and a connection that is used again', async (t) => {
+  const upstream = await startUpstream(t, playing(text('x'), STOP, DONE));
+  const provider = createOpenAICompatible({
+    name: 'p',
+    baseUrl: `${upstream.url}/v1/`,
+    apiKeys: ['one', 'two'],
+    connections: 1,
+    highWaterMark: 16_384,
+    connectTimeoutMs: 1_000,
+    headersTimeoutMs: 1_000,
+  });
+  t.teardown(() => provider.close());
+  for (let i = 0; i < 4; i++) {
+    const request = {
+      model: 'm',
+      messages: [{ role: 'user', content: '你' }],
+      temperature: 0.5,
+      maxTokens: 9,
+      stop: ['x'],
+    } as const;
+    t.equal((await collect(provider.stream(request, new AbortController().signal))).text, 'x');
+    await upstream.calls[i]?.closed;
+  }
+  t.equal(upstream.sockets(), 1, 'four answers over one connection');
+  const [first, second] = upstream.calls;
+  t.equal(first?.request.url, '/v1/chat/completions');
+  t.same(
+    new Set([first, second].map((call) => call?.request.headers.authorization)),
+    new Set(['Bearer one', 'Bearer two']),
+  );
+  t.same(JSON.parse(first?.body ?? ''), {
+    model: 'm',
+    messages: [{ role: 'user', content: '你' }],
+    stream: true,
+    stream_options: { include_usage: true },
+    temperature: 0.5,
+    max_tokens: 9,
+    stop: ['x'],
+  });
+});

@@ -1,0 +1,134 @@
+import t, { type Test } from 'tap';
+import { createBella } from '../../providers/bella.ts';
+import { ProviderError } from '../../providers/errors.ts';
+import { createOpenAICompatible, PRESETS } from '../../providers/openai-compatible.ts';
+import type { Provider } from '../../providers/types.ts';
+import { createOpenAIChatDecoder } from '../../providers/wire/openai-chat.ts';
+import { createPartBuffer } from '../../providers/wire/parts.ts';
+import { type Script, startUpstream, type Upstream } from '../upstream.ts';
+import { add, type Collected, collect, empty } from './collect.ts';
+import { bytesOf, type Fixture, fixtures, missing, usageOf } from './fixtures.ts';
+import { cuts, random, SEED } from './random.ts';
+
+/** Real providers' bytes, played whole, byte by byte and in random cuts: the outcome is the manifest's. */
+
+const streams = fixtures('openai-sse');
+const STREAMERS = new Set(streams.map(({ provider }) => provider));
+const errors = fixtures('http-error').filter(({ provider }) => STREAMERS.has(provider));
+
+function providerAt(t: Test, { url }: Upstream, fixture: Fixture): Provider {
+  const options = {
+    name: fixture.provider,
+    baseUrl: `${url}/v1`,
+    apiKeys: ['test-key'],
+    connections: 10,
+    highWaterMark: 16_384,
+    connectTimeoutMs: 1_000,
+    headersTimeoutMs: 5_000,
+  };
+  const preset = PRESETS[fixture.provider as keyof typeof PRESETS] ?? PRESETS.openai;
+  const provider = fixture.provider === 'bella' ? createBella(options) : createOpenAICompatible(options, preset);
+  t.teardown(() => provider.close());
+  return provider;
+}
+
+const ask = (provider: Provider) =>
+  collect(provider.stream({ model: 'm', messages: [{ role: 'user', content: 'q' }] }, new AbortController().signal));
+
+function playing(fixture: Fixture, pieces: readonly Buffer[]): Script {
+  return async ({ response }) => {
+    response.writeHead(fixture.http_status, { 'content-type': fixture.content_type, ...fixture.headers });
+    for (const piece of pieces) {
+      response.write(piece);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    response.end();
+  };
+}
+
+function check(t: Test, got: Collected, { expected }: Fixture): void {
+  t.equal(got.text, expected.text, 'text');
+  t.equal(got.reasoning, expected.reasoning, 'reasoning');
+  t.same(
+    got.toolCalls,
+    expected.tool_calls.map(({ id, name, arguments: args }) => ({ id, name, arguments: args })),
+    'tool calls',
+  );
+  if (expected.error !== null) {
+    t.ok(got.error instanceof ProviderError, 'a ProviderError');
+    const { code, upstream, message } = got.error as ProviderError;
+    t.equal(code, 'upstream_error');
+    t.equal(upstream?.message, expected.error.message, 'what the provider said is kept for classification');
+    t.notMatch(message, expected.error.message, 'and not shown');
+    t.equal(got.finish, undefined, 'an error beats a finish reason');
+  } else {
+    t.equal(got.error, undefined, 'no error');
+    t.equal(got.finish?.rawReason ?? null, expected.finish_reason, 'finish reason');
+    t.same(usageOf(got.finish?.usage), expected.usage, 'usage');
+  }
+}
+
+t.test('recorded streams', { skip: missing }, async (t) => {
+  t.comment(`SEED=${SEED}`);
+  t.ok(streams.length >= 70, `${streams.length} recordings`);
+  for (const fixture of streams) {
+    t.test(fixture.file, async (t) => {
+      const bytes = bytesOf(fixture);
+      const next = random(SEED + bytes.length);
+
+      const whole = await startUpstream(t, playing(fixture, [bytes]));
+      check(t, await ask(providerAt(t, whole, fixture)), fixture);
+
+      const cut = await startUpstream(t, playing(fixture, cuts(bytes, next, 3_000)));
+      check(t, await ask(providerAt(t, cut, fixture)), fixture);
+
+      check(t, decodeByteByByte(bytes, fixture), fixture);
+    });
+  }
+});
+
+/** Without a socket, which would join what is written in one turn. */
+function decodeByteByByte(bytes: Buffer, { provider }: Fixture): Collected {
+  const parts = createPartBuffer();
+  const decoder = createOpenAIChatDecoder(parts, { ...PRESETS.openai, dropsCopiedReasoning: provider === 'bella' });
+  const got = empty();
+  const guarded = (step: () => void) => {
+    try {
+      step();
+    } catch (error) {
+      got.error ??= error;
+    }
+  };
+  for (let i = 0; i < bytes.length && got.error === undefined && !decoder.done; i++) {
+    guarded(() => decoder.push(bytes.subarray(i, i + 1)));
+    for (const part of parts.take()) add(got, part);
+  }
+  if (got.error === undefined && !decoder.done) guarded(() => decoder.end());
+  for (const part of parts.flush()) add(got, part);
+  if (got.error === undefined) guarded(() => add(got, decoder.finish()));
+  return got;
+}
+
+t.test('recorded refusals', { skip: missing }, async (t) => {
+  for (const fixture of errors) {
+    t.test(fixture.file, async (t) => {
+      const upstream = await startUpstream(t, playing(fixture, [bytesOf(fixture)]));
+      const { error, text } = await ask(providerAt(t, upstream, fixture));
+      t.ok(error instanceof ProviderError);
+      const refusal = error as ProviderError;
+      const { http_status: status, expected } = fixture;
+      t.equal(refusal.code, status === 429 ? 'upstream_rate_limited' : 'upstream_rejected');
+      t.equal(refusal.upstreamStatus, status);
+      t.equal(refusal.retryable, status === 429);
+      t.equal(
+        refusal.reason,
+        status === 429 ? 'http_429' : [401, 403].includes(status) ? 'credentials' : `http_${status}`,
+      );
+      t.equal(refusal.upstream?.message, expected.error?.message, 'message');
+      t.notMatch(refusal.message, expected.error?.message, 'not shown');
+      t.equal(text, '');
+      const after = fixture.headers?.['retry-after-ms'] ?? Number(fixture.headers?.['retry-after']) * 1000;
+      if (fixture.headers?.['retry-after']) t.equal(refusal.retryAfterMs, Number(after), 'delay');
+    });
+  }
+});

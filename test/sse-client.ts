@@ -1,0 +1,129 @@
+import { once } from 'node:events';
+import { type ClientRequest, type IncomingMessage, type RequestOptions, request } from 'node:http';
+
+/** An SSE reader of its own, to the letter of the WHATWG rules: it shares no code with the service. */
+
+export interface Event {
+  readonly id: string;
+  readonly event: string;
+  readonly data: string;
+  /** The data as JSON. */
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into events of every shape
+  readonly json: any;
+}
+
+export interface Reading {
+  readonly response: IncomingMessage;
+  readonly events: Event[];
+  readonly comments: string[];
+  retry: number | undefined;
+  /** Resolves when the response is over; false if it was cut. */
+  readonly ended: Promise<boolean>;
+  /** Waits for an event of this type. */
+  until(type: string): Promise<Event>;
+  /** Cuts the connection. */
+  cut(): void;
+}
+
+export async function open(url: string, options: RequestOptions & { body?: unknown } = {}): Promise<Reading> {
+  const { body, ...rest } = options;
+  const headers = { accept: 'text/event-stream', ...(body !== undefined && { 'content-type': 'application/json' }) };
+  const outgoing: ClientRequest = request(url, {
+    agent: false,
+    method: body === undefined ? 'GET' : 'POST',
+    ...rest,
+    headers: { ...headers, ...rest.headers },
+  });
+  outgoing.end(body === undefined ? undefined : JSON.stringify(body));
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  return read(outgoing, response);
+}
+
+function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
+  const events: Event[] = [];
+  const comments: string[] = [];
+  const waiting = new Set<() => void>();
+  const utf8 = new TextDecoder('utf-8', { fatal: true });
+  let over = false;
+  let buffer = '';
+  let fields = { event: '', data: [] as string[] };
+  let lastId = '';
+
+  const wake = () => {
+    for (const listener of waiting) listener();
+  };
+  const onLine = (line: string) => {
+    if (line === '') {
+      const data = fields.data.join('\n');
+      if (fields.data.length > 0) {
+        events.push({ id: lastId, event: fields.event || 'message', data, json: parse(data) });
+      }
+      fields = { event: '', data: [] };
+      return;
+    }
+    const colon = line.indexOf(':');
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
+    if (colon === 0) comments.push(value);
+    else if (name === 'data') fields.data.push(value);
+    else if (name === 'event') fields.event = value;
+    else if (name === 'id') lastId = value;
+    else if (name === 'retry') reading.retry = Number(value);
+  };
+  response.on('data', (bytes: Buffer) => {
+    buffer += utf8.decode(bytes, { stream: true });
+    const lines = buffer.split(/\r\n|\n|\r/);
+    buffer = lines.pop() ?? '';
+    for (const line of lines) onLine(line);
+    wake();
+  });
+  response.on('error', () => {});
+  outgoing.on('error', () => {});
+  const ended = once(response, 'close').then(() => {
+    over = true;
+    wake();
+    return response.complete;
+  });
+
+  const reading: Reading = {
+    response,
+    events,
+    comments,
+    retry: undefined,
+    ended,
+    until: (type) =>
+      new Promise((resolve, reject) => {
+        const look = () => {
+          const found = events.find((event) => event.json?.type === type);
+          if (found === undefined && !over) return;
+          waiting.delete(look);
+          if (found) resolve(found);
+          else reject(new Error(`the response ended without ${type}: ${JSON.stringify(events.map((e) => e.json))}`));
+        };
+        waiting.add(look);
+        look();
+      }),
+    cut: () => outgoing.destroy(),
+  };
+  return reading;
+}
+
+function parse(data: string): unknown {
+  try {
+    return JSON.parse(data);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Reads a response to its end. */
+export async function readAll(url: string, options: RequestOptions & { body?: unknown } = {}): Promise<Reading> {
+  const reading = await open(url, options);
+  await reading.ended;
+  return reading;
+}
+
+/** The text that the deltas make. */
+export function joined({ events }: Reading): string {
+  return events.map(({ json }) => (json?.type === 'delta' ? json.content : '')).join('');
+}
