@@ -43,6 +43,9 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
   });
 
+  // Bodies are JSON. A parser for text would let one past the schemas.
+  app.removeContentTypeParser('text/plain');
+
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
   await app.register(metrics);

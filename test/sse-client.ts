@@ -79,10 +79,12 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   });
   response.on('error', () => {});
   outgoing.on('error', () => {});
-  const ended = once(response, 'close').then(() => {
-    over = true;
-    wake();
-    return response.complete;
+  const ended = new Promise<boolean>((resolve) => {
+    response.on('close', () => {
+      over = true;
+      wake();
+      resolve(response.complete);
+    });
   });
 
   const reading: Reading = {

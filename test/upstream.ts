@@ -34,11 +34,19 @@ export async function startUpstream(t: Test, script: Script): Promise<Upstream> 
   let sockets = 0;
   const server = createServer(async (request, response) => {
     const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
-    const closed = once(response, 'close').then(() => {
-      call.closedAt = performance.now();
-      call.finished = response.writableFinished;
+    try {
+      for await (const chunk of request) chunks.push(chunk as Buffer);
+    } catch {
+      return; // The service gave up while it asked.
+    }
+    const closed = new Promise<void>((resolve) => {
+      response.on('close', () => {
+        call.closedAt = performance.now();
+        call.finished = response.writableFinished;
+        resolve();
+      });
     });
+    response.on('error', () => {});
     const body = Buffer.concat(chunks).toString();
     const call: Call = { request, response, body, closedAt: undefined, closed, finished: false };
     calls.push(call);

@@ -14,6 +14,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   MAX_STREAMS: '/streams/maxStreams',
   STREAM_HIGH_WATER_MARK: '/streams/highWaterMark',
   STREAM_FLUSH_MS: '/streams/flushMs',
+  STREAM_HEARTBEAT_MS: '/streams/heartbeatMs',
   STREAM_MAX_BYTES: '/streams/maxBytes',
 };
 

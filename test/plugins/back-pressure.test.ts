@@ -1,0 +1,40 @@
+import t, { type Test } from 'tap';
+import { bellaAt, serve, until } from '../helper.ts';
+import { open } from '../sse-client.ts';
+import { sse, startUpstream, text } from '../upstream.ts';
+
+const EVENT = text('x'.repeat(1_000));
+
+/** How many bytes an endless upstream gets rid of while its only reader takes nothing. */
+async function heldFor(t: Test, highWaterMark: number): Promise<number> {
+  let sent = 0;
+  let flowing = performance.now();
+  const upstream = await startUpstream(t, ({ response }) => {
+    sse(response);
+    const more = () => {
+      while (!response.destroyed) {
+        sent += EVENT.length;
+        flowing = performance.now();
+        if (!response.write(EVENT)) return void response.once('drain', more);
+      }
+    };
+    more();
+  });
+  const env = { STREAM_HIGH_WATER_MARK: String(highWaterMark), STREAM_MAX_BYTES: '1000000000' };
+  const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  reading.response.pause();
+  await until(() => sent > 0 && performance.now() - flowing > 300, 'the upstream stands still', 30_000);
+  reading.cut();
+  return sent;
+}
+
+t.test('what is held for a stopped reader follows highWaterMark', async (t) => {
+  const small = 16_384;
+  const large = 8 * 1024 * 1024;
+  const [least, most] = [await heldFor(t, small), await heldFor(t, large)];
+  t.comment(`held with ${small}: ${least} bytes, with ${large}: ${most} bytes (kernel socket buffers included)`);
+  // The kernel's buffers are the same in both; beyond them the setting decides, once or a few times over.
+  t.ok(most - least > large * 0.8, 'a larger setting holds more');
+  t.ok(most - least < large * 6, 'and not without bound');
+});

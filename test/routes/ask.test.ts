@@ -1,0 +1,303 @@
+import type { InjectOptions } from 'fastify';
+import t from 'tap';
+import { bellaAt, build, serve, until } from '../helper.ts';
+import { joined, open, readAll } from '../sse-client.ts';
+import { answering, beginning, chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
+
+const ANSWER = ['你好', ' 🚀', ' "quoted"', '\n\r\u2028', ' \\ end'];
+
+t.test('GET /ask/stream', async (t) => {
+  const upstream = await startUpstream(t, answering(...ANSWER));
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const reading = await readAll(`${url}/ask/stream?question=${encodeURIComponent('你好?')}&system=Be+brief`);
+
+  t.equal(reading.response.statusCode, 200);
+  t.match(reading.response.headers, {
+    'content-type': 'text/event-stream; charset=utf-8',
+    'cache-control': 'no-cache, no-transform',
+    'x-accel-buffering': 'no',
+    'x-request-id': /.+/,
+  });
+  const [start, ...rest] = reading.events;
+  const id = start?.json.stream as string;
+  t.match(start?.json, { type: 'start', model: 'bella/gpt-4o' });
+  t.ok(Buffer.from(id, 'base64url').length >= 16, 'an id of at least 128 bits');
+  t.ok((reading.retry ?? 0) >= 500 && (reading.retry ?? 0) <= 1_500, 'retry is 500 to 1,500 ms');
+  t.equal(joined(reading), ANSWER.join(''), 'the deltas make the answer');
+  t.match(rest.at(-1)?.json, { type: 'end', answer: ANSWER.join(''), model: 'bella/gpt-4o', finishReason: 'stop' });
+  t.ok(
+    reading.events.every(({ event }) => event === 'message'),
+    'every event is unnamed',
+  );
+
+  const ids = reading.events.map((event) => event.id);
+  t.ok(
+    ids.every((one) => one.startsWith(`${id}.`)),
+    'ids name the stream',
+  );
+  t.equal(ids.at(-1), `${id}.end`);
+  const positions = ids.slice(0, -1).map((one) => Number(one.slice(id.length + 1)));
+  t.same(
+    positions,
+    [...new Set(positions)].sort((a, b) => a - b),
+    'positions strictly rise',
+  );
+
+  t.equal(upstream.calls.length, 1);
+  const [call] = upstream.calls;
+  t.equal(call?.request.url, '/v1/chat/completions');
+  t.equal(call?.request.headers.authorization, 'Bearer test-key');
+  t.match(JSON.parse(call?.body ?? ''), {
+    model: 'gpt-4o',
+    stream: true,
+    messages: [
+      { role: 'system', content: 'Be brief' },
+      { role: 'user', content: '你好?' },
+    ],
+  });
+});
+
+t.test('POST /ask/stream', async (t) => {
+  const upstream = await startUpstream(t, answering('yes'));
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const messages = [
+    { role: 'user', content: 'one' },
+    { role: 'assistant', content: 'two' },
+    { role: 'user', content: 'three' },
+  ];
+  const body = { messages, system: 'S', model: 'bella/gpt-4o', temperature: 0.2, maxTokens: 5, stop: ['END'] };
+  const reading = await readAll(`${url}/ask/stream`, { body });
+  t.equal(reading.events.at(-1)?.json.answer, 'yes');
+  t.match(JSON.parse(upstream.calls[0]?.body ?? ''), {
+    messages: [{ role: 'system', content: 'S' }, ...messages],
+    temperature: 0.2,
+    max_tokens: 5,
+    stop: ['END'],
+  });
+  t.equal((await readAll(`${url}/ask/stream`, { body: { question: 'q' } })).events.at(-1)?.json.answer, 'yes');
+});
+
+t.test('reasoning, tool calls, usage and finish reason come through, in order', async (t) => {
+  const script: Script = ({ response }) => {
+    const call = (fn: object, id?: string) => chunk({ tool_calls: [{ index: 0, ...(id && { id }), function: fn }] });
+    sse(response).end(
+      chunk({ reasoning_content: 'thin' }) +
+        chunk({ reasoning_content: 'king' }) +
+        text('a') +
+        call({ name: 'add', arguments: '' }, 'call_1') +
+        call({ arguments: '{"a"' }) +
+        call({ arguments: ':1}' }) +
+        chunk({}, 'tool_calls', { usage: { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 } }) +
+        DONE,
+    );
+  };
+  const upstream = await startUpstream(t, script);
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const { events } = await readAll(`${url}/ask/stream?question=q`);
+  t.same(
+    events.slice(1).map(({ json }) => json),
+    [
+      { type: 'reasoning', content: 'thinking' },
+      { type: 'delta', content: 'a' },
+      { type: 'tool_call', index: 0, id: 'call_1', name: 'add', arguments: '' },
+      { type: 'tool_call', index: 0, arguments: '{"a"' },
+      { type: 'tool_call', index: 0, arguments: ':1}' },
+      {
+        type: 'end',
+        answer: 'a',
+        model: 'bella/gpt-4o',
+        finishReason: 'tool_calls',
+        usage: { inputTokens: 3, outputTokens: 4, totalTokens: 7 },
+      },
+    ],
+  );
+});
+
+t.test('headers and the start event leave before the upstream has answered', async (t) => {
+  const upstream = await startUpstream(t, () => {});
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  await reading.until('start');
+  t.equal((await upstream.call(1)).response.headersSent, false);
+  reading.cut();
+});
+
+t.test('a comment keeps a silent connection open', async (t) => {
+  const upstream = await startUpstream(t, beginning('a'));
+  const env = { ...bellaAt(upstream.url) };
+  const { url } = await serve(t, { env: { ...env, STREAM_HEARTBEAT_MS: '40' } });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  await until(() => reading.comments.length >= 3, 'three heartbeats');
+  t.equal(reading.comments[0], 'hb');
+  t.equal(joined(reading), 'a');
+  (await upstream.call(1)).response.end(text('b') + STOP);
+  t.equal((await reading.until('end')).json.answer, 'ab', 'and the answer goes on after it');
+});
+
+t.test('one terminal error event when the upstream fails, and what came before it is kept', async (t) => {
+  const scripts: Record<string, Script> = {
+    upstream_error: ({ response }) =>
+      void sse(response).end(`${text('partial')}data: {"error":{"message":"SECRET"}}\n\n${DONE}`),
+    upstream_truncated: ({ response }) => void sse(response).end(text('partial')),
+    upstream_protocol: ({ response }) => void sse(response).end(`${text('partial')}data: {]\n\n`),
+    upstream_failed: ({ response }) => void response.writeHead(503, { 'retry-after': '7' }).end('SECRET'),
+    upstream_rate_limited: ({ response }) => void response.writeHead(429, { 'retry-after': '3' }).end('{}'),
+    upstream_rejected: ({ response }) => void response.writeHead(401).end('{"error":{"message":"SECRET key"}}'),
+  };
+  const names = Object.keys(scripts);
+  const upstream = await startUpstream(t, (call) => scripts[JSON.parse(call.body).messages[0].content]?.(call));
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  for (const name of names) {
+    const { events } = await readAll(`${url}/ask/stream?question=${name}`);
+    const terminals = events.filter(({ json }) => ['end', 'error'].includes(json.type));
+    t.equal(terminals.length, 1, `${name}: one terminal`);
+    t.match(terminals[0]?.json, { type: 'error', code: name, message: /^[^S]/ });
+    t.match(terminals[0]?.id, /\.end$/);
+    t.notMatch(JSON.stringify(events), /SECRET/);
+    t.same(
+      events.slice(1, -1).map(({ json }) => json.content),
+      ['upstream_failed', 'upstream_rate_limited', 'upstream_rejected'].includes(name) ? [] : ['partial'],
+    );
+    if (name === 'upstream_failed') t.match(terminals[0]?.json, { retryable: true, retryAfter: 7 });
+    if (name === 'upstream_rejected') t.match(terminals[0]?.json, { retryable: false });
+  }
+});
+
+t.test('a wrong request is answered in JSON, before any stream', async (t) => {
+  const upstream = await startUpstream(t, answering('x'));
+  const app = await build(t, { env: bellaAt(upstream.url) });
+  const json = { 'content-type': 'application/json' };
+  const cases: [string, number, string, InjectOptions][] = [
+    ['no question', 400, 'invalid_request', { url: '/ask/stream' }],
+    ['an empty question', 400, 'invalid_request', { url: '/ask/stream?question=' }],
+    ['two questions', 400, 'invalid_request', { url: '/ask/stream?question=a&question=b' }],
+    ['an unknown field', 400, 'invalid_request', { url: '/ask/stream?question=a&qestion=b' }],
+    [
+      'a model name that bends a path',
+      400,
+      'invalid_request',
+      { url: '/ask/stream?question=a&model=bella/..%2f..%2ffiles' },
+    ],
+    ['a model that is not configured', 404, 'not_found', { url: '/ask/stream?question=a&model=bella/other' }],
+    [
+      'another Accept',
+      406,
+      'invalid_request',
+      { url: '/ask/stream?question=a', headers: { accept: 'application/json' } },
+    ],
+    ['HEAD', 405, 'method_not_allowed', { url: '/ask/stream?question=a', method: 'HEAD' }],
+    ['PUT', 405, 'method_not_allowed', { url: '/ask/stream', method: 'PUT' }],
+    ['TRACE', 405, 'method_not_allowed', { url: '/ask/stream', method: 'TRACE' as 'GET' }],
+    ['another path', 404, 'not_found', { url: '/nothing/here?question=SECRET' }],
+    ['a bad URL', 400, 'invalid_request', { url: '/ask/%zz' }],
+    [
+      'a body that is no JSON',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', headers: json, payload: '{"question": SECRET' },
+    ],
+    ['an empty body', 400, 'invalid_request', { url: '/ask/stream', method: 'POST', headers: json, payload: '' }],
+    [
+      'a body of another type',
+      415,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', headers: { 'content-type': 'text/plain' }, payload: 'SECRET' },
+    ],
+    [
+      'a body that is too large',
+      413,
+      'invalid_request',
+      {
+        url: '/ask/stream',
+        method: 'POST',
+        headers: json,
+        payload: JSON.stringify({ question: 'x'.repeat(1_100_000) }),
+      },
+    ],
+    ['neither question nor messages', 400, 'invalid_request', { url: '/ask/stream', method: 'POST', payload: {} }],
+    [
+      'both',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', payload: { question: 'a', messages: [{ role: 'user', content: 'b' }] } },
+    ],
+    ['no message', 400, 'invalid_request', { url: '/ask/stream', method: 'POST', payload: { messages: [] } }],
+    [
+      'an unknown role',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', payload: { messages: [{ role: 'SECRET', content: 'b' }] } },
+    ],
+    [
+      'a field that would name a URL',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', payload: { question: 'a', base_url: 'http://SECRET' } },
+    ],
+    [
+      'a temperature of the wrong type',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', payload: { question: 'a', temperature: '1' } },
+    ],
+    [
+      'a token limit that is no whole number',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', payload: { question: 'a', maxTokens: 1.5 } },
+    ],
+    [
+      '__proto__',
+      400,
+      'invalid_request',
+      { url: '/ask/stream', method: 'POST', headers: json, payload: '{"question":"a","__proto__":{"x":1}}' },
+    ],
+  ];
+  for (const [name, status, code, request] of cases) {
+    const response = await app.inject(request);
+    t.equal(response.statusCode, status, `${name}: ${status}`);
+    t.equal(response.headers['content-type'], 'application/json; charset=utf-8', `${name}: JSON`);
+    if (name !== 'HEAD') {
+      const { error } = response.json();
+      t.equal(error.code, code, `${name}: ${code}`);
+      t.same(Object.keys(error), ['code', 'message', 'requestId']);
+      t.equal(error.requestId, response.headers['x-request-id'] ?? error.requestId);
+      t.notMatch(response.body, /SECRET|\bat .*:\d+/, `${name}: no echo, no stack`);
+    }
+    if (status === 405) t.equal(response.headers.allow, 'GET, POST, OPTIONS', `${name}: Allow`);
+  }
+  t.match(
+    (await app.inject('/ask/stream?question=a&model=x')).json().error.message,
+    'bella/gpt-4o',
+    'names what is configured',
+  );
+  t.match((await app.inject('/ask/stream?question=a&qestion=b')).json().error.message, 'qestion', 'names the field');
+  t.equal(upstream.calls.length, 0, 'nothing was asked');
+});
+
+t.test('a request id is taken over when it is a plain word, and made otherwise', async (t) => {
+  const app = await build(t);
+  const idOf = async (given: string) =>
+    (await app.inject({ url: '/livez', headers: { 'x-request-id': given } })).headers['x-request-id'];
+  t.equal(await idOf('trace-1.2_3'), 'trace-1.2_3');
+  t.match(await idOf('a b'), /^[0-9a-f-]{36}$/);
+  t.match(await idOf('x'.repeat(1_000)), /^[0-9a-f-]{36}$/);
+});
+
+t.test('BASE_PATH stands before every path, and CORS_ORIGINS may call', async (t) => {
+  const app = await build(t, {
+    env: { BASE_PATH: '/sluice', CORS_ORIGINS: 'https://page.example, https://other.example' },
+  });
+  t.equal((await app.inject('/sluice/livez')).statusCode, 200);
+  t.equal((await app.inject('/livez')).statusCode, 404);
+  const origin = async (value: string) =>
+    (await app.inject({ url: '/sluice/livez', headers: { origin: value } })).headers['access-control-allow-origin'];
+  t.equal(await origin('https://page.example'), 'https://page.example');
+  t.equal(await origin('https://evil.example'), undefined);
+  const preflight = await app.inject({
+    method: 'OPTIONS',
+    url: '/sluice/ask/stream',
+    headers: { origin: 'https://page.example', 'access-control-request-method': 'POST' },
+  });
+  t.equal(preflight.statusCode, 204);
+});
