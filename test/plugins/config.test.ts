@@ -1,0 +1,151 @@
+import t from 'tap';
+import { ConfigError, loadConfig } from '../../plugins/config/load.ts';
+import { runServer, spawnServer } from '../process.ts';
+
+function problems(env: Record<string, string>): readonly string[] {
+  try {
+    loadConfig(env);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+t.test('nothing set: the demo provider on loopback', async (t) => {
+  t.match(loadConfig({}), {
+    host: '127.0.0.1',
+    port: 3000,
+    basePath: '',
+    trustProxy: false,
+    defaultModel: 'demo/demo',
+    providers: { demo: { type: 'demo' } },
+    streams: { highWaterMark: 16_384, flushMs: 10, maxBytes: 8_388_608, maxStreams: 10_000 },
+    deadlines: { connectMs: 3_000, headersMs: 30_000, firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 },
+  });
+});
+
+t.test('the environment', async (t) => {
+  const config = loadConfig({
+    PORT: ' 8080 ',
+    HOST: '::',
+    BASE_PATH: '/ai',
+    TRUST_PROXY: '2',
+    LOG_LEVEL: 'debug',
+    MAX_STREAMS: '5',
+    STREAM_FLUSH_MS: '0',
+    CORS_ORIGINS: 'https://a.example,https://b.example',
+    BELLA_API_KEY: 'k1,k2',
+    BELLA_BASE_URL: 'http://127.0.0.1:9/v1',
+    DEEPSEEK_API_KEY: 'd',
+    DEFAULT_MODEL: 'bella/gpt-4o',
+    OPENAI_API_KEY: '',
+    CONFIG_FILE: `${t.testdir({ 'c.yaml': 'providers: { deepseek: { type: deepseek, models: "*" } }' })}/c.yaml`,
+  });
+  t.match(config, {
+    port: 8080,
+    host: '::',
+    basePath: '/ai',
+    trustProxy: 2,
+    logLevel: 'debug',
+    corsOrigins: ['https://a.example', 'https://b.example'],
+    streams: { maxStreams: 5, flushMs: 0 },
+    providers: {
+      bella: { type: 'bella', apiKeys: ['k1', 'k2'], baseUrl: 'http://127.0.0.1:9/v1' },
+      deepseek: { type: 'deepseek', apiKeys: ['d'], models: '*' },
+    },
+  });
+  t.notOk(config.providers.openai, 'an empty variable is an unset one');
+  t.same(loadConfig({ TRUST_PROXY: '10.0.0.0/8, ::1' }).trustProxy, ['10.0.0.0/8', '::1']);
+});
+
+t.test('the file: YAML or JSON, the environment over it, and names taken from it', async (t) => {
+  const dir = t.testdir({
+    'c.yaml': `
+port: 4000
+providers:
+  bella: { type: bella, baseUrl: "https://bella.example/v1", apiKeys: ["\${KEY}"], models: "*" }
+  local: { type: openai-compatible, baseUrl: http://127.0.0.1:11434/v1 }
+models:
+  - name: default
+    targets: [{ provider: bella, model: gpt-4o }, { provider: local, model: qwen3 }]
+    firstTokenMs: 120000
+streams: { highWaterMark: 32768 }
+deadlines: { idleMs: 5000 }
+`,
+    'c.json': '{"port": 4001}',
+  });
+  const env = { CONFIG_FILE: `${dir}/c.yaml`, KEY: 'secret', PORT: '5000' };
+  t.match(loadConfig(env), {
+    port: 5000,
+    providers: { bella: { apiKeys: ['secret'] }, local: { type: 'openai-compatible' } },
+    models: [{ name: 'default', firstTokenMs: 120_000 }],
+    streams: { highWaterMark: 32_768, flushMs: 10 },
+    deadlines: { idleMs: 5_000, totalMs: 600_000 },
+  });
+  t.equal(loadConfig({ CONFIG_FILE: `${dir}/c.json` }).port, 4001);
+});
+
+t.test('every bad key is named at once, and no value is shown', async (t) => {
+  const dir = t.testdir({
+    'bad.yaml': `
+nonsense: 1
+providers: { x: { type: bela, apiKeys: ["SECRET with spaces"] }, y: { type: bella, baseUrl: "ftp://SECRET" } }
+models: [{ name: "../SECRET", targets: [] }]
+streams: { highWaterMark: 0, flushMs: "soon" }
+`,
+    'broken.yaml': 'providers: { x: [SECRET',
+    'list.yaml': '- 1',
+    'cross.yaml': `
+providers: { a: { type: openai-compatible, models: "*" }, b: { type: bella } }
+models: [{ name: m, targets: [{ provider: nobody, model: x }] }, { name: m, targets: [{ provider: a, model: x }] }]
+`,
+  });
+  const named = (env: Record<string, string>) => problems(env).map((problem) => problem.split(':')[0]);
+  t.same(
+    new Set(named({ PORT: 'abc', LOG_LEVEL: 'loud', CONFIG_FILE: `${dir}/bad.yaml`, CORS_ORIGINS: 'page' })),
+    new Set([
+      'PORT',
+      'LOG_LEVEL',
+      'CORS_ORIGINS',
+      'nonsense',
+      'providers.x.type',
+      'providers.x.apiKeys.0',
+      'providers.y.baseUrl',
+      'models.0.name',
+      'models.0.targets',
+      'streams.highWaterMark',
+      'streams.flushMs',
+    ]),
+  );
+  t.same(named({ CONFIG_FILE: `${dir}/cross.yaml`, DEFAULT_MODEL: 'c/x' }), [
+    'providers.a.baseUrl',
+    'models.0.targets.0.provider',
+    'models.1.name',
+    'DEFAULT_MODEL',
+    'DEFAULT_MODEL',
+  ]);
+  t.same(named({ CONFIG_FILE: `${dir}/broken.yaml` }), ['CONFIG_FILE']);
+  t.same(named({ CONFIG_FILE: `${dir}/list.yaml` }), ['CONFIG_FILE']);
+  t.same(named({ CONFIG_FILE: `${dir}/none.yaml` }), ['CONFIG_FILE']);
+  t.match(problems({ BELLA_API_KEY: 'k' })[0], 'DEFAULT_MODEL=bella/<model>', 'shows the line to add');
+  for (const file of ['bad', 'broken', 'cross']) {
+    t.notMatch(problems({ CONFIG_FILE: `${dir}/${file}.yaml` }).join('\n'), /SECRET/, file);
+  }
+});
+
+t.test('a wrong start exits 1 in under a second, without a stack', async (t) => {
+  const begun = performance.now();
+  const { exit, output } = spawnServer({ PORT: '99999', LOG_LEVEL: 'loud' });
+  t.equal(await exit, 1);
+  t.ok(performance.now() - begun < 1_000, `${Math.round(performance.now() - begun)} ms`);
+  t.match(output(), /PORT: .*\n.*LOG_LEVEL: must be one of/);
+  t.notMatch(output(), /\bat .*:\d+:\d+/);
+});
+
+t.test('a port that is taken exits 1 and says so', async (t) => {
+  const { url } = await runServer(t, {});
+  const { exit, output } = spawnServer({ PORT: new URL(url).port });
+  t.equal(await exit, 1);
+  t.match(output(), /Cannot listen on 127\.0\.0\.1:\d+: EADDRINUSE/);
+});

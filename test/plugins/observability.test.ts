@@ -1,0 +1,114 @@
+import { Writable } from 'node:stream';
+import t from 'tap';
+import { bellaAt, serve, until } from '../helper.ts';
+import { open, readAll } from '../sse-client.ts';
+import { answering, beginning, sse, startUpstream, text } from '../upstream.ts';
+
+const CANARIES = ['CANARY-question', 'CANARY-key', 'CANARY-upstream', 'CANARY-answer', 'CANARY-system'];
+
+t.test('one line per stream, aborted ones too, and no secret in any', async (t) => {
+  const upstream = await startUpstream(t, (call) => {
+    const question = JSON.parse(call.body).messages.at(-1).content as string;
+    if (question.endsWith('leave')) return beginning('CANARY-answer')(call);
+    if (question.endsWith('fail'))
+      return void call.response.writeHead(500).end('{"error":{"message":"CANARY-upstream"}}');
+    if (question.endsWith('cut')) return void sse(call.response).end(text('CANARY-answer'));
+    return answering('CANARY-answer')(call);
+  });
+  let log = '';
+  const logTo = new Writable({
+    write(chunk, _, done) {
+      log += chunk;
+      done();
+    },
+  });
+  const env = bellaAt(upstream.url, { BELLA_API_KEY: 'CANARY-key', STREAM_GRACE_MS: '0' });
+  const { url } = await serve(t, { env, logTo });
+  const ask = (what: string) => `${url}/ask/stream?question=CANARY-question-${what}&system=CANARY-system`;
+  const lines = () =>
+    log
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  const ended = () => lines().filter(({ msg }) => msg === 'stream ended');
+
+  const { events, response } = await readAll(ask('go'));
+  await readAll(ask('fail'));
+  await readAll(ask('cut'));
+  const leaving = await open(ask('leave'));
+  await leaving.until('delta');
+  leaving.cut();
+  await until(() => ended().length === 4, 'four lines');
+  await fetch(`${url}/CANARY-question?question=CANARY-question`);
+  await fetch(`${url}/ask/stream?question=CANARY-question&CANARY-question=1`);
+  await fetch(`${url}/ask/stream`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"question":"CANARY-question',
+  });
+
+  const [done, failed, cut, left] = ended();
+  t.match(done, {
+    reqId: response.headers['x-request-id'] as string,
+    stream: events[0]?.json.stream,
+    model: 'bella/gpt-4o',
+    provider: 'bella',
+    upstreamModel: 'gpt-4o',
+    outcome: 'ok',
+    finishReason: 'stop',
+    firstTokenMs: Number,
+    durationMs: Number,
+    characters: 'CANARY-answer'.length,
+  });
+  t.match(failed, { outcome: 'upstream_failed', reason: 'http_500', upstreamStatus: 500, characters: 0 });
+  t.match(cut, { outcome: 'upstream_truncated', reason: 'truncated' });
+  t.match(left, { outcome: 'abandoned', characters: 'CANARY-answer'.length });
+  t.match(
+    lines().find(({ status }) => status === 404),
+    { method: 'GET', route: null },
+    'other requests have a line too',
+  );
+
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  for (const canary of CANARIES) {
+    t.notOk(log.includes(canary), `${canary} is not in the log`);
+    t.notOk(metrics.includes(canary), `${canary} is not in the metrics`);
+  }
+  t.notMatch(log, /"stack"|node_modules/, 'no stack');
+});
+
+t.test('metrics', async (t) => {
+  const upstream = await startUpstream(t, (call) => {
+    const question = JSON.parse(call.body).messages[0].content as string;
+    if (question === 'stay') return beginning('a')(call);
+    if (question === 'bad') return void sse(call.response).end('data: {]\n\n');
+    return answering('a', 'b')(call);
+  });
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
+  const value = async (line: string) => {
+    const response = await fetch(`${url}/metrics`);
+    t.match(response.headers.get('content-type'), 'text/plain');
+    return Number(new RegExp(`^${line.replace(/[{}]/g, '\\$&')} (\\S+)$`, 'm').exec(await response.text())?.[1]);
+  };
+  await readAll(`${url}/ask/stream?question=q`);
+  await readAll(`${url}/ask/stream?question=bad`);
+  const staying = await open(`${url}/ask/stream?question=stay`);
+  await staying.until('delta');
+  t.equal(await value('sluice_generations_active'), 1);
+  t.equal(await value('sluice_responses_open'), 1);
+  staying.cut();
+  await until(() => app.streams.active === 0 && app.responses.open === 0, 'it has gone');
+
+  t.equal(await value('sluice_generations_active'), 0);
+  t.equal(await value('sluice_responses_open'), 0);
+  t.equal(await value('sluice_responses_aborted_total'), 1);
+  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="ok"}'), 1);
+  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="bad_json"}'), 1);
+  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="aborted"}'), 1);
+  t.equal(await value('sluice_first_token_seconds_count{provider="bella"}'), 2);
+  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="ok"}'), 1);
+  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="upstream_protocol"}'), 1);
+  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="abandoned"}'), 1);
+  t.ok((await value('sluice_events_out_total')) >= 7, 'events out');
+  t.ok((await value('sluice_bytes_out_total')) > 1_000, 'bytes out');
+});
