@@ -23,7 +23,10 @@ export interface Fixture {
 
 const DIR = resolve(process.env.FIXTURES_DIR ?? '../shared/fixtures');
 
-export const missing = existsSync(join(DIR, 'manifest.json')) ? false : `no recordings at FIXTURES_DIR (${DIR})`;
+const found = existsSync(join(DIR, 'manifest.json'));
+// Who says where they are wants them played.
+if (!found && process.env.FIXTURES_DIR) throw new Error(`FIXTURES_DIR holds no manifest.json: ${DIR}`);
+export const missing = found ? false : `no recordings at ${DIR}; set FIXTURES_DIR`;
 
 export function fixtures(...formats: string[]): Fixture[] {
   if (missing) return [];
