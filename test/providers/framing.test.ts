@@ -1,23 +1,25 @@
 import t, { type Test } from 'tap';
 import { ProviderError } from '../../providers/errors.ts';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
+import { createPartBuffer } from '../../providers/wire/parts.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
 import { type Collected, collect } from './collect.ts';
 import { cuts, random, SEED } from './random.ts';
 
 /** What upstreams were seen to do with Server-Sent Events, one behaviour a test, over a real socket. */
 
-async function ask(t: Test, script: Script, options: { apiKeys?: string[] } = {}): Promise<Collected> {
+const OPTIONS = {
+  name: 'p',
+  apiKeys: [],
+  connections: 10,
+  highWaterMark: 16_384,
+  connectTimeoutMs: 1_000,
+  headersTimeoutMs: 2_000,
+};
+
+async function ask(t: Test, script: Script): Promise<Collected> {
   const { url } = await startUpstream(t, script);
-  const provider = createOpenAICompatible({
-    name: 'p',
-    baseUrl: `${url}/v1`,
-    apiKeys: options.apiKeys ?? [],
-    connections: 10,
-    highWaterMark: 16_384,
-    connectTimeoutMs: 1_000,
-    headersTimeoutMs: 2_000,
-  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: `${url}/v1` });
   t.teardown(() => provider.close());
   const messages = [{ role: 'user', content: 'q' }] as const;
   return collect(provider.stream({ model: 'm', messages }, new AbortController().signal));
@@ -73,15 +75,26 @@ t.test('one answer in every framing, cut anywhere', async (t) => {
 });
 
 t.test('an emoji in two events stays one emoji', async (t) => {
-  const { text } = await ask(
-    t,
-    playing(
-      'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n',
-      'data: {"choices":[{"delta":{"content":"\\ude80b"}}]}\n\n',
-      STOP,
-    ),
-  );
-  t.equal(text, 'a🚀b');
+  const parts = createPartBuffer();
+  parts.text('text', 'a\ud83d');
+  t.same(parts.take(), [{ type: 'text', text: 'a' }], 'its first half waits');
+  parts.text('text', '\ude80b');
+  t.same(parts.take(), [{ type: 'text', text: '🚀b' }]);
+  parts.text('text', 'c\ud83d');
+  t.same(parts.flush(), [{ type: 'text', text: 'c\ud83d' }], 'and is not lost if the other never comes');
+});
+
+t.test('an answer that went wrong is not read on', async (t) => {
+  const upstream = await startUpstream(t, ({ response }) => {
+    sse(response).write('data: {]\n\n');
+    const more = setInterval(() => response.write(text('more')), 1);
+    response.on('close', () => clearInterval(more));
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url });
+  t.teardown(() => provider.close());
+  const { error } = await collect(provider.stream({ model: 'm', messages: [] }, new AbortController().signal));
+  t.equal((error as ProviderError).reason, 'bad_json');
+  await upstream.calls[0]?.closed;
 });
 
 const WRECK = { message: 'SECRET engine detail', type: 'server_error', code: 500 };
@@ -162,15 +175,7 @@ t.test('what is not a stream at all is upstream_protocol', async (t) => {
 
 t.test('an upstream that is not there', async (t) => {
   const provider = (baseUrl: string) =>
-    createOpenAICompatible({
-      name: 'p',
-      baseUrl,
-      apiKeys: [],
-      connections: 1,
-      highWaterMark: 1,
-      connectTimeoutMs: 200,
-      headersTimeoutMs: 200,
-    });
+    createOpenAICompatible({ ...OPTIONS, baseUrl, connectTimeoutMs: 200, headersTimeoutMs: 200 });
   const fault = async (baseUrl: string) => {
     const it = provider(baseUrl);
     t.teardown(() => it.close());
@@ -189,13 +194,10 @@ t.test('an upstream that is not there', async (t) => {
 t.test('the request, and a connection that is used again', async (t) => {
   const upstream = await startUpstream(t, playing(text('x'), STOP, DONE));
   const provider = createOpenAICompatible({
-    name: 'p',
+    ...OPTIONS,
     baseUrl: `${upstream.url}/v1/`,
     apiKeys: ['one', 'two'],
     connections: 1,
-    highWaterMark: 16_384,
-    connectTimeoutMs: 1_000,
-    headersTimeoutMs: 1_000,
   });
   t.teardown(() => provider.close());
   for (let i = 0; i < 4; i++) {
