@@ -15,15 +15,18 @@ import providers from './plugins/providers.ts';
 import requestLog from './plugins/request-log.ts';
 import sse from './plugins/sse.ts';
 import streams from './plugins/streams/index.ts';
+import type { StreamStore } from './plugins/streams/types.ts';
 import type { Provider } from './providers/types.ts';
 import ask from './routes/ask/index.ts';
 import health from './routes/health.ts';
 import metricsRoute from './routes/metrics.ts';
+import streamRoutes from './routes/streams/index.ts';
 
 export interface Overrides {
   /** Providers by configured name, in place of those that the configuration describes. */
   readonly providers?: Readonly<Record<string, Provider>>;
   readonly clock?: Clock;
+  readonly store?: StreamStore;
   /** Where log lines go; standard output by default. */
   readonly logTo?: DestinationStream;
 }
@@ -55,7 +58,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(methodNotAllowed);
   await app.register(providers, { overrides: overrides.providers });
   await app.register(llm);
-  await app.register(streams);
+  await app.register(streams, { store: overrides.store });
   await app.register(sse);
   await app.register(lifecycle);
 
@@ -64,6 +67,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       await base.register(health);
       await base.register(metricsRoute);
       await base.register(ask);
+      await base.register(streamRoutes);
     },
     { prefix: settings.basePath },
   );

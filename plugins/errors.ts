@@ -44,9 +44,8 @@ export default fp(
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const { status, code, message } = describe(error);
   if (status >= 500 && code === 'internal') request.log.error({ err: error }, 'internal error');
-  if (error instanceof ProviderError && error.retryAfterMs !== undefined) {
-    reply.header('retry-after', Math.ceil(error.retryAfterMs / 1000));
-  }
+  const retryAfterMs = (error as { retryAfterMs?: number } | undefined)?.retryAfterMs;
+  if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
   const body: ErrorEnvelope = { error: { code, message, requestId: request.id } };
   // A string: the route's own serialiser, made for its answers, would drop the envelope's fields.
   reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(body));

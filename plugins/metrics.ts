@@ -49,6 +49,22 @@ function createMetrics() {
       help: 'SSE responses whose client left before the end',
       registers,
     }),
+    responsesStalled: new Counter({
+      name: 'sluice_responses_stalled_total',
+      help: 'SSE responses cut off because their client took nothing',
+      registers,
+    }),
+    resumes: new Counter({
+      name: 'sluice_resumes_total',
+      help: 'Reconnects by result: hit, unknown (stream or position gone), ended (nothing left), unavailable',
+      labelNames: ['result'] as const,
+      registers,
+    }),
+    streamsEvicted: new Counter({
+      name: 'sluice_streams_evicted_total',
+      help: 'Ended streams forgotten before their time, for want of memory',
+      registers,
+    }),
     eventsOut: new Counter({ name: 'sluice_events_out_total', help: 'SSE events and comments written', registers }),
     bytesOut: new Counter({
       name: 'sluice_bytes_out_total',

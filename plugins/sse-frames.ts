@@ -16,6 +16,9 @@ export interface FrameSource<T> {
 export interface Frames extends AsyncIterableIterator<EventMessage> {
   /** Events and comments handed out so far. */
   readonly count: number;
+  /** When the socket last took an event, and whether it has asked for another since. */
+  readonly lastSent: number;
+  readonly stalled: boolean;
   /** Sends a comment if the client waits and nothing has been sent since then. */
   beat(silentSince: number): void;
   close(): void;
@@ -30,14 +33,14 @@ const HEARTBEAT: EventMessage = { comment: ' hb' };
  */
 export function createFrames<T>(
   opening: readonly EventMessage[],
-  source: FrameSource<T>,
+  source: FrameSource<T> | undefined,
   clock: Clock,
   log: FastifyBaseLogger,
 ): Frames {
   const queue = [...opening];
   let waiting: ((result: IteratorResult<EventMessage>) => void) | undefined;
   let pulling = false;
-  let finished = false;
+  let finished = source === undefined;
   let lastSent = clock.now();
   let count = 0;
 
@@ -50,28 +53,29 @@ export function createFrames<T>(
     resolve?.({ done: false, value: message });
   };
 
-  const onItem = (item: T) => {
+  const pull = async ({ next, encode, isLast }: FrameSource<T>) => {
+    if (pulling) return;
+    pulling = true;
+    try {
+      const item = await next();
+      finished ||= isLast(item);
+      for (const message of encode(item)) queue.push(message);
+    } catch (error) {
+      // The response ends without a last event, and a browser comes back for the rest.
+      log.error({ err: error }, 'reading a stream failed');
+      finished = true;
+    }
     pulling = false;
-    finished ||= source.isLast(item);
-    for (const message of source.encode(item)) queue.push(message);
-    if (waiting !== undefined) advance();
-  };
-
-  const onFault = (error: unknown) => {
-    log.error({ err: error }, 'internal error');
-    finished = true;
     if (waiting !== undefined) advance();
   };
 
   const advance = () => {
-    if (queue.length > 0 || finished) return settle(queue.shift());
-    if (pulling) return;
-    pulling = true;
-    source.next().then(onItem).catch(onFault);
+    if (queue.length > 0 || finished || source === undefined) settle(queue.shift());
+    else void pull(source);
   };
 
   const close = () => {
-    source.close();
+    source?.close();
     finished = true;
     queue.length = 0;
     settle(undefined);
@@ -90,6 +94,12 @@ export function createFrames<T>(
     async return() {
       close();
       return { done: true, value: undefined };
+    },
+    get lastSent() {
+      return lastSent;
+    },
+    get stalled() {
+      return waiting === undefined;
     },
     beat(silentSince) {
       if (waiting !== undefined && lastSent <= silentSince) settle(HEARTBEAT);

@@ -7,9 +7,10 @@ declare module 'fastify' {
   interface FastifyReply {
     /**
      * Streams a source as Server-Sent Events until it has finished or the client leaves, and
-     * detaches from it in either case. Headers and `opening` leave at once.
+     * detaches from it in either case. Headers and `opening` leave at once; without a source they
+     * are all there is.
      */
-    stream<T>(opening: readonly EventMessage[], source: FrameSource<T>): FastifyReply;
+    stream<T>(opening: readonly EventMessage[], source?: FrameSource<T>): FastifyReply;
   }
   interface FastifyInstance {
     readonly responses: Responses;
@@ -22,8 +23,8 @@ export interface Responses {
   closed(ms: number): Promise<void>;
 }
 
-/** The checks of silence in one `heartbeatMs`. */
-const BEATS = 4;
+/** How many times a limit is looked at while it runs. */
+const LOOKS = 4;
 
 /**
  * `reply.stream()`: the only user of fastify-sse-v2, and where its traps are dealt with. It never
@@ -33,26 +34,33 @@ const BEATS = 4;
 export default fp(
   async (fastify) => {
     const { clock, metrics, config } = fastify;
-    const { highWaterMark, heartbeatMs } = config.streams;
+    const { highWaterMark, heartbeatMs, stallMs } = config.streams;
     await fastify.register(FastifySSEPlugin, { highWaterMark });
 
     const open = new Map<FastifyReply, { frames: Frames; closed: Promise<void> }>();
 
-    // One timer for all responses.
-    let cancelBeat = clock.after(heartbeatMs / BEATS, beat);
-    function beat(): void {
-      const silentSince = clock.now() - (heartbeatMs * (BEATS - 1)) / BEATS;
-      for (const { frames } of open.values()) frames.beat(silentSince);
-      cancelBeat = clock.after(heartbeatMs / BEATS, beat);
+    // One timer for all responses: heartbeats for the silent, an end for those that take nothing.
+    const tickMs = Math.min(heartbeatMs, stallMs) / LOOKS;
+    let cancelTick = clock.after(tickMs, tick);
+    function tick(): void {
+      const now = clock.now();
+      for (const [reply, { frames }] of open) {
+        frames.beat(now - heartbeatMs + tickMs);
+        if (frames.stalled && frames.lastSent <= now - stallMs) {
+          metrics.responsesStalled.inc();
+          reply.raw.destroy();
+        }
+      }
+      cancelTick = clock.after(tickMs, tick);
     }
-    fastify.addHook('onClose', async () => cancelBeat());
+    fastify.addHook('onClose', async () => cancelTick());
 
-    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source: FrameSource<T>): FastifyReply {
+    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: FrameSource<T>): FastifyReply {
       const { raw, log } = this;
       this.hijack();
       // Its `close` event has passed if the client left while the handler still worked.
       if (raw.destroyed) {
-        source.close();
+        source?.close();
         return this;
       }
       const frames = createFrames(opening, source, clock, log);

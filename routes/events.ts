@@ -1,9 +1,10 @@
+import { randomBytes } from 'node:crypto';
 import type { EventMessage, FastifyInstance } from 'fastify';
 
-/** Sluice's own events, as `/ask/stream` sends them: JSON in `data`, a position in `id`. */
+/** Sluice's own events, as every SSE path sends them: JSON in `data`, a position in `id`. */
 
-type Stream = ReturnType<FastifyInstance['streams']['start']>;
-type Reader = ReturnType<Stream['read']>;
+export type Stream = Awaited<ReturnType<FastifyInstance['streams']['start']>>;
+type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
 type Slice = Awaited<ReturnType<Reader['next']>>;
 type Part = Slice['parts'][number];
 type Terminal = NonNullable<Slice['terminal']>;
@@ -11,13 +12,20 @@ type Terminal = NonNullable<Slice['terminal']>;
 /** Spread out, so that a restarted service is not met by all its readers at once. */
 const RETRY_MS = { least: 500, spread: 1_000 };
 
-/** The first event. It leaves before the upstream has answered. */
-export function startEvent(stream: Stream): EventMessage {
-  return {
-    id: `${stream.id}.0`,
-    retry: RETRY_MS.least + Math.floor(Math.random() * RETRY_MS.spread),
-    data: JSON.stringify({ type: 'start', stream: stream.id, model: stream.model, resumable: false }),
-  };
+/** How soon to come back. Sent alone, it is also the first byte that a gateway sees. */
+export function retryEvent(): { retry: number } {
+  return { retry: RETRY_MS.least + Math.floor(Math.random() * RETRY_MS.spread) };
+}
+
+/** The first event of a stream. It leaves before the upstream has answered. */
+export function startEvent({ id, model, resumable }: Stream, basePath: string): EventMessage {
+  const start = { type: 'start', stream: id, model, url: streamPath(id, basePath), resumable };
+  return { id: `${id}.0`, ...retryEvent(), data: JSON.stringify(start) };
+}
+
+/** Where a stream is read again, and stopped. */
+export function streamPath(id: string, basePath: string): string {
+  return `${basePath}/streams/${id}`;
 }
 
 /** What a reader gives, as events. */
@@ -28,6 +36,22 @@ export function eventsOf(stream: Stream, reader: Reader) {
     isLast: (slice: Slice) => slice.terminal !== undefined,
     encode: (slice: Slice) => encode(stream, slice),
   };
+}
+
+export interface Failure {
+  readonly code: string;
+  readonly message: string;
+  readonly retryable: boolean;
+  /** Seconds. */
+  readonly retryAfter?: number;
+}
+
+/**
+ * A failure as the only event. Its id says that nothing follows, so that a reconnect is answered 204:
+ * a browser takes no other status than these two for anything but the end of all.
+ */
+export function failureEvent(failure: Failure, id: string = randomBytes(16).toString('base64url')): EventMessage {
+  return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...failure }) };
 }
 
 function encode({ id, model }: Stream, { from, parts, terminal, answer }: Slice): EventMessage[] {

@@ -13,6 +13,8 @@ const SETTINGS: Readonly<Record<string, string>> = {
   DRAIN_MS: '/drainMs',
   MAX_STREAMS: '/streams/maxStreams',
   STREAM_HIGH_WATER_MARK: '/streams/highWaterMark',
+  STREAM_GRACE_MS: '/streams/graceMs',
+  STREAM_TTL_MS: '/streams/ttlMs',
   STREAM_FLUSH_MS: '/streams/flushMs',
   STREAM_HEARTBEAT_MS: '/streams/heartbeatMs',
   STREAM_MAX_BYTES: '/streams/maxBytes',

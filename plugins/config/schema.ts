@@ -20,7 +20,11 @@ const Streams = Type.Object(
       1,
     ),
     flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0),
+    graceMs: ms('How long an answer goes on after its last reader has left; 0 ends it at once', 15_000, 0),
+    ttlMs: ms('How long an ended answer stays readable', 300_000),
+    stallMs: ms('How long a reader may take nothing before it is cut off; it can resume', 30_000),
     maxBytes: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024),
+    maxTotalBytes: bytes('Bound of all kept answers together', 134_217_728, 65_536),
     heartbeatMs: ms('Silence after which a comment keeps the connection open', 15_000),
     maxStreams: Type.Integer({
       description: 'Answers that may run at once',

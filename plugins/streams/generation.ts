@@ -1,10 +1,12 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { FinishPart, StreamPart } from '../../providers/types.ts';
-import type { Log } from './memory-log.ts';
-import type { Terminal } from './types.ts';
+import type { Clock } from '../clock.ts';
+import { createLifetime } from './lifetime.ts';
+import type { StreamLog, Terminal } from './types.ts';
 
 export interface GenerationOptions {
-  readonly log: Log;
+  readonly log: StreamLog;
+  readonly clock: Clock;
   /** Longest answer, in units of the log. */
   readonly maxLength: number;
   ask(signal: AbortSignal): AsyncIterator<StreamPart, void, undefined>;
@@ -19,19 +21,22 @@ export interface Generation {
 }
 
 /**
- * Pumps one upstream call into its log, no faster than the log lets it. Written with callbacks and
- * not with `for await`, so that an abort ends it at once even where the provider never settles.
+ * Pumps one upstream call into its log, no faster than the log lets it, for as long as somebody may
+ * want it. Written with callbacks and not with `for await`, so that an abort ends it at once even
+ * where the provider never settles.
  */
-export function startGeneration({ log, maxLength, ask, onEnd, onFirstPart }: GenerationOptions): Generation {
+export function startGeneration({ log, clock, maxLength, ask, onEnd, onFirstPart }: GenerationOptions): Generation {
   const controller = new AbortController();
   let over = false;
   let first = true;
 
+  const lifetime = createLifetime(log.info.graceMs, clock, () => abort(ABANDONED));
+  log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED) });
   const parts = ask(controller.signal);
   pull();
 
   function pull(): void {
-    parts.next().then(onResult, onFault);
+    if (!over) parts.next().then(onResult).catch(onFault);
   }
 
   function onResult(result: IteratorResult<StreamPart, void>): void {
@@ -49,7 +54,7 @@ export function startGeneration({ log, maxLength, ask, onEnd, onFirstPart }: Gen
     }
     const room = log.append(part);
     if (log.length > maxLength) abort(LIMIT_EXCEEDED);
-    else if (room) room.then(pull);
+    else if (room) room.then(pull, onFault);
     else pull();
   }
 
@@ -60,6 +65,7 @@ export function startGeneration({ log, maxLength, ask, onEnd, onFirstPart }: Gen
   function end(terminal: Terminal, fault?: unknown): void {
     if (over) return;
     over = true;
+    lifetime.over();
     log.end(terminal);
     // Lets a provider give its socket back; one that was aborted has nothing left to say.
     parts.return?.().catch(() => {});
@@ -74,6 +80,15 @@ export function startGeneration({ log, maxLength, ask, onEnd, onFirstPart }: Gen
 
   return { abort };
 }
+
+const STOPPED: Terminal = { type: 'end', finishReason: 'stopped' };
+
+const ABANDONED: Terminal = {
+  type: 'error',
+  code: 'abandoned',
+  message: 'Nobody was reading any more.',
+  retryable: true,
+};
 
 const LIMIT_EXCEEDED: Terminal = {
   type: 'error',

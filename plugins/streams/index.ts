@@ -1,12 +1,20 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
-import { ProviderError } from '../../providers/errors.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { Target } from '../llm/model-routes.ts';
 import { type Generation, startGeneration } from './generation.ts';
-import { createMemoryLog } from './memory-log.ts';
-import type { LogReader, Terminal } from './types.ts';
+import { createMemoryStore } from './memory-store.ts';
+import { createReport } from './report.ts';
+import {
+  type Idempotency,
+  KeyConflict,
+  type LogReader,
+  PositionUnknown,
+  StoreFull,
+  type StreamLog,
+  type StreamStore,
+  type Terminal,
+} from './types.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,23 +27,36 @@ export interface Question extends Prompt {
   readonly model?: string | undefined;
 }
 
+export interface StartOptions {
+  readonly logger: FastifyBaseLogger;
+  /** The same key and question give the same stream for as long as it is kept. */
+  readonly key?: string | undefined;
+  /** Whether the client can come back; one that cannot does not pay for a grace time. */
+  readonly resumable: boolean;
+}
+
 export interface Stream {
-  /** At least 128 random bits: whoever knows it may read. */
   readonly id: string;
   /** The public name of the model. */
   readonly model: string;
-  /** Attaches a reader at a position. */
-  read(position: number): LogReader;
+  readonly resumable: boolean;
+  /** Attaches a reader; undefined for a position that does not exist. */
+  read(position: number): Promise<LogReader | undefined>;
+  /** Ends the generation now. Idempotent. */
+  stop(): Promise<void>;
 }
 
 export interface Streams {
-  /** Generations running now. */
+  /** Generations running in this process. */
   readonly active: number;
   /**
-   * Asks the model once and logs the answer. The call ends when its last reader leaves.
-   * @throws 404 for a model that is not configured, 503 while draining or full
+   * Asks the model once and logs the answer, or finds the stream that the key stands for.
+   * @throws 404 for a model that is not configured, 409 for a key that stands for another question,
+   *   503 with `retryAfterMs` while draining or full
    */
-  start(question: Question, log: FastifyBaseLogger): Stream;
+  start(question: Question, options: StartOptions): Promise<Stream>;
+  /** A stream that runs or is still kept. Rejects when the store cannot be asked. */
+  find(id: string): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
   refuse(): void;
   /** Resolves once nothing runs any more. */
@@ -44,12 +65,9 @@ export interface Streams {
   endAll(): void;
 }
 
-const ABANDONED: Terminal = {
-  type: 'error',
-  code: 'abandoned',
-  message: 'Nobody was reading any more.',
-  retryable: true,
-};
+/** When to ask again after a refusal. */
+const RETRY_AFTER_MS = 5_000;
+
 const SHUT_DOWN: Terminal = {
   type: 'error',
   code: 'stream_lost',
@@ -58,74 +76,78 @@ const SHUT_DOWN: Terminal = {
 };
 
 /** `fastify.streams`: questions become generations, and generations are read as streams. */
-export default fp(
-  async (fastify) => {
+export default fp<{ store?: StreamStore | undefined }>(
+  async (fastify, options) => {
     const { clock, metrics, llm, config } = fastify;
-    const { maxStreams, maxBytes, highWaterMark, flushMs } = config.streams;
+    const { maxStreams, maxBytes, graceMs } = config.streams;
+    const onEvicted = () => metrics.streamsEvicted.inc();
+    const store = options.store ?? createMemoryStore({ ...config.streams, clock, onEvicted });
+    fastify.addHook('onClose', () => store.close());
+
     const running = new Set<Generation>();
     let refusing = false;
     let waiting: (() => void)[] = [];
 
+    const overloaded = (why: string) =>
+      Object.assign(fastify.httpErrors.serviceUnavailable(`${why}; ask again later.`), {
+        retryAfterMs: RETRY_AFTER_MS,
+      });
+
+    /** Whether one more may run. A stream that a key finds is no new one, and asks no leave. */
     const admit = () => {
-      if (refusing) throw fastify.httpErrors.serviceUnavailable('The service is shutting down; ask again.');
-      if (running.size >= maxStreams)
-        throw fastify.httpErrors.serviceUnavailable('Too many answers are running; ask again later.');
+      if (refusing) throw overloaded('The service is shutting down');
+      if (running.size >= maxStreams) throw overloaded('Too many answers are running');
     };
 
-    const start = ({ model, ...prompt }: Question, logger: FastifyBaseLogger): Stream => {
-      const route = llm.route(model);
-      admit();
-      const id = randomBytes(16).toString('base64url');
-      const log = createMemoryLog({ highWaterMark, flushMs, clock });
-      const started = clock.now();
-      let target: Target = route.targets[0];
-      let firstPartAt: number | undefined;
-
-      const generation = startGeneration({
-        log,
-        maxLength: maxBytes,
-        ask: (signal) => llm.ask(route, prompt, signal, (asked) => (target = asked)),
-        onFirstPart: () => (firstPartAt = clock.now()),
-        onEnd(terminal, fault) {
-          running.delete(generation);
-          metrics.generationsActive.dec();
-          const seconds = (clock.now() - started) / 1000;
-          const outcome = terminal.type === 'end' ? 'ok' : terminal.code;
-          metrics.generationSeconds.observe({ provider: target.provider, outcome }, seconds);
-          if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
-          logger.info(
-            {
-              stream: id,
-              model: route.name,
-              provider: target.provider,
-              upstreamModel: target.model,
-              outcome,
-              ...(terminal.type === 'end' && { finishReason: terminal.finishReason, usage: terminal.usage }),
-              ...(fault instanceof ProviderError && { reason: fault.reason, upstreamStatus: fault.upstreamStatus }),
-              ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - started) }),
-              durationMs: Math.round(seconds * 1000),
-              characters: log.length,
-            },
-            'stream ended',
-          );
-          if (running.size > 0) return;
-          for (const resolve of waiting) resolve();
-          waiting = [];
-        },
-      });
-      running.add(generation);
-      metrics.generationsActive.inc();
-      log.onAudience(() => {
-        if (log.readers === 0) generation.abort(ABANDONED);
-      });
-      return { id, model: route.name, read: log.read };
+    const findOrCreate = async (model: string, resumable: boolean, idempotency: Idempotency | undefined) => {
+      try {
+        const existing = idempotency && (await store.openByKey(idempotency));
+        if (existing) return { log: existing, created: false };
+        admit();
+        const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0 };
+        return await store.create(info, idempotency);
+      } catch (error) {
+        if (error instanceof StoreFull) throw overloaded('Too many answers are kept');
+        if (!(error instanceof KeyConflict)) throw error;
+        throw fastify.httpErrors.conflict('This key was used for another question.');
+      }
     };
 
     const streams: Streams = {
       get active() {
         return running.size;
       },
-      start,
+
+      async start({ model, ...prompt }, { logger, key, resumable }) {
+        const route = llm.route(model);
+        const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
+        const { log, created } = await findOrCreate(route.name, resumable, idempotency);
+        if (!created) return streamOf(log);
+
+        const report = createReport(log, route, { clock, metrics, logger });
+        const generation = startGeneration({
+          log,
+          clock,
+          maxLength: maxBytes,
+          ask: (signal) => llm.ask(route, prompt, signal, report.onTarget),
+          onFirstPart: report.onFirstPart,
+          onEnd(terminal, fault) {
+            running.delete(generation);
+            report.onEnd(terminal, fault);
+            if (running.size > 0) return;
+            for (const resolve of waiting) resolve();
+            waiting = [];
+          },
+        });
+        running.add(generation);
+        return streamOf(log);
+      },
+
+      async find(id) {
+        const log = await store.open(id);
+        return log && streamOf(log);
+      },
+
       refuse() {
         refusing = true;
       },
@@ -138,3 +160,24 @@ export default fp(
   },
   { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'llm'] },
 );
+
+function streamOf(log: StreamLog): Stream {
+  const { id, model, graceMs } = log.info;
+  return {
+    id,
+    model,
+    resumable: graceMs > 0,
+    stop: log.stop,
+    read: (position) =>
+      log.read(position).catch((error: unknown) => {
+        if (error instanceof PositionUnknown) return undefined;
+        throw error;
+      }),
+  };
+}
+
+function fingerprint(model: string, prompt: Prompt): string {
+  return createHash('sha256')
+    .update(JSON.stringify([model, prompt]))
+    .digest('base64url');
+}

@@ -1,29 +1,25 @@
-import type { ContentPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import { createSegments } from './segments.ts';
-import { type LogReader, partSize, type Slice, type Terminal } from './types.ts';
+import {
+  type Audience,
+  type LogReader,
+  PositionUnknown,
+  partSize,
+  type Slice,
+  type StreamInfo,
+  type StreamLog,
+  type Terminal,
+} from './types.ts';
 
-export interface LogOptions {
-  /** Units that the writer may be ahead of the fastest reader. */
+export interface MemoryLogOptions {
+  /** Units that the producer may be ahead of the fastest reader. */
   readonly highWaterMark: number;
   /** Milliseconds between two slices of one reader, unless it is that far behind or at the end. */
   readonly flushMs: number;
   readonly clock: Clock;
-}
-
-/** The log of one generation: written once, read by many, each from a position of its own. */
-export interface Log {
-  /** Units appended so far; see `partSize`. */
-  readonly length: number;
-  readonly readers: number;
-  /** Appends one part. Where it returns a promise, the writer waits for it before it goes on. */
-  append(part: ContentPart): Promise<void> | undefined;
-  /** The one terminal; what comes after it is ignored. */
-  end(terminal: Terminal): void;
-  /** Attaches a reader. `from` must be a position that was delivered, or 0. */
-  read(from: number): LogReader;
-  /** Called whenever a reader has attached or left. */
-  onAudience(listener: () => void): void;
+  /** Called after an append, with the units it added. */
+  onGrown(units: number): void;
+  onEnded(): void;
 }
 
 interface Reader {
@@ -34,13 +30,15 @@ interface Reader {
 /** Most units in one slice, so that a reader far behind is not handed the whole backlog at once. */
 const MAX_SLICE = 65_536;
 
-export function createMemoryLog({ highWaterMark, flushMs, clock }: LogOptions): Log {
+/** A log in this process. Readers are woken by it, and set no timer while they keep up. */
+export function createMemoryLog(info: StreamInfo, options: MemoryLogOptions): StreamLog {
+  const { highWaterMark, flushMs, clock } = options;
   const segments = createSegments();
   const readers = new Set<Reader>();
   const maxSlice = Math.max(MAX_SLICE, highWaterMark);
   let terminal: Terminal | undefined;
-  let audience: () => void = () => {};
-  let releaseWriter: (() => void) | undefined;
+  let audience: Audience | undefined;
+  let releaseProducer: (() => void) | undefined;
 
   const isTooFarAhead = () => {
     let fastest = 0;
@@ -49,9 +47,9 @@ export function createMemoryLog({ highWaterMark, flushMs, clock }: LogOptions): 
   };
 
   const release = () => {
-    if (releaseWriter === undefined || (terminal === undefined && isTooFarAhead())) return;
-    releaseWriter();
-    releaseWriter = undefined;
+    if (releaseProducer === undefined || (terminal === undefined && isTooFarAhead())) return;
+    releaseProducer();
+    releaseProducer = undefined;
   };
 
   const take = (reader: Reader): Slice => {
@@ -62,7 +60,7 @@ export function createMemoryLog({ highWaterMark, flushMs, clock }: LogOptions): 
     return { from, parts, terminal, ...(terminal.type === 'end' && { answer: segments.text() }) };
   };
 
-  const read = (from: number): LogReader => {
+  const attach = (from: number): LogReader => {
     let resolveNext: ((slice: Slice) => void) | undefined;
     let cancelFlush: (() => void) | undefined;
     let lastTaken = Number.NEGATIVE_INFINITY;
@@ -88,7 +86,7 @@ export function createMemoryLog({ highWaterMark, flushMs, clock }: LogOptions): 
       },
     };
     readers.add(reader);
-    audience();
+    audience?.onReaders(readers.size);
 
     return {
       next() {
@@ -99,39 +97,47 @@ export function createMemoryLog({ highWaterMark, flushMs, clock }: LogOptions): 
       },
       close() {
         if (!readers.delete(reader)) return;
+        resolveNext = undefined;
         cancelFlush?.();
         release();
-        audience();
+        audience?.onReaders(readers.size);
       },
     };
   };
 
   return {
+    info,
     get length() {
       return segments.length;
     },
-    get readers() {
-      return readers.size;
+    attend(value) {
+      audience = value;
     },
     append(part) {
       if (terminal !== undefined) return undefined;
       segments.append(part);
+      options.onGrown(partSize(part));
       for (const reader of readers) reader.wake();
       if (!isTooFarAhead()) return undefined;
       return new Promise((resolve) => {
-        releaseWriter = resolve;
+        releaseProducer = resolve;
       });
     },
     end(value) {
       if (terminal !== undefined) return;
       terminal = value;
+      audience = undefined;
       segments.seal();
       for (const reader of readers) reader.wake();
       release();
+      options.onEnded();
     },
-    read,
-    onAudience(listener) {
-      audience = listener;
+    async read(from) {
+      if (from > segments.length) throw new PositionUnknown();
+      return attach(from);
+    },
+    async stop() {
+      audience?.onStop();
     },
   };
 }

@@ -1,5 +1,10 @@
 import type { ContentPart, FinishReason, Usage } from '../../providers/types.ts';
 
+/**
+ * The port between the service and wherever logs are kept. Nothing on this side of it may assume
+ * that a log is in memory: every call may take its time, and may fail.
+ */
+
 /** The end of a log: one of these, once. */
 export type Terminal =
   | { readonly type: 'end'; readonly finishReason: FinishReason | 'stopped'; readonly usage?: Usage | undefined }
@@ -28,6 +33,85 @@ export interface LogReader {
   next(): Promise<Slice>;
   /** Detaches. Idempotent; a waiting `next` never settles. */
   close(): void;
+}
+
+export interface StreamInfo {
+  /** At least 128 random bits: whoever knows it may read. */
+  readonly id: string;
+  /** The public name of the model. */
+  readonly model: string;
+  /** How long the generation goes on without a reader, in milliseconds; 0 aborts it at once. */
+  readonly graceMs: number;
+}
+
+/** What a producer hears from its log, in turn with its own calls. */
+export interface Audience {
+  /** The number of readers, on every replica, has changed. */
+  onReaders(count: number): void;
+  /** Somebody asks for an end now. */
+  onStop(): void;
+}
+
+/** The log of one generation: written once, read by many, each from a position of its own. */
+export interface StreamLog {
+  readonly info: StreamInfo;
+  /** Units appended so far by this process; see `partSize`. */
+  readonly length: number;
+
+  /** Producer: who reads. Call once, before the first append. */
+  attend(audience: Audience): void;
+  /**
+   * Producer: appends one part. A promise means: wait for it before going on, because the fastest
+   * reader is more than the high-water mark behind, or the store is.
+   */
+  append(part: ContentPart): Promise<void> | undefined;
+  /** Producer: the one terminal; what comes after it is ignored. */
+  end(terminal: Terminal): void;
+
+  /**
+   * Attaches a reader behind `from`, which must be 0 or a position that was delivered.
+   * @throws PositionUnknown for one that is past the end of the log
+   */
+  read(from: number): Promise<LogReader>;
+  /** Asks the producer, wherever it runs, to end now. Without effect on a log that has ended. */
+  stop(): Promise<void>;
+}
+
+/** The same question under the same key is the same stream. */
+export interface Idempotency {
+  readonly key: string;
+  /** Hash of the question, so that the key cannot be used for another one. */
+  readonly fingerprint: string;
+}
+
+export interface StreamStore {
+  /**
+   * Creates a log, or finds the one that was created under the same key, which only one of several
+   * racing callers can do.
+   * @throws StoreFull when the bound is reached and nothing finished is left to evict
+   * @throws KeyConflict when the key stands for another question
+   */
+  create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }>;
+  /**
+   * The log that was created under a key, if it is still kept.
+   * @throws KeyConflict as `create` does
+   */
+  openByKey(idempotency: Idempotency): Promise<StreamLog | undefined>;
+  /** A log that runs, or has ended less than the time to live ago. */
+  open(id: string): Promise<StreamLog | undefined>;
+  close(): Promise<void>;
+}
+
+export class StoreFull extends Error {
+  override readonly name = 'StoreFull';
+}
+
+export class KeyConflict extends Error {
+  override readonly name = 'KeyConflict';
+}
+
+export class PositionUnknown extends Error {
+  override readonly name = 'PositionUnknown';
 }
 
 /**

@@ -1,46 +1,63 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import type { FastifyReply, FastifyRequest } from 'fastify';
-import { eventsOf, startEvent } from '../events.ts';
-import { AskBody, AskQuery } from './schema.ts';
+import type { FastifyRequest } from 'fastify';
+import { type Failure, failureEvent } from '../events.ts';
+import { AskBody, AskQuery, questionOfBody, questionOfQuery } from '../question.ts';
+import { acceptsEvents, placeOf, readFromStart, resume } from '../reading.ts';
 
 /** Ask and read the answer in one request: GET for a plain EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
-  type Question = Parameters<typeof fastify.streams.start>[0];
-
-  const answer = (question: Question, request: FastifyRequest, reply: FastifyReply) => {
-    const stream = fastify.streams.start(question, request.log);
-    return reply.stream([startEvent(stream)], eventsOf(stream, stream.read(0)));
-  };
-
-  const acceptsEvents = async ({ headers }: FastifyRequest) => {
-    const { accept = '*/*' } = headers;
-    if (/text\/event-stream|text\/\*|\*\/\*/i.test(accept)) return;
-    throw fastify.httpErrors.notAcceptable('This path answers with text/event-stream.');
-  };
-
   fastify.get(
     '/ask/stream',
     { schema: { querystring: AskQuery }, onRequest: acceptsEvents },
     async (request, reply) => {
-      const { question, system, model } = request.query;
-      return answer({ model, messages: conversation(system, [{ role: 'user', content: question }]) }, request, reply);
+      const place = placeOf(fastify, request);
+      if (place) return resume(fastify, place, reply);
+      if (isPrefetch(request)) return reply.code(204).send();
+      const { key } = request.query;
+      try {
+        const options = { logger: request.log, key, resumable: true };
+        const stream = await fastify.streams.start(questionOfQuery(request.query), options);
+        return await readFromStart(fastify, stream, reply);
+      } catch (error) {
+        const failure = passing(error);
+        if (!failure || !wantsEvents(request)) throw error;
+        return reply.stream([failureEvent(failure)]);
+      }
     },
   );
 
   fastify.post('/ask/stream', { schema: { body: AskBody }, onRequest: acceptsEvents }, async (request, reply) => {
-    const { question, messages, system, ...rest } = request.body;
-    if ((question === undefined) === (messages === undefined)) {
-      throw fastify.httpErrors.badRequest('Send either question or messages.');
-    }
-    const asked = messages ?? [{ role: 'user' as const, content: question as string }];
-    return answer({ ...rest, messages: conversation(system, asked) }, request, reply);
+    const place = placeOf(fastify, request);
+    if (place) return resume(fastify, place, reply);
+    const { resumable = false, ...body } = request.body;
+    const question = questionOfBody(body);
+    if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
+    const stream = await fastify.streams.start(question, { logger: request.log, resumable });
+    return readFromStart(fastify, stream, reply);
   });
 };
 
-type Messages = NonNullable<AskBody['messages']>;
+/** A browser that only guesses that the page will be wanted must not spend money. */
+function isPrefetch({ headers }: FastifyRequest): boolean {
+  return /prefetch/i.test(`${headers['sec-purpose'] ?? ''} ${headers.purpose ?? ''}`);
+}
 
-function conversation(system: string | undefined, messages: Messages): Messages {
-  return system === undefined ? messages : [{ role: 'system', content: system }, ...messages];
+function wantsEvents({ headers }: FastifyRequest): boolean {
+  return /text\/event-stream/i.test(headers.accept ?? '');
+}
+
+/**
+ * A refusal that passes by itself. An EventSource gives up for good on any status but 200 and cannot
+ * read a body, so it is told in band; its reconnect is then answered 204.
+ */
+function passing(error: unknown): Failure | undefined {
+  const { statusCode, message, retryAfterMs } = error as {
+    statusCode?: number;
+    message: string;
+    retryAfterMs?: number;
+  };
+  if (statusCode !== 503 || retryAfterMs === undefined) return undefined;
+  return { code: 'overloaded', message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) };
 }
 
 export default ask;

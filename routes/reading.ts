@@ -1,0 +1,71 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './events.ts';
+
+/** Reading a stream over SSE: from its start, or from where a connection was cut. */
+
+export interface Place {
+  readonly stream: string;
+  /** `end`: the terminal event was delivered. */
+  readonly position: number | 'end';
+}
+
+const LAST_EVENT_ID = /^([A-Za-z0-9_-]{16,64})\.(\d{1,15}|end)$/;
+
+/**
+ * Where a client was, by its `Last-Event-ID` header, else by `?lastEventId=`; undefined for a client
+ * that is new.
+ * @throws 400 for an id that is none of ours
+ */
+export function placeOf(fastify: FastifyInstance, { headers, query }: FastifyRequest): Place | undefined {
+  const given = headers['last-event-id'] || (query as { lastEventId?: string } | undefined)?.lastEventId;
+  if (given === undefined) return undefined;
+  const [, stream, position] = LAST_EVENT_ID.exec(String(given)) ?? [];
+  if (stream === undefined) throw fastify.httpErrors.badRequest('Last-Event-ID is not the id of an event.');
+  return { stream, position: position === 'end' ? 'end' : Number(position) };
+}
+
+/** A hook for SSE paths: 406 to a client that wants something else. */
+export async function acceptsEvents(this: FastifyInstance, { headers }: FastifyRequest): Promise<void> {
+  const { accept = '*/*' } = headers;
+  if (/text\/event-stream|text\/\*|\*\/\*/i.test(accept)) return;
+  throw this.httpErrors.notAcceptable('This path answers with text/event-stream.');
+}
+
+/** From the beginning. */
+export async function readFromStart(
+  fastify: FastifyInstance,
+  stream: Stream,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const reader = await stream.read(0);
+  if (reader === undefined) throw new Error('a log without a beginning');
+  return reply.stream([startEvent(stream, fastify.config.basePath)], eventsOf(stream, reader));
+}
+
+/** Right behind a place: no loss, no repetition, and never a new generation. */
+export async function resume(fastify: FastifyInstance, place: Place, reply: FastifyReply): Promise<FastifyReply> {
+  const count = (result: string) => fastify.metrics.resumes.inc({ result });
+  const { stream: id, position } = place;
+  if (position === 'end') {
+    count('ended');
+    return reply.code(204).send();
+  }
+  try {
+    const stream = await fastify.streams.find(id);
+    const reader = await stream?.read(position);
+    count(reader ? 'hit' : 'unknown');
+    if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
+    return reply.stream([retryEvent()], eventsOf(stream, reader));
+  } catch (error) {
+    // Any other status than 200 would end a browser's reconnecting for good.
+    count('unavailable');
+    reply.log.warn({ err: error }, 'a stream could not be resumed now');
+    return reply.stream([retryEvent()]);
+  }
+}
+
+const STREAM_UNKNOWN = {
+  code: 'stream_unknown',
+  message: 'This stream, or this place in it, is not kept any more.',
+  retryable: false,
+};

@@ -1,0 +1,85 @@
+import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
+import type { FastifyReply } from 'fastify';
+import { streamPath } from '../events.ts';
+import { KEY, Question, questionOfBody } from '../question.ts';
+import { acceptsEvents, placeOf, readFromStart, resume } from '../reading.ts';
+
+const StreamId = Type.Object({ id: Type.String() });
+const Started = Type.Object({
+  id: Type.String(),
+  url: Type.String({ description: 'Reads the stream, and ends it with DELETE or /stop' }),
+  expiresAt: Type.String({ format: 'date-time', description: 'It is gone by then at the latest' }),
+});
+
+/** A stream as a resource: start it, read it, stop it. */
+const streams: FastifyPluginAsyncTypebox = async (fastify) => {
+  const { config } = fastify;
+
+  const find = async (id: string) => {
+    const stream = await fastify.streams.find(id);
+    if (stream) return stream;
+    throw fastify.httpErrors.notFound('There is no such stream, or it is not kept any more.');
+  };
+
+  const stop = async (id: string, reply: FastifyReply) => {
+    await (await find(id)).stop();
+    return reply.code(204).send();
+  };
+
+  fastify.post(
+    '/streams',
+    {
+      schema: {
+        body: Question,
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
+        response: { 201: Started },
+      },
+    },
+    async (request, reply) => {
+      const question = questionOfBody(request.body);
+      if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
+      const key = request.headers['idempotency-key'];
+      const stream = await fastify.streams.start(question, { logger: request.log, key, resumable: true });
+      const url = streamPath(stream.id, config.basePath);
+      const longest = config.deadlines.totalMs + config.streams.ttlMs;
+      const expiresAt = new Date(Date.now() + longest).toISOString();
+      return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });
+    },
+  );
+
+  const schema = { params: StreamId };
+
+  fastify.get(
+    '/streams/:id',
+    {
+      schema: {
+        ...schema,
+        querystring: Type.Object({ lastEventId: Type.Optional(Type.String()) }, { additionalProperties: false }),
+      },
+      onRequest: acceptsEvents,
+    },
+    async (request, reply) => {
+      const place = placeOf(fastify, request);
+      if (!place) return readFromStart(fastify, await find(request.params.id), reply);
+      if (place.stream === request.params.id) return resume(fastify, place, reply);
+      throw fastify.httpErrors.badRequest('Last-Event-ID belongs to another stream.');
+    },
+  );
+
+  fastify.delete('/streams/:id', { schema }, (request, reply) => stop(request.params.id, reply));
+
+  await fastify.register(async (beacons) => {
+    // `navigator.sendBeacon` sends whatever type it likes, and what it sends does not matter.
+    beacons.removeAllContentTypeParsers();
+    beacons.addContentTypeParser('*', (_, payload, done) => {
+      payload.resume();
+      done(null);
+    });
+    beacons.post('/streams/:id/stop', { schema }, (request, reply) => {
+      const { id } = request.params as { id: string };
+      return stop(id, reply);
+    });
+  });
+};
+
+export default streams;
