@@ -16,8 +16,7 @@ export interface FrameSource<T> {
 export interface Frames extends AsyncIterableIterator<EventMessage> {
   /** Events and comments handed out so far. */
   readonly count: number;
-  /** When the socket last took an event, and whether it has asked for another since. */
-  readonly lastSent: number;
+  /** Whether the socket has not asked for more since it got the last event. */
   readonly stalled: boolean;
   /** Sends a comment if the client waits and nothing has been sent since then. */
   beat(silentSince: number): void;
@@ -94,9 +93,6 @@ export function createFrames<T>(
     async return() {
       close();
       return { done: true, value: undefined };
-    },
-    get lastSent() {
-      return lastSent;
     },
     get stalled() {
       return waiting === undefined;

@@ -23,7 +23,7 @@ export interface Responses {
   closed(ms: number): Promise<void>;
 }
 
-/** How many times a limit is looked at while it runs. */
+/** How many times in one `heartbeatMs` silence is looked for. */
 const LOOKS = 4;
 
 /**
@@ -39,18 +39,12 @@ export default fp(
 
     const open = new Map<FastifyReply, { frames: Frames; closed: Promise<void> }>();
 
-    // One timer for all responses: heartbeats for the silent, an end for those that take nothing.
-    const tickMs = Math.min(heartbeatMs, stallMs) / LOOKS;
+    // One timer for all responses.
+    const tickMs = heartbeatMs / LOOKS;
     let cancelTick = clock.after(tickMs, tick);
     function tick(): void {
-      const now = clock.now();
-      for (const [reply, { frames }] of open) {
-        frames.beat(now - heartbeatMs + tickMs);
-        if (frames.stalled && frames.lastSent <= now - stallMs) {
-          metrics.responsesStalled.inc();
-          reply.raw.destroy();
-        }
-      }
+      const silentSince = clock.now() - heartbeatMs + tickMs;
+      for (const { frames } of open.values()) frames.beat(silentSince);
       cancelTick = clock.after(tickMs, tick);
     }
     fastify.addHook('onClose', async () => cancelTick());
@@ -79,6 +73,12 @@ export default fp(
         });
       });
       open.set(this, { frames, closed });
+      // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
+      raw.setTimeout(stallMs, () => {
+        if (!frames.stalled) return;
+        metrics.responsesStalled.inc();
+        raw.destroy();
+      });
       raw.writeHead(200, {
         ...(this.getHeaders() as Record<string, string>),
         'content-type': 'text/event-stream; charset=utf-8',

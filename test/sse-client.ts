@@ -45,7 +45,7 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   const waiting = new Set<() => void>();
   const utf8 = new TextDecoder('utf-8', { fatal: true });
   let over = false;
-  let buffer = '';
+  let open: string[] = [];
   let fields = { event: '', data: [] as string[] };
   let lastId = '';
 
@@ -71,9 +71,12 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
     else if (name === 'retry') reading.retry = Number(value);
   };
   response.on('data', (bytes: Buffer) => {
-    buffer += utf8.decode(bytes, { stream: true });
-    const lines = buffer.split(/\r\n|\n|\r/);
-    buffer = lines.pop() ?? '';
+    // The service ends its lines with LF alone. A line may be megabytes, so it is joined once.
+    const lines = utf8.decode(bytes, { stream: true }).split('\n');
+    open.push(lines.shift() as string);
+    if (lines.length === 0) return;
+    onLine(open.join(''));
+    open = [lines.pop() as string];
     for (const line of lines) onLine(line);
     wake();
   });

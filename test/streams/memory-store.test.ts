@@ -1,0 +1,39 @@
+import t from 'tap';
+import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import { manualClock } from '../manual-clock.ts';
+import { newId, storeConformance, text } from './conformance.ts';
+
+t.test('conformance', async (t) => {
+  storeConformance(t, async (settings) => createMemoryStore(settings));
+});
+
+t.test('a reader far behind is handed the backlog in pieces, none of which cuts a character', async (t) => {
+  const store = createMemoryStore({
+    clock: manualClock(),
+    highWaterMark: 1,
+    flushMs: 0,
+    ttlMs: 1,
+    maxTotalBytes: 1e9,
+    onEvicted() {},
+  });
+  t.teardown(() => store.close());
+  const { log } = await store.create({ id: newId(), model: 'm', graceMs: 0 });
+  const answer = `x${'🚀'.repeat(100_000)}`;
+  for (let i = 0; i < answer.length; i += 1_000) void log.append(text(answer.slice(i, i + 1_000)));
+  log.end({ type: 'end', finishReason: 'stop' });
+  const reader = await log.read(0);
+  let got = '';
+  let slices = 0;
+  for (;;) {
+    const { parts, terminal } = await reader.next();
+    for (const part of parts) {
+      if (part.type === 'tool_call') continue;
+      if (!part.text.isWellFormed()) t.fail('half a character');
+      got += part.text;
+    }
+    slices += 1;
+    if (terminal) break;
+  }
+  t.equal(got, answer);
+  t.ok(slices >= 4, `${slices} slices`);
+});
