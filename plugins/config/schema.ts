@@ -9,8 +9,8 @@ export const MODEL_NAME = '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$';
 const closed = { additionalProperties: false, default: {} };
 const ms = (description: string, byDefault: number, minimum = 1) =>
   Type.Integer({ description, minimum, maximum: 86_400_000, default: byDefault });
-const bytes = (description: string, byDefault: number, minimum: number) =>
-  Type.Integer({ description, minimum, maximum: 2 ** 40, default: byDefault });
+const bytes = (description: string, byDefault: number, minimum: number, maximum = 2 ** 40) =>
+  Type.Integer({ description, minimum, maximum, default: byDefault });
 
 const Streams = Type.Object(
   {
@@ -23,7 +23,8 @@ const Streams = Type.Object(
     graceMs: ms('How long an answer goes on after its last reader has left; 0 ends it at once', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
     stallMs: ms('How long a reader may take nothing before it is cut off; it can resume', 30_000),
-    maxBytes: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024),
+    // An answer is joined to one string at its end, and V8's longest has some 2^29 units.
+    maxBytes: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024, 2 ** 28),
     maxTotalBytes: bytes('Bound of all kept answers together', 134_217_728, 65_536),
     heartbeatMs: ms('Silence after which a comment keeps the connection open', 15_000),
     maxStreams: Type.Integer({

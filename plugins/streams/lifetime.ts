@@ -23,9 +23,7 @@ export function createLifetime(graceMs: number, clock: Clock, abandon: () => voi
   return {
     onReaders(count) {
       over();
-      if (count > 0) return;
-      if (graceMs === 0) abandon();
-      else cancel = clock.after(graceMs, abandon);
+      if (count === 0) cancel = clock.after(graceMs, abandon);
     },
     over,
   };

@@ -20,11 +20,11 @@ async function heldFor(t: Test, highWaterMark: number): Promise<number> {
     };
     more();
   });
-  const env = { STREAM_HIGH_WATER_MARK: String(highWaterMark), STREAM_MAX_BYTES: '1000000000' };
+  const env = { STREAM_HIGH_WATER_MARK: String(highWaterMark), STREAM_GRACE_MS: '0', STREAM_MAX_BYTES: '200000000' };
   const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const reading = await open(`${url}/ask/stream?question=q`);
   reading.response.pause();
-  await until(() => sent > 0 && performance.now() - flowing > 300, 'the upstream stands still', 30_000);
+  await until(() => sent > 0 && performance.now() - flowing > 1_000, 'the upstream stands still', 30_000);
   reading.cut();
   return sent;
 }

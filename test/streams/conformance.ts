@@ -60,15 +60,21 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
       text('end'),
     ];
     for (const part of parts) void log.append(part);
+    const all = 'thinking你好 🚀##end';
+    for (let from = 0; from < log.length; from++) {
+      const reader = await log.read(from);
+      t.equal(units((await reader.next()).parts), all.slice(from), `from ${from}, while it runs`);
+      reader.close();
+    }
     log.end(END);
     const whole = await readAll(await log.read(0));
     t.same(whole.parts, [reasoning('thinking'), text('你好 🚀'), tool('{"a"'), tool(':1}'), text('end')]);
     t.equal(whole.answer, '你好 🚀end');
     t.same(whole.terminal, END);
-    t.equal(log.length, 'thinking你好 🚀end'.length + 2);
+    t.equal(log.length, all.length);
     for (let from = 0; from <= log.length; from++) {
       const rest = await readAll(await log.read(from));
-      t.equal(units(rest.parts), units(whole.parts).slice(from), `from ${from}`);
+      t.equal(units(rest.parts), all.slice(from), `from ${from}`);
       t.same(rest.terminal, END);
     }
   });

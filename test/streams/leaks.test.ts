@@ -1,0 +1,74 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import t from 'tap';
+import { bellaAt, build, until } from '../helper.ts';
+import { manualClock } from '../manual-clock.ts';
+import { beginning, startUpstream } from '../upstream.ts';
+
+const STREAMS = 2_000;
+const GRACE_MS = 15_000;
+const TTL_MS = 300_000;
+
+setFlagsFromString('--expose-gc');
+const gc = runInNewContext('gc') as () => void;
+
+function heap(): number {
+  gc();
+  gc();
+  return process.memoryUsage().heapUsed;
+}
+
+t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_000 }, async (t) => {
+  const upstream = await startUpstream(t, beginning('x'.repeat(500)));
+  const clock = manualClock();
+  const app = await build(t, { env: bellaAt(upstream.url), clock });
+  const timersBefore = clock.pending;
+
+  const round = async (streams: number) => {
+    const calls = upstream.calls.length;
+    const ids: string[] = [];
+    for (let i = 0; i < streams; i += 50) {
+      const batch = Array.from({ length: 50 }, () =>
+        app.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } }),
+      );
+      for (const response of await Promise.all(batch)) ids.push(response.json().id);
+    }
+    await until(() => upstream.calls.length === calls + streams, 'every call has come', 30_000);
+    const running = app.streams.active;
+    const heapWhile = heap();
+    clock.advance(GRACE_MS);
+    const afterGrace = app.streams.active;
+    await Promise.all(upstream.calls.map((call) => call.closed));
+    upstream.calls.length = 0;
+    const kept = await app.streams.find(ids[0] as string);
+    clock.advance(TTL_MS);
+    return {
+      running,
+      afterGrace,
+      kept: kept !== undefined,
+      heapWhile,
+      gone: (await app.streams.find(ids[0] as string)) === undefined,
+    };
+  };
+
+  await round(STREAMS); // fills pools, caches and compiled code
+  const before = heap();
+  const result = await round(STREAMS);
+  t.match(result, { running: STREAMS, afterGrace: 0, kept: true, gone: true });
+  t.equal(clock.pending, timersBefore, 'no timer is left');
+  t.equal(await openSockets(upstream.url), 0, 'no socket is left');
+  const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  // Closed sockets are let go by the event loop in its own time.
+  await until(() => heap() < before * 1.1, `the heap is back at ${mib(before)}`, 20_000);
+  t.comment(`heap ${mib(before)} before, ${mib(result.heapWhile)} while, ${mib(heap())} after`);
+  t.ok(result.heapWhile > before * 1.1, 'and would have shown them');
+});
+
+/** Sockets of this process that lead to `url`. */
+async function openSockets(url: string): Promise<number> {
+  const port = Number(new URL(url).port);
+  const sockets = (
+    process as unknown as { _getActiveHandles(): { remotePort?: number; destroyed?: boolean }[] }
+  )._getActiveHandles();
+  return sockets.filter((socket) => socket.remotePort === port && !socket.destroyed).length;
+}

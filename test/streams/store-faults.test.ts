@@ -1,0 +1,137 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+import { systemClock } from '../../plugins/clock.ts';
+import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import type { LogReader, StreamLog, StreamStore } from '../../plugins/streams/types.ts';
+import { bellaAt, serve } from '../helper.ts';
+import { joined, open, readAll } from '../sse-client.ts';
+import { beginning, DONE, STOP, startUpstream, text } from '../upstream.ts';
+
+/** A store far away: every call takes its time, and any may fail. Nothing may assume otherwise. */
+
+interface Distance {
+  away: boolean;
+  failReads: boolean;
+}
+
+export function distant(distance: Distance): StreamStore {
+  const near = createMemoryStore({
+    clock: systemClock,
+    highWaterMark: 16_384,
+    flushMs: 0,
+    ttlMs: 60_000,
+    maxTotalBytes: 1e8,
+    onEvicted() {},
+  });
+  const travel = async <T>(call: () => T | Promise<T>): Promise<T> => {
+    await sleep(2);
+    if (distance.away) throw new Error('the store is away');
+    return call();
+  };
+  const farReader = (reader: LogReader): LogReader => ({
+    async next() {
+      const slice = await reader.next();
+      await sleep(1);
+      if (distance.failReads) throw new Error('the store is away');
+      return slice;
+    },
+    close: reader.close,
+  });
+  const far = (log: StreamLog): StreamLog => ({
+    ...log,
+    get length() {
+      return log.length;
+    },
+    append: (part) => travel(() => log.append(part)).then(() => {}),
+    read: async (from) => farReader(await travel(() => log.read(from))),
+    stop: () => travel(log.stop),
+  });
+  return {
+    create: (info, key) =>
+      travel(() => near.create(info, key)).then(({ log, created }) => ({ log: far(log), created })),
+    open: (id) => travel(() => near.open(id)).then((log) => log && far(log)),
+    openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && far(log)),
+    close: near.close,
+  };
+}
+
+t.test('a slow store: the same answer', async (t) => {
+  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const store = distant({ away: false, failReads: false });
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store });
+  const reading = await open(`${url}/ask/stream?question=q&key=k1`);
+  await reading.until('delta');
+  const same = await open(`${url}/ask/stream?question=q&key=k1`);
+  (await upstream.call(1)).response.end(text('three') + STOP + DONE);
+  for (const one of [reading, same]) {
+    t.equal((await one.until('end')).json.answer, 'one two three');
+    t.equal(joined(one), 'one two three');
+  }
+  t.equal(upstream.calls.length, 1);
+});
+
+t.test('a store that is away: a resume is told to come back, and finds everything when it does', async (t) => {
+  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const distance = { away: false, failReads: false };
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
+  const ask = `${url}/ask/stream?question=q`;
+  const reading = await open(ask);
+  await reading.until('delta');
+  const headers = { 'last-event-id': reading.events[0]?.id };
+  reading.cut();
+
+  distance.away = true;
+  const refused = await readAll(ask, { headers });
+  t.equal(refused.response.statusCode, 200, 'an EventSource gives up on anything else');
+  t.same(refused.events, []);
+  t.ok(refused.retry, 'only a retry');
+  t.equal(
+    (
+      await fetch(`${url}/streams`, {
+        method: 'POST',
+        body: '{"question":"q"}',
+        headers: { 'content-type': 'application/json' },
+      })
+    ).status,
+    500,
+  );
+
+  distance.away = false;
+  const back = await open(ask, { headers });
+  (await upstream.call(1)).response.end(text('three') + STOP + DONE);
+  await back.until('end').catch(() => {});
+  t.equal(upstream.calls.length, 1, 'asked once');
+});
+
+t.test('a store that fails under a reader: the response ends, the browser comes back', async (t) => {
+  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const distance = { away: false, failReads: false };
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
+  const ask = `${url}/ask/stream?question=q`;
+  const reading = await open(ask);
+  await reading.until('delta');
+  distance.failReads = true;
+  const call = await upstream.call(1);
+  call.response.write(text('three '));
+  t.equal(await reading.ended, true, 'ended, and not with an error event');
+  t.notOk(reading.events.some(({ json }) => ['end', 'error'].includes(json.type)));
+  distance.failReads = false;
+  const back = await open(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+  call.response.end(text('four') + STOP + DONE);
+  await back.until('end');
+  t.equal(joined(reading) + joined(back), 'one two three four');
+});
+
+t.test('a store that fails under a producer: the call is ended, not left running', async (t) => {
+  const upstream = await startUpstream(t, beginning('one '));
+  const distance = { away: false, failReads: false };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  await reading.until('delta');
+  distance.away = true;
+  const call = await upstream.call(1);
+  call.response.write(text('two '));
+  await call.closed;
+  t.equal(app.streams.active, 0);
+  reading.cut();
+});
