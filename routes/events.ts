@@ -6,7 +6,7 @@ import type { EventMessage, FastifyInstance } from 'fastify';
 export type Stream = Awaited<ReturnType<FastifyInstance['streams']['start']>>;
 type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
 type Slice = Awaited<ReturnType<Reader['next']>>;
-type Part = Slice['parts'][number];
+type Part = Slice['parts'][number]['part'];
 type Terminal = NonNullable<Slice['terminal']>;
 
 /** Spread out, so that a restarted service is not met by all its readers at once. */
@@ -54,12 +54,11 @@ export function failureEvent(failure: Failure, id: string = randomBytes(16).toSt
   return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...failure }) };
 }
 
-function encode({ id, model }: Stream, { from, parts, terminal, answer }: Slice): EventMessage[] {
-  let position = from;
-  const events = parts.map((part) => {
-    position += part.type === 'tool_call' ? 1 : part.text.length;
-    return { id: `${id}.${position}`, data: JSON.stringify(content(part)) };
-  });
+function encode({ id, model }: Stream, { parts, terminal, answer }: Slice): EventMessage[] {
+  const events = parts.map(({ part, position }) => ({
+    id: `${id}.${position}`,
+    data: JSON.stringify(content(part)),
+  }));
   if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(last(terminal, model, answer)) });
   return events;
 }

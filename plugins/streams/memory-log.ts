@@ -1,10 +1,10 @@
 import type { Clock } from '../clock.ts';
+import { partSize } from './part.ts';
 import { createSegments } from './segments.ts';
 import {
   type Audience,
   type LogReader,
   PositionUnknown,
-  partSize,
   type Slice,
   type StreamInfo,
   type StreamLog,
@@ -53,11 +53,12 @@ export function createMemoryLog(info: StreamInfo, options: MemoryLogOptions): St
   };
 
   const take = (reader: Reader): Slice => {
-    const from = reader.position;
-    const parts = segments.slice(from, maxSlice);
-    for (const part of parts) reader.position += partSize(part);
-    if (terminal === undefined || reader.position < segments.length) return { from, parts };
-    return { from, parts, terminal, ...(terminal.type === 'end' && { answer: segments.text() }) };
+    const parts = segments.slice(reader.position, maxSlice).map((part) => {
+      reader.position += partSize(part);
+      return { part, position: reader.position };
+    });
+    if (terminal === undefined || reader.position < segments.length) return { parts };
+    return { parts, terminal, ...(terminal.type === 'end' && { answer: segments.text() }) };
   };
 
   const attach = (from: number): LogReader => {

@@ -1,5 +1,5 @@
 import type { ContentPart } from '../../providers/types.ts';
-import { partSize } from './types.ts';
+import { contentOf, continues, cutPart, headless, partSize, withContent } from './part.ts';
 
 /** The parts of one answer, merged, readable from any position. */
 export interface Segments {
@@ -13,35 +13,36 @@ export interface Segments {
   seal(): void;
 }
 
-/** How many pieces of text are joined at a time. */
+/** How many pieces are joined at a time. */
 const JOIN = 64;
 
 /**
- * Text is kept as flat strings of some 64 tokens, and as one string a run once it is sealed.
+ * Content is kept as flat strings of some 64 tokens, and as one string a run once it is sealed.
  * `answer += token` would keep every token and every partial sum alive (measured on Node: ten times
- * the text); a flat string costs one or two bytes a character, never more than twice its UTF-8.
+ * the text); a flat string costs one or two bytes a unit, never more than twice its UTF-8.
  */
 export function createSegments(): Segments {
-  let sealed: ContentPart[] = [];
+  let closed: ContentPart[] = [];
   let starts: number[] = [];
-  let sealedLength = 0;
+  let closedLength = 0;
+  /** What the open run began with; its content stands in `pieces`. */
+  let open: ContentPart | undefined;
   let pieces: string[] = [];
-  let piecesLength = 0;
-  let kind: 'text' | 'reasoning' = 'text';
+  let length = 0;
 
   const push = (part: ContentPart) => {
-    sealed.push(part);
-    starts.push(sealedLength);
-    sealedLength += partSize(part);
+    closed.push(part);
+    starts.push(closedLength);
+    closedLength += partSize(part);
   };
 
   const join = () => {
-    if (pieces.length > 0) push({ type: kind, text: pieces.join('') });
+    if (open !== undefined) push(withContent(open, pieces.join('')));
+    open = undefined;
     pieces = [];
-    piecesLength = 0;
   };
 
-  /** The last segment that starts at or before `position`. */
+  /** The last closed segment that starts at or before `position`. */
   const find = (position: number) => {
     let low = 0;
     let high = starts.length - 1;
@@ -53,82 +54,69 @@ export function createSegments(): Segments {
     return low;
   };
 
-  /** The open text from `offset` on. A reader that keeps up wants the last piece or two of it. */
-  const openFrom = (offset: number): ContentPart => {
+  /** The open run from `from` on. A reader that keeps up wants the last piece or two of it. */
+  const openFrom = (from: number): ContentPart | undefined => {
+    if (open === undefined) return undefined;
+    if (from <= closedLength) return withContent(open, pieces.join(''));
     let first = pieces.length;
-    let start = piecesLength;
-    while (start > offset) start -= (pieces[--first] as string).length;
-    const text = first === pieces.length - 1 ? (pieces[first] as string) : pieces.slice(first).join('');
-    return { type: kind, text: start === offset ? text : text.slice(offset - start) };
+    let start = length;
+    while (start > from) start -= (pieces[--first] as string).length;
+    const content = first === pieces.length - 1 ? (pieces[first] as string) : pieces.slice(first).join('');
+    return headless(open, start === from ? content : content.slice(from - start));
   };
 
   return {
     get length() {
-      return sealedLength + piecesLength;
+      return length;
     },
     append(part) {
-      if (part.type === 'tool_call') {
+      length += partSize(part);
+      if (open !== undefined && continues(open, part)) pieces.push(contentOf(part));
+      else {
         join();
-        push(part);
-        return;
+        open = part;
+        pieces.push(contentOf(part));
       }
-      if (part.type !== kind) join();
-      kind = part.type;
-      pieces.push(part.text);
-      piecesLength += part.text.length;
-      if (pieces.length >= JOIN) join();
+      if (pieces.length < JOIN) return;
+      const rest = headless(open, '');
+      join();
+      // Arguments that go on belong to the same call; an empty run costs nothing.
+      open = rest;
     },
     slice(from, limit) {
       const out: ContentPart[] = [];
       let room = limit;
-      for (let i = find(from); from < sealedLength && i < sealed.length && room > 0; i++) {
-        const part = cut(sealed[i] as ContentPart, Math.max(0, from - (starts[i] as number)), room);
-        if (part === undefined) continue;
+      const add = (part: ContentPart | undefined) => {
+        if (part === undefined) return;
         room -= partSize(part);
-        mergeInto(out, part);
+        const last = out.at(-1);
+        if (last !== undefined && continues(last, part)) {
+          out[out.length - 1] = withContent(last, contentOf(last) + contentOf(part));
+        } else out.push(part);
+      };
+      for (let i = find(from); from < closedLength && i < closed.length && room > 0; i++) {
+        add(cutPart(closed[i] as ContentPart, Math.max(0, from - (starts[i] as number)), room));
       }
-      const tail = room > 0 ? cut(openFrom(Math.max(0, from - sealedLength)), 0, room) : undefined;
-      if (tail !== undefined) mergeInto(out, tail);
+      const tail = room > 0 && from < length ? openFrom(from) : undefined;
+      if (tail !== undefined) add(cutPart(tail, 0, room));
       return out;
     },
     text() {
       join();
-      return sealed.map((part) => (part.type === 'text' ? part.text : '')).join('');
+      return closed.map((part) => (part.type === 'text' ? part.text : '')).join('');
     },
     seal() {
       join();
       const runs: ContentPart[][] = [];
-      for (const part of sealed) {
+      for (const part of closed) {
         const run = runs.at(-1);
-        if (run?.[0]?.type === part.type && part.type !== 'tool_call') run.push(part);
+        if (run?.[0] !== undefined && continues(run[0], part)) run.push(part);
         else runs.push([part]);
       }
-      sealed = [];
+      closed = [];
       starts = [];
-      sealedLength = 0;
-      for (const run of runs) push(joinRun(run));
+      closedLength = 0;
+      for (const run of runs) push(withContent(run[0] as ContentPart, run.map(contentOf).join('')));
     },
   };
-}
-
-/** `part` from `offset` on, at most `room` units, not between the halves of a surrogate pair. */
-function cut(part: ContentPart, offset: number, room: number): ContentPart | undefined {
-  if (part.type === 'tool_call') return offset > 0 ? undefined : part;
-  let end = Math.min(part.text.length, offset + room);
-  if (end < part.text.length && (part.text.charCodeAt(end) & 0xfc00) === 0xdc00) end += 1;
-  if (offset >= end) return undefined;
-  return offset === 0 && end === part.text.length ? part : { type: part.type, text: part.text.slice(offset, end) };
-}
-
-function mergeInto(out: ContentPart[], part: ContentPart): void {
-  const last = out.at(-1);
-  if (last !== undefined && last.type !== 'tool_call' && last.type === part.type) {
-    out[out.length - 1] = { type: last.type, text: last.text + (part as { text: string }).text };
-  } else out.push(part);
-}
-
-function joinRun(run: readonly ContentPart[]): ContentPart {
-  const first = run[0] as ContentPart;
-  if (first.type === 'tool_call') return first;
-  return { type: first.type, text: run.map((part) => (part as { text: string }).text).join('') };
 }

@@ -17,11 +17,15 @@ export type Terminal =
       readonly stage?: string | undefined;
     };
 
-/** What a reader gets in one go: everything new, adjacent text merged. Never empty. */
+/** A part, and the position behind it. */
+export interface PlacedPart {
+  readonly part: ContentPart;
+  readonly position: number;
+}
+
+/** What a reader gets in one go: everything new, adjacent content merged. Never empty. */
 export interface Slice {
-  /** Position before the first part. */
-  readonly from: number;
-  readonly parts: readonly ContentPart[];
+  readonly parts: readonly PlacedPart[];
   readonly terminal?: Terminal;
   /** All text of the answer; with an `end` only. */
   readonly answer?: string;
@@ -55,7 +59,7 @@ export interface Audience {
 /** The log of one generation: written once, read by many, each from a position of its own. */
 export interface StreamLog {
   readonly info: StreamInfo;
-  /** Units appended so far by this process; see `partSize`. */
+  /** Units appended so far by this process; see `part.ts`. */
   readonly length: number;
 
   /** Producer: who reads. Call once, before the first append. */
@@ -112,12 +116,4 @@ export class KeyConflict extends Error {
 
 export class PositionUnknown extends Error {
   override readonly name = 'PositionUnknown';
-}
-
-/**
- * How many units a part takes: positions count UTF-16 units of text, and one for any other part, so
- * that every delivered event ends at a place from which reading can go on.
- */
-export function partSize(part: ContentPart): number {
-  return part.type === 'tool_call' ? 1 : part.text.length;
 }

@@ -99,9 +99,7 @@ t.test('reasoning, tool calls, usage and finish reason come through, in order', 
     [
       { type: 'reasoning', content: 'thinking' },
       { type: 'delta', content: 'a' },
-      { type: 'tool_call', index: 0, id: 'call_1', name: 'add', arguments: '' },
-      { type: 'tool_call', index: 0, arguments: '{"a"' },
-      { type: 'tool_call', index: 0, arguments: ':1}' },
+      { type: 'tool_call', index: 0, id: 'call_1', name: 'add', arguments: '{"a":1}' },
       {
         type: 'end',
         answer: 'a',

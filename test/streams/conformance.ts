@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Test } from 'tap';
-import type { LogReader, StreamLog, StreamStore, Terminal } from '../../plugins/streams/types.ts';
+import type { LogReader, Slice, StreamLog, StreamStore, Terminal } from '../../plugins/streams/types.ts';
 import { KeyConflict, PositionUnknown, StoreFull } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
@@ -21,7 +21,8 @@ const END: Terminal = { type: 'end', finishReason: 'stop' };
 
 export const text = (content: string): ContentPart => ({ type: 'text', text: content });
 const reasoning = (content: string): ContentPart => ({ type: 'reasoning', text: content });
-const tool = (args: string): ContentPart => ({ type: 'tool_call', index: 0, arguments: args });
+const tool = (args: string, index = 0): ContentPart => ({ type: 'tool_call', index, arguments: args });
+const call = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
 
 export const newId = () => randomBytes(16).toString('base64url');
 const info = (graceMs = 15_000) => ({ id: newId(), model: 'm', graceMs });
@@ -55,20 +56,28 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
       reasoning('king'),
       text('你'),
       text('好 🚀'),
+      call('add'),
       tool('{"a"'),
       tool(':1}'),
+      tool('{}', 1),
       text('end'),
     ];
     for (const part of parts) void log.append(part);
-    const all = 'thinking你好 🚀##end';
+    const all = 'thinking你好 🚀#{"a":1}{}end';
     for (let from = 0; from < log.length; from++) {
       const reader = await log.read(from);
-      t.equal(units((await reader.next()).parts), all.slice(from), `from ${from}, while it runs`);
+      t.equal(units(partsOf(await reader.next())), all.slice(from), `from ${from}, while it runs`);
       reader.close();
     }
     log.end(END);
     const whole = await readAll(await log.read(0));
-    t.same(whole.parts, [reasoning('thinking'), text('你好 🚀'), tool('{"a"'), tool(':1}'), text('end')]);
+    t.same(whole.parts, [
+      reasoning('thinking'),
+      text('你好 🚀'),
+      { ...call('add'), arguments: '{"a":1}' },
+      tool('{}', 1),
+      text('end'),
+    ]);
     t.equal(whole.answer, '你好 🚀end');
     t.same(whole.terminal, END);
     t.equal(log.length, all.length);
@@ -85,13 +94,13 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
     const reader = await log.read(0);
     const waiting = reader.next();
     void log.append(text('a'));
-    t.same((await waiting).parts, [text('a')]);
+    t.same((await waiting).parts, [{ part: text('a'), position: 1 }]);
     void log.append(text('b'));
     void log.append(text('c'));
-    t.match(await reader.next(), { from: 1, parts: [text('bc')] }, 'what piled up comes as one');
+    t.same(await reader.next(), { parts: [{ part: text('bc'), position: 3 }] }, 'what piled up comes as one');
     const last = reader.next();
     log.end(END);
-    t.match(await last, { from: 3, parts: [], terminal: END, answer: 'abc' });
+    t.match(await last, { parts: [], terminal: END, answer: 'abc' });
     void log.append(text('late'));
     t.equal(log.length, 3, 'nothing follows the end');
   });
@@ -102,17 +111,17 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
     const reader = await log.read(0);
     const first = reader.next();
     void log.append(text('a'));
-    t.same((await first).parts, [text('a')]);
+    t.same(partsOf(await first), [text('a')]);
     const second = reader.next();
     void log.append(text('b'));
     clock.advance(9);
     void log.append(text('c'));
     clock.advance(1);
-    t.same((await second).parts, [text('bc')]);
+    t.same(partsOf(await second), [text('bc')]);
     const third = reader.next();
     clock.advance(10);
     void log.append(text('d'));
-    t.same((await third).parts, [text('d')], 'at once after a pause');
+    t.same(partsOf(await third), [text('d')], 'at once after a pause');
     const last = reader.next();
     log.end(END);
     t.match(await last, { terminal: END }, 'the end waits for nothing');
@@ -171,7 +180,7 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
     await t.rejects(log.read(4), PositionUnknown);
     log.end(END);
     await t.rejects(log.read(4), PositionUnknown);
-    t.match(await (await log.read(3)).next(), { from: 3, parts: [], terminal: END });
+    t.match(await (await log.read(3)).next(), { parts: [], terminal: END });
   });
 
   t.test('a stop reaches the producer, and only while it produces', async (t) => {
@@ -257,11 +266,13 @@ interface Read {
   answer: string | undefined;
 }
 
+const partsOf = ({ parts }: Slice) => parts.map(({ part }) => part);
+
 async function readAll(reader: LogReader): Promise<Read> {
   const parts: ContentPart[] = [];
   for (;;) {
     const slice = await reader.next();
-    parts.push(...slice.parts);
+    parts.push(...partsOf(slice));
     if (slice.terminal) {
       reader.close();
       return { parts, terminal: slice.terminal, answer: slice.answer };
@@ -269,9 +280,11 @@ async function readAll(reader: LogReader): Promise<Read> {
   }
 }
 
-/** One character a unit: text as it is, `#` for a tool call. */
+/** One character a unit: content as it is, `#` for the head of a tool call. */
 function units(parts: readonly ContentPart[]): string {
-  return parts.map((part) => (part.type === 'tool_call' ? '#' : part.text)).join('');
+  return parts
+    .map((part) => (part.type === 'tool_call' ? `${part.name === undefined ? '' : '#'}${part.arguments}` : part.text))
+    .join('');
 }
 
 const tick = () => new Promise((resolve) => setImmediate(resolve));

@@ -26,7 +26,7 @@ t.test('a reader far behind is handed the backlog in pieces, none of which cuts 
   let slices = 0;
   for (;;) {
     const { parts, terminal } = await reader.next();
-    for (const part of parts) {
+    for (const { part } of parts) {
       if (part.type === 'tool_call') continue;
       if (!part.text.isWellFormed()) t.fail('half a character');
       got += part.text;

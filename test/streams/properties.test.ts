@@ -57,7 +57,7 @@ function normalised(pieces: readonly Piece[]): Piece[] {
   const runs: Piece[] = [];
   for (const { kind, content } of pieces) {
     const last = runs.at(-1);
-    if (last && last.kind === kind && kind !== 'tool_call') last.content += content;
+    if (last && last.kind === kind) last.content += content;
     else runs.push({ kind, content });
   }
   return runs;

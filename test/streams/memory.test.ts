@@ -1,0 +1,92 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import t from 'tap';
+import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import type { LogReader, StreamLog } from '../../plugins/streams/types.ts';
+import type { ContentPart } from '../../providers/types.ts';
+import { manualClock } from '../manual-clock.ts';
+import { newId } from './conformance.ts';
+
+/** What a kept answer costs: about its text. */
+
+const ANSWERS = 300;
+const TOKENS = 4_000;
+
+setFlagsFromString('--expose-gc');
+const gc = runInNewContext('gc') as () => void;
+
+function used(): number {
+  gc();
+  gc();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+const tokens: Record<string, (i: number) => ContentPart> = {
+  English: (i) => ({ type: 'text', text: ` word${i % 10}` }),
+  Chinese: (i) => ({ type: 'text', text: i % 2 ? '世界' : '你好' }),
+  'English with emoji': (i) => ({ type: 'text', text: i % 50 ? ` word${i % 10}` : '🚀' }),
+  'reasoning, then text': (i) => ({ type: i < TOKENS / 2 ? 'reasoning' : 'text', text: ` token${i % 10}` }),
+  'tool arguments': (i) =>
+    i === 0
+      ? { type: 'tool_call', index: 0, id: 'call_1', name: 'f', arguments: '' }
+      : { type: 'tool_call', index: 0, arguments: `"k${i % 10}":` },
+};
+
+const contentOf = (part: ContentPart) => (part.type === 'tool_call' ? part.arguments : part.text);
+
+function store() {
+  return createMemoryStore({
+    clock: manualClock(),
+    highWaterMark: 16_384,
+    flushMs: 0,
+    ttlMs: 1e6,
+    maxTotalBytes: 1e12,
+    onEvicted() {},
+  });
+}
+
+for (const [name, token] of Object.entries(tokens)) {
+  t.test(`${name}: a kept answer costs at most twice its UTF-8 bytes and 4 KiB`, async (t) => {
+    const logs = store();
+    const fill = async () => {
+      const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0 });
+      // Tokens are made from bytes, as they come from a socket: not one shared string.
+      for (let i = 0; i < TOKENS; i++) {
+        const part = token(i);
+        const content = Buffer.from(contentOf(part)).toString();
+        void log.append(part.type === 'tool_call' ? { ...part, arguments: content } : { ...part, text: content });
+      }
+      log.end({ type: 'end', finishReason: 'stop' });
+    };
+    await fill();
+    const before = used();
+    for (let i = 0; i < ANSWERS; i++) await fill();
+    const each = (used() - before) / ANSWERS;
+    let bytes = 0;
+    for (let i = 0; i < TOKENS; i++) bytes += Buffer.byteLength(contentOf(token(i)));
+    t.comment(`${Math.round(each)} bytes for ${bytes} bytes of UTF-8`);
+    t.ok(each <= 2 * bytes + 4_096, `${Math.round(each)} ≤ ${2 * bytes + 4_096}`);
+    t.ok(each >= bytes / 2, 'it is really kept');
+    await logs.close();
+  });
+}
+
+t.test('a reader that waits costs less than 2 KiB', async (t) => {
+  const logs = store();
+  const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0 });
+  const attach = async (log: StreamLog, readers: LogReader[]) => {
+    const reader = await log.read(0);
+    void reader.next();
+    readers.push(reader);
+  };
+  const readers: LogReader[] = [];
+  await attach(log, readers);
+  const before = used();
+  for (let i = 0; i < 5_000; i++) await attach(log, readers);
+  const each = (used() - before) / 5_000;
+  t.comment(`${Math.round(each)} bytes`);
+  t.ok(each < 2_048, `${Math.round(each)} bytes`);
+  t.ok(each > 0);
+  for (const reader of readers) reader.close();
+});
