@@ -31,8 +31,8 @@ export function streamPath(id: string, basePath: string): string {
 /** What a reader gives, as events. */
 export function eventsOf(stream: Stream, reader: Reader) {
   return {
-    next: reader.next,
-    close: reader.close,
+    next: () => reader.next(),
+    close: () => reader.close(),
     isLast: (slice: Slice) => slice.terminal !== undefined,
     encode: (slice: Slice) => encode(stream, slice),
   };

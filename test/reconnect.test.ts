@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { systemClock } from '../plugins/clock.ts';
-import { createMemoryStore } from '../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../plugins/streams/memory-store.ts';
 import type { StreamStore } from '../plugins/streams/types.ts';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve, until } from './helper.ts';
@@ -120,7 +120,7 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
       };
     });
     await until(() => model.calls.length === 1, 'the first question');
-    await sleep(100);
+    await until(() => asks(proxy).length >= 2, 'the browser has come back', 15_000);
     proxy.swallowAnswers = false;
     await shows(page, 1);
     model.say(1, WORDS.length);
@@ -130,7 +130,7 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
   });
 
   t.test('a service that cannot serve a resume for three seconds', async (t) => {
-    const near = createMemoryStore({
+    const near = new MemoryStore({
       clock: systemClock,
       highWaterMark: 16_384,
       flushMs: 10,
@@ -141,7 +141,9 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
     let away = false;
     let refused = 0;
     const store: StreamStore = {
-      ...near,
+      create: (info, key) => near.create(info, key),
+      openByKey: (key) => near.openByKey(key),
+      close: () => near.close(),
       async open(id) {
         if (!away) return near.open(id);
         refused += 1;

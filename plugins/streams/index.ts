@@ -3,7 +3,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Prompt } from '../llm/client.ts';
 import { type Generation, startGeneration } from './generation.ts';
-import { createMemoryStore } from './memory-store.ts';
+import { MemoryStore } from './memory-store.ts';
 import { createReport } from './report.ts';
 import {
   type Idempotency,
@@ -81,7 +81,7 @@ export default fp<{ store?: StreamStore | undefined }>(
     const { clock, metrics, llm, config } = fastify;
     const { maxStreams, maxBytes, graceMs } = config.streams;
     const onEvicted = () => metrics.streamsEvicted.inc();
-    const store = options.store ?? createMemoryStore({ ...config.streams, clock, onEvicted });
+    const store = options.store ?? new MemoryStore({ ...config.streams, clock, onEvicted });
     fastify.addHook('onClose', () => store.close());
 
     const running = new Set<Generation>();
@@ -167,7 +167,7 @@ function streamOf(log: StreamLog): Stream {
     id,
     model,
     resumable: graceMs > 0,
-    stop: log.stop,
+    stop: () => log.stop(),
     read: (position) =>
       log.read(position).catch((error: unknown) => {
         if (error instanceof PositionUnknown) return undefined;

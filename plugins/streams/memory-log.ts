@@ -1,144 +1,123 @@
+import type { ContentPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
+import { MemoryReader, type ReadableLog } from './memory-reader.ts';
 import { partSize } from './part.ts';
-import { createSegments } from './segments.ts';
-import {
-  type Audience,
-  type LogReader,
-  PositionUnknown,
-  type Slice,
-  type StreamInfo,
-  type StreamLog,
-  type Terminal,
-} from './types.ts';
+import { Segments } from './segments.ts';
+import { type Audience, PositionUnknown, type Slice, type StreamInfo, type StreamLog, type Terminal } from './types.ts';
 
 export interface MemoryLogOptions {
   /** Units that the producer may be ahead of the fastest reader. */
   readonly highWaterMark: number;
-  /** Milliseconds between two slices of one reader, unless it is that far behind or at the end. */
   readonly flushMs: number;
   readonly clock: Clock;
-  /** Called after an append, with the units it added. */
-  onGrown(units: number): void;
-  onEnded(): void;
 }
 
-interface Reader {
-  position: number;
-  wake(): void;
+/** What the log tells the store that keeps it. */
+export interface Keeper {
+  /** The log has grown by so many units. */
+  onGrown(log: StreamLog, units: number): void;
+  onEnded(log: StreamLog): void;
 }
 
 /** Most units in one slice, so that a reader far behind is not handed the whole backlog at once. */
 const MAX_SLICE = 65_536;
 
-/** A log in this process. Readers are woken by it, and set no timer while they keep up. */
-export function createMemoryLog(info: StreamInfo, options: MemoryLogOptions): StreamLog {
-  const { highWaterMark, flushMs, clock } = options;
-  const segments = createSegments();
-  const readers = new Set<Reader>();
-  const maxSlice = Math.max(MAX_SLICE, highWaterMark);
-  let terminal: Terminal | undefined;
-  let audience: Audience | undefined;
-  let releaseProducer: (() => void) | undefined;
+/** A log in this process. A class, because there are many and methods cost each of them nothing. */
+export class MemoryLog implements StreamLog, ReadableLog {
+  readonly info: StreamInfo;
+  readonly #options: MemoryLogOptions;
+  readonly #keeper: Keeper;
+  readonly #segments = new Segments();
+  readonly #readers = new Set<MemoryReader>();
+  #terminal: Terminal | undefined;
+  #audience: Audience | undefined;
+  #releaseProducer: (() => void) | undefined;
 
-  const isTooFarAhead = () => {
-    let fastest = 0;
-    for (const reader of readers) fastest = Math.max(fastest, reader.position);
-    return readers.size > 0 && segments.length - fastest > highWaterMark;
-  };
+  constructor(info: StreamInfo, options: MemoryLogOptions, keeper: Keeper) {
+    this.info = info;
+    this.#options = options;
+    this.#keeper = keeper;
+  }
 
-  const release = () => {
-    if (releaseProducer === undefined || (terminal === undefined && isTooFarAhead())) return;
-    releaseProducer();
-    releaseProducer = undefined;
-  };
+  get length(): number {
+    return this.#segments.length;
+  }
+  get ended(): boolean {
+    return this.#terminal !== undefined;
+  }
+  get clock(): Clock {
+    return this.#options.clock;
+  }
+  get flushMs(): number {
+    return this.#options.flushMs;
+  }
+  get highWaterMark(): number {
+    return this.#options.highWaterMark;
+  }
 
-  const take = (reader: Reader): Slice => {
-    const parts = segments.slice(reader.position, maxSlice).map((part) => {
-      reader.position += partSize(part);
-      return { part, position: reader.position };
+  attend(audience: Audience): void {
+    this.#audience = audience;
+  }
+
+  append(part: ContentPart): Promise<void> | undefined {
+    if (this.ended) return undefined;
+    this.#segments.append(part);
+    this.#keeper.onGrown(this, partSize(part));
+    for (const reader of this.#readers) reader.wake();
+    if (!this.#isTooFarAhead()) return undefined;
+    return new Promise((resolve) => {
+      this.#releaseProducer = resolve;
     });
-    if (terminal === undefined || reader.position < segments.length) return { parts };
-    return { parts, terminal, ...(terminal.type === 'end' && { answer: segments.text() }) };
-  };
+  }
 
-  const attach = (from: number): LogReader => {
-    let resolveNext: ((slice: Slice) => void) | undefined;
-    let cancelFlush: (() => void) | undefined;
-    let lastTaken = Number.NEGATIVE_INFINITY;
+  end(terminal: Terminal): void {
+    if (this.ended) return;
+    this.#terminal = terminal;
+    this.#audience = undefined;
+    this.#segments.seal();
+    for (const reader of this.#readers) reader.wake();
+    this.onProgress();
+    this.#keeper.onEnded(this);
+  }
 
-    const deliver = () => {
-      cancelFlush?.();
-      cancelFlush = undefined;
-      const resolve = resolveNext;
-      resolveNext = undefined;
-      lastTaken = clock.now();
-      resolve?.(take(reader));
-      release();
-    };
+  async read(from: number): Promise<MemoryReader> {
+    if (from > this.length) throw new PositionUnknown();
+    const reader = new MemoryReader(this, from);
+    this.#readers.add(reader);
+    this.#audience?.onReaders(this.#readers.size);
+    return reader;
+  }
 
-    const reader: Reader = {
-      position: from,
-      wake() {
-        const unread = segments.length - reader.position;
-        if (resolveNext === undefined || (unread === 0 && terminal === undefined)) return;
-        const pause = lastTaken + flushMs - clock.now();
-        if (pause <= 0 || terminal !== undefined || unread >= highWaterMark) deliver();
-        else cancelFlush ??= clock.after(pause, deliver);
-      },
-    };
-    readers.add(reader);
-    audience?.onReaders(readers.size);
+  async stop(): Promise<void> {
+    this.#audience?.onStop();
+  }
 
-    return {
-      next() {
-        return new Promise((resolve) => {
-          resolveNext = resolve;
-          reader.wake();
-        });
-      },
-      close() {
-        if (!readers.delete(reader)) return;
-        resolveNext = undefined;
-        cancelFlush?.();
-        release();
-        audience?.onReaders(readers.size);
-      },
-    };
-  };
+  sliceFrom(position: number): Slice {
+    let end = position;
+    const parts = this.#segments.slice(position, Math.max(MAX_SLICE, this.highWaterMark)).map((part) => {
+      end += partSize(part);
+      return { part, position: end };
+    });
+    const terminal = this.#terminal;
+    if (terminal === undefined || end < this.length) return { parts };
+    return { parts, terminal, ...(terminal.type === 'end' && { answer: this.#segments.text() }) };
+  }
 
-  return {
-    info,
-    get length() {
-      return segments.length;
-    },
-    attend(value) {
-      audience = value;
-    },
-    append(part) {
-      if (terminal !== undefined) return undefined;
-      segments.append(part);
-      options.onGrown(partSize(part));
-      for (const reader of readers) reader.wake();
-      if (!isTooFarAhead()) return undefined;
-      return new Promise((resolve) => {
-        releaseProducer = resolve;
-      });
-    },
-    end(value) {
-      if (terminal !== undefined) return;
-      terminal = value;
-      audience = undefined;
-      segments.seal();
-      for (const reader of readers) reader.wake();
-      release();
-      options.onEnded();
-    },
-    async read(from) {
-      if (from > segments.length) throw new PositionUnknown();
-      return attach(from);
-    },
-    async stop() {
-      audience?.onStop();
-    },
-  };
+  onProgress(): void {
+    if (this.#releaseProducer === undefined || (!this.ended && this.#isTooFarAhead())) return;
+    this.#releaseProducer();
+    this.#releaseProducer = undefined;
+  }
+
+  detach(reader: MemoryReader): void {
+    if (!this.#readers.delete(reader)) return;
+    this.onProgress();
+    this.#audience?.onReaders(this.#readers.size);
+  }
+
+  #isTooFarAhead(): boolean {
+    let fastest = 0;
+    for (const reader of this.#readers) fastest = Math.max(fastest, reader.position);
+    return this.#readers.size > 0 && this.length - fastest > this.highWaterMark;
+  }
 }

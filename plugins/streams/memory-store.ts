@@ -1,11 +1,14 @@
-import type { Clock } from '../clock.ts';
-import { createMemoryLog } from './memory-log.ts';
-import { type Idempotency, KeyConflict, StoreFull, type StreamLog, type StreamStore } from './types.ts';
+import { type Keeper, MemoryLog, type MemoryLogOptions } from './memory-log.ts';
+import {
+  type Idempotency,
+  KeyConflict,
+  StoreFull,
+  type StreamInfo,
+  type StreamLog,
+  type StreamStore,
+} from './types.ts';
 
-export interface MemoryStoreOptions {
-  readonly clock: Clock;
-  readonly highWaterMark: number;
-  readonly flushMs: number;
+export interface MemoryStoreOptions extends MemoryLogOptions {
   /** How long an ended stream stays readable, in milliseconds. */
   readonly ttlMs: number;
   /** Bound of all logs together, in bytes. */
@@ -15,95 +18,109 @@ export interface MemoryStoreOptions {
 
 interface Kept {
   readonly log: StreamLog;
-  readonly key: string | undefined;
+  readonly idempotency: Idempotency | undefined;
   bytes: number;
   expiresAt: number;
 }
 
-/** What a log without text takes. */
-const EMPTY_BYTES = 1_024;
+/** What a log takes beside its content. */
+const LOG_BYTES = 2_048;
 /** The most that a UTF-16 unit of a flat string takes. */
 const UNIT_BYTES = 2;
 
 /** Streams of one process. Past the bound the oldest ended ones go first, then new ones are refused. */
-export function createMemoryStore(options: MemoryStoreOptions): StreamStore {
-  const { clock, ttlMs, maxTotalBytes } = options;
-  const streams = new Map<string, Kept>();
-  const keys = new Map<string, { id: string; fingerprint: string }>();
+export class MemoryStore implements StreamStore, Keeper {
+  readonly #options: MemoryStoreOptions;
+  readonly #streams = new Map<string, Kept>();
+  readonly #keys = new Map<string, Kept>();
   /** In the order in which they ended, which is the order in which they expire. */
-  const ended = new Map<string, Kept>();
-  let totalBytes = 0;
-  let cancelExpiry: (() => void) | undefined;
+  readonly #ended = new Set<Kept>();
+  #totalBytes = 0;
+  #cancelExpiry: (() => void) | undefined;
 
-  const grow = (kept: Kept, bytes: number) => {
+  constructor(options: MemoryStoreOptions) {
+    this.#options = options;
+  }
+
+  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }> {
+    const existing = idempotency && this.#byKey(idempotency);
+    if (existing) return { log: existing, created: false };
+    if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
+    const log = new MemoryLog(info, this.#options, this);
+    const kept: Kept = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
+    this.#streams.set(info.id, kept);
+    if (idempotency) this.#keys.set(idempotency.key, kept);
+    this.#grow(kept, LOG_BYTES);
+    return { log, created: true };
+  }
+
+  async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
+    return this.#byKey(idempotency);
+  }
+
+  async open(id: string): Promise<StreamLog | undefined> {
+    return this.#streams.get(id)?.log;
+  }
+
+  async close(): Promise<void> {
+    this.#cancelExpiry?.();
+    this.#streams.clear();
+    this.#keys.clear();
+    this.#ended.clear();
+  }
+
+  onGrown({ info }: StreamLog, units: number): void {
+    const kept = this.#streams.get(info.id);
+    if (kept) this.#grow(kept, units * UNIT_BYTES);
+  }
+
+  onEnded({ info }: StreamLog): void {
+    const kept = this.#streams.get(info.id);
+    if (!kept) return;
+    kept.expiresAt = this.#options.clock.now() + this.#options.ttlMs;
+    this.#ended.add(kept);
+    this.#evict();
+    if (this.#cancelExpiry === undefined) this.#expire();
+  }
+
+  #byKey({ key, fingerprint }: Idempotency): StreamLog | undefined {
+    const kept = this.#keys.get(key);
+    if (kept !== undefined && kept.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
+    return kept?.log;
+  }
+
+  #grow(kept: Kept, bytes: number): void {
     kept.bytes += bytes;
-    totalBytes += bytes;
-    while (totalBytes > maxTotalBytes && ended.size > 0) {
-      forget(ended.values().next().value as Kept);
-      options.onEvicted();
-    }
-  };
+    this.#totalBytes += bytes;
+    this.#evict();
+  }
 
-  const forget = (kept: Kept) => {
-    const { id } = kept.log.info;
-    streams.delete(id);
-    ended.delete(id);
-    if (kept.key !== undefined) keys.delete(kept.key);
-    totalBytes -= kept.bytes;
-  };
+  #evict(): void {
+    for (const kept of this.#ended) {
+      if (this.#totalBytes <= this.#options.maxTotalBytes) return;
+      this.#forget(kept);
+      this.#options.onEvicted();
+    }
+  }
+
+  #forget(kept: Kept): void {
+    this.#streams.delete(kept.log.info.id);
+    this.#ended.delete(kept);
+    if (kept.idempotency) this.#keys.delete(kept.idempotency.key);
+    this.#totalBytes -= kept.bytes;
+  }
 
   /** One timer for all of them: it stands for the one that expires first. */
-  const expire = () => {
-    cancelExpiry = undefined;
-    for (const kept of ended.values()) {
+  #expire(): void {
+    const { clock } = this.#options;
+    this.#cancelExpiry = undefined;
+    for (const kept of this.#ended) {
       const remaining = kept.expiresAt - clock.now();
       if (remaining > 0) {
-        cancelExpiry = clock.after(remaining, expire);
+        this.#cancelExpiry = clock.after(remaining, () => this.#expire());
         return;
       }
-      forget(kept);
+      this.#forget(kept);
     }
-  };
-
-  const byKey = ({ key, fingerprint }: Idempotency): StreamLog | undefined => {
-    const existing = keys.get(key);
-    if (existing !== undefined && existing.fingerprint !== fingerprint) throw new KeyConflict();
-    return existing && streams.get(existing.id)?.log;
-  };
-
-  return {
-    async create(info, idempotency) {
-      const existing = idempotency && byKey(idempotency);
-      if (existing) return { log: existing, created: false };
-      if (totalBytes + EMPTY_BYTES > maxTotalBytes && ended.size === 0) throw new StoreFull();
-      const log = createMemoryLog(info, {
-        ...options,
-        onGrown: (units) => grow(kept, units * UNIT_BYTES),
-        onEnded() {
-          kept.expiresAt = clock.now() + ttlMs;
-          ended.set(info.id, kept);
-          grow(kept, 0);
-          if (cancelExpiry === undefined) expire();
-        },
-      });
-      const kept: Kept = { log, key: idempotency?.key, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
-      streams.set(info.id, kept);
-      if (idempotency) keys.set(idempotency.key, { id: info.id, fingerprint: idempotency.fingerprint });
-      grow(kept, EMPTY_BYTES);
-      return { log, created: true };
-    },
-    async openByKey(idempotency) {
-      return byKey(idempotency);
-    },
-    async open(id) {
-      return streams.get(id)?.log;
-    },
-    async close() {
-      cancelExpiry?.();
-      streams.clear();
-      keys.clear();
-      ended.clear();
-      totalBytes = 0;
-    },
-  };
+  }
 }

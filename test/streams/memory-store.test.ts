@@ -1,14 +1,14 @@
 import t from 'tap';
-import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory-store.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, storeConformance, text } from './conformance.ts';
 
 t.test('conformance', async (t) => {
-  storeConformance(t, async (settings) => createMemoryStore(settings));
+  storeConformance(t, async (settings) => new MemoryStore(settings));
 });
 
 t.test('a reader far behind is handed the backlog in pieces, none of which cuts a character', async (t) => {
-  const store = createMemoryStore({
+  const store = new MemoryStore({
     clock: manualClock(),
     highWaterMark: 1,
     flushMs: 0,

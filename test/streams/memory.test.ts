@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import t from 'tap';
-import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory-store.ts';
 import type { LogReader, StreamLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { manualClock } from '../manual-clock.ts';
@@ -22,7 +22,8 @@ function used(): number {
   return heapUsed + external;
 }
 
-const tokens: Record<string, (i: number) => ContentPart> = {
+const tokens: Record<string, (i: number) => ContentPart | undefined> = {
+  'one word': (i) => (i === 0 ? { type: 'text', text: 'yes' } : undefined),
   English: (i) => ({ type: 'text', text: ` word${i % 10}` }),
   Chinese: (i) => ({ type: 'text', text: i % 2 ? '世界' : '你好' }),
   'English with emoji': (i) => ({ type: 'text', text: i % 50 ? ` word${i % 10}` : '🚀' }),
@@ -33,10 +34,10 @@ const tokens: Record<string, (i: number) => ContentPart> = {
       : { type: 'tool_call', index: 0, arguments: `"k${i % 10}":` },
 };
 
-const contentOf = (part: ContentPart) => (part.type === 'tool_call' ? part.arguments : part.text);
+const contentOf = (part: ContentPart | undefined) => (part?.type === 'tool_call' ? part.arguments : (part?.text ?? ''));
 
 function store() {
-  return createMemoryStore({
+  return new MemoryStore({
     clock: manualClock(),
     highWaterMark: 16_384,
     flushMs: 0,
@@ -54,6 +55,7 @@ for (const [name, token] of Object.entries(tokens)) {
       // Tokens are made from bytes, as they come from a socket: not one shared string.
       for (let i = 0; i < TOKENS; i++) {
         const part = token(i);
+        if (part === undefined) break;
         const content = Buffer.from(contentOf(part)).toString();
         void log.append(part.type === 'tool_call' ? { ...part, arguments: content } : { ...part, text: content });
       }

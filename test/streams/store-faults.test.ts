@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
-import { createMemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory-store.ts';
 import type { LogReader, StreamLog, StreamStore } from '../../plugins/streams/types.ts';
 import { bellaAt, serve } from '../helper.ts';
 import { joined, open, readAll } from '../sse-client.ts';
@@ -15,7 +15,7 @@ interface Distance {
 }
 
 export function distant(distance: Distance): StreamStore {
-  const near = createMemoryStore({
+  const near = new MemoryStore({
     clock: systemClock,
     highWaterMark: 16_384,
     flushMs: 0,
@@ -35,23 +35,25 @@ export function distant(distance: Distance): StreamStore {
       if (distance.failReads) throw new Error('the store is away');
       return slice;
     },
-    close: reader.close,
+    close: () => reader.close(),
   });
   const far = (log: StreamLog): StreamLog => ({
-    ...log,
+    info: log.info,
     get length() {
       return log.length;
     },
+    attend: (audience) => log.attend(audience),
+    end: (terminal) => log.end(terminal),
     append: (part) => travel(() => log.append(part)).then(() => {}),
     read: async (from) => farReader(await travel(() => log.read(from))),
-    stop: () => travel(log.stop),
+    stop: () => travel(() => log.stop()),
   });
   return {
     create: (info, key) =>
       travel(() => near.create(info, key)).then(({ log, created }) => ({ log: far(log), created })),
     open: (id) => travel(() => near.open(id)).then((log) => log && far(log)),
     openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && far(log)),
-    close: near.close,
+    close: () => near.close(),
   };
 }
 
