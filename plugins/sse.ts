@@ -1,7 +1,6 @@
 import type { EventMessage, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import { FastifySSEPlugin } from 'fastify-sse-v2';
-import { createFrames, type FrameSource, type Frames } from './sse-frames.ts';
+import { type EventSource, SseWriter } from './sse-writer.ts';
 
 declare module 'fastify' {
   interface FastifyReply {
@@ -10,7 +9,7 @@ declare module 'fastify' {
      * detaches from it in either case. Headers and `opening` leave at once; without a source they
      * are all there is.
      */
-    stream<T>(opening: readonly EventMessage[], source?: FrameSource<T>): FastifyReply;
+    stream<T>(opening: readonly EventMessage[], source?: EventSource<T>): FastifyReply;
   }
   interface FastifyInstance {
     readonly responses: Responses;
@@ -23,33 +22,32 @@ export interface Responses {
   closed(ms: number): Promise<void>;
 }
 
+interface Open {
+  beat(silentSince: number): void;
+  readonly closed: Promise<void>;
+}
+
 /** How many times in one `heartbeatMs` silence is looked for. */
 const LOOKS = 4;
 
-/**
- * `reply.stream()`: the only user of fastify-sse-v2, and where its traps are dealt with. It never
- * closes its iterable when the client leaves, dies of one that throws, misses a client that left
- * before it began, and overwrites headers unless the head was sent before.
- */
+/** `reply.stream()`: the way out to the socket, and all that a client may do to it. */
 export default fp(
   async (fastify) => {
     const { clock, metrics, config } = fastify;
-    const { highWaterMark, heartbeatMs, stallMs } = config.streams;
-    await fastify.register(FastifySSEPlugin, { highWaterMark });
-
-    const open = new Map<FastifyReply, { frames: Frames; closed: Promise<void> }>();
+    const { heartbeatMs, stallMs } = config.streams;
+    const open = new Map<FastifyReply, Open>();
 
     // One timer for all responses.
     const tickMs = heartbeatMs / LOOKS;
     let cancelTick = clock.after(tickMs, tick);
     function tick(): void {
       const silentSince = clock.now() - heartbeatMs + tickMs;
-      for (const { frames } of open.values()) frames.beat(silentSince);
+      for (const response of open.values()) response.beat(silentSince);
       cancelTick = clock.after(tickMs, tick);
     }
     fastify.addHook('onClose', async () => cancelTick());
 
-    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: FrameSource<T>): FastifyReply {
+    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: EventSource<T>): FastifyReply {
       const { raw, log } = this;
       this.hijack();
       // Its `close` event has passed if the client left while the handler still worked.
@@ -57,35 +55,36 @@ export default fp(
         source?.close();
         return this;
       }
-      const frames = createFrames(opening, source, clock, log);
+      const writer = new SseWriter(raw, source, clock, log);
       const { socket } = raw;
       const bytesBefore = socket?.bytesWritten ?? 0;
       metrics.responsesOpen.inc();
       const closed = new Promise<void>((resolve) => {
         raw.once('close', () => {
           open.delete(this);
-          frames.close();
+          writer.close();
           metrics.responsesOpen.dec();
-          metrics.eventsOut.inc(frames.count);
+          metrics.eventsOut.inc(writer.count);
           metrics.bytesOut.inc((socket?.bytesWritten ?? 0) - bytesBefore);
           if (!raw.writableFinished) metrics.responsesAborted.inc();
           resolve();
         });
       });
-      open.set(this, { frames, closed });
+      open.set(this, { beat: (since) => writer.beat(since), closed });
       // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
       raw.setTimeout(stallMs, () => {
-        if (!frames.stalled) return;
+        if (!raw.writableNeedDrain) return;
         metrics.responsesStalled.inc();
         raw.destroy();
       });
+      raw.on('error', () => {}); // 'close' follows
       raw.writeHead(200, {
         ...(this.getHeaders() as Record<string, string>),
         'content-type': 'text/event-stream; charset=utf-8',
         'cache-control': 'no-cache, no-transform',
         'x-accel-buffering': 'no',
       });
-      this.sse(frames);
+      writer.start(opening);
       return this;
     }
     fastify.decorateReply('stream', stream);
@@ -96,7 +95,9 @@ export default fp(
       },
       async closed(ms: number) {
         let cancel = () => {};
-        const late = new Promise<void>((resolve) => (cancel = clock.after(ms, resolve)));
+        const late = new Promise<void>((resolve) => {
+          cancel = clock.after(ms, resolve);
+        });
         await Promise.race([late, Promise.all([...open.values()].map((response) => response.closed))]);
         cancel();
         for (const reply of open.keys()) reply.raw.destroy();

@@ -75,7 +75,7 @@ t.test('packages stay in their rooms', async (t) => {
     };
     only('undici', /^providers\/wire\//);
     only('eventsource-parser', /^providers\/wire\//);
-    only('fastify-sse-v2', /^plugins\/sse\.ts$/);
+    only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
     only('prom-client', /^plugins\/metrics\.ts$/);
     only('yaml', /^plugins\/config\//);
     if (file.startsWith('providers/'))

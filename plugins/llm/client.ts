@@ -1,77 +1,58 @@
 import { ProviderError } from '../../providers/errors.ts';
-import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts';
+import type { ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics.ts';
-import { withDeadlines } from './deadlines.ts';
+import { type PartSink, runAttempt } from './attempt.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
 
 /** A question without its model, which the route names. */
 export type Prompt = Omit<ChatRequest, 'model'>;
 
+export interface AnswerSink extends PartSink {
+  /** Which upstream is asked now. */
+  onTarget(target: Target): void;
+}
+
 export interface LlmClient {
   /**
-   * Asks the route's model. The iterator gives parts up to one `finish`, or throws a
-   * `ProviderError`; when `signal` aborts it throws at once. Whoever stops early calls `return()`.
-   * `onTarget` hears which upstream was asked.
+   * Asks the route's model, and feeds the sink with the parts of its answer: up to one `finish`, or
+   * up to a fault, which is a `ProviderError`, or the reason of `signal`'s abort.
    */
-  ask(
-    route: ModelRoute,
-    prompt: Prompt,
-    signal: AbortSignal,
-    onTarget?: (target: Target) => void,
-  ): AsyncIterator<StreamPart, void, undefined>;
+  ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal): void;
 }
 
 export function createLlmClient(providers: ReadonlyMap<string, Provider>, clock: Clock, metrics: Metrics): LlmClient {
   return {
-    ask(route, prompt, signal, onTarget) {
+    ask(route, prompt, sink, signal) {
       const target = route.targets[0];
       const provider = providers.get(target.provider);
       if (provider === undefined) throw new Error(`route ${route.name} names no provider`);
-      onTarget?.(target);
+      sink.onTarget(target);
       const call = (upstream: AbortSignal) => provider.stream({ ...prompt, model: target.model }, upstream);
-      return observed(withDeadlines(call, route.limits, clock, signal), target.provider, clock, metrics);
+      runAttempt(call, route.limits, clock, counted(sink, target.provider, clock, metrics), signal);
     },
   };
 }
 
-/** Counts how the attempt went, without a promise of its own per part. */
-function observed(
-  parts: AsyncIterator<StreamPart, void, undefined>,
-  provider: string,
-  clock: Clock,
-  { firstTokenSeconds, upstreamAttempts }: Metrics,
-): AsyncIterator<StreamPart, void, undefined> {
+/** Counts how the attempt went. */
+function counted(sink: PartSink, provider: string, clock: Clock, metrics: Metrics): PartSink {
   const started = clock.now();
   let first = true;
-  let counted = false;
-
-  const count = (outcome: string) => {
-    if (!counted) upstreamAttempts.inc({ provider, outcome });
-    counted = true;
-  };
-  const onPart = (result: IteratorResult<StreamPart, void>) => {
-    if (first) firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
-    first = false;
-    if (!result.done && result.value.type === 'finish') count('ok');
-    return result;
-  };
-  const onError = (error: unknown) => {
-    count(outcomeOf(error));
-    throw error;
-  };
-
   return {
-    next: () => parts.next().then(onPart, onError),
-    async return() {
-      count('aborted');
-      await parts.return?.();
-      return { done: true, value: undefined };
+    onPart(part) {
+      if (first) metrics.firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
+      first = false;
+      if (part.type === 'finish') metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
+      return sink.onPart(part);
+    },
+    onFault(fault) {
+      metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
+      sink.onFault(fault);
     },
   };
 }
 
-function outcomeOf(error: unknown): string {
-  if (error instanceof ProviderError) return error.reason;
-  return (error as Error | undefined)?.name === 'AbortError' ? 'aborted' : 'internal';
+function outcomeOf(fault: unknown): string {
+  if (fault instanceof ProviderError) return fault.reason;
+  return (fault as Error | undefined)?.name === 'AbortError' ? 'aborted' : 'internal';
 }

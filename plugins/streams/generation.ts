@@ -1,6 +1,7 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { FinishPart, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
+import type { PartSink } from '../llm/attempt.ts';
 import { createLifetime } from './lifetime.ts';
 import type { StreamLog, Terminal } from './types.ts';
 
@@ -9,10 +10,11 @@ export interface GenerationOptions {
   readonly clock: Clock;
   /** Longest answer, in units of the log. */
   readonly maxLength: number;
-  ask(signal: AbortSignal): AsyncIterator<StreamPart, void, undefined>;
+  /** Asks the model once; ends the call when the signal aborts. */
+  ask(sink: PartSink, signal: AbortSignal): void;
+  onFirstPart(): void;
   /** Called once, with the fault itself where there was one. */
   onEnd(terminal: Terminal, fault?: unknown): void;
-  onFirstPart(): void;
 }
 
 export interface Generation {
@@ -20,46 +22,27 @@ export interface Generation {
   abort(terminal: Terminal): void;
 }
 
-/**
- * Pumps one upstream call into its log, no faster than the log lets it, for as long as somebody may
- * want it. Written with callbacks and not with `for await`, so that an abort ends it at once even
- * where the provider never settles.
- */
-export function startGeneration({ log, clock, maxLength, ask, onEnd, onFirstPart }: GenerationOptions): Generation {
+/** Writes one answer into its log, no faster than the log takes it, for as long as somebody may want it. */
+export function startGeneration(options: GenerationOptions): Generation {
+  const { log, maxLength } = options;
   const controller = new AbortController();
   let over = false;
   let first = true;
 
-  const lifetime = createLifetime(log.info.graceMs, clock, () => abort(ABANDONED));
+  const lifetime = createLifetime(log.info.graceMs, options.clock, () => abort(ABANDONED));
   log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED) });
-  const parts = ask(controller.signal);
-  pull();
+  options.ask({ onPart, onFault: (fault) => end(failure(fault), fault) }, controller.signal);
 
-  function pull(): void {
-    if (!over) parts.next().then(onResult).catch(onFault);
-  }
-
-  function onResult(result: IteratorResult<StreamPart, void>): void {
-    if (over) return;
-    if (result.done) onFault(new Error('a provider ended without a finish part'));
-    else onPart(result.value);
-  }
-
-  function onPart(part: StreamPart): void {
-    if (first) onFirstPart();
+  function onPart(part: StreamPart): Promise<void> | undefined {
+    if (first) options.onFirstPart();
     first = false;
     if (part.type === 'finish') {
       end(success(part));
-      return;
+      return undefined;
     }
     const room = log.append(part);
     if (log.length > maxLength) abort(LIMIT_EXCEEDED);
-    else if (room) room.then(pull, onFault);
-    else pull();
-  }
-
-  function onFault(fault: unknown): void {
-    end(failure(fault), fault);
+    return room;
   }
 
   function end(terminal: Terminal, fault?: unknown): void {
@@ -67,15 +50,12 @@ export function startGeneration({ log, clock, maxLength, ask, onEnd, onFirstPart
     over = true;
     lifetime.over();
     log.end(terminal);
-    // Lets a provider give its socket back; one that was aborted has nothing left to say.
-    parts.return?.().catch(() => {});
-    onEnd(terminal, fault);
+    options.onEnd(terminal, fault);
   }
 
   function abort(terminal: Terminal): void {
-    if (over) return;
-    controller.abort();
     end(terminal);
+    controller.abort();
   }
 
   return { abort };

@@ -129,7 +129,7 @@ export default fp<{ store?: StreamStore | undefined }>(
           log,
           clock,
           maxLength: maxBytes,
-          ask: (signal) => llm.ask(route, prompt, signal, report.onTarget),
+          ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal),
           onFirstPart: report.onFirstPart,
           onEnd(terminal, fault) {
             running.delete(generation);

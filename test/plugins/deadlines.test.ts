@@ -1,5 +1,6 @@
-import t from 'tap';
-import { withDeadlines } from '../../plugins/llm/deadlines.ts';
+import { setImmediate as turn } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { runAttempt } from '../../plugins/llm/attempt.ts';
 import type { ProviderError } from '../../providers/errors.ts';
 import type { Provider, StreamPart } from '../../providers/types.ts';
 import { bellaAt, serve } from '../helper.ts';
@@ -16,86 +17,92 @@ function deaf() {
   async function* parts() {
     for (;;) yield await new Promise<StreamPart>((resolve) => waiting.push(resolve));
   }
-  return { parts, give: (content: string) => waiting.shift()?.(part(content)) };
+  const give = async (content: string) => {
+    while (waiting.length === 0) await turn();
+    waiting.shift()?.(part(content));
+    await turn();
+  };
+  return { parts, give };
 }
 
-t.test('stages, on a clock turned by hand, with a provider that ignores its signal', async (t) => {
-  const stageOf = async (
-    play: (
-      turn: ReturnType<typeof manualClock>,
-      give: (content: string) => void,
-      next: () => Promise<unknown>,
-    ) => Promise<void>,
-  ) => {
-    const clock = manualClock();
-    const { parts, give } = deaf();
-    let aborted: unknown;
-    const watched = withDeadlines(
-      (signal) => {
-        signal.addEventListener('abort', () => (aborted = signal.reason));
-        return parts();
-      },
-      LIMITS,
-      clock,
-      new AbortController().signal,
-    );
-    let fault: unknown;
-    const next = () => watched.next().catch((error) => (fault = error));
-    await play(clock, give, next);
-    t.equal(aborted, fault, 'the upstream call is aborted with the same error');
-    t.equal(clock.pending, 0, 'no timer is left');
-    return fault as ProviderError;
+/** One attempt on a clock turned by hand, with a provider that ignores its signal. */
+function attempt(signal = new AbortController().signal) {
+  const clock = manualClock();
+  const { parts, give } = deaf();
+  const faults: unknown[] = [];
+  let aborted: unknown;
+  let room: Promise<void> | undefined;
+  const call = (upstream: AbortSignal) => {
+    upstream.addEventListener('abort', () => {
+      aborted = upstream.reason;
+    });
+    return parts();
   };
+  runAttempt(call, LIMITS, clock, { onPart: () => room, onFault: (fault) => faults.push(fault) }, signal);
+  return {
+    clock,
+    give,
+    /** The sink takes nothing more until the returned function is called. */
+    hold() {
+      let release = () => {};
+      room = new Promise((resolve) => {
+        release = resolve;
+      });
+      return () => {
+        room = undefined;
+        release();
+      };
+    },
+    fault(t: Test) {
+      t.equal(faults.length, 1, 'one fault');
+      t.equal(aborted, faults[0], 'the upstream call is aborted with it');
+      t.equal(clock.pending, 0, 'no timer is left');
+      return faults[0] as ProviderError;
+    },
+    faults,
+  };
+}
 
-  t.match(
-    await stageOf(async (clock, _, next) => {
-      const waiting = next();
-      clock.advance(LIMITS.firstTokenMs);
-      await waiting;
-    }),
-    { code: 'upstream_timeout', stage: 'first_token', retryable: true },
-  );
-
-  t.match(
-    await stageOf(async (clock, give, next) => {
-      for (let i = 0; i < 3; i++) {
-        const waiting = next();
-        await Promise.resolve();
-        clock.advance(LIMITS.idleMs - 1);
-        give('x');
-        await waiting;
-      }
-      clock.advance(LIMITS.idleMs * 10); // nobody waits: back-pressure is no silence
-      const waiting = next();
-      clock.advance(LIMITS.idleMs);
-      await waiting;
-    }),
-    { code: 'upstream_timeout', stage: 'idle' },
-  );
-
-  t.match(
-    await stageOf(async (clock, give, next) => {
-      for (let at = 0; at < LIMITS.totalMs; at += 20_000) {
-        const waiting = next();
-        await Promise.resolve();
-        give('x');
-        clock.advance(20_000);
-        await waiting;
-      }
-    }),
-    { code: 'upstream_timeout', stage: 'total' },
-  );
+t.test('no first part', async (t) => {
+  const { clock, fault, faults } = attempt();
+  clock.advance(LIMITS.firstTokenMs - 1);
+  t.equal(faults.length, 0);
+  clock.advance(1);
+  t.match(fault(t), { code: 'upstream_timeout', stage: 'first_token', retryable: true });
 });
 
-t.test('an abort settles at once, and leaves nothing', async (t) => {
-  const clock = manualClock();
+t.test('silence between parts; but while the sink takes nothing it is no silence', async (t) => {
+  const { clock, give, hold, fault, faults } = attempt();
+  for (let i = 0; i < 3; i++) {
+    clock.advance(LIMITS.idleMs - 1);
+    await give('x');
+  }
+  const release = hold();
+  await give('x');
+  clock.advance(LIMITS.idleMs * 10);
+  t.equal(faults.length, 0, 'back-pressure');
+  release();
+  await turn();
+  clock.advance(LIMITS.idleMs - 1);
+  t.equal(faults.length, 0);
+  clock.advance(1);
+  t.match(fault(t), { code: 'upstream_timeout', stage: 'idle' });
+});
+
+t.test('an answer without end', async (t) => {
+  const { clock, give, fault } = attempt();
+  for (let at = 0; at < LIMITS.totalMs; at += 20_000) {
+    await give('x');
+    clock.advance(20_000);
+  }
+  t.match(fault(t), { code: 'upstream_timeout', stage: 'total' });
+});
+
+t.test('an abort ends it at once', async (t) => {
   const controller = new AbortController();
-  const watched = withDeadlines(() => deaf().parts(), LIMITS, clock, controller.signal);
-  const waiting = watched.next();
+  const { fault } = attempt(controller.signal);
   controller.abort();
-  await t.rejects(waiting, { name: 'AbortError' });
-  t.equal(clock.pending, 0);
-  t.match(await watched.next(), { done: true });
+  t.equal(fault(t).name, 'AbortError');
 });
 
 t.test('pings and dripping bytes are no progress', async (t) => {

@@ -186,7 +186,9 @@ t.test('nothing is started by HEAD, by a prefetch, or by any other path', async 
 t.test('grace: the call goes on without readers, and no longer', async (t) => {
   const upstream = await startUpstream(t, beginning('one '));
   const clock = manualClock();
-  const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '15000' }), clock });
+  const dir = t.testdir({ 'c.yaml': 'deadlines: { idleMs: 600000 }' });
+  const env = { STREAM_GRACE_MS: '15000', CONFIG_FILE: `${dir}/c.yaml` };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env), clock });
   const reading = await open(`${url}/ask/stream?question=q`);
   await reading.until('delta');
   const stream = reading.events[0]?.json.stream as string;
