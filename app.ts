@@ -7,6 +7,7 @@ import config, { type Config } from './plugins/config/index.ts';
 import cors from './plugins/cors.ts';
 import errors, { sendError } from './plugins/errors.ts';
 import lifecycle from './plugins/lifecycle.ts';
+import listeners from './plugins/listeners.ts';
 import llm from './plugins/llm/index.ts';
 import { logController, loggerOptions } from './plugins/logging.ts';
 import methodNotAllowed from './plugins/method-not-allowed.ts';
@@ -61,6 +62,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(streams, { store: overrides.store });
   await app.register(sse);
   await app.register(lifecycle);
+  await app.register(listeners);
 
   await app.register(
     async (base) => {

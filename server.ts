@@ -30,7 +30,7 @@ closeWithGrace({ delay: config.drainMs + CLOSE_MS, logger: false }, async ({ sig
 });
 
 try {
-  await app.listen({ host: config.host, port: config.port });
+  await app.openListeners(config.host, config.port);
 } catch (error) {
   const { code } = error as NodeJS.ErrnoException;
   process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}\n`);

@@ -7,6 +7,7 @@ export type Environment = Readonly<Record<string, string | undefined>>;
 const SETTINGS: Readonly<Record<string, string>> = {
   HOST: '/host',
   PORT: '/port',
+  LISTENERS: '/listeners',
   BASE_PATH: '/basePath',
   LOG_LEVEL: '/logLevel',
   DEFAULT_MODEL: '/defaultModel',

@@ -97,6 +97,12 @@ export const ConfigSchema = Type.Object(
       default: 3_000,
       description: 'Port to listen on; 0 picks a free one',
     }),
+    listeners: Type.Integer({
+      minimum: 1,
+      maximum: 256,
+      default: 32,
+      description: 'Sockets that listen on the port, where the platform can share one',
+    }),
     basePath: Type.String({
       pattern: '^(/[A-Za-z0-9._~-]+)*$',
       default: '',

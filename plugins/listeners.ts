@@ -1,0 +1,92 @@
+import { once } from 'node:events';
+import { createServer, type ListenOptions, type Server } from 'node:net';
+import type { FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /**
+     * Listens on `host` and `port` through as many sockets as the configuration says, where the
+     * platform can share a port between sockets, else through one.
+     * @throws the system's error, such as EADDRINUSE
+     */
+    openListeners(host: string, port: number): Promise<void>;
+  }
+}
+
+/**
+ * Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
+ * loop. A busy loop's turns take 20 to 40 ms, so new streams queue for seconds behind running ones.
+ * Several sockets on the port, in the same process, are accepted from in the same turn.
+ */
+export default fp(
+  async (fastify) => {
+    const { listeners, streams } = fastify.config;
+    const siblings: Server[] = [];
+
+    fastify.decorate('openListeners', async (host: string, port: number) => {
+      if (listeners === 1) return void (await fastify.listen({ host, port }));
+      // Claimed alone first: sockets that share would let a second instance in unnoticed, and give
+      // it half of the connections.
+      const claimed = await claim({ host, port });
+      if (!(await canShare({ host, port: claimed }))) {
+        fastify.log.debug({ node: process.version }, 'this platform cannot share a port: listening through one socket');
+        return void (await fastify.listen({ host, port: claimed }));
+      }
+      const shared = { port: claimed, reusePort: true };
+      await fastify.listen({ host, ...shared });
+      const open = () => siblingOf(fastify, streams.highWaterMark);
+      for (const bound of fastify.addresses()) {
+        if (typeof bound === 'string') continue; // A pipe.
+        const { address } = bound;
+        for (let i = 1; i < listeners; i++) siblings.push(await listening(open(), { host: address, ...shared }));
+      }
+    });
+
+    // Their connections are the main server's, which closes them; so nothing is waited for here.
+    fastify.addHook('onClose', async () => {
+      for (const sibling of siblings) sibling.close();
+    });
+  },
+  { name: 'listeners', dependencies: ['config'] },
+);
+
+/** A socket whose connections the main server handles, with the settings of Node's HTTP servers. */
+function siblingOf({ server }: FastifyInstance, highWaterMark: number): Server {
+  const options = { allowHalfOpen: true, noDelay: true, highWaterMark };
+  return createServer(options, (socket) => server.emit('connection', socket));
+}
+
+type Shared = ListenOptions & { reusePort?: boolean };
+
+async function listening(server: Server, options: Shared): Promise<Server> {
+  server.listen(options);
+  await once(server, 'listening');
+  return server;
+}
+
+/** Binds the port without sharing, and gives it up again; the port, which may have been 0. */
+async function claim(options: ListenOptions): Promise<number> {
+  const server = await listening(createServer(), options);
+  const { port } = server.address() as { port: number };
+  await closed(server);
+  return port;
+}
+
+/** By trying: Node before 22.12 ignores the option, and some systems refuse it. */
+async function canShare(options: ListenOptions): Promise<boolean> {
+  const opened: Server[] = [];
+  try {
+    for (let i = 0; i < 2; i++) opened.push(await listening(createServer(), { ...options, reusePort: true } as Shared));
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await Promise.all(opened.map(closed));
+  }
+}
+
+async function closed(server: Server): Promise<void> {
+  server.close();
+  await once(server, 'close');
+}
