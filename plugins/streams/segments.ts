@@ -39,6 +39,10 @@ export class Segments {
 
   /** Parts from `from` on, merged, at most about `limit` units; `from` must not be past the length. */
   slice(from: number, limit: number): ContentPart[] {
+    if (from >= this.#closedLength && this.#length - from <= limit) {
+      const news = from < this.#length ? this.#openFrom(from) : undefined;
+      return news === undefined ? [] : [news];
+    }
     const out: ContentPart[] = [];
     let room = limit;
     const add = (part: ContentPart | undefined) => {
