@@ -84,6 +84,7 @@ function row(...cells: readonly string[]): string {
   return `| ${cells.join(' | ')} |`;
 }
 
+const TITLE = 'One core busy, by open streams at one token a second each';
 const BOX = { width: 640, height: 320, left: 60, right: 20, top: 30, bottom: 45 };
 
 /** CPU share of one core over the number of open streams, both axes from zero. */
@@ -104,7 +105,8 @@ export function plot(growth: readonly Figures[]): string {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${BOX.width} ${BOX.height}" font-family="sans-serif" font-size="12">`,
     `<rect width="${BOX.width}" height="${BOX.height}" fill="white"/>`,
-    text([BOX.left, 18], 'start', 'One core busy, by open streams at one token a second each'),
+    `<title>${TITLE}</title>`,
+    text([BOX.left, 18], 'start', TITLE),
     ...lines,
     `<polyline fill="none" stroke="#0b6" stroke-width="2" points="${points.map((p) => `${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`).join(' ')}"/>`,
     ...points.map((p) => `<circle cx="${x(p.x).toFixed(1)}" cy="${y(p.y).toFixed(1)}" r="3" fill="#0b6"/>`),

@@ -99,6 +99,6 @@ const results: Results = {
   growth,
 };
 writeFileSync('bench/results.json', `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync('bench/growth.svg', plot(growth));
+writeFileSync('docs/images/growth.svg', plot(growth));
 process.stdout.write(`${markdown(results)}\n`);
 progress('done');
