@@ -16,7 +16,7 @@ export interface Lifecycle {
   drain(): Promise<void>;
 }
 
-/** How long a client may take to read its last event at shutdown. */
+/** How long a client may take to read its last event after the drain. */
 const LAST_WORD_MS = 2_000;
 
 /** `fastify.lifecycle`: readiness, and an orderly end. `close()` drains too. */
@@ -29,6 +29,7 @@ export default fp(
     const drain = async () => {
       ready = false;
       streams.refuse();
+      const deadline = clock.now() + config.drainMs;
       if (streams.active > 0) {
         fastify.log.info({ streams: streams.active, drainMs: config.drainMs }, 'draining');
         let cancel = () => {};
@@ -37,7 +38,7 @@ export default fp(
         cancel();
         streams.endAll();
       }
-      await responses.closed(LAST_WORD_MS);
+      await responses.closed(Math.max(LAST_WORD_MS, deadline - clock.now()));
     };
 
     const lifecycle: Lifecycle = {

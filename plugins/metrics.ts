@@ -25,7 +25,7 @@ function createMetrics() {
     }),
     generationSeconds: new Histogram({
       name: 'sluice_generation_seconds',
-      help: 'From question to the end of its answer, by outcome (ok, or an error code)',
+      help: 'From question to the end of its answer, by outcome (ok, stopped, or an error code)',
       labelNames: ['provider', 'outcome'] as const,
       buckets: TOTAL_BUCKETS,
       registers,

@@ -10,7 +10,7 @@ export default fp(
       reply.header('x-request-id', request.id);
     });
     fastify.addHook('onResponse', async (request, reply) => {
-      if (reply.raw.getHeader('content-type')?.toString().startsWith('text/event-stream')) return;
+      if (String(reply.getHeader('content-type')).startsWith('text/event-stream')) return;
       const level = reply.statusCode >= 500 ? 'warn' : request.routeOptions.logLevel === 'silent' ? 'debug' : 'info';
       request.log[level](
         {

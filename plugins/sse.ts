@@ -30,6 +30,12 @@ interface Open {
 /** How many times in one `heartbeatMs` silence is looked for. */
 const LOOKS = 4;
 
+const HEADERS = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  'cache-control': 'no-cache, no-transform',
+  'x-accel-buffering': 'no',
+};
+
 /** `reply.stream()`: the way out to the socket, and all that a client may do to it. */
 export default fp(
   async (fastify) => {
@@ -49,6 +55,8 @@ export default fp(
 
     function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: EventSource<T>): FastifyReply {
       const { raw, log } = this;
+      const { socket } = this.request.raw;
+      this.headers(HEADERS);
       this.hijack();
       // Its `close` event has passed if the client left while the handler still worked.
       if (raw.destroyed) {
@@ -56,34 +64,35 @@ export default fp(
         return this;
       }
       const writer = new SseWriter(raw, source, clock, log);
-      const { socket } = raw;
-      const bytesBefore = socket?.bytesWritten ?? 0;
+      const bytesBefore = socket.bytesWritten;
+      let stalled = false;
       metrics.responsesOpen.inc();
       const closed = new Promise<void>((resolve) => {
-        raw.once('close', () => {
-          open.delete(this);
+        const onClose = () => {
+          socket.off('close', onClose);
+          if (!open.delete(this)) return;
           writer.close();
           metrics.responsesOpen.dec();
           metrics.eventsOut.inc(writer.count);
-          metrics.bytesOut.inc((socket?.bytesWritten ?? 0) - bytesBefore);
-          if (!raw.writableFinished) metrics.responsesAborted.inc();
+          metrics.bytesOut.inc(socket.bytesWritten - bytesBefore);
+          if (stalled) metrics.responsesStalled.inc();
+          else if (!raw.writableFinished) metrics.responsesAborted.inc();
           resolve();
-        });
+        };
+        raw.once('close', onClose);
+        // A pipelined response has no socket of its own until the one before it is done.
+        socket.once('close', onClose);
       });
       open.set(this, { beat: (since) => writer.beat(since), closed });
       // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
       raw.setTimeout(stallMs, () => {
-        if (!raw.writableNeedDrain) return;
-        metrics.responsesStalled.inc();
+        // Not `writableNeedDrain`, which is false once the last event was written.
+        if (raw.writableLength === 0) return;
+        stalled = true;
         raw.destroy();
       });
       raw.on('error', () => {}); // 'close' follows
-      raw.writeHead(200, {
-        ...(this.getHeaders() as Record<string, string>),
-        'content-type': 'text/event-stream; charset=utf-8',
-        'cache-control': 'no-cache, no-transform',
-        'x-accel-buffering': 'no',
-      });
+      raw.writeHead(200, this.getHeaders() as Record<string, string>);
       writer.start(opening);
       return this;
     }

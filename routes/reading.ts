@@ -43,25 +43,48 @@ export async function readFromStart(
 }
 
 /** Right behind a place: no loss, no repetition, and never a new generation. */
-export async function resume(fastify: FastifyInstance, place: Place, reply: FastifyReply): Promise<FastifyReply> {
+export async function resume(
+  fastify: FastifyInstance,
+  place: Place,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
   const count = (result: string) => fastify.metrics.resumes.inc({ result });
   const { stream: id, position } = place;
   if (position === 'end') {
     count('ended');
     return reply.code(204).send();
   }
-  try {
+  return unlessAway(request, reply, async () => {
     const stream = await fastify.streams.find(id);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
     if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
     return reply.stream([retryEvent()], eventsOf(stream, reader));
+  });
+}
+
+/**
+ * Reads, or, where the store cannot be asked now, tells an EventSource to come back: any status but
+ * 200 would end its reconnecting for good. Other clients get the status.
+ */
+export async function unlessAway(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  read: () => Promise<FastifyReply>,
+): Promise<FastifyReply> {
+  try {
+    return await read();
   } catch (error) {
-    // Any other status than 200 would end a browser's reconnecting for good.
-    count('unavailable');
-    reply.log.warn({ err: error }, 'a stream could not be resumed now');
+    if ((error as { statusCode?: number }).statusCode !== 503 || !isEventSource(request)) throw error;
+    request.server.metrics.resumes.inc({ result: 'unavailable' });
     return reply.stream([retryEvent()]);
   }
+}
+
+/** Whether the client is a browser's EventSource, or behaves as one. */
+export function isEventSource({ method, headers }: FastifyRequest): boolean {
+  return method === 'GET' && /text\/event-stream/i.test(headers.accept ?? '');
 }
 
 const STREAM_UNKNOWN = {

@@ -1,5 +1,5 @@
-import { Value, type ValueError } from '@sinclair/typebox/value';
-import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { Value, type ValueError, ValuePointer } from '@sinclair/typebox/value';
+import { crossProblems } from './check.ts';
 import { type Environment, type FromEnvironment, fromEnvironment } from './environment.ts';
 import { fromFile } from './file.ts';
 import { type Config, ConfigSchema } from './schema.ts';
@@ -25,11 +25,21 @@ export function loadConfig(env: Environment): Config {
   const overlay = fromEnvironment(env);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
-  const config = Value.Convert(ConfigSchema, Value.Default(ConfigSchema, file));
+  const config = withNumbers(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
   if (problems.length === 0) problems.push(...crossProblems(withDemo(config as Config)));
   if (problems.length > 0) throw new ConfigError(problems);
   return config as Config;
+}
+
+/** Text that came from the environment as the whole number it stands for; `3e5` and `1.9` stay wrong. */
+function withNumbers(config: unknown): unknown {
+  for (const { path, schema, value } of [...Value.Errors(ConfigSchema, config)]) {
+    if (schema.type === 'integer' && typeof value === 'string' && /^\d{1,15}$/.test(value)) {
+      ValuePointer.Set(config, path, Number(value));
+    }
+  }
+  return config;
 }
 
 /** Without any provider the embedded one answers, so that the first run needs no key. */
@@ -68,40 +78,4 @@ function deepest({ path, schema, message }: ValueError): { path: string; message
   if (literals?.every((literal) => literal !== undefined))
     return { path, message: `must be one of ${literals.join(', ')}` };
   return { path, message: (schema.description ? `${message} (${schema.description})` : message).replace(/^E/, 'e') };
-}
-
-/** What no schema can say: that names refer to something. */
-function crossProblems(config: Config): string[] {
-  const problems: string[] = [];
-  const opened = new Set<string>();
-  for (const [name, provider] of Object.entries(config.providers)) {
-    if (PROVIDER_TYPES[provider.type]?.requiresBaseUrl && !provider.baseUrl)
-      problems.push(`providers.${name}.baseUrl: required for type ${provider.type}`);
-    if (provider.models !== undefined) opened.add(name);
-  }
-  const names = new Set<string>();
-  config.models.forEach((route, i) => {
-    if (names.has(route.name)) problems.push(`models.${i}.name: ${route.name} stands there twice`);
-    names.add(route.name);
-    route.targets.forEach(({ provider }, j) => {
-      if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider of that name`);
-      opened.add(provider);
-    });
-  });
-  const byDefault = config.defaultModel;
-  if (byDefault !== undefined && !names.has(byDefault)) {
-    const provider = byDefault.slice(0, byDefault.indexOf('/'));
-    if (config.providers[provider]) opened.add(provider);
-    else
-      problems.push(
-        `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${Object.keys(config.providers).join(', ')})`,
-      );
-  }
-  for (const name of Object.keys(config.providers)) {
-    if (opened.has(name)) continue;
-    problems.push(
-      `DEFAULT_MODEL: provider ${name} has no model to answer with; add DEFAULT_MODEL=${name}/<model>, or models to the file`,
-    );
-  }
-  return problems;
 }

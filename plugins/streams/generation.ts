@@ -31,7 +31,12 @@ export function startGeneration(options: GenerationOptions): Generation {
 
   const lifetime = createLifetime(log.info.graceMs, options.clock, () => abort(ABANDONED));
   log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED) });
-  options.ask({ onPart, onFault: (fault) => end(failure(fault), fault) }, controller.signal);
+  const onFault = (fault: unknown) => end(failure(fault), fault);
+  try {
+    options.ask({ onPart, onFault }, controller.signal);
+  } catch (fault) {
+    onFault(fault);
+  }
 
   function onPart(part: StreamPart): Promise<void> | undefined {
     if (first) options.onFirstPart();

@@ -47,15 +47,18 @@ export interface Stream {
 }
 
 export interface Streams {
-  /** Generations running in this process. */
+  /** Generations running in this process, and those about to start. */
   readonly active: number;
   /**
    * Asks the model once and logs the answer, or finds the stream that the key stands for.
    * @throws 404 for a model that is not configured, 409 for a key that stands for another question,
-   *   503 with `retryAfterMs` while draining or full
+   *   503 with `retryAfterMs` while draining, full, or when the store cannot be asked
    */
   start(question: Question, options: StartOptions): Promise<Stream>;
-  /** A stream that runs or is still kept. Rejects when the store cannot be asked. */
+  /**
+   * A stream that runs or is still kept.
+   * @throws 503 with `retryAfterMs` when the store cannot be asked
+   */
   find(id: string): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
   refuse(): void;
@@ -84,8 +87,10 @@ export default fp<{ store?: StreamStore | undefined }>(
     const store = options.store ?? new MemoryStore({ ...config.streams, clock, onEvicted });
     fastify.addHook('onClose', () => store.close());
 
-    const running = new Set<Generation>();
+    /** By stream id; undefined for one that is about to start, which holds its slot already. */
+    const running = new Map<string, Generation | undefined>();
     let refusing = false;
+    let ending = false;
     let waiting: (() => void)[] = [];
 
     const overloaded = (why: string) =>
@@ -93,24 +98,41 @@ export default fp<{ store?: StreamStore | undefined }>(
         retryAfterMs: RETRY_AFTER_MS,
       });
 
-    /** Whether one more may run. A stream that a key finds is no new one, and asks no leave. */
-    const admit = () => {
+    /** Takes a slot. A stream that a key finds is no new one, and asks no leave. */
+    const admit = (id: string) => {
       if (refusing) throw overloaded('The service is shutting down');
       if (running.size >= maxStreams) throw overloaded('Too many answers are running');
+      running.set(id, undefined);
+    };
+
+    const release = (id: string) => {
+      if (!running.delete(id) || running.size > 0) return;
+      for (const resolve of waiting) resolve();
+      waiting = [];
     };
 
     const findOrCreate = async (model: string, resumable: boolean, idempotency: Idempotency | undefined) => {
+      const existing = idempotency && (await store.openByKey(idempotency));
+      if (existing) return { log: existing, created: false };
+      const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0 };
+      admit(info.id);
       try {
-        const existing = idempotency && (await store.openByKey(idempotency));
-        if (existing) return { log: existing, created: false };
-        admit();
-        const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0 };
-        return await store.create(info, idempotency);
+        const made = await store.create(info, idempotency);
+        if (!made.created) release(info.id);
+        return made;
       } catch (error) {
-        if (error instanceof StoreFull) throw overloaded('Too many answers are kept');
-        if (!(error instanceof KeyConflict)) throw error;
-        throw fastify.httpErrors.conflict('This key was used for another question.');
+        release(info.id);
+        throw error;
       }
+    };
+
+    /** What the store says, as what a client can act on. */
+    const refusal = (error: unknown) => {
+      if (error instanceof KeyConflict) return fastify.httpErrors.conflict('This key was used for another question.');
+      if (error instanceof StoreFull) return overloaded('Too many answers are kept');
+      if ((error as { statusCode?: number }).statusCode !== undefined) return error;
+      fastify.log.warn({ err: error }, 'the store of streams cannot be asked');
+      return overloaded('The store of streams cannot be reached');
     };
 
     const streams: Streams = {
@@ -121,9 +143,12 @@ export default fp<{ store?: StreamStore | undefined }>(
       async start({ model, ...prompt }, { logger, key, resumable }) {
         const route = llm.route(model);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, created } = await findOrCreate(route.name, resumable, idempotency);
+        const { log, created } = await findOrCreate(route.name, resumable, idempotency).catch((error: unknown) => {
+          throw refusal(error);
+        });
         if (!created) return streamOf(log);
 
+        const { id } = log.info;
         const report = createReport(log, route, { clock, metrics, logger });
         const generation = startGeneration({
           log,
@@ -132,19 +157,19 @@ export default fp<{ store?: StreamStore | undefined }>(
           ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal),
           onFirstPart: report.onFirstPart,
           onEnd(terminal, fault) {
-            running.delete(generation);
+            release(id);
             report.onEnd(terminal, fault);
-            if (running.size > 0) return;
-            for (const resolve of waiting) resolve();
-            waiting = [];
           },
         });
-        running.add(generation);
+        if (running.has(id)) running.set(id, generation);
+        if (ending) generation.abort(SHUT_DOWN);
         return streamOf(log);
       },
 
       async find(id) {
-        const log = await store.open(id);
+        const log = await store.open(id).catch((error: unknown) => {
+          throw refusal(error);
+        });
         return log && streamOf(log);
       },
 
@@ -153,7 +178,8 @@ export default fp<{ store?: StreamStore | undefined }>(
       },
       idle: () => (running.size === 0 ? Promise.resolve() : new Promise((resolve) => waiting.push(resolve))),
       endAll() {
-        for (const generation of running) generation.abort(SHUT_DOWN);
+        ending = true;
+        for (const generation of running.values()) generation?.abort(SHUT_DOWN);
       },
     };
     fastify.decorate('streams', streams);
@@ -176,8 +202,10 @@ function streamOf(log: StreamLog): Stream {
   };
 }
 
-function fingerprint(model: string, prompt: Prompt): string {
+/** By named fields, so that the order in which a client writes them does not matter. */
+function fingerprint(model: string, { messages, temperature, maxTokens, stop }: Prompt): string {
+  const asked = messages.map(({ role, content }) => [role, content]);
   return createHash('sha256')
-    .update(JSON.stringify([model, prompt]))
+    .update(JSON.stringify([model, asked, temperature, maxTokens, stop]))
     .digest('base64url');
 }

@@ -2,7 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import { type Failure, failureEvent } from '../events.ts';
 import { AskBody, AskQuery, questionOfBody, questionOfQuery } from '../question.ts';
-import { acceptsEvents, placeOf, readFromStart, resume } from '../reading.ts';
+import { acceptsEvents, isEventSource, placeOf, readFromStart, resume } from '../reading.ts';
 
 /** Ask and read the answer in one request: GET for a plain EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
@@ -11,7 +11,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     { schema: { querystring: AskQuery }, onRequest: acceptsEvents },
     async (request, reply) => {
       const place = placeOf(fastify, request);
-      if (place) return resume(fastify, place, reply);
+      if (place) return resume(fastify, place, request, reply);
       if (isPrefetch(request)) return reply.code(204).send();
       const { key } = request.query;
       try {
@@ -20,7 +20,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         return await readFromStart(fastify, stream, reply);
       } catch (error) {
         const failure = passing(error);
-        if (!failure || !wantsEvents(request)) throw error;
+        if (!failure || !isEventSource(request)) throw error;
         return reply.stream([failureEvent(failure)]);
       }
     },
@@ -28,7 +28,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
 
   fastify.post('/ask/stream', { schema: { body: AskBody }, onRequest: acceptsEvents }, async (request, reply) => {
     const place = placeOf(fastify, request);
-    if (place) return resume(fastify, place, reply);
+    if (place) return resume(fastify, place, request, reply);
     const { resumable = false, ...body } = request.body;
     const question = questionOfBody(body);
     if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
@@ -40,10 +40,6 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
 /** A browser that only guesses that the page will be wanted must not spend money. */
 function isPrefetch({ headers }: FastifyRequest): boolean {
   return /prefetch/i.test(`${headers['sec-purpose'] ?? ''} ${headers.purpose ?? ''}`);
-}
-
-function wantsEvents({ headers }: FastifyRequest): boolean {
-  return /text\/event-stream/i.test(headers.accept ?? '');
 }
 
 /**

@@ -1,8 +1,8 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { streamPath } from '../events.ts';
 import { KEY, Question, questionOfBody } from '../question.ts';
-import { acceptsEvents, placeOf, readFromStart, resume } from '../reading.ts';
+import { acceptsEvents, placeOf, readFromStart, resume, unlessAway } from '../reading.ts';
 
 const StreamId = Type.Object({ id: Type.String() });
 const Started = Type.Object({
@@ -14,6 +14,7 @@ const Started = Type.Object({
 /** A stream as a resource: start it, read it, stop it. */
 const streams: FastifyPluginAsyncTypebox = async (fastify) => {
   const { config } = fastify;
+  const longestAnswer = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
   const find = async (id: string) => {
     const stream = await fastify.streams.find(id);
@@ -41,8 +42,7 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       const key = request.headers['idempotency-key'];
       const stream = await fastify.streams.start(question, { logger: request.log, key, resumable: true });
       const url = streamPath(stream.id, config.basePath);
-      const longest = config.deadlines.totalMs + config.streams.ttlMs;
-      const expiresAt = new Date(Date.now() + longest).toISOString();
+      const expiresAt = new Date(Date.now() + longestAnswer + config.streams.ttlMs).toISOString();
       return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });
     },
   );
@@ -60,25 +60,28 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
     },
     async (request, reply) => {
       const place = placeOf(fastify, request);
-      if (!place) return readFromStart(fastify, await find(request.params.id), reply);
-      if (place.stream === request.params.id) return resume(fastify, place, reply);
+      if (!place) {
+        return unlessAway(request, reply, async () => readFromStart(fastify, await find(request.params.id), reply));
+      }
+      if (place.stream === request.params.id) return resume(fastify, place, request, reply);
       throw fastify.httpErrors.badRequest('Last-Event-ID belongs to another stream.');
     },
   );
 
-  fastify.delete('/streams/:id', { schema }, (request, reply) => stop(request.params.id, reply));
-
   await fastify.register(async (beacons) => {
     // `navigator.sendBeacon` sends whatever type it likes, and what it sends does not matter.
+    beacons.addHook('onRequest', async ({ raw }) => {
+      delete raw.headers['content-type'];
+    });
     beacons.removeAllContentTypeParsers();
     beacons.addContentTypeParser('*', (_, payload, done) => {
       payload.resume();
       done(null);
     });
-    beacons.post('/streams/:id/stop', { schema }, (request, reply) => {
-      const { id } = request.params as { id: string };
-      return stop(id, reply);
-    });
+    const handler = (request: FastifyRequest, reply: FastifyReply) =>
+      stop((request.params as { id: string }).id, reply);
+    beacons.delete('/streams/:id', { schema }, handler);
+    beacons.post('/streams/:id/stop', { schema }, handler);
   });
 };
 

@@ -134,6 +134,34 @@ models: [{ name: m, targets: [{ provider: nobody, model: x }] }, { name: m, targ
   }
 });
 
+t.test('names that lead nowhere, addresses that are none, numbers that are not whole', async (t) => {
+  const bella = { BELLA_API_KEY: 'k' };
+  for (const model of ['bellas', 'bella', 'bella/', '/x', 'other/x']) {
+    t.ok(problems({ ...bella, DEFAULT_MODEL: model }).length > 0, `DEFAULT_MODEL=${model}`);
+  }
+  t.match(
+    problems({ ...bella, DEFAULT_MODEL: 'bella/m', BELLA_BASE_URL: 'http://a:99999/v1' })[0],
+    /^providers\.bella\.baseUrl/,
+  );
+  for (const list of ['foo', '10.0.0.0/33', '::1/129', '10.0.0.1,x']) {
+    t.match(problems({ TRUST_PROXY: list })[0], /^TRUST_PROXY/, list);
+  }
+  t.same(loadConfig({ TRUST_PROXY: 'loopback, 10.0.0.0/8, ::1/128' }).trustProxy, [
+    'loopback',
+    '10.0.0.0/8',
+    '::1/128',
+  ]);
+  for (const value of ['3e5', '1.9', '0x10', 'true', '-1', ' ']) {
+    if (value.trim()) t.match(problems({ STREAM_TTL_MS: value })[0], /^STREAM_TTL_MS/, value);
+  }
+  const file = t.testdir({ 'c.yaml': ['port: "$', '{P}"'].join('') });
+  t.equal(
+    loadConfig({ CONFIG_FILE: `${file}/c.yaml`, P: '4000' }).port,
+    4000,
+    'a number that the environment gives the file',
+  );
+});
+
 t.test('a wrong start exits 1 in under a second, without a stack', async (t) => {
   const begun = performance.now();
   const { exit, output } = spawnServer({ PORT: '99999', LOG_LEVEL: 'loud' });

@@ -158,6 +158,17 @@ t.test('a provider that throws, and one that hangs', async (t) => {
   t.equal(app.streams.active, 0);
 });
 
+t.test('a provider that throws before it begins', async (t) => {
+  const env = { BELLA_API_KEY: 'k', DEFAULT_MODEL: 'bella/m' };
+  const stream = () => {
+    throw new TypeError('SECRET');
+  };
+  const { app, url } = await serve(t, { env, providers: { bella: { name: 'bella', stream, close: async () => {} } } });
+  const { events } = await readAll(`${url}/ask/stream?question=q`);
+  t.match(events.at(-1)?.json, { type: 'error', code: 'internal' });
+  t.equal(app.streams.active, 0, 'its slot is free');
+});
+
 t.test('an answer longer than allowed', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => {
     sse(response);

@@ -1,3 +1,4 @@
+import { connect } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
@@ -164,6 +165,66 @@ t.test('a stop ends the call at once, and every reader is told', async (t) => {
     t.match(late.events.at(-1)?.json, { finishReason: 'stopped', answer: 'one two ' });
     t.equal((await fetch(path.replace(stream, 'AAAAAAAAAAAAAAAAAAAAAA'), { method: how })).status, 404);
   }
+});
+
+t.test('a stop looks at no body and no content type', async (t) => {
+  const { url, reading } = await begun(t);
+  const path = `${url}/streams/${reading.events[0]?.json.stream}`;
+  const types = ['application/json', 'text/plain', ';;', 'multipart/form-data'];
+  for (const type of types) {
+    for (const [method, target] of [
+      ['DELETE', path],
+      ['POST', `${path}/stop`],
+    ] as const) {
+      t.equal((await fetch(target, { method, headers: { 'content-type': type } })).status, 204, `${method} ${type}`);
+      t.equal(
+        (await fetch(target, { method, body: '{', headers: { 'content-type': type } })).status,
+        204,
+        `${method} ${type} and a body`,
+      );
+    }
+  }
+});
+
+t.test('one key, its body in another order', async (t) => {
+  const upstream = await startUpstream(t, answering('yes'));
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const post = async (body: string) => {
+    const headers = { 'content-type': 'application/json', 'idempotency-key': 'k1' };
+    return (await fetch(`${url}/streams`, { method: 'POST', body, headers })).status;
+  };
+  t.equal(await post('{"question":"a","temperature":1,"maxTokens":5}'), 201);
+  t.equal(await post('{"maxTokens":5,"question":"a","temperature":1}'), 201);
+  t.equal(await post('{"maxTokens":6,"question":"a","temperature":1}'), 409);
+});
+
+t.test('pipelined questions on a connection that is cut leave nothing', async (t) => {
+  const upstream = await startUpstream(t, beginning('one '));
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  socket.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(3));
+  await upstream.call(3);
+  await until(() => app.responses.open === 3, 'three responses');
+  socket.destroy();
+  await until(() => app.responses.open === 0 && app.streams.active === 0, 'nothing is left');
+  await Promise.all(upstream.calls.map((call) => call.closed));
+  t.pass('and the upstream calls are closed');
+});
+
+t.test('a reader that stops reading behind the last event is cut off, too', async (t) => {
+  const upstream = await startUpstream(t, answering(...Array(70).fill('x'.repeat(100_000))));
+  const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 300 }' });
+  const env = { STREAM_MAX_BYTES: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const whole = await readAll(`${url}/ask/stream?question=q&key=k1`);
+  const stream = whole.events[0]?.json.stream as string;
+  const slow = await open(`${url}/streams/${stream}`, resuming(`${stream}.6999999`));
+  slow.response.pause();
+  await until(() => app.responses.open === 0, 'it is cut off');
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  t.match(metrics, /sluice_responses_stalled_total 1/);
+  t.match(metrics, /sluice_responses_aborted_total 0/, 'and counted once');
+  slow.cut();
 });
 
 t.test('nothing is started by HEAD, by a prefetch, or by any other path', async (t) => {

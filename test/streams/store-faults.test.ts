@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory-store.ts';
@@ -75,7 +75,7 @@ t.test('a slow store: the same answer', async (t) => {
 t.test('a store that is away: a resume is told to come back, and finds everything when it does', async (t) => {
   const upstream = await startUpstream(t, beginning('one ', 'two '));
   const distance = { away: false, failReads: false };
-  const { url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
   const ask = `${url}/ask/stream?question=q`;
   const reading = await open(ask);
   await reading.until('delta');
@@ -87,22 +87,48 @@ t.test('a store that is away: a resume is told to come back, and finds everythin
   t.equal(refused.response.statusCode, 200, 'an EventSource gives up on anything else');
   t.same(refused.events, []);
   t.ok(refused.retry, 'only a retry');
-  t.equal(
-    (
-      await fetch(`${url}/streams`, {
-        method: 'POST',
-        body: '{"question":"q"}',
-        headers: { 'content-type': 'application/json' },
-      })
-    ).status,
-    500,
+  const attach = await readAll(`${url}/streams/${reading.events[0]?.json.stream}`);
+  t.equal(attach.response.statusCode, 200, 'nor is a first attach lost');
+  t.same(attach.events, []);
+  const question = await readAll(ask);
+  t.match(
+    question.events,
+    [{ json: { type: 'error', code: 'overloaded', retryable: true } }],
+    'a new question is told so',
   );
+  for (const [path, init] of [
+    ['/streams', { method: 'POST', body: '{"question":"q"}', headers: { 'content-type': 'application/json' } }],
+    [`/streams/${reading.events[0]?.json.stream}`, {}],
+  ] as const) {
+    const response = await fetch(url + path, init);
+    t.equal(response.status, 503, 'other clients get a status');
+    t.ok(response.headers.get('retry-after'));
+  }
 
   distance.away = false;
   const back = await open(ask, { headers });
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
-  await back.until('end').catch(() => {});
+  t.equal((await back.until('end')).json.answer, 'one two three');
+  t.equal(joined(back), 'one two three');
   t.equal(upstream.calls.length, 1, 'asked once');
+  t.equal(app.streams.active, 0);
+});
+
+t.test('slots and the drain count what is about to start', async (t) => {
+  const upstream = await startUpstream(t, beginning('one '));
+  const store = distant({ away: false, failReads: false });
+  const { app } = await serve(t, { env: bellaAt(upstream.url, { MAX_STREAMS: '2' }), store });
+  const start = () => app.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
+  const statuses = (await Promise.all(Array.from({ length: 10 }, start))).map(({ statusCode }) => statusCode);
+  t.same(statuses.sort(), [201, 201, ...Array(8).fill(503)], 'two of ten that race');
+  t.equal(app.streams.active, 2);
+
+  const other = (await serve(t, { env: bellaAt(upstream.url), store: distant({ away: false, failReads: false }) })).app;
+  const late = other.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
+  while (other.streams.active === 0) await turn();
+  await other.lifecycle.drain();
+  t.equal((await late).statusCode, 201);
+  t.equal(other.streams.active, 0, 'and nothing is left to run for nobody');
 });
 
 t.test('a store that fails under a reader: the response ends, the browser comes back', async (t) => {

@@ -1,0 +1,52 @@
+import { isIP } from 'node:net';
+import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import type { Config } from './schema.ts';
+
+/** What no schema can say: that names refer to something. */
+export function crossProblems(config: Config): string[] {
+  const problems: string[] = [];
+  for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
+    if (!isAddress(address)) problems.push('TRUST_PROXY: neither a number of hops nor a list of addresses');
+  }
+  const opened = new Set<string>();
+  for (const [name, provider] of Object.entries(config.providers)) {
+    if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
+      problems.push(`providers.${name}.baseUrl: not a URL`);
+    if (PROVIDER_TYPES[provider.type]?.requiresBaseUrl && !provider.baseUrl)
+      problems.push(`providers.${name}.baseUrl: required for type ${provider.type}`);
+    if (provider.models !== undefined) opened.add(name);
+  }
+  const names = new Set<string>();
+  config.models.forEach((route, i) => {
+    if (names.has(route.name)) problems.push(`models.${i}.name: ${route.name} stands there twice`);
+    names.add(route.name);
+    route.targets.forEach(({ provider }, j) => {
+      if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider of that name`);
+      opened.add(provider);
+    });
+  });
+  const byDefault = config.defaultModel;
+  if (byDefault !== undefined && !names.has(byDefault)) {
+    const [, provider = ''] = /^([^/]+)\/.+/.exec(byDefault) ?? [];
+    if (config.providers[provider]) opened.add(provider);
+    else
+      problems.push(
+        `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${Object.keys(config.providers).join(', ')})`,
+      );
+  }
+  for (const name of Object.keys(config.providers)) {
+    if (opened.has(name)) continue;
+    problems.push(
+      `DEFAULT_MODEL: provider ${name} has no model to answer with; add DEFAULT_MODEL=${name}/<model>, or models to the file`,
+    );
+  }
+  return problems;
+}
+
+/** An address, a CIDR range, or a name that Fastify knows. */
+function isAddress(text: string): boolean {
+  if (['loopback', 'linklocal', 'uniquelocal'].includes(text)) return true;
+  const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(text) ?? [];
+  const family = isIP(address);
+  return family !== 0 && (bits === undefined || Number(bits) <= (family === 4 ? 32 : 128));
+}
