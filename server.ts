@@ -6,6 +6,8 @@ import { ConfigError, loadConfig } from './plugins/config/load.ts';
 
 /** What closing may take beyond the drain: last words, sockets, pools. */
 const CLOSE_MS = 5_000;
+/** A signal that comes again this soon is the same one. */
+const ECHO_MS = 500;
 
 function configOrExit() {
   try {
@@ -18,16 +20,34 @@ function configOrExit() {
 }
 
 const config = configOrExit();
-const app = await buildApp(config);
+// Whoever read the log may have gone; the service has not. (Pino's own writer to a descriptor retries
+// a broken pipe for ever when the process exits.)
+process.stdout.on('error', () => {});
+const app = await buildApp(config, { logTo: process.stdout });
 
-closeWithGrace({ delay: config.drainMs + CLOSE_MS, logger: false }, async ({ signal, err }) => {
-  if (err) app.log.fatal({ err }, 'unexpected fault');
-  else app.log.info({ signal }, 'closing');
-  // Before `close()`, which refuses connections at once: probes and readers are still answered.
-  await app.lifecycle.drain();
-  await app.close();
-  app.log.info('closed');
-});
+const { close } = closeWithGrace(
+  { delay: config.drainMs + CLOSE_MS, logger: false, skip: ['SIGINT', 'SIGTERM'] },
+  async ({ err }) => {
+    if (err) app.log.fatal({ err }, 'unexpected fault');
+    // Before `close()`, which refuses connections at once: probes and readers are still answered.
+    await app.lifecycle.drain();
+    await app.close();
+    app.log.info('closed');
+  },
+);
+
+let firstSignalAt: number | undefined;
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => {
+    const now = performance.now();
+    // Ctrl-C under `npm start` comes twice: from the terminal, and passed on by npm.
+    if (firstSignalAt !== undefined && now - firstSignalAt > ECHO_MS) process.exit(1);
+    if (firstSignalAt !== undefined) return;
+    firstSignalAt = now;
+    app.log.info({ signal }, 'closing');
+    void close();
+  });
+}
 
 try {
   await app.openListeners(config.host, config.port);

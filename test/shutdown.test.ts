@@ -59,3 +59,33 @@ t.test('an idle service leaves at once, with a kept-alive connection open', asyn
   t.equal(await server.exit, 0);
   t.ok(performance.now() - asked < 1_500, 'within a moment');
 });
+
+t.test('a signal that comes twice at once is one signal, a later one ends it', async (t) => {
+  const upstream = await startUpstream(t, beginning('a'));
+  const server = await runServer(t, bellaAt(upstream.url));
+  const reading = await open(`${server.url}/ask/stream?question=q`);
+  await reading.until('delta');
+  server.child.kill('SIGINT');
+  server.child.kill('SIGINT');
+  server.child.kill('SIGTERM');
+  await until(() => server.lines.some(({ msg }) => msg === 'draining'), 'it drains');
+  (await upstream.call(1)).response.end(text('b') + STOP);
+  t.equal((await reading.until('end')).json.answer, 'ab', 'the answer is finished');
+  t.equal(await server.exit, 0);
+
+  const impatient = await runServer(t, bellaAt(upstream.url));
+  await (await open(`${impatient.url}/ask/stream?question=q`)).until('delta');
+  impatient.child.kill('SIGTERM');
+  await until(() => impatient.lines.some(({ msg }) => msg === 'draining'), 'it drains');
+  const again = setInterval(() => impatient.child.kill('SIGTERM'), 100);
+  t.equal(await impatient.exit, 1, 'a second signal ends it at once');
+  clearInterval(again);
+});
+
+t.test('a log that nobody reads any more stops nothing', async (t) => {
+  const server = await runServer(t, {});
+  server.child.stdout?.destroy();
+  for (let i = 0; i < 3; i++) t.equal((await fetch(`${server.url}/nothing`)).status, 404);
+  server.child.kill('SIGTERM');
+  t.equal(await server.exit, 0);
+});

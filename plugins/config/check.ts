@@ -28,11 +28,11 @@ export function crossProblems(config: Config): string[] {
   const byDefault = config.defaultModel;
   if (byDefault !== undefined && !names.has(byDefault)) {
     const [, provider = ''] = /^([^/]+)\/.+/.exec(byDefault) ?? [];
-    if (config.providers[provider]) opened.add(provider);
-    else
-      problems.push(
-        `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${Object.keys(config.providers).join(', ')})`,
-      );
+    if (!config.providers[provider]) {
+      const known = Object.keys(config.providers).join(', ');
+      return [...problems, `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${known})`];
+    }
+    opened.add(provider);
   }
   for (const name of Object.keys(config.providers)) {
     if (opened.has(name)) continue;

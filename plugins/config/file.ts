@@ -28,9 +28,9 @@ function reason(error: unknown): string {
 
 function interpolate(value: unknown, env: Environment, problems: string[]): unknown {
   if (typeof value === 'string') {
-    return value.replace(/\$\{(\w+)\}/g, (_, name: string) => {
+    return value.replace(/\$\{(\w+)\}/g, (whole, name: string) => {
       if (!env[name]) problems.push(`${name}: used in CONFIG_FILE, but not set`);
-      return env[name] ?? '';
+      return env[name] || whole;
     });
   }
   if (Array.isArray(value)) return value.map((item) => interpolate(item, env, problems));

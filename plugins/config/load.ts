@@ -27,7 +27,14 @@ export function loadConfig(env: Environment): Config {
 
   const config = withNumbers(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
-  if (problems.length === 0) problems.push(...crossProblems(withDemo(config as Config)));
+  // Names can be followed where what they stand in is sound, whatever else is wrong.
+  if (
+    !problems.some((problem) =>
+      /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|DEFAULT_MODEL)\b/.test(problem),
+    )
+  ) {
+    problems.push(...crossProblems(withDemo(config as Config)));
+  }
   if (problems.length > 0) throw new ConfigError(problems);
   return config as Config;
 }
@@ -77,5 +84,7 @@ function deepest({ path, schema, message }: ValueError): { path: string; message
   const literals = (schema.anyOf as { const?: unknown }[] | undefined)?.map((one) => one.const);
   if (literals?.every((literal) => literal !== undefined))
     return { path, message: `must be one of ${literals.join(', ')}` };
+  if (schema.pattern !== undefined)
+    return { path, message: `not valid${schema.description ? ` (${schema.description})` : ''}` };
   return { path, message: (schema.description ? `${message} (${schema.description})` : message).replace(/^E/, 'e') };
 }

@@ -123,7 +123,6 @@ models: [{ name: m, targets: [{ provider: nobody, model: x }] }, { name: m, targ
     'models.0.targets.0.provider',
     'models.1.name',
     'DEFAULT_MODEL',
-    'DEFAULT_MODEL',
   ]);
   t.same(named({ CONFIG_FILE: `${dir}/broken.yaml` }), ['CONFIG_FILE']);
   t.same(named({ CONFIG_FILE: `${dir}/list.yaml` }), ['CONFIG_FILE']);
@@ -159,6 +158,16 @@ t.test('names that lead nowhere, addresses that are none, numbers that are not w
     loadConfig({ CONFIG_FILE: `${file}/c.yaml`, P: '4000' }).port,
     4000,
     'a number that the environment gives the file',
+  );
+});
+
+t.test('what is wrong is told once, beside everything else', async (t) => {
+  const file = `${t.testdir({ 'c.yaml': 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }' })}/c.yaml`;
+  t.same(problems({ CONFIG_FILE: file }), ['NOPE_KEY: used in CONFIG_FILE, but not set']);
+  const named = problems({ PORT: 'abc', BELLA_API_KEY: 'k', DEFAULT_MODEL: 'gpt-4o', TRUST_PROXY: 'maybe' });
+  t.same(
+    named.map((problem) => problem.split(':')[0]),
+    ['PORT', 'TRUST_PROXY', 'DEFAULT_MODEL'],
   );
 });
 
