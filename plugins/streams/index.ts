@@ -2,9 +2,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Prompt } from '../llm/client.ts';
-import { type Generation, startGeneration } from './generation.ts';
+import { startGeneration } from './generation.ts';
 import { MemoryStore } from './memory-store.ts';
 import { createReport } from './report.ts';
+import { Slots } from './slots.ts';
 import {
   type Idempotency,
   KeyConflict,
@@ -71,6 +72,8 @@ export interface Streams {
 /** When to ask again after a refusal. */
 const RETRY_AFTER_MS = 5_000;
 
+const NO_SLOT = { refusing: 'The service is shutting down', full: 'Too many answers are running' };
+
 const SHUT_DOWN: Terminal = {
   type: 'error',
   code: 'stream_lost',
@@ -87,41 +90,26 @@ export default fp<{ store?: StreamStore | undefined }>(
     const store = options.store ?? new MemoryStore({ ...config.streams, clock, onEvicted });
     fastify.addHook('onClose', () => store.close());
 
-    /** By stream id; undefined for one that is about to start, which holds its slot already. */
-    const running = new Map<string, Generation | undefined>();
-    let refusing = false;
-    let ending = false;
-    let waiting: (() => void)[] = [];
+    const slots = new Slots(maxStreams);
 
     const overloaded = (why: string) =>
       Object.assign(fastify.httpErrors.serviceUnavailable(`${why}; ask again later.`), {
         retryAfterMs: RETRY_AFTER_MS,
       });
 
-    /** Takes a slot. A stream that a key finds is no new one, and asks no leave. */
-    const admit = (id: string) => {
-      if (refusing) throw overloaded('The service is shutting down');
-      if (running.size >= maxStreams) throw overloaded('Too many answers are running');
-      running.set(id, undefined);
-    };
-
-    const release = (id: string) => {
-      if (!running.delete(id) || running.size > 0) return;
-      for (const resolve of waiting) resolve();
-      waiting = [];
-    };
-
     const findOrCreate = async (model: string, resumable: boolean, idempotency: Idempotency | undefined) => {
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing, created: false };
       const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0 };
-      admit(info.id);
+      // A stream that a key has found is no new one, and asks no leave.
+      const slot = slots.take(info.id);
+      if (slot !== 'taken') throw overloaded(NO_SLOT[slot]);
       try {
         const made = await store.create(info, idempotency);
-        if (!made.created) release(info.id);
+        if (!made.created) slots.release(info.id);
         return made;
       } catch (error) {
-        release(info.id);
+        slots.release(info.id);
         throw error;
       }
     };
@@ -137,7 +125,7 @@ export default fp<{ store?: StreamStore | undefined }>(
 
     const streams: Streams = {
       get active() {
-        return running.size;
+        return slots.taken;
       },
 
       async start({ model, ...prompt }, { logger, key, resumable }) {
@@ -157,12 +145,11 @@ export default fp<{ store?: StreamStore | undefined }>(
           ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal),
           onFirstPart: report.onFirstPart,
           onEnd(terminal, fault) {
-            release(id);
+            slots.release(id);
             report.onEnd(terminal, fault);
           },
         });
-        if (running.has(id)) running.set(id, generation);
-        if (ending) generation.abort(SHUT_DOWN);
+        slots.fill(id, generation);
         return streamOf(log);
       },
 
@@ -173,14 +160,9 @@ export default fp<{ store?: StreamStore | undefined }>(
         return log && streamOf(log);
       },
 
-      refuse() {
-        refusing = true;
-      },
-      idle: () => (running.size === 0 ? Promise.resolve() : new Promise((resolve) => waiting.push(resolve))),
-      endAll() {
-        ending = true;
-        for (const generation of running.values()) generation?.abort(SHUT_DOWN);
-      },
+      refuse: () => slots.refuse(),
+      idle: () => slots.idle(),
+      endAll: () => slots.endAll(SHUT_DOWN),
     };
     fastify.decorate('streams', streams);
   },
