@@ -29,7 +29,7 @@ const MESSAGES: Readonly<Record<string, string>> = {
   FST_ERR_BAD_URL: 'The URL is not valid.',
 };
 
-/** One envelope for everything that goes wrong before a stream: see `envelope`. */
+/** One envelope for everything that goes wrong before a stream. */
 export default fp(
   async (fastify) => {
     await fastify.register(sensible);

@@ -94,6 +94,7 @@ function release(body: Body, complete: boolean): void {
     body.destroy();
     return;
   }
+  body.removeAllListeners('readable'); // A stream that has one does not flow by itself.
   const limit = Number.MAX_SAFE_INTEGER; // undici counts what was read before, too
   body.dump({ limit, signal: AbortSignal.timeout(DRAIN_MS) }).catch(() => {});
 }

@@ -228,3 +228,19 @@ t.test('the request, and a connection that is used again', async (t) => {
     stop: ['x'],
   });
 });
+
+t.test('words after the last word do not cost the connection', async (t) => {
+  const upstream = await startUpstream(t, async ({ response }) => {
+    sse(response).write(text('x') + STOP + DONE);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    response.end(`: ${'bye '.repeat(50_000)}\n\n`);
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, connections: 1 });
+  t.teardown(() => provider.close());
+  for (let i = 0; i < 3; i++) {
+    const { text, error } = await collect(provider.stream({ model: 'm', messages: [] }, new AbortController().signal));
+    t.equal(error, undefined);
+    t.equal(text, 'x');
+  }
+  t.equal(upstream.sockets(), 1);
+});
