@@ -45,9 +45,13 @@ async function setUp(t: Test, store?: StreamStore) {
   return { model, upstream, proxy: await tcpProxy(t, url) };
 }
 
-/** The whole client: `onmessage`, and nothing else. */
 async function listen(page: Page, proxy: TcpProxy, path: string): Promise<void> {
   await page.goto(`${proxy.url}/livez`);
+  await follow(page, path);
+}
+
+/** The whole client: `onmessage`, and nothing else. */
+async function follow(page: Page, path: string): Promise<void> {
   await page.evaluate((url) => {
     const seen = { text: '', answer: '', ends: 0, starts: 0 };
     Object.assign(globalThis, { seen });
@@ -106,19 +110,9 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
   t.test('cut before the first id, with a key', async (t) => {
     const { model, upstream, proxy } = await setUp(t);
     const page = await browser.newPage();
-    await listen(page, proxy, '/livez');
+    await page.goto(`${proxy.url}/livez`);
     proxy.swallowAnswers = true;
-    await page.evaluate(() => {
-      const { seen } = globalThis as unknown as Shown;
-      new EventSource(`/ask/stream?question=q&key=${crypto.randomUUID()}`).onmessage = ({ data }) => {
-        const event = JSON.parse(data);
-        if (event.type === 'start') seen.starts += 1;
-        if (event.type === 'delta') seen.text += event.content;
-        if (event.type !== 'end') return;
-        seen.answer = event.answer;
-        seen.ends += 1;
-      };
-    });
+    await follow(page, '/ask/stream?question=q&key=6d0f3a52-1c4b-4f5e-9b43-0c8f1f6f7a10');
     await until(() => model.calls.length === 1, 'the first question');
     await until(() => asks(proxy).length >= 2, 'the browser has come back', 15_000);
     proxy.swallowAnswers = false;

@@ -1,6 +1,5 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import t from 'tap';
+import { used } from '../heap.ts';
 import { bellaAt, build, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { beginning, startUpstream } from '../upstream.ts';
@@ -8,15 +7,6 @@ import { beginning, startUpstream } from '../upstream.ts';
 const STREAMS = 2_000;
 const GRACE_MS = 15_000;
 const TTL_MS = 300_000;
-
-setFlagsFromString('--expose-gc');
-const gc = runInNewContext('gc') as () => void;
-
-function heap(): number {
-  gc();
-  gc();
-  return process.memoryUsage().heapUsed;
-}
 
 t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_000 }, async (t) => {
   const upstream = await startUpstream(t, beginning('x'.repeat(500)));
@@ -35,7 +25,7 @@ t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_
     }
     await until(() => upstream.calls.length === calls + streams, 'every call has come', 30_000);
     const running = app.streams.active;
-    const heapWhile = heap();
+    const heapWhile = used();
     clock.advance(GRACE_MS);
     const afterGrace = app.streams.active;
     await Promise.all(upstream.calls.map((call) => call.closed));
@@ -52,15 +42,15 @@ t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_
   };
 
   await round(STREAMS); // fills pools, caches and compiled code
-  const before = heap();
+  const before = used();
   const result = await round(STREAMS);
   t.match(result, { running: STREAMS, afterGrace: 0, kept: true, gone: true });
   t.equal(clock.pending, timersBefore, 'no timer is left');
   t.equal(await openSockets(upstream.url), 0, 'no socket is left');
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   // Closed sockets are let go by the event loop in its own time.
-  await until(() => heap() < before * 1.1, `the heap is back at ${mib(before)}`, 20_000);
-  t.comment(`heap ${mib(before)} before, ${mib(result.heapWhile)} while, ${mib(heap())} after`);
+  await until(() => used() < before * 1.1, `the heap is back at ${mib(before)}`, 20_000);
+  t.comment(`heap ${mib(before)} before, ${mib(result.heapWhile)} while, ${mib(used())} after`);
   t.ok(result.heapWhile > before * 1.1, 'and would have shown them');
 });
 

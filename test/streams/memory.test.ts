@@ -1,9 +1,8 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory-store.ts';
 import type { LogReader, StreamLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
+import { used } from '../heap.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId } from './conformance.ts';
 
@@ -11,16 +10,6 @@ import { newId } from './conformance.ts';
 
 const ANSWERS = 300;
 const TOKENS = 4_000;
-
-setFlagsFromString('--expose-gc');
-const gc = runInNewContext('gc') as () => void;
-
-function used(): number {
-  gc();
-  gc();
-  const { heapUsed, external } = process.memoryUsage();
-  return heapUsed + external;
-}
 
 const tokens: Record<string, (i: number) => ContentPart | undefined> = {
   'one word': (i) => (i === 0 ? { type: 'text', text: 'yes' } : undefined),
