@@ -123,6 +123,26 @@ export default fp<{ store?: StreamStore | undefined }>(
       return overloaded('The store of streams cannot be reached');
     };
 
+    /** Every call of the store that fails is a refusal; a position that is gone is an answer. */
+    const asked = <T>(call: Promise<T>): Promise<T> =>
+      call.catch((error: unknown) => {
+        throw refusal(error);
+      });
+
+    const streamOf = (log: StreamLog): Stream => ({
+      id: log.info.id,
+      model: log.info.model,
+      resumable: log.info.graceMs > 0,
+      stop: () => asked(log.stop()),
+      read: (position) =>
+        asked(
+          log.read(position).catch((error: unknown) => {
+            if (error instanceof PositionUnknown) return undefined;
+            throw error;
+          }),
+        ),
+    });
+
     const streams: Streams = {
       get active() {
         return slots.taken;
@@ -131,9 +151,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       async start({ model, ...prompt }, { logger, key, resumable }) {
         const route = llm.route(model);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, created } = await findOrCreate(route.name, resumable, idempotency).catch((error: unknown) => {
-          throw refusal(error);
-        });
+        const { log, created } = await asked(findOrCreate(route.name, resumable, idempotency));
         if (!created) return streamOf(log);
 
         const { id } = log.info;
@@ -154,9 +172,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       },
 
       async find(id) {
-        const log = await store.open(id).catch((error: unknown) => {
-          throw refusal(error);
-        });
+        const log = await asked(store.open(id));
         return log && streamOf(log);
       },
 
@@ -168,21 +184,6 @@ export default fp<{ store?: StreamStore | undefined }>(
   },
   { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'llm'] },
 );
-
-function streamOf(log: StreamLog): Stream {
-  const { id, model, graceMs } = log.info;
-  return {
-    id,
-    model,
-    resumable: graceMs > 0,
-    stop: () => log.stop(),
-    read: (position) =>
-      log.read(position).catch((error: unknown) => {
-        if (error instanceof PositionUnknown) return undefined;
-        throw error;
-      }),
-  };
-}
 
 /** By named fields, so that the order in which a client writes them does not matter. */
 function fingerprint(model: string, { messages, temperature, maxTokens, stop }: Prompt): string {

@@ -114,6 +114,34 @@ t.test('a store that is away: a resume is told to come back, and finds everythin
   t.equal(app.streams.active, 0);
 });
 
+t.test('a store that goes away between finding a stream and reading it', async (t) => {
+  const upstream = await startUpstream(t, beginning('one '));
+  const near = distant({ away: false, failReads: false });
+  const gone = () => Promise.reject(new Error('away'));
+  let away = false;
+  const store: StreamStore = {
+    create: (info, key) => near.create(info, key),
+    openByKey: (key) => near.openByKey(key),
+    close: () => near.close(),
+    async open(id) {
+      const log = await near.open(id);
+      return log && away ? { ...log, length: log.length, read: gone, stop: gone } : log;
+    },
+  };
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store });
+  const ask = `${url}/ask/stream?question=q`;
+  const reading = await open(ask);
+  await reading.until('delta');
+  away = true;
+  const resumed = await readAll(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+  t.equal(resumed.response.statusCode, 200, 'a browser is told to come back');
+  t.same(resumed.events, []);
+  const path = `${url}/streams/${reading.events[0]?.json.stream}`;
+  t.equal((await fetch(path)).status, 503);
+  t.equal((await fetch(path, { method: 'DELETE' })).status, 503);
+  reading.cut();
+});
+
 t.test('slots and the drain count what is about to start', async (t) => {
   const upstream = await startUpstream(t, beginning('one '));
   const store = distant({ away: false, failReads: false });
