@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import { ProviderError } from '../errors.ts';
 import type { FinishPart, StreamPart } from '../types.ts';
 import type { Body } from './http.ts';
@@ -16,6 +17,12 @@ export interface AnswerDecoder {
   finish(): FinishPart;
 }
 
+/**
+ * How much of one answer is read before others have their turn: libuv reads up to 2 MB of a socket
+ * in one turn of the event loop, which is long enough to be felt.
+ */
+const TURN_BYTES = 64 * 1024;
+
 /** How long a body may take to end after its last word, so that its connection can be used again. */
 const DRAIN_MS = 1_000;
 
@@ -31,6 +38,7 @@ export async function* readAnswer(
   const parts = createPartBuffer();
   const decoder = createDecoder(parts);
   const readable = whenReadable(body);
+  let taken = 0;
   try {
     while (!decoder.done) {
       const chunk: Buffer | null = body.read();
@@ -41,6 +49,10 @@ export async function* readAnswer(
       const failure = attempt(() => decoder.push(chunk));
       for (const part of parts.take()) yield part;
       if (failure !== undefined) throw failure;
+      taken += chunk.length;
+      if (taken < TURN_BYTES) continue;
+      taken = 0;
+      await turn();
     }
     const failure = decoder.done ? undefined : attempt(() => decoder.end());
     for (const part of parts.flush()) yield part;
