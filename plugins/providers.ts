@@ -32,6 +32,7 @@ function create(name: string, entry: Config['providers'][string], { streams, dea
     name,
     baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
     apiKeys: entry.apiKeys ?? [],
+    apiVersion: entry.apiVersion,
     // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
     connections: streams.maxStreams,
     highWaterMark: streams.highWaterMark,

@@ -1,5 +1,7 @@
 import type { Provider } from './types.ts';
-import { createOpenAIProvider, type OpenAIProviderOptions } from './wire/openai-provider.ts';
+import { openAIChatBody } from './wire/openai-body.ts';
+import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
+import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
 /** The public trial; self-hosted gateways are given by `baseUrl`. */
 export const BELLA_BASE_URL = 'https://api.bella.top/v1';
@@ -10,10 +12,18 @@ export const BELLA_BASE_URL = 'https://api.bella.top/v1';
  * behind it sent one, usage without being asked for; `max_completion_tokens` is no field of its own;
  * a channel set to merge reasoning sends it a second time as text.
  */
-export function createBella(options: OpenAIProviderOptions): Provider {
-  return createOpenAIProvider(
+export function createBella(options: ProviderOptions): Provider {
+  return createHttpProvider(
     { ...options, baseUrl: withApiPath(options.baseUrl) },
-    { maxTokensField: 'max_tokens', streamOptions: false, dropsCopiedReasoning: true },
+    {
+      contentType: 'text/event-stream',
+      authorization: bearer,
+      call: (request) => ({
+        path: '/chat/completions',
+        body: openAIChatBody(request, { maxTokensField: 'max_tokens', streamOptions: false }),
+      }),
+      createDecoder: (parts) => createOpenAIChatDecoder(parts, { dropsCopiedReasoning: true }),
+    },
   );
 }
 

@@ -35,6 +35,11 @@ export interface ProviderErrorInit {
   readonly cause?: unknown;
 }
 
+/** Statuses by which a provider blames the question, and which say the same to whoever asked it. */
+function blaming(status: number | undefined): number | undefined {
+  return status === 400 || status === 413 || status === 422 ? status : undefined;
+}
+
 /** Thrown by providers. `message` is safe to show: it never holds what the upstream said. */
 export class ProviderError extends Error {
   override readonly name = 'ProviderError';
@@ -52,7 +57,7 @@ export class ProviderError extends Error {
     const { status, message } = CODES[code];
     super(init.stage ? `${message.slice(0, -1)} (${init.stage}).` : message, { cause: init.cause });
     this.code = code;
-    this.status = status;
+    this.status = code === 'upstream_rejected' ? (blaming(init.upstreamStatus) ?? status) : status;
     this.reason = init.reason;
     this.retryable = init.retryable;
     this.retryAfterMs = init.retryAfterMs;

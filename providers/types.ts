@@ -1,19 +1,55 @@
 /** What every provider takes, and what every provider gives. Imports nothing. */
 
-export interface ChatMessage {
-  readonly role: 'system' | 'user' | 'assistant';
-  readonly content: string;
+export interface TextContent {
+  readonly type: 'text';
+  readonly text: string;
 }
+
+/** An image by reference, passed on untouched: an `https:` URL, or a `data:` URL in base64. */
+export interface ImageContent {
+  readonly type: 'image';
+  readonly url: string;
+}
+
+/** A call that the model made in an earlier turn. */
+export interface ToolCall {
+  readonly id: string;
+  readonly name: string;
+  /** JSON text; empty for none. */
+  readonly arguments: string;
+}
+
+export type ChatMessage =
+  | { readonly role: 'system'; readonly content: string }
+  | { readonly role: 'user'; readonly content: string | readonly (TextContent | ImageContent)[] }
+  | { readonly role: 'assistant'; readonly content: string; readonly toolCalls?: readonly ToolCall[] }
+  /** What a tool gave, and the name of the tool, by which some providers know the call. */
+  | { readonly role: 'tool'; readonly content: string; readonly toolCallId: string; readonly name: string };
+
+/** A function that the model may ask its caller to run. */
+export interface Tool {
+  readonly name: string;
+  readonly description?: string;
+  /** JSON schema of its arguments. */
+  readonly parameters?: Readonly<Record<string, unknown>>;
+}
+
+export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string };
 
 export interface ChatRequest {
   /** The provider's own name of the model, not Sluice's public one. */
   readonly model: string;
   readonly messages: readonly ChatMessage[];
   readonly temperature?: number;
+  readonly topP?: number;
   /** The most tokens the answer may have. */
   readonly maxTokens?: number;
   /** Texts at which the answer ends. */
   readonly stop?: readonly string[];
+  readonly tools?: readonly Tool[];
+  readonly toolChoice?: ToolChoice;
+  /** Further fields of Chat Completions, for providers that speak it; the others leave them out. */
+  readonly options?: Readonly<Record<string, unknown>>;
 }
 
 /** Tokens, as the provider counted them; what it does not say is absent. */
@@ -22,7 +58,9 @@ export interface Usage {
   readonly outputTokens?: number;
   readonly totalTokens?: number;
   readonly reasoningTokens?: number;
+  /** Input that was read from the provider's cache; part of `inputTokens` with most, beside it with Anthropic. */
   readonly cachedTokens?: number;
+  readonly cacheWriteTokens?: number;
 }
 
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'other';

@@ -12,7 +12,8 @@ export function crossProblems(config: Config): string[] {
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
       problems.push(`providers.${name}.baseUrl: not a URL`);
-    if (PROVIDER_TYPES[provider.type]?.requiresBaseUrl && !provider.baseUrl)
+    const type = PROVIDER_TYPES[provider.type];
+    if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(`providers.${name}.baseUrl: required for type ${provider.type}`);
     if (provider.models !== undefined) opened.add(name);
   }

@@ -49,10 +49,10 @@ export function fromEnvironment(env: Environment): FromEnvironment {
     if (text) put(LIST_PATHS[name] as string, name, parse(text.trim()));
   }
   for (const [type, { apiKeyEnv, baseUrlEnv }] of Object.entries(PROVIDER_TYPES)) {
-    const key = apiKeyEnv && env[apiKeyEnv];
-    if (!apiKeyEnv || !key) continue;
-    put(`/providers/${type}/type`, apiKeyEnv, type);
-    put(`/providers/${type}/apiKeys`, apiKeyEnv, list(key));
+    const switchedBy = apiKeyEnv ?? baseUrlEnv;
+    if (switchedBy === undefined || !env[switchedBy]) continue;
+    put(`/providers/${type}/type`, switchedBy, type);
+    if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, list(env[apiKeyEnv]));
     if (baseUrlEnv && env[baseUrlEnv]) put(`/providers/${type}/baseUrl`, baseUrlEnv, env[baseUrlEnv].trim());
   }
   return { values, names };

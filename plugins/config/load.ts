@@ -30,7 +30,9 @@ export function loadConfig(env: Environment): Config {
   // Names can be followed where what they stand in is sound, whatever else is wrong.
   if (
     !problems.some((problem) =>
-      /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|DEFAULT_MODEL)\b/.test(problem),
+      /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/.test(
+        problem,
+      ),
     )
   ) {
     problems.push(...crossProblems(withDemo(config as Config)));

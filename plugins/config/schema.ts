@@ -63,6 +63,12 @@ const ProviderEntry = Type.Object(
         description: 'Used in turn',
       }),
     ),
+    apiVersion: Type.Optional(
+      Type.String({
+        pattern: '^[0-9A-Za-z.-]{1,40}$',
+        description: "Azure's `api-version`, where its address needs one",
+      }),
+    ),
     models: Type.Optional(
       Type.Union([Type.Literal('*'), Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000 })], {
         description: 'Upstream models that may be asked as `provider/model`; `*` opens all',

@@ -1,35 +1,13 @@
-import { ProviderError, type UpstreamDetail } from '../errors.ts';
-import type { ChatRequest, FinishPart, Usage } from '../types.ts';
-import { finishReason } from './finish-reason.ts';
+import type { Usage } from '../types.ts';
+import { finishPart, finishReason } from './finish-reason.ts';
+import { inBandError } from './in-band-error.ts';
+import { parseEvent } from './json.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import { type AnswerDecoder, truncated } from './read-answer.ts';
-import { createSseDecoder, type SseEvent } from './sse.ts';
+import { createSseDecoder, type WireEvent } from './sse.ts';
 import { upstreamDetail } from './status-error.ts';
 import { createToolCalls, type ToolCallDelta } from './tool-calls.ts';
-
-/** The Chat Completions dialect, which most providers speak. */
-
-export interface OpenAIChatDialect {
-  /** The name under which the model takes its token limit. */
-  readonly maxTokensField: 'max_tokens' | 'max_completion_tokens';
-  /** Whether to ask for a usage chunk; a few upstreams refuse the field and send usage unasked. */
-  readonly streamOptions: boolean;
-  /** Whether text that repeats the reasoning of the same chunk is left out. */
-  readonly dropsCopiedReasoning?: boolean;
-}
-
-export function openAIChatBody(request: ChatRequest, options: OpenAIChatDialect): Record<string, unknown> {
-  return {
-    model: request.model,
-    messages: request.messages,
-    stream: true,
-    ...(options.streamOptions && { stream_options: { include_usage: true } }),
-    ...(request.temperature !== undefined && { temperature: request.temperature }),
-    ...(request.maxTokens !== undefined && { [options.maxTokensField]: request.maxTokens }),
-    ...(request.stop !== undefined && { stop: request.stop }),
-  };
-}
 
 interface Delta {
   content?: unknown;
@@ -54,13 +32,18 @@ interface Chunk {
   x_groq?: { usage?: unknown } | null;
 }
 
+export interface DecoderOptions {
+  /** Whether text that repeats the reasoning of the same chunk is left out. */
+  readonly dropsCopiedReasoning?: boolean;
+}
+
 /**
  * Reads `chat.completion.chunk` events, null-safe in every field, choice 0 only.
  *
  * Success is a finish reason, `[DONE]`, or a usage chunk without choices (Snowflake sends no finish
  * reason) — and no error, which may come in the chunk, as an `error` event, or as a finish reason.
  */
-export function createOpenAIChatDecoder(parts: PartBuffer, dialect: OpenAIChatDialect): AnswerDecoder {
+export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptions = {}): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const sse = createSseDecoder(onEvent);
   let usage: Usage | undefined;
@@ -69,14 +52,14 @@ export function createOpenAIChatDecoder(parts: PartBuffer, dialect: OpenAIChatDi
   let complete = false;
   let done = false;
 
-  function onEvent(event: SseEvent): void {
+  function onEvent(event: WireEvent): void {
     const data = event.data.trim();
     if (done || data === '') return;
     if (data === '[DONE]') {
       done = true;
       return;
     }
-    const chunk = parseChunk(event, data);
+    const chunk = parseEvent<Chunk>(event, data);
     if (event.event === 'error' || (chunk.error ?? null) !== null || chunk.object === 'error') {
       throw inBandError(upstreamDetail(chunk));
     }
@@ -98,7 +81,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, dialect: OpenAIChatDi
     const reasoning = delta.reasoning_content ?? delta.reasoning;
     if (typeof reasoning === 'string' && reasoning !== '') parts.text('reasoning', reasoning);
     if (typeof delta.content === 'string') {
-      const copied = dialect.dropsCopiedReasoning === true && delta.content === reasoning;
+      const copied = options.dropsCopiedReasoning === true && delta.content === reasoning;
       if (delta.content !== '' && !copied) parts.text('text', delta.content);
     } else if (Array.isArray(delta.content)) {
       for (const block of delta.content) onContentBlock(block);
@@ -122,35 +105,10 @@ export function createOpenAIChatDecoder(parts: PartBuffer, dialect: OpenAIChatDi
     get done() {
       return done;
     },
-    finish(): FinishPart {
+    finish() {
       if (!done && !complete && rawReason === undefined) throw truncated();
-      const reason = rawReason === undefined ? 'stop' : finishReason(rawReason);
-      return {
-        type: 'finish',
-        reason: refused ? 'content_filter' : reason === 'error' ? 'other' : reason,
-        ...(rawReason !== undefined && { rawReason }),
-        ...(usage && { usage }),
-      };
+      const part = finishPart(rawReason, usage);
+      return refused ? { ...part, reason: 'content_filter' } : part;
     },
   };
-}
-
-function parseChunk(event: SseEvent, data: string): Chunk {
-  let chunk: unknown;
-  try {
-    chunk = JSON.parse(data);
-  } catch {
-    if (event.event === 'error') throw inBandError({});
-    if (event.unterminated) throw truncated();
-    throw new ProviderError('upstream_protocol', { reason: 'bad_json', retryable: false });
-  }
-  if (typeof chunk === 'object' && chunk !== null) return chunk;
-  throw new ProviderError('upstream_protocol', { reason: 'bad_chunk', retryable: false });
-}
-
-/** An error inside a 200. Asking again helps unless the provider blames the request. */
-function inBandError(upstream: UpstreamDetail): ProviderError {
-  const status = Number(upstream.code);
-  const blamed = upstream.type === 'invalid_request_error' || (status >= 400 && status < 500 && status !== 429);
-  return new ProviderError('upstream_error', { reason: 'in_band', retryable: !blamed, upstream });
 }

@@ -1,14 +1,14 @@
 import { createParser } from 'eventsource-parser';
 import { ProviderError } from '../errors.ts';
 
-export interface SseEvent {
+export interface WireEvent {
   readonly event?: string | undefined;
   readonly data: string;
   /** The stream ended inside this event: it may be cut short. */
   readonly unterminated?: boolean;
 }
 
-export interface SseDecoder {
+export interface EventDecoder {
   push(bytes: Uint8Array): void;
   /** Call once, after the last byte. */
   end(): void;
@@ -26,7 +26,7 @@ const MAX_STRAY = 64 * 1024;
  * - an SSE *field* `error:` (llama.cpp before September 2025, llama-box) becomes an `error` event;
  * - a bare JSON document after the events (Gemini, Vertex) becomes an `error` event at the end.
  */
-export function createSseDecoder(onEvent: (event: SseEvent) => void): SseDecoder {
+export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDecoder {
   // `stream: true` keeps a character that was cut between reads; the BOM goes too.
   const utf8 = new TextDecoder();
   let ending = false;

@@ -13,7 +13,8 @@ export function statusError(status: number, headers: IncomingHttpHeaders, body: 
   const shared = { upstreamStatus: status, upstream };
 
   if (status === 429) {
-    const retryable = !isOutOfMoney(upstream) && headers['x-should-retry'] !== 'false';
+    const retryable =
+      !isOutOfMoney(upstream) && !isSpendCap(document, headers) && headers['x-should-retry'] !== 'false';
     const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
     return new ProviderError('upstream_rate_limited', { ...shared, reason: 'http_429', retryable, retryAfterMs });
   }
@@ -48,8 +49,19 @@ function pick(message: string | undefined, type: unknown, code: unknown): Upstre
   };
 }
 
-function isOutOfMoney({ code, type }: UpstreamDetail): boolean {
-  return code === 'insufficient_quota' || type === 'insufficient_quota';
+/** Bella's quota of a month says so in words only. */
+function isOutOfMoney({ code, type, message = '' }: UpstreamDetail): boolean {
+  return (
+    code === 'insufficient_quota' ||
+    type === 'insufficient_quota' ||
+    /月.{0,4}(额度|配额)|month\w* quota/i.test(message)
+  );
+}
+
+/** Anthropic says when to come back, unless what is reached is the limit of what may be spent. */
+function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boolean {
+  if (headers['retry-after'] !== undefined || !isRecord(document) || !isRecord(document.error)) return false;
+  return document.type === 'error' && document.error.type === 'rate_limit_error';
 }
 
 /** Gemini and xAI answer 400 to a bad key. */

@@ -17,6 +17,7 @@ export interface Fixture {
     readonly tool_calls: readonly { id: string | null; name: string; arguments: string }[];
     readonly finish_reason: string | null;
     readonly usage: Record<string, number> | null;
+    readonly usage_raw?: { readonly output_tokens_details?: { readonly thinking_tokens?: number } } | null;
     readonly error: { message?: string; type?: string | null; code?: string | number | null } | null;
   };
 }
@@ -44,6 +45,7 @@ const NAMES: Record<keyof Usage, string> = {
   totalTokens: 'total_tokens',
   reasoningTokens: 'reasoning_tokens',
   cachedTokens: 'cached_tokens',
+  cacheWriteTokens: 'cache_write_tokens',
 };
 
 /** Our usage under the manifest's names. */

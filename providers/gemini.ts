@@ -1,0 +1,29 @@
+import type { Provider } from './types.ts';
+import { geminiBody } from './wire/gemini-body.ts';
+import { createGeminiDecoder } from './wire/gemini-stream.ts';
+import { bearer, createHttpProvider, type Dialect, type ProviderOptions } from './wire/provider.ts';
+
+export const GEMINI_BASE_URL = 'https://generativelanguage.googleapis.com/v1beta';
+
+const DIALECT: Omit<Dialect, 'authorization'> = {
+  contentType: 'text/event-stream',
+  call: (request) => ({
+    // Without `alt=sse` the body would be one JSON array.
+    path: `/models/${encodeURIComponent(request.model)}:streamGenerateContent?alt=sse`,
+    body: geminiBody(request),
+  }),
+  createDecoder: createGeminiDecoder,
+};
+
+/** Google's Gemini API. */
+export function createGemini(options: ProviderOptions): Provider {
+  return createHttpProvider(options, { ...DIALECT, authorization: (apiKey) => ({ 'x-goog-api-key': apiKey }) });
+}
+
+/**
+ * The same on Vertex AI, with an access token as key and a base URL of
+ * `https://<region>-aiplatform.googleapis.com/v1/projects/<project>/locations/<region>/publishers/google`.
+ */
+export function createVertex(options: ProviderOptions): Provider {
+  return createHttpProvider(options, { ...DIALECT, authorization: bearer });
+}

@@ -1,0 +1,88 @@
+import { ProviderError } from '../errors.ts';
+import type { Usage } from '../types.ts';
+import { counts } from './counts.ts';
+import { finishPart } from './finish-reason.ts';
+import { inBandError } from './in-band-error.ts';
+import { parseEvent } from './json.ts';
+import type { PartBuffer } from './parts.ts';
+import { type AnswerDecoder, truncated } from './read-answer.ts';
+import { createSseDecoder, type WireEvent } from './sse.ts';
+import { upstreamDetail } from './status-error.ts';
+
+interface Part {
+  text?: string;
+  thought?: boolean;
+  functionCall?: { id?: string; name?: string; args?: object };
+}
+
+interface Chunk {
+  error?: unknown;
+  candidates?: { index?: number; content?: { parts?: Part[] }; finishReason?: string }[];
+  promptFeedback?: { blockReason?: string };
+  usageMetadata?: Record<string, unknown>;
+}
+
+/**
+ * Reads a `streamGenerateContent` stream, candidate 0 only. Success is a finish reason and the end
+ * of the body: some models put one on every chunk, and an error may still follow it.
+ */
+export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
+  const sse = createSseDecoder(onEvent);
+  let calls = 0;
+  let usage: Usage | undefined;
+  let rawReason: string | undefined;
+
+  function onEvent(event: WireEvent): void {
+    if (event.data.trim() === '') return;
+    const chunk = parseEvent<Chunk>(event, event.data);
+    if (event.event === 'error' || (chunk.error ?? null) !== null) throw inBandError(upstreamDetail(chunk));
+    usage = usageOf(chunk.usageMetadata) ?? usage; // cumulative
+    const candidates = chunk.candidates ?? [];
+    if (candidates.length === 0 && chunk.promptFeedback?.blockReason !== undefined) throw blocked();
+    for (const { index = 0, content, finishReason: reason } of candidates) {
+      if (index !== 0) continue;
+      for (const part of content?.parts ?? []) onPart(part);
+      if (reason) rawReason = reason;
+    }
+  }
+
+  function onPart({ text, thought, functionCall }: Part): void {
+    if (text) parts.text(thought ? 'reasoning' : 'text', text);
+    if (functionCall === undefined) return;
+    const { id, name, args = {} } = functionCall;
+    parts.toolCall({
+      type: 'tool_call',
+      index: calls,
+      ...(id && { id }),
+      ...(name !== undefined && { name }),
+      arguments: JSON.stringify(args),
+    });
+    calls += 1;
+  }
+
+  return {
+    push: sse.push,
+    end: sse.end,
+    done: false,
+    finish() {
+      if (rawReason === undefined) throw truncated();
+      return finishPart(rawReason, usage, calls > 0);
+    },
+  };
+}
+
+/** A question that their filter did not let through has no candidates at all. */
+function blocked(): ProviderError {
+  return new ProviderError('upstream_rejected', { reason: 'prompt_blocked', retryable: false });
+}
+
+/** Thoughts are not among `candidatesTokenCount`. */
+function usageOf(raw: Record<string, unknown> | undefined): Usage | undefined {
+  return counts({
+    inputTokens: raw?.promptTokenCount,
+    outputTokens: raw?.candidatesTokenCount,
+    totalTokens: raw?.totalTokenCount,
+    reasoningTokens: raw?.thoughtsTokenCount,
+    cachedTokens: raw?.cachedContentTokenCount,
+  });
+}

@@ -1,0 +1,53 @@
+import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
+
+/** A question in the Chat Completions dialect, which most providers speak. */
+
+export interface OpenAIChatDialect {
+  /** The name under which the model takes its token limit. */
+  readonly maxTokensField: 'max_tokens' | 'max_completion_tokens';
+  /** Whether to ask for a usage chunk; a few upstreams refuse the field and send usage unasked. */
+  readonly streamOptions: boolean;
+}
+
+export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect): Record<string, unknown> {
+  return {
+    ...request.options,
+    model: request.model,
+    messages: request.messages.map(openAIMessage),
+    stream: true,
+    ...(dialect.streamOptions && { stream_options: { include_usage: true } }),
+    ...(request.temperature !== undefined && { temperature: request.temperature }),
+    ...(request.topP !== undefined && { top_p: request.topP }),
+    ...(request.maxTokens !== undefined && { [dialect.maxTokensField]: request.maxTokens }),
+    ...(request.stop !== undefined && { stop: request.stop }),
+    ...(request.tools !== undefined && { tools: openAITools(request.tools) }),
+    ...(request.toolChoice !== undefined && { tool_choice: openAIToolChoice(request.toolChoice) }),
+  };
+}
+
+/** Also Ollama's. */
+export function openAITools(tools: NonNullable<ChatRequest['tools']>): object[] {
+  return tools.map((tool) => ({ type: 'function', function: tool }));
+}
+
+function openAIToolChoice(choice: ToolChoice): unknown {
+  return typeof choice === 'string' ? choice : { type: 'function', function: choice };
+}
+
+function openAIMessage(message: ChatMessage): object {
+  if (message.role === 'tool') {
+    return { role: 'tool', tool_call_id: message.toolCallId, content: message.content };
+  }
+  if (message.role === 'assistant' && message.toolCalls !== undefined) {
+    const calls = message.toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }));
+    // `null` and not an empty text, which several servers refuse beside calls.
+    return { role: 'assistant', content: message.content || null, tool_calls: calls };
+  }
+  if (message.role === 'user' && typeof message.content !== 'string') {
+    const content = message.content.map((block) =>
+      block.type === 'image' ? { type: 'image_url', image_url: { url: block.url } } : block,
+    );
+    return { role: 'user', content };
+  }
+  return message;
+}

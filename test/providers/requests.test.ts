@@ -1,0 +1,293 @@
+import t, { type Test } from 'tap';
+import { ProviderError } from '../../providers/errors.ts';
+import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import type { ChatRequest } from '../../providers/types.ts';
+import { startUpstream } from '../upstream.ts';
+import { collect } from './collect.ts';
+
+/** One question with everything in it, as each API gets it: path, headers and body, over a socket. */
+
+const PNG = 'data:image/png;base64,iVBORw0KGgo=';
+const URL_IMAGE = 'https://images.example/cat.png';
+const PARAMETERS = { type: 'object', properties: { city: { type: 'string' } } };
+
+const REQUEST: ChatRequest = {
+  model: 'm-1',
+  messages: [
+    { role: 'system', content: 'Be brief.' },
+    {
+      role: 'user',
+      content: [
+        { type: 'text', text: 'Weather here?' },
+        { type: 'image', url: PNG },
+      ],
+    },
+    { role: 'assistant', content: '', toolCalls: [{ id: 'call_1', name: 'weather', arguments: '{"city":"Oslo"}' }] },
+    { role: 'tool', toolCallId: 'call_1', name: 'weather', content: '{"celsius":-3}' },
+    { role: 'user', content: 'And tomorrow?' },
+  ],
+  temperature: 1.5,
+  topP: 0.9,
+  maxTokens: 64,
+  stop: ['END'],
+  tools: [{ name: 'weather', description: 'Looks out of the window', parameters: PARAMETERS }],
+  toolChoice: 'required',
+  options: { seed: 7 },
+};
+
+interface Seen {
+  path: string | undefined;
+  headers: Record<string, unknown>;
+  body: Record<string, unknown>;
+  error: unknown;
+}
+
+async function seen(t: Test, type: string, request: ChatRequest, options: object = {}): Promise<Seen> {
+  const upstream = await startUpstream(t, ({ response }) => {
+    response.writeHead(500).end();
+  });
+  const provider = PROVIDER_TYPES[type]?.create({
+    name: 'p',
+    baseUrl: `${upstream.url}/base`,
+    apiKeys: ['secret'],
+    connections: 2,
+    highWaterMark: 16_384,
+    connectTimeoutMs: 1_000,
+    headersTimeoutMs: 2_000,
+    ...options,
+    ...('path' in options && { baseUrl: `${upstream.url}${options.path}` }),
+  });
+  if (provider === undefined) throw new Error(`no type ${type}`);
+  t.teardown(() => provider.close());
+  const { error } = await collect(provider.stream(request, new AbortController().signal));
+  const call = upstream.calls[0];
+  return {
+    path: call?.request.url,
+    headers: call?.request.headers ?? {},
+    body: JSON.parse(call?.body || '{}'),
+    error,
+  };
+}
+
+t.test('Chat Completions', async (t) => {
+  const { path, headers, body } = await seen(t, 'openai', REQUEST);
+  t.equal(path, '/base/chat/completions');
+  t.match(headers, { authorization: 'Bearer secret', accept: 'text/event-stream', 'accept-encoding': 'identity' });
+  t.same(body, {
+    seed: 7,
+    model: 'm-1',
+    messages: [
+      { role: 'system', content: 'Be brief.' },
+      {
+        role: 'user',
+        content: [
+          { type: 'text', text: 'Weather here?' },
+          { type: 'image_url', image_url: { url: PNG } },
+        ],
+      },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: [{ id: 'call_1', type: 'function', function: { name: 'weather', arguments: '{"city":"Oslo"}' } }],
+      },
+      { role: 'tool', tool_call_id: 'call_1', content: '{"celsius":-3}' },
+      { role: 'user', content: 'And tomorrow?' },
+    ],
+    stream: true,
+    stream_options: { include_usage: true },
+    temperature: 1.5,
+    top_p: 0.9,
+    max_completion_tokens: 64,
+    stop: ['END'],
+    tools: [
+      {
+        type: 'function',
+        function: { name: 'weather', description: 'Looks out of the window', parameters: PARAMETERS },
+      },
+    ],
+    tool_choice: 'required',
+  });
+  const named = await seen(t, 'groq', { ...REQUEST, toolChoice: { name: 'weather' } });
+  t.same(named.body.tool_choice, { type: 'function', function: { name: 'weather' } });
+  t.equal(named.body.max_tokens, 64);
+});
+
+t.test('Bella and the presets that refuse stream_options', async (t) => {
+  for (const type of ['bella', 'mistral', 'perplexity']) {
+    const { body } = await seen(t, type, REQUEST);
+    t.notHas(body, { stream_options: {} }, type);
+    t.equal(body.max_tokens, 64, type);
+  }
+});
+
+t.test('Azure: three addresses, one header', async (t) => {
+  const v1 = await seen(t, 'azure', REQUEST, { path: '/' });
+  t.equal(v1.path, '/openai/v1/chat/completions');
+  t.match(v1.headers, { 'api-key': 'secret' });
+  t.notHas(v1.headers, { authorization: '' });
+  t.equal(v1.body.model, 'm-1');
+  const dated = await seen(t, 'azure', REQUEST, { path: '/', apiVersion: '2024-10-21' });
+  t.equal(dated.path, '/openai/deployments/m-1/chat/completions?api-version=2024-10-21');
+  const foundry = await seen(t, 'azure', REQUEST, { path: '/models', apiVersion: '2024-05-01-preview' });
+  t.equal(foundry.path, '/models/chat/completions?api-version=2024-05-01-preview');
+});
+
+t.test('Anthropic', async (t) => {
+  const { path, headers, body } = await seen(t, 'anthropic', REQUEST);
+  t.equal(path, '/base/messages');
+  t.match(headers, { 'x-api-key': 'secret', 'anthropic-version': '2023-06-01' });
+  t.same(body, {
+    model: 'm-1',
+    max_tokens: 64,
+    system: 'Be brief.',
+    messages: [
+      {
+        role: 'user',
+        content: [
+          { type: 'text', text: 'Weather here?' },
+          { type: 'image', source: { type: 'base64', media_type: 'image/png', data: 'iVBORw0KGgo=' } },
+        ],
+      },
+      {
+        role: 'assistant',
+        content: [{ type: 'tool_use', id: 'call_1', name: 'weather', input: { city: 'Oslo' } }],
+      },
+      {
+        role: 'user',
+        content: [
+          { type: 'tool_result', tool_use_id: 'call_1', content: '{"celsius":-3}' },
+          { type: 'text', text: 'And tomorrow?' },
+        ],
+      },
+    ],
+    stream: true,
+    temperature: 1,
+    top_p: 0.9,
+    stop_sequences: ['END'],
+    tools: [{ name: 'weather', description: 'Looks out of the window', input_schema: PARAMETERS }],
+    tool_choice: { type: 'any' },
+  });
+  const { body: plain } = await seen(t, 'anthropic', {
+    model: 'm',
+    messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
+    tools: [{ name: 'now' }],
+    toolChoice: { name: 'now' },
+  });
+  t.same(plain, {
+    model: 'm',
+    max_tokens: 4096,
+    messages: [{ role: 'user', content: [{ type: 'image', source: { type: 'url', url: URL_IMAGE } }] }],
+    stream: true,
+    tools: [{ name: 'now', input_schema: { type: 'object' } }],
+    tool_choice: { type: 'tool', name: 'now' },
+  });
+});
+
+t.test('Gemini, and the same on Vertex', async (t) => {
+  const { path, headers, body } = await seen(t, 'gemini', REQUEST);
+  t.equal(path, '/base/models/m-1:streamGenerateContent?alt=sse');
+  t.match(headers, { 'x-goog-api-key': 'secret' });
+  t.same(body, {
+    contents: [
+      {
+        role: 'user',
+        parts: [{ text: 'Weather here?' }, { inlineData: { mimeType: 'image/png', data: 'iVBORw0KGgo=' } }],
+      },
+      { role: 'model', parts: [{ functionCall: { name: 'weather', args: { city: 'Oslo' } } }] },
+      {
+        role: 'user',
+        parts: [{ functionResponse: { name: 'weather', response: { celsius: -3 } } }, { text: 'And tomorrow?' }],
+      },
+    ],
+    systemInstruction: { parts: [{ text: 'Be brief.' }] },
+    generationConfig: { temperature: 1.5, topP: 0.9, maxOutputTokens: 64, stopSequences: ['END'] },
+    tools: [
+      {
+        functionDeclarations: [
+          { name: 'weather', description: 'Looks out of the window', parametersJsonSchema: PARAMETERS },
+        ],
+      },
+    ],
+    toolConfig: { functionCallingConfig: { mode: 'ANY' } },
+  });
+  const vertex = await seen(t, 'vertex', { ...REQUEST, model: '../x?y' });
+  t.match(vertex.headers, { authorization: 'Bearer secret' });
+  t.equal(vertex.path, '/base/models/..%2Fx%3Fy:streamGenerateContent?alt=sse', 'no model bends the path');
+  const { body: image } = await seen(t, 'gemini', {
+    ...REQUEST,
+    model: 'gemini-3-pro',
+    messages: [
+      { role: 'user', content: [{ type: 'image', url: URL_IMAGE }] },
+      {
+        role: 'assistant',
+        content: 'Looking.',
+        toolCalls: [
+          { id: 'a', name: 'f', arguments: '' },
+          { id: 'b', name: 'g', arguments: 'nonsense' },
+        ],
+      },
+      { role: 'tool', toolCallId: 'a', name: 'f', content: 'plain text' },
+    ],
+    toolChoice: { name: 'f' },
+  });
+  t.match(image, {
+    contents: [
+      { parts: [{ fileData: { fileUri: URL_IMAGE, mimeType: 'image/png' } }] },
+      {
+        parts: [
+          { text: 'Looking.' },
+          { functionCall: { name: 'f', args: {} }, thoughtSignature: 'skip_thought_signature_validator' },
+          { functionCall: { name: 'g', args: {} } },
+        ],
+      },
+      { parts: [{ functionResponse: { name: 'f', response: { result: 'plain text' } } }] },
+    ],
+    toolConfig: { functionCallingConfig: { mode: 'ANY', allowedFunctionNames: ['f'] } },
+  });
+});
+
+t.test('Ollama', async (t) => {
+  const { path, headers, body } = await seen(t, 'ollama', REQUEST);
+  t.equal(path, '/base/api/chat');
+  t.match(headers, { accept: 'application/x-ndjson' });
+  t.same(body, {
+    model: 'm-1',
+    messages: [
+      { role: 'system', content: 'Be brief.' },
+      { role: 'user', content: 'Weather here?', images: ['iVBORw0KGgo='] },
+      {
+        role: 'assistant',
+        content: '',
+        tool_calls: [{ function: { name: 'weather', arguments: { city: 'Oslo' } } }],
+      },
+      { role: 'tool', tool_name: 'weather', content: '{"celsius":-3}' },
+      { role: 'user', content: 'And tomorrow?' },
+    ],
+    stream: true,
+    options: { temperature: 1.5, top_p: 0.9, num_predict: 64, stop: ['END'] },
+    tools: [
+      {
+        type: 'function',
+        function: { name: 'weather', description: 'Looks out of the window', parameters: PARAMETERS },
+      },
+    ],
+  });
+  const without = await seen(t, 'ollama', { ...REQUEST, toolChoice: 'none' });
+  t.notHas(without.body, { tools: [] });
+  const refused = await seen(t, 'ollama', {
+    model: 'm',
+    messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
+  });
+  t.ok(refused.error instanceof ProviderError);
+  t.match(refused.error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
+  t.equal(refused.path, undefined, 'nobody was asked');
+});
+
+t.test('every provider names itself, and asks with its key', async (t) => {
+  for (const [type, { embedded }] of Object.entries(PROVIDER_TYPES)) {
+    if (embedded) continue;
+    const { headers, error } = await seen(t, type, REQUEST);
+    t.match(JSON.stringify(headers), 'secret', type);
+    t.match(error, { code: 'upstream_failed', retryable: true }, type);
+  }
+});
