@@ -22,6 +22,8 @@ import ask from './routes/ask/index.ts';
 import health from './routes/health.ts';
 import metricsRoute from './routes/metrics.ts';
 import streamRoutes from './routes/streams/index.ts';
+import ui from './routes/ui/index.ts';
+import v1 from './routes/v1/index.ts';
 
 export interface Overrides {
   /** Providers by configured name, in place of those that the configuration describes. */
@@ -70,6 +72,8 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       await base.register(metricsRoute);
       await base.register(ask);
       await base.register(streamRoutes);
+      await base.register(v1);
+      await base.register(ui);
     },
     { prefix: settings.basePath },
   );

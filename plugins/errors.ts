@@ -2,10 +2,33 @@ import sensible from '@fastify/sensible';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { ProviderError } from '../providers/errors.ts';
+import { envelope, type OpenAIError, openAIError, type PublicError, shouldRetry } from './error-shapes.ts';
 
-/** What every error answer looks like. */
-export interface ErrorEnvelope {
-  readonly error: { readonly code: string; readonly message: string; readonly requestId: string };
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** An error of the contract, to be thrown before a stream. */
+    refusal(error: RefusalInit): Error;
+    /** The same for clients of OpenAI's API, as the data of an event. */
+    openAIError(error: PublicError): { readonly error: OpenAIError };
+  }
+}
+
+export interface RefusalInit extends PublicError {
+  readonly retryAfterMs?: number | undefined;
+}
+
+class Refusal extends Error {
+  override readonly name = 'Refusal';
+  readonly statusCode: number;
+  readonly code: string;
+  readonly retryAfterMs: number | undefined;
+
+  constructor({ status, code, message, retryAfterMs }: RefusalInit) {
+    super(message);
+    this.statusCode = status;
+    this.code = code;
+    this.retryAfterMs = retryAfterMs;
+  }
 }
 
 const CODES: Readonly<Record<number, string>> = {
@@ -33,6 +56,8 @@ const MESSAGES: Readonly<Record<string, string>> = {
 export default fp(
   async (fastify) => {
     await fastify.register(sensible);
+    fastify.decorate('refusal', (error: RefusalInit) => new Refusal(error));
+    fastify.decorate('openAIError', openAIError);
     fastify.setErrorHandler(sendError);
     fastify.setNotFoundHandler((request, reply) =>
       sendError(fastify.httpErrors.notFound('There is nothing at this path.'), request, reply),
@@ -42,17 +67,21 @@ export default fp(
 );
 
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
-  const { status, code, message } = describe(error);
+  const described = describe(error);
+  const { status, code } = described;
   if (status >= 500 && code === 'internal') request.log.error({ err: error }, 'internal error');
   const retryAfterMs = (error as { retryAfterMs?: number } | undefined)?.retryAfterMs;
   if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
-  const body: ErrorEnvelope = { error: { code, message, requestId: request.id } };
+  const openAI = request.url.startsWith(`${request.server.config.basePath}/v1/`);
+  if (openAI && !shouldRetry(described)) reply.header('x-should-retry', 'false');
+  const body = openAI ? openAIError(described) : envelope(described, request.id);
   // A string: the route's own serialiser, made for its answers, would drop the envelope's fields.
   reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(body));
 }
 
-function describe(error: unknown): { status: number; code: string; message: string } {
+function describe(error: unknown): PublicError {
   if (error instanceof ProviderError) return error;
+  if (error instanceof Refusal) return { status: error.statusCode, code: error.code, message: error.message };
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
   if (validation) return { status: 400, code: 'invalid_request', message: invalidField(error as FastifyError) };
   if (status < 400 || status === 500 || status > 599) {

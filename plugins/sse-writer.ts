@@ -41,7 +41,8 @@ export class SseWriter<T> {
 
   /** Writes the first events, and follows the source until its last. */
   start(opening: readonly EventMessage[]): void {
-    this.#write(opening);
+    if (opening.length > 0) this.#write(opening);
+    else this.#raw.flushHeaders();
     if (this.#source === undefined) this.#end();
     else this.#pull();
   }

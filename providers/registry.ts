@@ -29,6 +29,7 @@ const presets = Object.entries(PRESETS).map(([name, preset]): [string, ProviderT
 });
 
 export const PROVIDER_TYPES: Readonly<Record<string, ProviderType>> = {
+  ...Object.fromEntries(presets),
   bella: { baseUrl: BELLA_BASE_URL, apiKeyEnv: 'BELLA_API_KEY', baseUrlEnv: 'BELLA_BASE_URL', create: createBella },
   anthropic: { baseUrl: ANTHROPIC_BASE_URL, apiKeyEnv: 'ANTHROPIC_API_KEY', create: createAnthropic },
   gemini: { baseUrl: GEMINI_BASE_URL, apiKeyEnv: 'GEMINI_API_KEY', create: createGemini },
@@ -36,6 +37,5 @@ export const PROVIDER_TYPES: Readonly<Record<string, ProviderType>> = {
   azure: { apiKeyEnv: 'AZURE_OPENAI_API_KEY', baseUrlEnv: 'AZURE_OPENAI_ENDPOINT', create: createAzure },
   ollama: { baseUrl: OLLAMA_BASE_URL, baseUrlEnv: 'OLLAMA_BASE_URL', create: createOllama },
   'openai-compatible': { create: createOpenAICompatible },
-  ...Object.fromEntries(presets),
   demo: { embedded: true, create: ({ name }) => createDemo(name) },
 };

@@ -4,10 +4,10 @@ import type { EventMessage, FastifyInstance } from 'fastify';
 /** Sluice's own events, as every SSE path sends them: JSON in `data`, a position in `id`. */
 
 export type Stream = Awaited<ReturnType<FastifyInstance['streams']['start']>>;
-type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
-type Slice = Awaited<ReturnType<Reader['next']>>;
-type Part = Slice['parts'][number]['part'];
-type Terminal = NonNullable<Slice['terminal']>;
+export type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
+export type Slice = Awaited<ReturnType<Reader['next']>>;
+export type Part = Slice['parts'][number]['part'];
+export type Terminal = NonNullable<Slice['terminal']>;
 
 /** Spread out, so that a restarted service is not met by all its readers at once. */
 const RETRY_MS = { least: 500, spread: 1_000 };
@@ -28,13 +28,35 @@ export function streamPath(id: string, basePath: string): string {
   return `${basePath}/streams/${id}`;
 }
 
-/** What a reader gives, as events. */
-export function eventsOf(stream: Stream, reader: Reader) {
+/** What a reader gives, as events; ours, unless another form is given. */
+export function eventsOf(reader: Reader, encode: (slice: Slice) => EventMessage[]) {
   return {
     next: () => reader.next(),
     close: () => reader.close(),
     isLast: (slice: Slice) => slice.terminal !== undefined,
-    encode: (slice: Slice) => encode(stream, slice),
+    encode,
+  };
+}
+
+/** An event without id or name, in which other protocols send their chunks. */
+export function jsonEvent(value: object): EventMessage {
+  return { data: JSON.stringify(value) };
+}
+
+/** Gemini and Ollama name no id, and clients want one: the same each time the stream is read. */
+export function toolCallId({ id, index }: Extract<Part, { type: 'tool_call' }>, stream: Stream): string {
+  return id ?? `call_${stream.id}_${index}`;
+}
+
+/** A slice as our own events. */
+export function encoderOf({ id, model }: Stream): (slice: Slice) => EventMessage[] {
+  return ({ parts, terminal, answer }) => {
+    const events = parts.map(({ part, position }) => ({
+      id: `${id}.${position}`,
+      data: JSON.stringify(content(part)),
+    }));
+    if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(last(terminal, model, answer)) });
+    return events;
   };
 }
 
@@ -54,15 +76,6 @@ export function failureEvent(failure: Failure, id: string = randomBytes(16).toSt
   return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...failure }) };
 }
 
-function encode({ id, model }: Stream, { parts, terminal, answer }: Slice): EventMessage[] {
-  const events = parts.map(({ part, position }) => ({
-    id: `${id}.${position}`,
-    data: JSON.stringify(content(part)),
-  }));
-  if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(last(terminal, model, answer)) });
-  return events;
-}
-
 function content(part: Part): object {
   if (part.type === 'tool_call') return part;
   return { type: part.type === 'text' ? 'delta' : 'reasoning', content: part.text };
@@ -73,6 +86,6 @@ function last(terminal: Terminal, model: string, answer: string | undefined): ob
     const { finishReason, usage } = terminal;
     return { type: 'end', answer, model, finishReason, usage };
   }
-  const { retryAfterMs, ...error } = terminal;
+  const { retryAfterMs, status: _, ...error } = terminal;
   return { ...error, ...(retryAfterMs !== undefined && { retryAfter: Math.ceil(retryAfterMs / 1000) }) };
 }

@@ -7,7 +7,7 @@ export const KEY = '^[\\x21-\\x7e]{1,255}$';
 
 const closed = { additionalProperties: false };
 
-const Model = Type.Optional(
+export const MODEL = Type.Optional(
   Type.String({
     description: 'Public model name; the default one where absent',
     pattern: '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$',
@@ -18,7 +18,7 @@ const System = Type.Optional(Type.String({ description: 'System text, before eve
 export const AskQuery = Type.Object(
   {
     question: Type.String({ description: 'The question', minLength: 1 }),
-    model: Model,
+    model: MODEL,
     system: System,
     key: Type.Optional(
       Type.String({
@@ -41,14 +41,19 @@ const Message = Type.Object(
   closed,
 );
 
-const asked = {
-  question: Type.Optional(Type.String({ minLength: 1 })),
-  messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 1_000 })),
-  model: Model,
+/** How to answer. */
+export const sampling = {
   system: System,
   temperature: Type.Optional(Type.Number({ minimum: 0, maximum: 2 })),
   maxTokens: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_000_000 })),
   stop: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { minItems: 1, maxItems: 16 })),
+};
+
+const asked = {
+  question: Type.Optional(Type.String({ minLength: 1 })),
+  messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 1_000 })),
+  model: MODEL,
+  ...sampling,
 };
 
 /** `POST /streams` */

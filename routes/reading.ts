@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './events.ts';
+import { encoderOf, eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './events.ts';
 
 /** Reading a stream over SSE: from its start, or from where a connection was cut. */
 
@@ -39,7 +39,7 @@ export async function readFromStart(
 ): Promise<FastifyReply> {
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('a log without a beginning');
-  return reply.stream([startEvent(stream, fastify.config.basePath)], eventsOf(stream, reader));
+  return reply.stream([startEvent(stream, fastify.config.basePath)], eventsOf(reader, encoderOf(stream)));
 }
 
 /** Right behind a place: no loss, no repetition, and never a new generation. */
@@ -60,7 +60,7 @@ export async function resume(
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
     if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
-    return reply.stream([retryEvent()], eventsOf(stream, reader));
+    return reply.stream([retryEvent()], eventsOf(reader, encoderOf(stream)));
   });
 }
 

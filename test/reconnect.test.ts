@@ -137,6 +137,7 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
     const store: StreamStore = {
       create: (info, key) => near.create(info, key),
       openByKey: (key) => near.openByKey(key),
+      openByChat: (chat) => near.openByChat(chat),
       close: () => near.close(),
       async open(id) {
         if (!away) return near.open(id);

@@ -72,6 +72,7 @@ const ABANDONED: Terminal = {
   type: 'error',
   code: 'abandoned',
   message: 'Nobody was reading any more.',
+  status: 404,
   retryable: true,
 };
 
@@ -79,6 +80,7 @@ const LIMIT_EXCEEDED: Terminal = {
   type: 'error',
   code: 'limit_exceeded',
   message: 'The answer is longer than this service allows.',
+  status: 502,
   retryable: false,
 };
 
@@ -88,8 +90,8 @@ function success({ reason, usage }: FinishPart): Terminal {
 
 function failure(fault: unknown): Terminal {
   if (!(fault instanceof ProviderError)) {
-    return { type: 'error', code: 'internal', message: 'Something went wrong here.', retryable: false };
+    return { type: 'error', code: 'internal', message: 'Something went wrong here.', status: 500, retryable: false };
   }
-  const { code, message, retryable, retryAfterMs, stage } = fault;
-  return { type: 'error', code, message, retryable, retryAfterMs, stage };
+  const { code, message, status, retryable, retryAfterMs, stage } = fault;
+  return { type: 'error', code, message, status, retryable, retryAfterMs, stage };
 }

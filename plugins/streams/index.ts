@@ -1,17 +1,17 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Prompt } from '../llm/client.ts';
+import { fingerprint } from './fingerprint.ts';
 import { startGeneration } from './generation.ts';
 import { MemoryStore } from './memory-store.ts';
+import { createRefusals } from './refusals.ts';
 import { createReport } from './report.ts';
 import { Slots } from './slots.ts';
 import {
   type Idempotency,
-  KeyConflict,
   type LogReader,
   PositionUnknown,
-  StoreFull,
   type StreamLog,
   type StreamStore,
   type Terminal,
@@ -34,6 +34,8 @@ export interface StartOptions {
   readonly key?: string | undefined;
   /** Whether the client can come back; one that cannot does not pay for a grace time. */
   readonly resumable: boolean;
+  /** The conversation that it belongs to, by the client's own id. */
+  readonly chat?: string | undefined;
 }
 
 export interface Stream {
@@ -61,6 +63,8 @@ export interface Streams {
    * @throws 503 with `retryAfterMs` when the store cannot be asked
    */
   find(id: string): Promise<Stream | undefined>;
+  /** The newest stream of a conversation, if it still runs; else as `find`. */
+  findByChat(chat: string): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
   refuse(): void;
   /** Resolves once nothing runs any more. */
@@ -69,15 +73,13 @@ export interface Streams {
   endAll(): void;
 }
 
-/** When to ask again after a refusal. */
-const RETRY_AFTER_MS = 5_000;
-
 const NO_SLOT = { refusing: 'The service is shutting down', full: 'Too many answers are running' };
 
 const SHUT_DOWN: Terminal = {
   type: 'error',
   code: 'stream_lost',
   message: 'The service was stopped before the answer was complete.',
+  status: 502,
   retryable: true,
 };
 
@@ -92,15 +94,12 @@ export default fp<{ store?: StreamStore | undefined }>(
 
     const slots = new Slots(maxStreams);
 
-    const overloaded = (why: string) =>
-      Object.assign(fastify.httpErrors.serviceUnavailable(`${why}; ask again later.`), {
-        retryAfterMs: RETRY_AFTER_MS,
-      });
+    const { overloaded, asked } = createRefusals(fastify);
 
-    const findOrCreate = async (model: string, resumable: boolean, idempotency: Idempotency | undefined) => {
+    const findOrCreate = async (model: string, { resumable, chat }: StartOptions, idempotency?: Idempotency) => {
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing, created: false };
-      const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0 };
+      const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0, chat };
       // A stream that a key has found is no new one, and asks no leave.
       const slot = slots.take(info.id);
       if (slot !== 'taken') throw overloaded(NO_SLOT[slot]);
@@ -113,21 +112,6 @@ export default fp<{ store?: StreamStore | undefined }>(
         throw error;
       }
     };
-
-    /** What the store says, as what a client can act on. */
-    const refusal = (error: unknown) => {
-      if (error instanceof KeyConflict) return fastify.httpErrors.conflict('This key was used for another question.');
-      if (error instanceof StoreFull) return overloaded('Too many answers are kept');
-      if ((error as { statusCode?: number }).statusCode !== undefined) return error;
-      fastify.log.warn({ err: error }, 'the store of streams cannot be asked');
-      return overloaded('The store of streams cannot be reached');
-    };
-
-    /** Every call of the store that fails is a refusal; a position that is gone is an answer. */
-    const asked = <T>(call: Promise<T>): Promise<T> =>
-      call.catch((error: unknown) => {
-        throw refusal(error);
-      });
 
     const streamOf = (log: StreamLog): Stream => ({
       id: log.info.id,
@@ -148,10 +132,11 @@ export default fp<{ store?: StreamStore | undefined }>(
         return slots.taken;
       },
 
-      async start({ model, ...prompt }, { logger, key, resumable }) {
+      async start({ model, ...prompt }, options) {
+        const { logger, key } = options;
         const route = llm.route(model);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, created } = await asked(findOrCreate(route.name, resumable, idempotency));
+        const { log, created } = await asked(findOrCreate(route.name, options, idempotency));
         if (!created) return streamOf(log);
 
         const { id } = log.info;
@@ -176,6 +161,11 @@ export default fp<{ store?: StreamStore | undefined }>(
         return log && streamOf(log);
       },
 
+      async findByChat(chat) {
+        const log = await asked(store.openByChat(chat));
+        return log && streamOf(log);
+      },
+
       refuse: () => slots.refuse(),
       idle: () => slots.idle(),
       endAll: () => slots.endAll(SHUT_DOWN),
@@ -184,11 +174,3 @@ export default fp<{ store?: StreamStore | undefined }>(
   },
   { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'llm'] },
 );
-
-/** By named fields, so that the order in which a client writes them does not matter. */
-function fingerprint(model: string, { messages, temperature, maxTokens, stop }: Prompt): string {
-  const asked = messages.map(({ role, content }) => [role, content]);
-  return createHash('sha256')
-    .update(JSON.stringify([model, asked, temperature, maxTokens, stop]))
-    .digest('base64url');
-}

@@ -33,6 +33,8 @@ export class MemoryStore implements StreamStore, Keeper {
   readonly #options: MemoryStoreOptions;
   readonly #streams = new Map<string, Kept>();
   readonly #keys = new Map<string, Kept>();
+  /** The newest running log of each conversation. */
+  readonly #chats = new Map<string, StreamLog>();
   /** In the order in which they ended, which is the order in which they expire. */
   readonly #ended = new Set<Kept>();
   #totalBytes = 0;
@@ -50,12 +52,17 @@ export class MemoryStore implements StreamStore, Keeper {
     const kept: Kept = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
     this.#streams.set(info.id, kept);
     if (idempotency) this.#keys.set(idempotency.key, kept);
+    if (info.chat !== undefined) this.#chats.set(info.chat, log);
     this.#grow(kept, LOG_BYTES);
     return { log, created: true };
   }
 
   async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
     return this.#byKey(idempotency);
+  }
+
+  async openByChat(chat: string): Promise<StreamLog | undefined> {
+    return this.#chats.get(chat);
   }
 
   async open(id: string): Promise<StreamLog | undefined> {
@@ -66,6 +73,7 @@ export class MemoryStore implements StreamStore, Keeper {
     this.#cancelExpiry?.();
     this.#streams.clear();
     this.#keys.clear();
+    this.#chats.clear();
     this.#ended.clear();
   }
 
@@ -74,8 +82,10 @@ export class MemoryStore implements StreamStore, Keeper {
     if (kept) this.#grow(kept, units * UNIT_BYTES);
   }
 
-  onEnded({ info }: StreamLog): void {
-    const kept = this.#streams.get(info.id);
+  onEnded(log: StreamLog): void {
+    const { id, chat } = log.info;
+    if (chat !== undefined && this.#chats.get(chat) === log) this.#chats.delete(chat);
+    const kept = this.#streams.get(id);
     if (!kept) return;
     kept.expiresAt = this.#options.clock.now() + this.#options.ttlMs;
     this.#ended.add(kept);

@@ -15,6 +15,8 @@ export type Terminal =
       readonly retryable: boolean;
       readonly retryAfterMs?: number | undefined;
       readonly stage?: string | undefined;
+      /** HTTP status where the answer does not stream. */
+      readonly status: number;
     };
 
 /** A part, and the position behind it. */
@@ -46,6 +48,8 @@ export interface StreamInfo {
   readonly model: string;
   /** How long the generation goes on without a reader, in milliseconds; 0 aborts it at once. */
   readonly graceMs: number;
+  /** The conversation that the client says it belongs to. */
+  readonly chat?: string | undefined;
 }
 
 /** What a producer hears from its log, in turn with its own calls. */
@@ -101,6 +105,8 @@ export interface StreamStore {
    * @throws KeyConflict as `create` does
    */
   openByKey(idempotency: Idempotency): Promise<StreamLog | undefined>;
+  /** The newest log of a conversation, if it still runs. */
+  openByChat(chat: string): Promise<StreamLog | undefined>;
   /** A log that runs, or has ended less than the time to live ago. */
   open(id: string): Promise<StreamLog | undefined>;
   close(): Promise<void>;

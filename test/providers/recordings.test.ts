@@ -15,9 +15,6 @@ import { cuts, random, SEED } from './random.ts';
 
 /** Real providers' bytes, played whole, byte by byte and in random cuts: the outcome is the manifest's. */
 
-const streams = fixtures('openai-sse', 'anthropic-sse', 'gemini-sse', 'ollama-ndjson');
-const errors = fixtures('http-error');
-
 /** The decoder of each format, as the provider of that format has it. */
 const DECODERS: Readonly<Record<string, (parts: PartBuffer, provider: string) => AnswerDecoder>> = {
   'openai-sse': (parts, provider) => createOpenAIChatDecoder(parts, { dropsCopiedReasoning: provider === 'bella' }),
@@ -25,6 +22,9 @@ const DECODERS: Readonly<Record<string, (parts: PartBuffer, provider: string) =>
   'gemini-sse': createGeminiDecoder,
   'ollama-ndjson': createOllamaDecoder,
 };
+
+const streams = fixtures(...Object.keys(DECODERS));
+const errors = fixtures('http-error');
 
 function providerAt(t: Test, { url }: Upstream, fixture: Fixture): Provider {
   const options = {

@@ -231,6 +231,20 @@ export function storeConformance(t: Test, createStore: (settings: StoreSettings)
     t.equal((await store.create(info(), { key: 'k', fingerprint: 'g' })).created, true);
   });
 
+  t.test('a conversation is found by its newest stream, while that runs', async (t) => {
+    const { store } = await setUp(t);
+    const made = async () => (await store.create({ ...info(), chat: 'c' })).log;
+    t.equal(await store.openByChat('c'), undefined);
+    const first = await made();
+    t.equal((await store.openByChat('c'))?.info.id, first.info.id);
+    const second = await made();
+    first.end(END);
+    t.equal((await store.openByChat('c'))?.info.id, second.info.id, 'the newest');
+    second.end(END);
+    t.equal(await store.openByChat('c'), undefined, 'and none that has ended');
+    t.equal(await store.openByChat('d'), undefined);
+  });
+
   t.test('memory has a bound: the oldest ended go first, then new ones are refused', async (t) => {
     const { store, create, evicted } = await setUp(t, { maxTotalBytes: 100_000 });
     const filled = async () => {

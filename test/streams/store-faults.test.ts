@@ -53,6 +53,7 @@ export function distant(distance: Distance): StreamStore {
       travel(() => near.create(info, key)).then(({ log, created }) => ({ log: far(log), created })),
     open: (id) => travel(() => near.open(id)).then((log) => log && far(log)),
     openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && far(log)),
+    openByChat: (chat) => travel(() => near.openByChat(chat)).then((log) => log && far(log)),
     close: () => near.close(),
   };
 }
@@ -122,6 +123,7 @@ t.test('a store that goes away between finding a stream and reading it', async (
   const store: StreamStore = {
     create: (info, key) => near.create(info, key),
     openByKey: (key) => near.openByKey(key),
+    openByChat: (chat) => near.openByChat(chat),
     close: () => near.close(),
     async open(id) {
       const log = await near.open(id);

@@ -1,0 +1,82 @@
+import type { EventMessage } from 'fastify';
+import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../events.ts';
+
+/** An answer as the Vercel AI SDK's UI message stream: parts with a start, deltas and an end. */
+
+/** Their words for the reasons that have one of their own. */
+const REASONS: Readonly<Record<string, string>> = {
+  length: 'length',
+  tool_calls: 'tool-calls',
+  content_filter: 'content-filter',
+  other: 'other',
+};
+
+type ToolPart = Extract<Part, { type: 'tool_call' }>;
+
+/** The first chunks. `metadata` lands in `message.metadata`, where a page finds how to stop the answer. */
+export function openingOf(stream: Stream, url: string): EventMessage[] {
+  const metadata = { stream: stream.id, url, model: stream.model };
+  return [{ type: 'start', messageId: stream.id, messageMetadata: metadata }, { type: 'start-step' }].map(jsonEvent);
+}
+
+export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
+  const calls = new Map<number, { toolCallId: string; toolName: string; text: string }>();
+  let open: { type: 'text' | 'reasoning'; id: string } | undefined;
+  let count = 0;
+
+  const close = () => {
+    const last = open;
+    open = undefined;
+    return last ? [{ type: `${last.type}-end`, id: last.id }] : [];
+  };
+
+  const onText = (type: 'text' | 'reasoning', delta: string): object[] => {
+    if (open?.type === type) return [{ type: `${type}-delta`, id: open.id, delta }];
+    const ended = close();
+    open = { type, id: `${type}-${count++}` };
+    return [...ended, { type: `${type}-start`, id: open.id }, { type: `${type}-delta`, id: open.id, delta }];
+  };
+
+  const onCall = (part: ToolPart): object[] => {
+    const chunks: object[] = close();
+    let call = calls.get(part.index);
+    if (call === undefined) {
+      call = { toolCallId: toolCallId(part, stream), toolName: part.name ?? '', text: '' };
+      calls.set(part.index, call);
+      chunks.push({ type: 'tool-input-start', toolCallId: call.toolCallId, toolName: call.toolName });
+    }
+    call.text += part.arguments;
+    if (part.arguments === '') return chunks;
+    return [...chunks, { type: 'tool-input-delta', toolCallId: call.toolCallId, inputTextDelta: part.arguments }];
+  };
+
+  /** Only a whole call can be run. */
+  const onEnd = (terminal: Terminal): object[] => {
+    if (terminal.type === 'error') return [...close(), { type: 'error', errorText: terminal.message }];
+    const ready = [...calls.values()].map(({ text, ...call }) => inputOf(call, text));
+    const { finishReason, usage } = terminal;
+    const finish = {
+      type: 'finish',
+      finishReason: REASONS[finishReason] ?? 'stop',
+      ...(usage && { messageMetadata: { usage } }),
+    };
+    return [...close(), ...ready, { type: 'finish-step' }, finish];
+  };
+
+  return ({ parts, terminal }) => {
+    const chunks = parts.flatMap(({ part }) =>
+      part.type === 'tool_call' ? onCall(part) : onText(part.type, part.text),
+    );
+    if (terminal === undefined) return chunks.map(jsonEvent);
+    return [...[...chunks, ...onEnd(terminal)].map(jsonEvent), { data: '[DONE]' }];
+  };
+}
+
+function inputOf(call: { toolCallId: string; toolName: string }, text: string): object {
+  try {
+    return { type: 'tool-input-available', ...call, input: JSON.parse(text === '' ? '{}' : text) };
+  } catch {
+    const errorText = 'The arguments of this call are not complete.';
+    return { type: 'tool-input-error', ...call, input: text, errorText };
+  }
+}

@@ -1,0 +1,36 @@
+import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
+import type { FastifyReply } from 'fastify';
+import { eventsOf, type Stream, streamPath } from '../events.ts';
+import { chunkEncoder, openingOf } from './chunks.ts';
+import { questionOfChat } from './request.ts';
+import { CHAT_ID, UiBody } from './schema.ts';
+
+/** The Vercel AI SDK's UI message stream, so that `useChat` needs nothing but this URL. */
+const ui: FastifyPluginAsyncTypebox = async (fastify) => {
+  fastify.post('/ui/chat', { schema: { body: UiBody } }, async (request, reply) => {
+    const { body, log: logger } = request;
+    const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
+    const options = { logger, resumable: body.resumable ?? false, chat: body.id };
+    return read(await fastify.streams.start(question, options), reply);
+  });
+
+  // Where `DefaultChatTransport` looks for an answer that still runs, after a reload.
+  fastify.get(
+    '/ui/chat/:id/stream',
+    { schema: { params: Type.Object({ id: Type.String({ pattern: CHAT_ID }) }) } },
+    async (request, reply) => {
+      const stream = await fastify.streams.findByChat(request.params.id);
+      return stream ? read(stream, reply) : reply.code(204).send();
+    },
+  );
+
+  async function read(stream: Stream, reply: FastifyReply): Promise<FastifyReply> {
+    const reader = await stream.read(0);
+    if (reader === undefined) throw new Error('a log without a beginning');
+    reply.header('x-vercel-ai-ui-message-stream', 'v1').header('x-sluice-stream', stream.id);
+    const url = streamPath(stream.id, fastify.config.basePath);
+    return reply.stream(openingOf(stream, url), eventsOf(reader, chunkEncoder(stream)));
+  }
+};
+
+export default ui;

@@ -1,0 +1,93 @@
+import type { FastifyInstance } from 'fastify';
+import type { UiBody } from './schema.ts';
+
+/** UI messages as a question: what the AI SDK's `convertToModelMessages` does on a server of one's own. */
+
+export type Question = Parameters<FastifyInstance['streams']['start']>[0];
+type Message = Question['messages'][number];
+type Content = Exclude<Extract<Message, { role: 'user' }>['content'], string>[number];
+type UiMessage = UiBody['messages'][number];
+
+/** The parts that mean something to a model; others (sources, data, metadata) are for the page. */
+interface Part {
+  readonly type: string;
+  readonly text?: unknown;
+  readonly mediaType?: unknown;
+  readonly url?: unknown;
+  readonly toolCallId?: unknown;
+  readonly toolName?: unknown;
+  readonly state?: unknown;
+  readonly input?: unknown;
+  readonly output?: unknown;
+  readonly errorText?: unknown;
+}
+
+/** @throws the error that `refuse` makes, for what cannot be asked here */
+export function questionOfChat(body: UiBody, refuse: (message: string) => Error): Question {
+  const { model, messages, system, temperature, maxTokens, stop, tools } = body;
+  return {
+    model,
+    messages: [
+      ...(system === undefined ? [] : [{ role: 'system' as const, content: system }]),
+      ...messages.flatMap((message, i) => messagesOf(message, `body.messages.${i}`, refuse)),
+    ],
+    ...(temperature !== undefined && { temperature }),
+    ...(maxTokens !== undefined && { maxTokens }),
+    ...(stop !== undefined && { stop }),
+    ...(tools?.length && { tools }),
+  };
+}
+
+function messagesOf({ role, parts }: UiMessage, at: string, refuse: (message: string) => Error): Message[] {
+  if (role === 'assistant') return stepsOf(parts).flatMap(assistantStep);
+  if (role === 'system') return [{ role, content: textOf(parts) }];
+  const content = parts.flatMap((part: Part, i): Content[] => {
+    if (part.type === 'text' && typeof part.text === 'string') return [{ type: 'text', text: part.text }];
+    if (part.type !== 'file') return [];
+    const { url, mediaType } = part;
+    const isImage = typeof mediaType === 'string' && mediaType.startsWith('image/');
+    if (isImage && typeof url === 'string' && /^(https:\/\/|data:image\/)/.test(url)) {
+      return [{ type: 'image', url }];
+    }
+    throw refuse(`${at}.parts.${i} is a file that is no image by https: or data: URL.`);
+  });
+  return [{ role, content }];
+}
+
+/** A message of the assistant holds every step of a turn: text and calls, results, text again. */
+function stepsOf(parts: readonly Part[]): Part[][] {
+  const steps: Part[][] = [[]];
+  for (const part of parts) {
+    if (part.type === 'step-start') steps.push([]);
+    else steps.at(-1)?.push(part);
+  }
+  return steps.filter((step) => step.length > 0);
+}
+
+/** What was called and never answered is left out: no provider takes a call without its result. */
+function assistantStep(step: readonly Part[]): Message[] {
+  const calls = step.flatMap((part) => {
+    const name = part.type === 'dynamic-tool' ? part.toolName : /^tool-(.+)$/.exec(part.type)?.[1];
+    const done = part.state === 'output-available' || part.state === 'output-error';
+    if (typeof name !== 'string' || typeof part.toolCallId !== 'string' || !done) return [];
+    return [{ id: part.toolCallId, name, input: part.input, output: part.output ?? part.errorText ?? null }];
+  });
+  const content = textOf(step);
+  if (content === '' && calls.length === 0) return [];
+  const toolCalls = calls.map(({ id, name, input }) => ({ id, name, arguments: JSON.stringify(input ?? {}) }));
+  return [
+    { role: 'assistant', content, ...(toolCalls.length > 0 && { toolCalls }) },
+    ...calls.map(({ id, name, output }): Message => {
+      return {
+        role: 'tool',
+        toolCallId: id,
+        name,
+        content: typeof output === 'string' ? output : JSON.stringify(output),
+      };
+    }),
+  ];
+}
+
+function textOf(parts: readonly Part[]): string {
+  return parts.map(({ type, text }) => (type === 'text' && typeof text === 'string' ? text : '')).join('');
+}

@@ -1,0 +1,118 @@
+import type { EventMessage } from 'fastify';
+import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../events.ts';
+
+/** An answer as OpenAI's clients read it: in chunks, or whole. */
+
+type End = Extract<Terminal, { type: 'end' }>;
+type Failure = Extract<Terminal, { type: 'error' }>;
+
+export interface AnswerOptions {
+  /** Whether a last chunk tells the tokens. */
+  readonly includeUsage: boolean;
+  /** A failure in the form that the SDKs raise. */
+  failure(terminal: Failure): object;
+}
+
+export function chunkEncoder(
+  stream: Stream,
+  { includeUsage, failure }: AnswerOptions,
+): (slice: Slice) => EventMessage[] {
+  const shared = { ...headOf(stream), object: 'chat.completion.chunk' };
+  const usageField = includeUsage ? { usage: null } : {};
+  let begun = false;
+
+  const chunk = (delta: object, finish_reason: string | null = null) => ({
+    ...shared,
+    choices: [{ index: 0, delta, logprobs: null, finish_reason }],
+    ...usageField,
+  });
+  const opening = () => {
+    if (begun) return [];
+    begun = true;
+    return [chunk({ role: 'assistant', content: '' })];
+  };
+
+  return ({ parts, terminal }) => {
+    if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
+    const events = [...opening(), ...chunksOf(parts)];
+    if (terminal === undefined) return events.map(jsonEvent);
+    events.push(chunk({}, finishOf(terminal)));
+    const usage = usageOf(terminal);
+    const last = includeUsage && usage ? [{ ...shared, choices: [], usage }] : [];
+    return [...[...events, ...last].map(jsonEvent), { data: '[DONE]' }];
+  };
+
+  function chunksOf(parts: Slice['parts']): object[] {
+    return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(deltaOf(part, stream)))];
+  }
+}
+
+/** Collects slices into one `chat.completion`. */
+export function collector(stream: Stream) {
+  let reasoning = '';
+  const calls = new Map<number, { id: string; type: 'function'; function: { name: string; arguments: string } }>();
+
+  return {
+    add({ parts }: Slice): void {
+      for (const { part } of parts) {
+        if (part.type === 'reasoning') reasoning += part.text;
+        if (part.type !== 'tool_call') continue;
+        const call = calls.get(part.index) ?? {
+          id: toolCallId(part, stream),
+          type: 'function',
+          function: { name: '', arguments: '' },
+        };
+        calls.set(part.index, call);
+        call.function.name ||= part.name ?? '';
+        call.function.arguments += part.arguments;
+      }
+    },
+    completion(terminal: End, answer: string): object {
+      const message = {
+        role: 'assistant',
+        content: answer === '' && calls.size > 0 ? null : answer,
+        refusal: null,
+        ...(reasoning !== '' && { reasoning_content: reasoning }),
+        ...(calls.size > 0 && { tool_calls: [...calls.values()] }),
+      };
+      const usage = usageOf(terminal);
+      return {
+        ...headOf(stream),
+        object: 'chat.completion',
+        choices: [{ index: 0, message, logprobs: null, finish_reason: finishOf(terminal) }],
+        ...(usage && { usage }),
+      };
+    },
+  };
+}
+
+function headOf({ id, model }: Stream) {
+  return { id: `chatcmpl-${id}`, created: Math.floor(Date.now() / 1000), model };
+}
+
+function deltaOf(part: Part, stream: Stream): object {
+  if (part.type !== 'tool_call')
+    return part.type === 'text' ? { content: part.text } : { reasoning_content: part.text };
+  const begins = part.id !== undefined || part.name !== undefined;
+  const call = begins
+    ? { id: toolCallId(part, stream), type: 'function', function: { name: part.name ?? '', arguments: part.arguments } }
+    : { function: { arguments: part.arguments } };
+  return { tool_calls: [{ index: part.index, ...call }] };
+}
+
+function finishOf({ finishReason }: End): string {
+  return finishReason === 'stopped' || finishReason === 'other' ? 'stop' : finishReason;
+}
+
+function usageOf({ usage }: End): object | undefined {
+  if (usage === undefined) return undefined;
+  const { inputTokens = 0, outputTokens = 0, totalTokens = inputTokens + outputTokens } = usage;
+  const { cachedTokens, reasoningTokens } = usage;
+  return {
+    prompt_tokens: inputTokens,
+    completion_tokens: outputTokens,
+    total_tokens: totalTokens,
+    ...(cachedTokens !== undefined && { prompt_tokens_details: { cached_tokens: cachedTokens } }),
+    ...(reasoningTokens !== undefined && { completion_tokens_details: { reasoning_tokens: reasoningTokens } }),
+  };
+}

@@ -1,0 +1,81 @@
+import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
+import type { FastifyReply } from 'fastify';
+import { eventsOf, type Reader, type Stream, type Terminal } from '../events.ts';
+import { KEY } from '../question.ts';
+import { firstOf, leaving } from '../waiting.ts';
+import { chunkEncoder, collector } from './answer.ts';
+import { questionOfChat } from './request.ts';
+import { ChatBody } from './schema.ts';
+
+/** OpenAI's Chat Completions, so that its SDKs work unchanged, whichever provider answers. */
+const v1: FastifyPluginAsyncTypebox = async (fastify) => {
+  const { config } = fastify;
+
+  /** A failure before anything was delivered is a status; the SDKs are told not to ask again by themselves. */
+  const refusalOf = ({ status, code, message, retryAfterMs }: Extract<Terminal, { type: 'error' }>) =>
+    fastify.refusal({ status, code, message, retryAfterMs });
+
+  fastify.post(
+    '/v1/chat/completions',
+    {
+      schema: {
+        body: ChatBody,
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
+      },
+    },
+    async (request, reply) => {
+      const { body, log: logger, headers } = request;
+      const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
+      const key = headers['idempotency-key'];
+      const stream = await fastify.streams.start(question, { logger, key, resumable: body.resumable ?? false });
+      const reader = await stream.read(0);
+      if (reader === undefined) throw new Error('a log without a beginning');
+      reply.header('x-sluice-stream', stream.id);
+      if (body.stream !== true) return whole(stream, reader, reply);
+      return streamed(stream, reader, reply, body.stream_options?.include_usage === true);
+    },
+  );
+
+  /**
+   * The status is held back until the model has begun, so that a refusal keeps its own; not longer
+   * than a heartbeat, since a gateway must not see silence.
+   */
+  async function streamed(stream: Stream, reader: Reader, reply: FastifyReply, includeUsage: boolean) {
+    const { first, source } = await firstOf(reader, fastify.clock, config.streams.heartbeatMs, leaving(reply));
+    if (first?.terminal?.type === 'error' && first.parts.length === 0) {
+      reader.close();
+      throw refusalOf(first.terminal);
+    }
+    const encode = chunkEncoder(stream, { includeUsage, failure: fastify.openAIError });
+    return reply.stream([], eventsOf(source, encode));
+  }
+
+  async function whole(stream: Stream, reader: Reader, reply: FastifyReply) {
+    const answer = collector(stream);
+    const gone = leaving(reply);
+    try {
+      for (;;) {
+        const slice = await Promise.race([reader.next(), gone]);
+        if (slice === undefined) return reply.hijack();
+        answer.add(slice);
+        if (slice.terminal?.type === 'error') throw refusalOf(slice.terminal);
+        if (slice.terminal) return answer.completion(slice.terminal, slice.answer ?? '');
+      }
+    } finally {
+      reader.close();
+    }
+  }
+
+  const created = Math.floor(Date.now() / 1000);
+  const modelOf = (id: string) => ({ id, object: 'model', created, owned_by: 'sluice' });
+
+  fastify.get('/v1/models', async () => ({
+    object: 'list',
+    // A provider that is open to all has no list.
+    data: fastify.llm.models.filter((name) => !name.endsWith('/*')).map(modelOf),
+  }));
+
+  fastify.get('/v1/models/*', async ({ params }) => modelOf(fastify.llm.route((params as { '*': string })['*']).name));
+};
+
+export default v1;

@@ -1,0 +1,109 @@
+import type { FastifyInstance } from 'fastify';
+import type { ChatBody, ChatMessage } from './schema.ts';
+
+/** A Chat Completions request as a question. */
+
+export type Question = Parameters<FastifyInstance['streams']['start']>[0];
+type Message = Question['messages'][number];
+
+/** What the provider gets as it stands, where it speaks Chat Completions; none can name a URL, a header or a key. */
+const FORWARDED = [
+  'frequency_penalty',
+  'logit_bias',
+  'min_p',
+  'parallel_tool_calls',
+  'presence_penalty',
+  'reasoning_effort',
+  'repetition_penalty',
+  'response_format',
+  'seed',
+  'thinking',
+  'enable_thinking',
+  'top_k',
+  'user',
+  'verbosity',
+];
+
+/** What would change the answer, and has no place in a stream of parts. */
+const REFUSED = ['audio', 'function_call', 'functions', 'logprobs', 'prediction', 'top_logprobs', 'web_search_options'];
+
+/** @throws the error that `refuse` makes, for what cannot be asked here */
+export function questionOfChat(body: ChatBody, refuse: (message: string) => Error): Question {
+  const given = body as ChatBody & Record<string, unknown>;
+  const name = REFUSED.find((field) => isSet(given[field]) && given[field] !== false);
+  if (name !== undefined) throw refuse(`${name} is not supported here.`);
+  if (isSet(given.n) && given.n !== 1) throw refuse('n other than 1 is not supported: ask once for each answer.');
+  if (Array.isArray(given.modalities) && given.modalities.some((one) => one !== 'text')) {
+    throw refuse('modalities other than text are not supported.');
+  }
+
+  const options = Object.fromEntries(
+    FORWARDED.filter((field) => isSet(given[field])).map((field) => [field, given[field]]),
+  );
+  const maxTokens = body.max_completion_tokens ?? body.max_tokens;
+  const stop = typeof body.stop === 'string' ? [body.stop] : body.stop;
+  return {
+    model: body.model,
+    messages: messagesOf(body.messages, refuse),
+    ...(isSet(body.temperature) && { temperature: body.temperature }),
+    ...(isSet(body.top_p) && { topP: body.top_p }),
+    ...(isSet(maxTokens) && { maxTokens }),
+    ...(stop?.length && { stop }),
+    ...(body.tools?.length && { tools: body.tools.map(toolOf) }),
+    ...(body.tools?.length && isSet(body.tool_choice) && { toolChoice: choiceOf(body.tool_choice) }),
+    ...(Object.keys(options).length > 0 && { options }),
+  };
+}
+
+function isSet<T>(value: T): value is NonNullable<T> {
+  return value !== undefined && value !== null;
+}
+
+function toolOf({ function: tool }: NonNullable<ChatBody['tools']>[number]) {
+  const { name, description, parameters } = tool;
+  return { name, ...(description && { description }), ...(parameters && { parameters }) };
+}
+
+function choiceOf(choice: NonNullable<ChatBody['tool_choice']>) {
+  return typeof choice === 'string' ? choice : { name: choice.function.name };
+}
+
+function messagesOf(messages: readonly ChatMessage[], refuse: (message: string) => Error): Message[] {
+  /** Names of the calls so far: some providers know a result by the name of its tool. */
+  const names = new Map<string, string>();
+  return messages.map((message, i) => {
+    const at = `body.messages.${i}`;
+    if (message.role === 'user') return { role: 'user', content: userContent(message, at, refuse) };
+    const content = textOf(message, at, refuse);
+    if (message.role === 'system' || message.role === 'developer') return { role: 'system', content };
+    if (message.role === 'tool') {
+      const toolCallId = message.tool_call_id ?? '';
+      const name = names.get(toolCallId);
+      if (name === undefined) throw refuse(`${at}.tool_call_id is not the id of a call before it.`);
+      return { role: 'tool', content, toolCallId, name };
+    }
+    const toolCalls = (message.tool_calls ?? []).map(({ id, function: call }) => {
+      names.set(id, call.name);
+      return { id, name: call.name, arguments: call.arguments };
+    });
+    return { role: 'assistant', content, ...(toolCalls.length > 0 && { toolCalls }) };
+  });
+}
+
+function userContent({ content }: ChatMessage, at: string, refuse: (message: string) => Error) {
+  if (typeof content === 'string') return content;
+  return (content ?? []).map((part, i) => {
+    if (part.type === 'text' && part.text !== undefined) return { type: 'text' as const, text: part.text };
+    if (part.type === 'image_url' && part.image_url) return { type: 'image' as const, url: part.image_url.url };
+    throw refuse(`${at}.content.${i} is neither text nor an image_url.`);
+  });
+}
+
+function textOf({ content }: ChatMessage, at: string, refuse: (message: string) => Error): string {
+  if (typeof content === 'string') return content;
+  const texts = (content ?? []).map((part, i) => {
+    if (part.type !== 'image_url') return part.text ?? '';
+    throw refuse(`${at}.content.${i}: only users send images.`);
+  });
+  return texts.join('\n');
+}
