@@ -35,9 +35,10 @@ export interface ProviderErrorInit {
   readonly cause?: unknown;
 }
 
-/** Statuses by which a provider blames the question, and which say the same to whoever asked it. */
-function blaming(status: number | undefined): number | undefined {
-  return status === 400 || status === 413 || status === 422 ? status : undefined;
+/** A provider's status that blames the question says the same to whoever asked it; key and money are ours. */
+function blamed(code: ProviderErrorCode, { reason, upstreamStatus }: ProviderErrorInit): number | undefined {
+  if (code !== 'upstream_rejected' || reason === 'credentials' || reason === 'billing') return undefined;
+  return [400, 413, 422].find((status) => status === upstreamStatus);
 }
 
 /** Thrown by providers. `message` is safe to show: it never holds what the upstream said. */
@@ -57,7 +58,7 @@ export class ProviderError extends Error {
     const { status, message } = CODES[code];
     super(init.stage ? `${message.slice(0, -1)} (${init.stage}).` : message, { cause: init.cause });
     this.code = code;
-    this.status = code === 'upstream_rejected' ? (blaming(init.upstreamStatus) ?? status) : status;
+    this.status = blamed(code, init) ?? status;
     this.reason = init.reason;
     this.retryable = init.retryable;
     this.retryAfterMs = init.retryAfterMs;

@@ -5,6 +5,7 @@ import { inlineData } from './wire/data-url.ts';
 import { finishPart } from './wire/finish-reason.ts';
 import { inBandError } from './wire/in-band-error.ts';
 import { parseEvent, parseObject } from './wire/json.ts';
+import { inCallOrder } from './wire/messages.ts';
 import { createNdjsonDecoder } from './wire/ndjson.ts';
 import { openAITools } from './wire/openai-body.ts';
 import type { PartBuffer } from './wire/parts.ts';
@@ -36,7 +37,7 @@ function ollamaBody(request: ChatRequest): Record<string, unknown> {
   const tools = request.toolChoice === 'none' ? undefined : request.tools;
   return {
     model: request.model,
-    messages: request.messages.map(ollamaMessage),
+    messages: inCallOrder(request.messages).map(ollamaMessage),
     stream: true,
     ...(Object.keys(options).length > 0 && { options }),
     ...(tools !== undefined && { tools: openAITools(tools) }),
@@ -61,18 +62,23 @@ function ollamaMessage(message: ChatMessage): object {
 function imageData(url: string): string {
   const inline = inlineData(url);
   if (inline !== undefined) return inline.data;
-  throw new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false });
+  throw new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
+}
+
+interface Call {
+  id?: string | null;
+  function?: { name?: string | null; arguments?: object | null } | null;
 }
 
 interface Line {
   error?: unknown;
   message?: {
-    content?: string;
-    thinking?: string;
-    tool_calls?: { id?: string; function?: { name?: string; arguments?: object } }[] | null;
-  };
+    content?: string | null;
+    thinking?: string | null;
+    tool_calls?: (Call | null)[] | null;
+  } | null;
   done?: boolean;
-  done_reason?: string;
+  done_reason?: string | null;
   prompt_eval_count?: number;
   eval_count?: number;
 }
@@ -90,13 +96,15 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
     const { thinking, content, tool_calls: made } = line.message ?? {};
     if (thinking) parts.text('reasoning', thinking);
     if (content) parts.text('text', content);
-    for (const { id, function: called } of made ?? []) {
+    for (const call of made ?? []) {
+      if (call === null) continue;
+      const { id, function: called } = call;
       const args = JSON.stringify(called?.arguments ?? {});
       parts.toolCall({
         type: 'tool_call',
         index: calls,
         ...(id && { id }),
-        ...(called?.name !== undefined && { name: called.name }),
+        ...(called?.name && { name: called.name }),
         arguments: args,
       });
       calls += 1;
@@ -112,7 +120,7 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
     },
     finish() {
       if (last === undefined) throw truncated();
-      return finishPart(last.done_reason, usageOf(last), calls > 0);
+      return finishPart(last.done_reason ?? undefined, usageOf(last), calls > 0);
     },
   };
 }

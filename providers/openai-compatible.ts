@@ -4,14 +4,19 @@ import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
 /** What is known of a service that speaks Chat Completions, so that a key is all it needs. */
-export interface Preset extends OpenAIChatDialect {
+export interface Preset extends CompatibleDialect {
   /** Absent where it differs from account to account. */
   readonly baseUrl?: string;
   /** The environment variable whose presence switches it on. */
   readonly apiKeyEnv?: string;
 }
 
-const USUAL: OpenAIChatDialect = { maxTokensField: 'max_tokens', streamOptions: true };
+export interface CompatibleDialect extends OpenAIChatDialect {
+  /** What stands behind the base URL, unless it is `/chat/completions`. */
+  readonly path?: string;
+}
+
+const USUAL: CompatibleDialect = { maxTokensField: 'max_tokens', streamOptions: true };
 
 export const PRESETS: Readonly<Record<string, Preset>> = {
   // Newer models refuse `max_tokens`.
@@ -38,7 +43,7 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   huggingface: { ...USUAL, baseUrl: 'https://router.huggingface.co/v1' },
   // Counts on every chunk unasked.
   perplexity: { ...USUAL, baseUrl: 'https://api.perplexity.ai', streamOptions: false },
-  writer: { ...USUAL, baseUrl: 'https://api.writer.com/v1' },
+  writer: { ...USUAL, baseUrl: 'https://api.writer.com/v1', path: '/chat' },
   zai: { ...USUAL, baseUrl: 'https://api.z.ai/api/paas/v4' },
   avian: { ...USUAL, baseUrl: 'https://api.avian.io/v1' },
   // `https://bedrock-runtime.<region>.amazonaws.com/openai/v1`, with a Bedrock API key
@@ -55,11 +60,11 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
 };
 
 /** Any server with `POST {baseUrl}/chat/completions`. */
-export function createOpenAICompatible(options: ProviderOptions, dialect: OpenAIChatDialect = USUAL): Provider {
+export function createOpenAICompatible(options: ProviderOptions, dialect: CompatibleDialect = USUAL): Provider {
   return createHttpProvider(options, {
     contentType: 'text/event-stream',
     authorization: bearer,
-    call: (request) => ({ path: '/chat/completions', body: openAIChatBody(request, dialect) }),
+    call: (request) => ({ path: dialect.path ?? '/chat/completions', body: openAIChatBody(request, dialect) }),
     createDecoder: (parts) => createOpenAIChatDecoder(parts),
   });
 }

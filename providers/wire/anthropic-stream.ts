@@ -11,10 +11,27 @@ import { upstreamDetail } from './status-error.ts';
 interface Event {
   type?: string;
   index?: number;
-  message?: { usage?: Counts };
-  content_block?: { type?: string; id?: string; name?: string; text?: string; thinking?: string; input?: object };
-  delta?: { type?: string; text?: string; thinking?: string; partial_json?: string; stop_reason?: string | null };
-  usage?: Counts;
+  message?: { usage?: Counts | null } | null;
+  content_block?: Block | null;
+  delta?: Delta | null;
+  usage?: Counts | null;
+}
+
+interface Block {
+  type?: string;
+  id?: string | null;
+  name?: string | null;
+  text?: string | null;
+  thinking?: string | null;
+  input?: object | null;
+}
+
+interface Delta {
+  type?: string;
+  text?: string | null;
+  thinking?: string | null;
+  partial_json?: string | null;
+  stop_reason?: string | null;
 }
 
 type Counts = Record<string, unknown>;
@@ -45,7 +62,7 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     } else if (data.type === 'message_stop') done = true;
   }
 
-  function count(usage: Counts | undefined): void {
+  function count(usage: Counts | null | undefined): void {
     for (const [name, value] of Object.entries(usage ?? {}))
       if (value !== null) counted = { ...counted, [name]: value };
   }
@@ -55,13 +72,13 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     else if (block?.type === 'thinking' && block.thinking) parts.text('reasoning', block.thinking);
     else if (block?.type === 'tool_use') {
       calls.set(index, calls.size);
-      const { id, name, input = {} } = block;
-      const args = Object.keys(input).length > 0 ? JSON.stringify(input) : '';
+      const { id, name, input } = block;
+      const args = input && Object.keys(input).length > 0 ? JSON.stringify(input) : '';
       parts.toolCall({
         type: 'tool_call',
         index: calls.size - 1,
-        ...(id !== undefined && { id }),
-        ...(name !== undefined && { name }),
+        ...(id && { id }),
+        ...(name && { name }),
         arguments: args,
       });
     }

@@ -1,6 +1,7 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
 import { inlineData } from './data-url.ts';
 import { parseObject } from './json.ts';
+import { inCallOrder, worthSending } from './messages.ts';
 
 interface Content {
   readonly role: 'user' | 'model';
@@ -8,8 +9,8 @@ interface Content {
 }
 
 /**
- * What stands for the signature of a call that is told again. Gemini 3 refuses the first call of a
- * step without one: https://ai.google.dev/gemini-api/docs/thought-signatures
+ * What stands for the signature of a call that is told again. Models since Gemini 3 refuse the first
+ * call of a step without one: https://ai.google.dev/gemini-api/docs/thought-signatures
  */
 const NO_SIGNATURE = { thoughtSignature: 'skip_thought_signature_validator' };
 
@@ -22,7 +23,7 @@ export function geminiBody(request: ChatRequest): Record<string, unknown> {
     ...(request.stop !== undefined && { stopSequences: request.stop }),
   };
   return {
-    contents: contents(request.messages, /gemini-3/.test(request.model)),
+    contents: contents(request.messages, !/gemini-[12]\b/.test(request.model)),
     ...(system.length > 0 && { systemInstruction: { parts: system } }),
     ...(Object.keys(generationConfig).length > 0 && { generationConfig }),
     ...(request.tools !== undefined && { tools: [{ functionDeclarations: request.tools.map(declaration) }] }),
@@ -40,7 +41,7 @@ function declaration({ parameters, ...tool }: NonNullable<ChatRequest['tools']>[
 /** Neighbours of one role become one content: all results of one step have to stand together. */
 function contents(messages: readonly ChatMessage[], signed: boolean): Content[] {
   const contents: Content[] = [];
-  for (const message of messages) {
+  for (const message of inCallOrder(messages)) {
     const parts = partsOf(message, signed);
     if (parts.length === 0) continue;
     const role = message.role === 'assistant' ? 'model' : 'user';
@@ -57,7 +58,9 @@ function partsOf(message: ChatMessage, signed: boolean): object[] {
     return [{ functionResponse: { name: message.name, response: result(message.content) } }];
   }
   if (typeof message.content !== 'string') {
-    return message.content.map((block) => (block.type === 'image' ? image(block.url) : { text: block.text }));
+    return worthSending(message.content).map((block) =>
+      block.type === 'image' ? image(block.url) : { text: block.text },
+    );
   }
   const text = message.content === '' ? [] : [{ text: message.content }];
   const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
@@ -87,7 +90,7 @@ const TYPES: Readonly<Record<string, string>> = {
 function image(url: string): object {
   const inlined = inlineData(url);
   if (inlined) return { inlineData: inlined };
-  const extension = /\.(\w+)$/.exec(new URL(url).pathname)?.[1]?.toLowerCase() ?? '';
+  const extension = /\.(\w+)(?:[?#].*)?$/.exec(url)?.[1]?.toLowerCase() ?? '';
   return { fileData: { fileUri: url, mimeType: TYPES[extension] ?? 'image/jpeg' } };
 }
 

@@ -10,16 +10,22 @@ import { createSseDecoder, type WireEvent } from './sse.ts';
 import { upstreamDetail } from './status-error.ts';
 
 interface Part {
-  text?: string;
-  thought?: boolean;
-  functionCall?: { id?: string; name?: string; args?: object };
+  text?: string | null;
+  thought?: boolean | null;
+  functionCall?: { id?: string | null; name?: string | null; args?: object | null } | null;
+}
+
+interface Candidate {
+  index?: number | null;
+  content?: { parts?: (Part | null)[] | null } | null;
+  finishReason?: string | null;
 }
 
 interface Chunk {
   error?: unknown;
-  candidates?: { index?: number; content?: { parts?: Part[] }; finishReason?: string }[];
-  promptFeedback?: { blockReason?: string };
-  usageMetadata?: Record<string, unknown>;
+  candidates?: (Candidate | null)[] | null;
+  promptFeedback?: { blockReason?: string | null } | null;
+  usageMetadata?: Record<string, unknown> | null;
 }
 
 /**
@@ -38,24 +44,24 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     if (event.event === 'error' || (chunk.error ?? null) !== null) throw inBandError(upstreamDetail(chunk));
     usage = usageOf(chunk.usageMetadata) ?? usage; // cumulative
     const candidates = chunk.candidates ?? [];
-    if (candidates.length === 0 && chunk.promptFeedback?.blockReason !== undefined) throw blocked();
-    for (const { index = 0, content, finishReason: reason } of candidates) {
-      if (index !== 0) continue;
-      for (const part of content?.parts ?? []) onPart(part);
-      if (reason) rawReason = reason;
+    if (candidates.length === 0 && chunk.promptFeedback?.blockReason) throw blocked();
+    for (const candidate of candidates) {
+      if (candidate === null || (candidate.index ?? 0) !== 0) continue;
+      for (const part of candidate.content?.parts ?? []) if (part !== null) onPart(part);
+      rawReason = candidate.finishReason || rawReason;
     }
   }
 
   function onPart({ text, thought, functionCall }: Part): void {
     if (text) parts.text(thought ? 'reasoning' : 'text', text);
-    if (functionCall === undefined) return;
-    const { id, name, args = {} } = functionCall;
+    if (!functionCall) return;
+    const { id, name, args } = functionCall;
     parts.toolCall({
       type: 'tool_call',
       index: calls,
       ...(id && { id }),
-      ...(name !== undefined && { name }),
-      arguments: JSON.stringify(args),
+      ...(name && { name }),
+      arguments: JSON.stringify(args ?? {}),
     });
     calls += 1;
   }
@@ -77,7 +83,7 @@ function blocked(): ProviderError {
 }
 
 /** Thoughts are not among `candidatesTokenCount`. */
-function usageOf(raw: Record<string, unknown> | undefined): Usage | undefined {
+function usageOf(raw: Record<string, unknown> | null | undefined): Usage | undefined {
   return counts({
     inputTokens: raw?.promptTokenCount,
     outputTokens: raw?.candidatesTokenCount,

@@ -14,7 +14,7 @@ interface Delta {
   reasoning_content?: unknown;
   reasoning?: unknown;
   refusal?: unknown;
-  tool_calls?: ToolCallDelta[] | null;
+  tool_calls?: (ToolCallDelta | null)[] | null;
 }
 
 interface Choice {
@@ -27,7 +27,7 @@ interface Choice {
 interface Chunk {
   object?: string;
   error?: unknown;
-  choices?: Choice[] | null;
+  choices?: (Choice | null)[] | null;
   usage?: unknown;
   x_groq?: { usage?: unknown } | null;
 }
@@ -49,6 +49,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
   let usage: Usage | undefined;
   let rawReason: string | undefined;
   let refused = false;
+  let called = false;
   let complete = false;
   let done = false;
 
@@ -66,7 +67,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     usage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage) ?? usage;
     const choices = chunk.choices ?? [];
     if (choices.length === 0 && openAIUsage(chunk.usage) !== undefined) complete = true;
-    for (const choice of choices) if ((choice.index ?? 0) === 0) onChoice(choice);
+    for (const choice of choices) if (choice !== null && (choice.index ?? 0) === 0) onChoice(choice);
   }
 
   function onChoice({ delta, finish_reason: reason, usage: choiceUsage }: Choice): void {
@@ -87,7 +88,11 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
       for (const block of delta.content) onContentBlock(block);
     }
     if (typeof delta.refusal === 'string' && delta.refusal !== '') refused = true;
-    if (delta.tool_calls) for (const call of delta.tool_calls) toolCalls.add(call);
+    for (const call of delta.tool_calls ?? []) {
+      if (call === null) continue;
+      toolCalls.add(call);
+      called = true;
+    }
   }
 
   /** Mistral's reasoning models: `{type:'text'}` and `{type:'thinking', thinking:[{type:'text'}]}`. */
@@ -107,7 +112,8 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     },
     finish() {
       if (!done && !complete && rawReason === undefined) throw truncated();
-      const part = finishPart(rawReason, usage);
+      // Snowflake gives no reason, so that its calls are all there is to tell by.
+      const part = finishPart(rawReason, usage, rawReason === undefined && called);
       return refused ? { ...part, reason: 'content_filter' } : part;
     },
   };

@@ -14,6 +14,13 @@ export function openAIUsage(raw: unknown): Usage | undefined {
     outputTokens: given.completion_tokens,
     totalTokens: given.total_tokens,
     reasoningTokens: completion.reasoning_tokens ?? given.reasoning_tokens,
-    cachedTokens: prompt.cached_tokens ?? given.prompt_cache_hit_tokens, // DeepSeek's own name
+    // In turn OpenAI's name for it, DeepSeek's and Bella's.
+    cachedTokens: prompt.cached_tokens ?? given.prompt_cache_hit_tokens ?? counted(given.cache_read_tokens),
+    cacheWriteTokens: counted(given.cache_creation_tokens),
   });
+}
+
+/** Bella writes 0 wherever the channel behind it counts nothing. */
+function counted(value: unknown): unknown {
+  return value === 0 ? undefined : value;
 }

@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'undici/types/header.js';
 /**
  * How long a provider asks to wait, in milliseconds, or undefined where it does not say. In this
  * order: `retry-after-ms` (Azure; may be 0), `retry-after` (seconds or an HTTP date), Google's
- * `RetryInfo.retryDelay`, `x-ratelimit-reset-requests` where it is a duration (OpenAI: `6m0s`).
+ * `RetryInfo.retryDelay`, the longer `x-ratelimit-reset-*` where these are durations (OpenAI: `6m0s`).
  */
 export function retryDelay(headers: IncomingHttpHeaders, document: unknown): number | undefined {
   const header = (name: string) => {
@@ -14,8 +14,12 @@ export function retryDelay(headers: IncomingHttpHeaders, document: unknown): num
     milliseconds(header('retry-after-ms')) ??
     secondsOrDate(header('retry-after')) ??
     duration(retryInfo(document)) ??
-    duration(header('x-ratelimit-reset-requests'))
+    longer(duration(header('x-ratelimit-reset-requests')), duration(header('x-ratelimit-reset-tokens')))
   );
+}
+
+function longer(a: number | undefined, b: number | undefined): number | undefined {
+  return a === undefined || b === undefined ? (a ?? b) : Math.max(a, b);
 }
 
 function milliseconds(value: string | undefined): number | undefined {

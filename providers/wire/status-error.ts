@@ -1,6 +1,12 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
-import { ProviderError, type UpstreamDetail } from '../errors.ts';
+import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../errors.ts';
+import { isBadKey, isOutOfMoney, isRecord, isSpendCap } from './blame.ts';
 import { retryDelay } from './retry-delay.ts';
+
+/** Client errors that pass by themselves. */
+const PASSING = new Set([408, 409, 425]);
+/** Server errors that do not. */
+const LASTING = new Set([501, 505]);
 
 /**
  * An HTTP status of 400 and above as a `ProviderError`, by the classes of the provider wire sheets:
@@ -10,24 +16,23 @@ import { retryDelay } from './retry-delay.ts';
 export function statusError(status: number, headers: IncomingHttpHeaders, body: string): ProviderError {
   const document = parse(body);
   const upstream = upstreamDetail(document);
-  const shared = { upstreamStatus: status, upstream };
+  const refused = headers['x-should-retry'] === 'false';
+
+  const fault = (code: ProviderErrorCode, reason: string, passes: boolean) => {
+    const retryable = passes && !refused;
+    const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
+    return new ProviderError(code, { upstreamStatus: status, upstream, reason, retryable, retryAfterMs });
+  };
 
   if (status === 429) {
-    const retryable =
-      !isOutOfMoney(upstream) && !isSpendCap(document, headers) && headers['x-should-retry'] !== 'false';
-    const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
-    return new ProviderError('upstream_rate_limited', { ...shared, reason: 'http_429', retryable, retryAfterMs });
+    return fault('upstream_rate_limited', 'http_429', !isOutOfMoney(upstream) && !isSpendCap(document, headers));
   }
-  if (status >= 500) {
-    const retryable = status !== 501 && status !== 505 && headers['x-should-retry'] !== 'false';
-    const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
-    return new ProviderError('upstream_failed', { ...shared, reason: `http_${status}`, retryable, retryAfterMs });
-  }
+  if (status >= 500) return fault('upstream_failed', `http_${status}`, !LASTING.has(status));
   if (status === 401 || status === 403 || isBadKey(upstream, document)) {
-    return new ProviderError('upstream_rejected', { ...shared, reason: 'credentials', retryable: false });
+    return fault('upstream_rejected', 'credentials', false);
   }
-  const retryable = status === 408 || status === 409 || status === 425;
-  return new ProviderError('upstream_rejected', { ...shared, reason: `http_${status}`, retryable });
+  if (status === 402 || isOutOfMoney(upstream)) return fault('upstream_rejected', 'billing', false);
+  return fault('upstream_rejected', `http_${status}`, PASSING.has(status));
 }
 
 /** The error that a provider put into a body or an event, wherever it keeps it. */
@@ -38,7 +43,13 @@ export function upstreamDetail(document: unknown): UpstreamDetail {
   if (typeof inner === 'string') return pick(inner, document.type, document.code);
   if (!isRecord(inner)) return {};
   const message = inner.message ?? inner.detail ?? document.message ?? document.detail;
-  return pick(typeof message === 'string' ? message : undefined, inner.type, inner.code);
+  return pick(typeof message === 'string' ? message : undefined, inner.type, codeOf(inner));
+}
+
+/** Bella and Groq name the status beside a code that is a word. */
+function codeOf({ code, httpCode, status_code: status }: Record<string, unknown>): unknown {
+  if (code !== undefined && code !== null && !Number.isNaN(Number(code))) return code;
+  return httpCode ?? status ?? code;
 }
 
 function pick(message: string | undefined, type: unknown, code: unknown): UpstreamDetail {
@@ -49,41 +60,12 @@ function pick(message: string | undefined, type: unknown, code: unknown): Upstre
   };
 }
 
-/** Bella's quota of a month says so in words only. */
-function isOutOfMoney({ code, type, message = '' }: UpstreamDetail): boolean {
-  return (
-    code === 'insufficient_quota' ||
-    type === 'insufficient_quota' ||
-    /月.{0,4}(额度|配额)|month\w* quota/i.test(message)
-  );
-}
-
-/** Anthropic says when to come back, unless what is reached is the limit of what may be spent. */
-function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boolean {
-  if (headers['retry-after'] !== undefined || !isRecord(document) || !isRecord(document.error)) return false;
-  return document.type === 'error' && document.error.type === 'rate_limit_error';
-}
-
-/** Gemini and xAI answer 400 to a bad key. */
-function isBadKey({ message = '' }: UpstreamDetail, document: unknown): boolean {
-  return (
-    /api key (not valid|expired)|(incorrect|invalid) api key/i.test(message) ||
-    /API_KEY_INVALID/.test(details(document))
-  );
-}
-
-function details(document: unknown): string {
-  return isRecord(document) && isRecord(document.error) ? JSON.stringify(document.error.details ?? '') : '';
-}
-
+/** Google's compatible endpoint puts its error into an array. */
 function parse(body: string): unknown {
   try {
-    return JSON.parse(body);
+    const document: unknown = JSON.parse(body);
+    return Array.isArray(document) ? document[0] : document;
   } catch {
     return undefined; // An HTML page from a proxy, say.
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null;
 }

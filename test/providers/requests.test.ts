@@ -184,8 +184,8 @@ t.test('Anthropic', async (t) => {
 });
 
 t.test('Gemini, and the same on Vertex', async (t) => {
-  const { path, headers, body } = await seen(t, 'gemini', REQUEST);
-  t.equal(path, '/base/models/m-1:streamGenerateContent?alt=sse');
+  const { path, headers, body } = await seen(t, 'gemini', { ...REQUEST, model: 'gemini-2.5-flash' });
+  t.equal(path, '/base/models/gemini-2.5-flash:streamGenerateContent?alt=sse');
   t.match(headers, { 'x-goog-api-key': 'secret' });
   t.same(body, {
     contents: [
@@ -281,6 +281,47 @@ t.test('Ollama', async (t) => {
   t.ok(refused.error instanceof ProviderError);
   t.match(refused.error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
   t.equal(refused.path, undefined, 'nobody was asked');
+});
+
+t.test('results of one tool stand in the order of their calls where only the name tells them apart', async (t) => {
+  const toolCalls = ['a', 'b'].map((id) => ({ id, name: 'f', arguments: '{}' }));
+  const result = (id: string) => ({ role: 'tool', toolCallId: id, name: 'f', content: `of ${id}` }) as const;
+  const messages = [
+    { role: 'user', content: 'q' } as const,
+    { role: 'assistant', content: '', toolCalls } as const,
+    result('b'),
+    result('a'),
+    { role: 'user', content: 'and?' } as const,
+  ];
+  const gemini = await seen(t, 'gemini', { model: 'gemini-2.5-pro', messages });
+  t.match(gemini.body.contents, {
+    2: {
+      parts: [
+        { functionResponse: { response: { result: 'of a' } } },
+        { functionResponse: { response: { result: 'of b' } } },
+        { text: 'and?' },
+      ],
+    },
+  });
+  const ollama = await seen(t, 'ollama', { model: 'm', messages });
+  t.match(ollama.body.messages, { 2: { content: 'of a' }, 3: { content: 'of b' } });
+});
+
+t.test('blank texts are left out where they are refused', async (t) => {
+  const content = [{ type: 'text', text: ' ' } as const, { type: 'image', url: PNG } as const];
+  for (const type of ['anthropic', 'gemini']) {
+    const { body } = await seen(t, type, { model: 'm', messages: [{ role: 'user', content }] });
+    t.notMatch(JSON.stringify(body), /"text":" "/, type);
+  }
+});
+
+t.test('a data URL that is no base64 is refused before anybody is asked', async (t) => {
+  for (const type of ['anthropic', 'gemini', 'ollama']) {
+    const content = [{ type: 'image', url: 'data:image/svg+xml,<svg/>' } as const];
+    const { error, path } = await seen(t, type, { model: 'm', messages: [{ role: 'user', content }] });
+    t.match(error, { code: 'upstream_rejected', reason: 'image_url', status: 400 }, type);
+    t.equal(path, undefined);
+  }
 });
 
 t.test('every provider names itself, and asks with its key', async (t) => {
