@@ -43,6 +43,47 @@ function createMetrics() {
       labelNames: ['provider', 'outcome'] as const,
       registers,
     }),
+    retries: new Counter({
+      name: 'sluice_retries_total',
+      help: 'Calls repeated at the same provider before any content',
+      labelNames: ['provider'] as const,
+      registers,
+    }),
+    fallbacks: new Counter({
+      name: 'sluice_fallbacks_total',
+      help: 'Questions that went on to the next target before any content',
+      labelNames: ['from', 'to'] as const,
+      registers,
+    }),
+    continuations: new Counter({
+      name: 'sluice_continuations_total',
+      help: 'Answers that another target went on with',
+      labelNames: ['from', 'to'] as const,
+      registers,
+    }),
+    retriesDenied: new Counter({
+      name: 'sluice_retries_denied_total',
+      help: 'Repetitions, fallbacks and continuations that the retry budget did not allow',
+      registers,
+    }),
+    breakerState: new Gauge({
+      name: 'sluice_breaker_state',
+      help: 'Circuit breaker of a target: 0 closed, 1 half open, 2 open',
+      labelNames: ['provider', 'model'] as const,
+      registers,
+    }),
+    keysResting: new Counter({
+      name: 'sluice_keys_rested_total',
+      help: 'Times that a key was laid aside: credentials, rate_limited',
+      labelNames: ['provider', 'why'] as const,
+      registers,
+    }),
+    refusals: new Counter({
+      name: 'sluice_refusals_total',
+      help: 'New questions refused: full, refusing, saturated, pressure, memory, store',
+      labelNames: ['why'] as const,
+      registers,
+    }),
     responsesOpen: new Gauge({ name: 'sluice_responses_open', help: 'SSE responses open now', registers }),
     responsesAborted: new Counter({
       name: 'sluice_responses_aborted_total',

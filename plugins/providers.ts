@@ -1,3 +1,4 @@
+import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { PROVIDER_TYPES } from '../providers/registry.ts';
 import type { Provider } from '../providers/types.ts';
@@ -15,17 +16,19 @@ export default fp<{ overrides?: Readonly<Record<string, Provider>> | undefined }
   async (fastify, { overrides = {} }) => {
     const providers = new Map<string, Provider>();
     for (const [name, entry] of Object.entries(fastify.config.providers)) {
-      providers.set(name, overrides[name] ?? create(name, entry, fastify.config));
+      providers.set(name, overrides[name] ?? create(name, entry, fastify));
     }
     fastify.decorate('providers', providers);
     fastify.addHook('onClose', async () => {
       await Promise.all([...providers.values()].map((provider) => provider.close()));
     });
   },
-  { name: 'providers', dependencies: ['config'] },
+  { name: 'providers', dependencies: ['config', 'clock', 'metrics'] },
 );
 
-function create(name: string, entry: Config['providers'][string], { streams, deadlines }: Config): Provider {
+function create(name: string, entry: Config['providers'][string], fastify: FastifyInstance): Provider {
+  const { clock, metrics, log } = fastify;
+  const { streams, deadlines } = fastify.config;
   const type = PROVIDER_TYPES[entry.type];
   if (type === undefined) throw new Error(`no provider type ${entry.type}`);
   return type.create({
@@ -33,6 +36,11 @@ function create(name: string, entry: Config['providers'][string], { streams, dea
     baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
     apiKeys: entry.apiKeys ?? [],
     apiVersion: entry.apiVersion,
+    now: clock.now,
+    onResting(why, first) {
+      metrics.keysResting.inc({ provider: name, why });
+      if (why === 'credentials' && first) log.error({ provider: name }, 'the provider refuses a key');
+    },
     // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
     connections: streams.maxStreams,
     highWaterMark: streams.highWaterMark,

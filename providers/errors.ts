@@ -52,7 +52,7 @@ export class ProviderError extends Error {
   readonly retryAfterMs: number | undefined;
   readonly stage: TimeoutStage | undefined;
   readonly upstreamStatus: number | undefined;
-  readonly #upstream: UpstreamDetail | undefined;
+  readonly #init: ProviderErrorInit;
 
   constructor(code: ProviderErrorCode, init: ProviderErrorInit) {
     const { status, message } = CODES[code];
@@ -64,11 +64,16 @@ export class ProviderError extends Error {
     this.retryAfterMs = init.retryAfterMs;
     this.stage = init.stage;
     this.upstreamStatus = init.upstreamStatus;
-    this.#upstream = init.upstream;
+    this.#init = init;
   }
 
   /** Private, so that no serialiser finds it. */
   get upstream(): UpstreamDetail | undefined {
-    return this.#upstream;
+    return this.#init.upstream;
+  }
+
+  /** The same with another delay, for whoever has another way to ask. */
+  after(retryAfterMs: number): ProviderError {
+    return new ProviderError(this.code, { ...this.#init, retryAfterMs });
   }
 }

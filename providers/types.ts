@@ -86,6 +86,8 @@ export interface FinishPart {
   /** The provider's own word for it; absent where it sends none. */
   readonly rawReason?: string;
   readonly usage?: Usage;
+  /** Who answered, as `provider/model`, where it took more than one; set above the providers. */
+  readonly targets?: readonly string[];
 }
 
 export type ContentPart = TextPart | ToolCallPart;
@@ -93,6 +95,8 @@ export type StreamPart = ContentPart | FinishPart;
 
 export interface Provider {
   readonly name: string;
+  /** False where it cannot be asked to go on with an answer that another has begun. */
+  readonly continues?: boolean;
   /**
    * Asks the model once. Parts come as the upstream sends them, text that arrived together as one
    * part; the consumer's pace is the upstream's pace.

@@ -83,8 +83,8 @@ function content(part: Part): object {
 
 function last(terminal: Terminal, model: string, answer: string | undefined): object {
   if (terminal.type === 'end') {
-    const { finishReason, usage } = terminal;
-    return { type: 'end', answer, model, finishReason, usage };
+    const { finishReason, usage, targets } = terminal;
+    return { type: 'end', answer, model, finishReason, usage, targets };
   }
   const { retryAfterMs, status: _, ...error } = terminal;
   return { ...error, ...(retryAfterMs !== undefined && { retryAfter: Math.ceil(retryAfterMs / 1000) }) };

@@ -9,10 +9,12 @@ const health: FastifyPluginAsyncTypebox = async (fastify) => {
     return { status: 'ok' };
   });
 
-  fastify.get('/readyz', options, async (_, reply) => {
+  // `?verbose` also shows the circuit breakers of the targets that were asked.
+  fastify.get('/readyz', options, async ({ query }, reply) => {
     const { ready } = fastify.lifecycle;
     reply.header('cache-control', 'no-store').code(ready ? 200 : 503);
-    return { status: ready ? 'ok' : 'unavailable' };
+    const status = ready ? 'ok' : 'unavailable';
+    return 'verbose' in (query as object) ? { status, targets: fastify.llm.targets() } : { status };
   });
 };
 

@@ -69,6 +69,9 @@ const ProviderEntry = Type.Object(
         description: "Azure's `api-version`, where its address needs one",
       }),
     ),
+    maxStreams: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Calls that may run at once' }),
+    ),
     models: Type.Optional(
       Type.Union([Type.Literal('*'), Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000 })], {
         description: 'Upstream models that may be asked as `provider/model`; `*` opens all',
@@ -90,6 +93,14 @@ const ModelRoute = Type.Object(
     firstTokenMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
     idleMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
     totalMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
+    onMidStreamFailure: Type.Optional(
+      Type.Union([Type.Literal('error'), Type.Literal('continue')], {
+        description: 'When a target fails in the middle: an error, or the next target goes on with the text',
+      }),
+    ),
+    continuePrompt: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 10_000, description: 'What the next target is told' }),
+    ),
   },
   { additionalProperties: false },
 );

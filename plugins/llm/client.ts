@@ -1,9 +1,13 @@
 import { ProviderError } from '../../providers/errors.ts';
-import type { ChatRequest, Provider } from '../../providers/types.ts';
+import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
+import { continued } from './continuation.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
+import { isFailureOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
+import type { RetryBudget } from './retry-budget.ts';
+import type { Lease, Targets } from './targets.ts';
 
 /** A question without its model, which the route names. */
 export type Prompt = Omit<ChatRequest, 'model'>;
@@ -15,41 +19,145 @@ export interface AnswerSink extends PartSink {
 
 export interface LlmClient {
   /**
-   * Asks the route's model, and feeds the sink with the parts of its answer: up to one `finish`, or
-   * up to a fault, which is a `ProviderError`, or the reason of `signal`'s abort.
+   * Asks the route's targets until one answers, and feeds the sink with the parts of the answer: up to
+   * one `finish`, or up to a fault, which is a `ProviderError`, or the reason of `signal`'s abort.
+   *
+   * Until the first content a target that fails is asked once more, and then the next one. After it
+   * nothing is asked again, unless the route says that another target may go on with the text.
    */
   ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal): void;
 }
 
-export function createLlmClient(providers: ReadonlyMap<string, Provider>, clock: Clock, metrics: Metrics): LlmClient {
-  return {
-    ask(route, prompt, sink, signal) {
-      const target = route.targets[0];
-      const provider = providers.get(target.provider);
-      if (provider === undefined) throw new Error(`route ${route.name} names no provider`);
-      sink.onTarget(target);
-      const call = (upstream: AbortSignal) => provider.stream({ ...prompt, model: target.model }, upstream);
-      runAttempt(call, route.limits, clock, counted(sink, target.provider, clock, metrics), signal);
-    },
-  };
+export interface ClientOptions {
+  readonly targets: Targets;
+  readonly budget: RetryBudget;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  /** From 0 to 1. */
+  readonly random?: () => number;
 }
 
-/** Counts how the attempt went. */
-function counted(sink: PartSink, provider: string, clock: Clock, metrics: Metrics): PartSink {
-  const started = clock.now();
-  let first = true;
-  return {
-    onPart(part) {
-      if (first) metrics.firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
-      first = false;
-      if (part.type === 'finish') metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
-      return sink.onPart(part);
-    },
-    onFault(fault) {
-      metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
+export function createLlmClient({ targets, budget, clock, metrics, random = Math.random }: ClientOptions): LlmClient {
+  return { ask };
+
+  function ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal): void {
+    const deadline = clock.now() + route.limits.totalMs;
+    const answered: string[] = [];
+    /** Kept only where another target may have to go on with it; undefined once tools were called. */
+    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [] : undefined;
+    let asking = prompt;
+
+    budget.deposit();
+    const first = targets.take(route, 0);
+    if (first) begin(first, 1);
+    else sink.onFault(targets.unavailable(route));
+
+    function begin(lease: Lease, tries: number): void {
+      const { target, provider } = lease;
+      let content = false;
+      const onPart = (part: StreamPart) => {
+        if (part.type === 'finish') {
+          lease.works();
+          lease.end(false);
+          return sink.onPart(answered.length > 1 ? { ...part, targets: answered } : part);
+        }
+        if (!content) {
+          content = true;
+          lease.works();
+          answered.push(`${target.provider}/${target.model}`);
+        }
+        if (part.type === 'text') text?.push(part.text);
+        else if (part.type === 'tool_call') text = undefined;
+        return sink.onPart(part);
+      };
+      const onFault = (fault: unknown) => {
+        lease.end(!signal.aborted && isFailureOfTarget(fault));
+        if (signal.aborted) sink.onFault(fault);
+        else if (content) goOn(lease, fault);
+        else askAgain(lease, tries, fault);
+      };
+      sink.onTarget(target);
+      const limits = { ...route.limits, totalMs: deadline - clock.now() };
+      const call = (upstream: AbortSignal) => provider.stream({ ...asking, model: target.model }, upstream);
+      const attempt = counted({ onPart, onFault }, target.provider);
+      try {
+        runAttempt(call, limits, clock, attempt, signal);
+      } catch (fault) {
+        attempt.onFault(fault);
+      }
+    }
+
+    /** The same target after a pause, or the next one at once. */
+    function askAgain({ index, target }: Lease, tries: number, fault: unknown): void {
+      const wait = waitBeforeRetry(fault, tries, random);
+      if (wait !== undefined && clock.now() + wait < deadline && afford()) {
+        metrics.retries.inc({ provider: target.provider });
+        pause(wait, () => {
+          const again = targets.take(route, index);
+          if (again) begin(again, again.index === index ? tries + 1 : 1);
+          else sink.onFault(fault);
+        });
+        return;
+      }
+      const next = mayFallBack(fault) ? targets.take(route, index + 1) : undefined;
+      handOver(fault, target, next, metrics.fallbacks);
+    }
+
+    /** The next target continues the answer, where the route wants that and it can be done. */
+    function goOn({ index, target }: Lease, fault: unknown): void {
+      const said = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
+      const able = (provider: Provider) => provider.continues !== false;
+      const next = said === undefined ? undefined : targets.take(route, index + 1, able);
+      if (said !== undefined) asking = continued(prompt, said, route.continuePrompt);
+      handOver(fault, target, next, metrics.continuations);
+    }
+
+    function handOver(fault: unknown, from: Target, next: Lease | undefined, counter: Metrics['fallbacks']): void {
+      if (next !== undefined && afford()) {
+        counter.inc({ from: from.provider, to: next.target.provider });
+        begin(next, 1);
+        return;
+      }
+      next?.end(false);
       sink.onFault(fault);
-    },
-  };
+    }
+
+    function pause(ms: number, then: () => void): void {
+      const onAbort = () => {
+        cancel();
+        sink.onFault(signal.reason);
+      };
+      const cancel = clock.after(ms, () => {
+        signal.removeEventListener('abort', onAbort);
+        then();
+      });
+      signal.addEventListener('abort', onAbort, { once: true });
+    }
+  }
+
+  function afford(): boolean {
+    const may = budget.withdraw();
+    if (!may) metrics.retriesDenied.inc();
+    return may;
+  }
+
+  /** Counts how one call went. */
+  function counted(sink: PartSink, provider: string): PartSink {
+    const started = clock.now();
+    let first = true;
+    return {
+      onPart(part) {
+        if (first) metrics.firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
+        first = false;
+        if (part.type === 'finish') metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
+        return sink.onPart(part);
+      },
+      onFault(fault) {
+        metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
+        sink.onFault(fault);
+      },
+    };
+  }
 }
 
 function outcomeOf(fault: unknown): string {

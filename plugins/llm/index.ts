@@ -1,6 +1,8 @@
 import fp from 'fastify-plugin';
 import { createLlmClient, type LlmClient } from './client.ts';
 import { createModelRoutes, type ModelRoute } from './model-routes.ts';
+import { RetryBudget } from './retry-budget.ts';
+import { createTargets, type TargetState } from './targets.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -15,16 +17,25 @@ export interface Llm extends LlmClient {
    */
   route(model: string | undefined): ModelRoute;
   readonly models: readonly string[];
+  /** Whether one of the route's providers has room for a call. */
+  hasRoom(route: ModelRoute): boolean;
+  /** How the targets that were asked are doing. */
+  targets(): readonly TargetState[];
 }
 
 /** `fastify.llm`: which upstream answers, and asking it. */
 export default fp(
   async (fastify) => {
     const routes = createModelRoutes(fastify.config);
-    const client = createLlmClient(fastify.providers, fastify.clock, fastify.metrics);
+    const { clock, metrics, config } = fastify;
+    const mostCalls = (provider: string) => config.providers[provider]?.maxStreams ?? Number.POSITIVE_INFINITY;
+    const targets = createTargets(fastify.providers, mostCalls, clock, metrics);
+    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics });
     const llm: Llm = {
       ...client,
       models: routes.names,
+      hasRoom: targets.hasRoom,
+      targets: targets.states,
       route(model) {
         const route = routes.find(model);
         if (route) return route;

@@ -1,4 +1,5 @@
 import type { Config } from '../config/index.ts';
+import { CONTINUE_PROMPT } from './continuation.ts';
 
 /** Which upstream model answers to which public name. Pure. */
 
@@ -17,6 +18,9 @@ export interface ModelRoute {
   readonly name: string;
   readonly targets: readonly [Target, ...Target[]];
   readonly limits: Limits;
+  /** What follows when a target fails in the middle of its answer. */
+  readonly onMidStreamFailure: 'error' | 'continue';
+  readonly continuePrompt: string;
 }
 
 export interface ModelRoutes {
@@ -30,21 +34,32 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
   const routes = new Map<string, ModelRoute>();
   const open = new Set<string>();
 
-  const add = (name: string, targets: readonly Target[], own: Partial<Limits> = {}) => {
-    const [first, ...rest] = targets;
-    if (first === undefined) return;
-    const limits = {
-      firstTokenMs: own.firstTokenMs ?? deadlines.firstTokenMs,
-      idleMs: own.idleMs ?? deadlines.idleMs,
-      totalMs: own.totalMs ?? deadlines.totalMs,
-    };
-    routes.set(name, { name, targets: [first, ...rest], limits });
-  };
+  const direct = (name: string): ModelRoute => ({
+    name,
+    targets: [split(name)],
+    limits: deadlines,
+    onMidStreamFailure: 'error',
+    continuePrompt: CONTINUE_PROMPT,
+  });
   const addDirect = (name: string) => {
-    if (!routes.has(name)) add(name, [split(name)]);
+    if (!routes.has(name)) routes.set(name, direct(name));
   };
 
-  for (const { name, targets, ...own } of models) add(name, targets, own);
+  for (const { name, targets, ...own } of models) {
+    const [first, ...rest] = targets;
+    if (first === undefined) continue;
+    routes.set(name, {
+      name,
+      targets: [first, ...rest],
+      limits: {
+        firstTokenMs: own.firstTokenMs ?? deadlines.firstTokenMs,
+        idleMs: own.idleMs ?? deadlines.idleMs,
+        totalMs: own.totalMs ?? deadlines.totalMs,
+      },
+      onMidStreamFailure: own.onMidStreamFailure ?? 'error',
+      continuePrompt: own.continuePrompt ?? CONTINUE_PROMPT,
+    });
+  }
   if (defaultModel !== undefined) addDirect(defaultModel);
   for (const [provider, entry] of Object.entries(providers)) {
     if (entry.models === '*') open.add(provider);
@@ -59,8 +74,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       if (name === undefined) return undefined;
       if (!routes.has(name) && open.has(split(name).provider)) {
         // Not kept: names come from outside, and a map of them would have no bound.
-        const target = split(name);
-        return target.model === '' ? undefined : { name, targets: [target], limits: deadlines };
+        return split(name).model === '' ? undefined : direct(name);
       }
       return routes.get(name);
     },

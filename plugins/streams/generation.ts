@@ -84,8 +84,8 @@ const LIMIT_EXCEEDED: Terminal = {
   retryable: false,
 };
 
-function success({ reason, usage }: FinishPart): Terminal {
-  return { type: 'end', finishReason: reason, usage };
+function success({ reason, usage, targets }: FinishPart): Terminal {
+  return { type: 'end', finishReason: reason, usage, targets };
 }
 
 function failure(fault: unknown): Terminal {

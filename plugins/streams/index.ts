@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Prompt } from '../llm/client.ts';
+import type { ModelRoute } from '../llm/model-routes.ts';
 import { fingerprint } from './fingerprint.ts';
 import { startGeneration } from './generation.ts';
 import { MemoryStore } from './memory-store.ts';
@@ -73,8 +74,6 @@ export interface Streams {
   endAll(): void;
 }
 
-const NO_SLOT = { refusing: 'The service is shutting down', full: 'Too many answers are running' };
-
 const SHUT_DOWN: Terminal = {
   type: 'error',
   code: 'stream_lost',
@@ -96,13 +95,16 @@ export default fp<{ store?: StreamStore | undefined }>(
 
     const { overloaded, asked } = createRefusals(fastify);
 
-    const findOrCreate = async (model: string, { resumable, chat }: StartOptions, idempotency?: Idempotency) => {
+    const findOrCreate = async (route: ModelRoute, options: StartOptions, idempotency?: Idempotency) => {
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing, created: false };
-      const info = { id: randomBytes(16).toString('base64url'), model, graceMs: resumable ? graceMs : 0, chat };
       // A stream that a key has found is no new one, and asks no leave.
-      const slot = slots.take(info.id);
-      if (slot !== 'taken') throw overloaded(NO_SLOT[slot]);
+      if (!llm.hasRoom(route)) throw overloaded('saturated');
+      const { resumable, chat } = options;
+      const id = randomBytes(16).toString('base64url');
+      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, chat };
+      const slot = slots.take(id);
+      if (slot !== 'taken') throw overloaded(slot);
       try {
         const made = await store.create(info, idempotency);
         if (!made.created) slots.release(info.id);
@@ -136,7 +138,7 @@ export default fp<{ store?: StreamStore | undefined }>(
         const { logger, key } = options;
         const route = llm.route(model);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, created } = await asked(findOrCreate(route.name, options, idempotency));
+        const { log, created } = await asked(findOrCreate(route, options, idempotency));
         if (!created) return streamOf(log);
 
         const { id } = log.info;

@@ -7,7 +7,13 @@ import type { ContentPart, FinishReason, Usage } from '../../providers/types.ts'
 
 /** The end of a log: one of these, once. */
 export type Terminal =
-  | { readonly type: 'end'; readonly finishReason: FinishReason | 'stopped'; readonly usage?: Usage | undefined }
+  | {
+      readonly type: 'end';
+      readonly finishReason: FinishReason | 'stopped';
+      readonly usage?: Usage | undefined;
+      /** Who answered, where it took more than one. */
+      readonly targets?: readonly string[] | undefined;
+    }
   | {
       readonly type: 'error';
       readonly code: string;

@@ -1,11 +1,12 @@
 import type { ChatRequest, Provider } from '../types.ts';
+import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, readAnswer } from './read-answer.ts';
+import { type AnswerDecoder, type Opened, readAnswer } from './read-answer.ts';
 
-export interface ProviderOptions extends UpstreamOptions {
+export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly name: string;
-  /** Used in turn; none for servers that ask for none. */
+  /** The one with the fewest calls is used; none for servers that ask for none. */
   readonly apiKeys: readonly string[];
   /** For Azure, whose older addresses have one. */
   readonly apiVersion?: string | undefined;
@@ -33,22 +34,29 @@ export const bearer = (apiKey: string): Record<string, string> => ({ authorizati
 /** A provider that is reached by one POST a question. */
 export function createHttpProvider(options: ProviderOptions, dialect: Dialect): Provider {
   const upstream = createUpstream(options, dialect.contentType);
-  let turn = 0;
+  const keys = createApiKeys(options.apiKeys, options);
 
-  const authorization = (): Record<string, string> => {
-    if (options.apiKeys.length === 0) return {};
-    turn = (turn + 1) % options.apiKeys.length;
-    return dialect.authorization(options.apiKeys[turn] as string);
-  };
-
-  const open = (request: ChatRequest, signal: AbortSignal) => {
+  const ask = (request: ChatRequest, signal: AbortSignal): Opened => {
     const { path, body } = dialect.call(request);
-    return upstream.post(path, { ...dialect.headers, ...authorization() }, body, signal);
+    const lease = keys.take();
+    const authorization = lease ? dialect.authorization(lease.key) : {};
+    const call = upstream.post(path, { ...dialect.headers, ...authorization }, body, signal);
+    if (lease === undefined) return { opening: call, release: () => {} };
+    const opening = call.then(
+      (opened) => {
+        lease.accepted();
+        return opened;
+      },
+      (fault) => {
+        throw lease.failed(fault);
+      },
+    );
+    return { opening, release: lease.release };
   };
 
   return {
     name: options.name,
-    stream: (request, signal) => readAnswer(async () => open(request, signal), dialect.createDecoder),
+    stream: (request, signal) => readAnswer(() => ask(request, signal), dialect.createDecoder),
     close: upstream.close,
   };
 }

@@ -23,6 +23,13 @@ export interface AnswerDecoder {
  */
 const TURN_BYTES = 64 * 1024;
 
+/** A call that was made. */
+export interface Opened {
+  readonly opening: Promise<Body>;
+  /** Call once, when nothing more is read of it. */
+  release(): void;
+}
+
 /** How long a body may take to end after its last word, so that its connection can be used again. */
 const DRAIN_MS = 1_000;
 
@@ -31,10 +38,14 @@ const DRAIN_MS = 1_000;
  * happens. The one async generator between the socket and the LLM client: each costs a promise a part.
  */
 export async function* readAnswer(
-  open: () => Promise<Body>,
+  ask: () => Opened,
   createDecoder: (parts: PartBuffer) => AnswerDecoder,
 ): AsyncGenerator<StreamPart, void, undefined> {
-  const body = await open();
+  const { opening, release } = ask();
+  const body = await opening.catch((error) => {
+    release();
+    throw error;
+  });
   const parts = createPartBuffer();
   const decoder = createDecoder(parts);
   const readable = whenReadable(body);
@@ -61,7 +72,8 @@ export async function* readAnswer(
   } catch (error) {
     throw networkError(error, 'in_body');
   } finally {
-    release(body, decoder.done);
+    release();
+    letGo(body, decoder.done);
   }
 }
 
@@ -100,7 +112,7 @@ function attempt(step: () => void): unknown {
   }
 }
 
-function release(body: Body, complete: boolean): void {
+function letGo(body: Body, complete: boolean): void {
   if (body.destroyed) return;
   if (!complete) {
     body.destroy();

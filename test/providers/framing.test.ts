@@ -4,18 +4,10 @@ import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
 import { createPartBuffer } from '../../providers/wire/parts.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
 import { type Collected, collect } from './collect.ts';
+import { OPTIONS } from './options.ts';
 import { cuts, random, SEED } from './random.ts';
 
 /** What upstreams were seen to do with Server-Sent Events, one behaviour a test, over a real socket. */
-
-const OPTIONS = {
-  name: 'p',
-  apiKeys: [],
-  connections: 10,
-  highWaterMark: 16_384,
-  connectTimeoutMs: 1_000,
-  headersTimeoutMs: 2_000,
-};
 
 async function ask(t: Test, script: Script): Promise<Collected> {
   const { url } = await startUpstream(t, script);

@@ -3,6 +3,7 @@ import type { ProviderError } from '../../providers/errors.ts';
 import { createOllama } from '../../providers/ollama.ts';
 import { type Script, startUpstream } from '../upstream.ts';
 import { type Collected, collect } from './collect.ts';
+import { OPTIONS } from './options.ts';
 import { cuts, random, SEED } from './random.ts';
 
 /** What upstreams do with one JSON object a line, over a real socket. */
@@ -17,15 +18,7 @@ async function ask(t: Test, ...pieces: (string | Buffer)[]): Promise<Collected> 
     response.end();
   };
   const { url } = await startUpstream(t, script);
-  const provider = createOllama({
-    name: 'p',
-    baseUrl: url,
-    apiKeys: [],
-    connections: 2,
-    highWaterMark: 16_384,
-    connectTimeoutMs: 1_000,
-    headersTimeoutMs: 2_000,
-  });
+  const provider = createOllama({ ...OPTIONS, baseUrl: url });
   t.teardown(() => provider.close());
   const messages = [{ role: 'user', content: 'q' }] as const;
   return collect(provider.stream({ model: 'm', messages }, new AbortController().signal));

@@ -11,6 +11,7 @@ import type { AnswerDecoder } from '../../providers/wire/read-answer.ts';
 import { type Script, startUpstream, type Upstream } from '../upstream.ts';
 import { add, type Collected, collect, empty } from './collect.ts';
 import { bytesOf, type Fixture, fixtures, missing, usageOf } from './fixtures.ts';
+import { OPTIONS } from './options.ts';
 import { cuts, random, SEED } from './random.ts';
 
 /** Real providers' bytes, played whole, byte by byte and in random cuts: the outcome is the manifest's. */
@@ -27,15 +28,7 @@ const streams = fixtures(...Object.keys(DECODERS));
 const errors = fixtures('http-error');
 
 function providerAt(t: Test, { url }: Upstream, fixture: Fixture): Provider {
-  const options = {
-    name: fixture.provider,
-    baseUrl: `${url}/v1`,
-    apiKeys: ['test-key'],
-    connections: 10,
-    highWaterMark: 16_384,
-    connectTimeoutMs: 1_000,
-    headersTimeoutMs: 5_000,
-  };
+  const options = { ...OPTIONS, name: fixture.provider, baseUrl: `${url}/v1`, apiKeys: ['test-key'] };
   const type = PROVIDER_TYPES[fixture.provider] ?? PROVIDER_TYPES['openai-compatible'];
   const provider = type?.create(options);
   if (provider === undefined) throw new Error(`no provider for ${fixture.provider}`);

@@ -4,6 +4,7 @@ import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import type { ChatRequest } from '../../providers/types.ts';
 import { startUpstream } from '../upstream.ts';
 import { collect } from './collect.ts';
+import { OPTIONS } from './options.ts';
 
 /** One question with everything in it, as each API gets it: path, headers and body, over a socket. */
 
@@ -47,13 +48,9 @@ async function seen(t: Test, type: string, request: ChatRequest, options: object
     response.writeHead(500).end();
   });
   const provider = PROVIDER_TYPES[type]?.create({
-    name: 'p',
+    ...OPTIONS,
     baseUrl: `${upstream.url}/base`,
     apiKeys: ['secret'],
-    connections: 2,
-    highWaterMark: 16_384,
-    connectTimeoutMs: 1_000,
-    headersTimeoutMs: 2_000,
     ...options,
     ...('path' in options && { baseUrl: `${upstream.url}${options.path}` }),
   });

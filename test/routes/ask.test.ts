@@ -138,9 +138,9 @@ t.test('one terminal error event when the upstream fails, and what came before i
       void sse(response).end(`${text('partial')}data: {"error":{"message":"SECRET"}}\n\n${DONE}`),
     upstream_truncated: ({ response }) => void sse(response).end(text('partial')),
     upstream_protocol: ({ response }) => void sse(response).end(`${text('partial')}data: {]\n\n`),
-    upstream_failed: ({ response }) => void response.writeHead(503, { 'retry-after': '7' }).end('SECRET'),
-    upstream_rate_limited: ({ response }) => void response.writeHead(429, { 'retry-after': '3' }).end('{}'),
-    upstream_rejected: ({ response }) => void response.writeHead(401).end('{"error":{"message":"SECRET key"}}'),
+    upstream_failed: ({ response }) => void response.writeHead(503, { 'retry-after': '17' }).end('SECRET'),
+    upstream_rejected: ({ response }) => void response.writeHead(404).end('{"error":{"message":"SECRET model"}}'),
+    upstream_rate_limited: ({ response }) => void response.writeHead(429, { 'retry-after': '13' }).end('{}'),
   };
   const names = Object.keys(scripts);
   const upstream = await startUpstream(t, (call) => scripts[JSON.parse(call.body).messages[0].content]?.(call));
@@ -156,7 +156,7 @@ t.test('one terminal error event when the upstream fails, and what came before i
       events.slice(1, -1).map(({ json }) => json.content),
       ['upstream_failed', 'upstream_rate_limited', 'upstream_rejected'].includes(name) ? [] : ['partial'],
     );
-    if (name === 'upstream_failed') t.match(terminals[0]?.json, { retryable: true, retryAfter: 7 });
+    if (name === 'upstream_failed') t.match(terminals[0]?.json, { retryable: true, retryAfter: 17 });
     if (name === 'upstream_rejected') t.match(terminals[0]?.json, { retryable: false });
   }
 });

@@ -1,0 +1,38 @@
+import type { Clock } from '../clock.ts';
+
+/** What one question adds: a tenth of the traffic may be asked again. */
+const SHARE = 0.1;
+/** What may be saved up, and is there at the start. */
+const MOST = 10;
+/** What a second adds, so that a service with little traffic has some, too. */
+const PER_SECOND = 0.1;
+
+/**
+ * Bounds how much is asked again when an upstream fails: a retry for each failure would double the
+ * load of one that is failing under it.
+ */
+export class RetryBudget {
+  readonly #clock: Clock;
+  #balance = MOST;
+  #countedAt: number;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#countedAt = clock.now();
+  }
+
+  /** A question has come. */
+  deposit(): void {
+    const now = this.#clock.now();
+    const earned = SHARE + ((now - this.#countedAt) / 1000) * PER_SECOND;
+    this.#countedAt = now;
+    this.#balance = Math.min(MOST, this.#balance + earned);
+  }
+
+  /** Whether one more call may be made beside the first of a question. */
+  withdraw(): boolean {
+    if (this.#balance < 1) return false;
+    this.#balance -= 1;
+    return true;
+  }
+}

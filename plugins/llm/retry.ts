@@ -1,0 +1,34 @@
+import { ProviderError } from '../../providers/errors.ts';
+
+/** What a failure calls for. Pure. */
+
+/** Calls of one target for one question. */
+const MOST_TRIES = 2;
+/** A longer delay than this is not waited for. */
+const MOST_WAIT_MS = 10_000;
+/** Full jitter: up to so much before the second try. */
+const JITTER_MS = 500;
+
+/**
+ * How long to wait before the same target is asked again; undefined for not at all. A target that was
+ * waited for in vain is not waited for twice.
+ */
+export function waitBeforeRetry(fault: unknown, tries: number, random: () => number): number | undefined {
+  if (!(fault instanceof ProviderError) || !fault.retryable || tries >= MOST_TRIES) return undefined;
+  if (fault.stage !== undefined && fault.stage !== 'connect') return undefined;
+  if (fault.retryAfterMs !== undefined) return fault.retryAfterMs <= MOST_WAIT_MS ? fault.retryAfterMs : undefined;
+  return Math.floor(random() * JITTER_MS);
+}
+
+/** Whether another target may do better: not with a question that is itself at fault, and not past its time. */
+export function mayFallBack(fault: unknown): boolean {
+  if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
+  return !(fault.code === 'upstream_rejected' && fault.status < 500);
+}
+
+/** Whether it tells of the target, and not of the question, a key or a limit. */
+export function isFailureOfTarget(fault: unknown): boolean {
+  if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
+  if (fault.code === 'upstream_error') return fault.retryable;
+  return fault.code !== 'upstream_rejected' && fault.code !== 'upstream_rate_limited';
+}
