@@ -1,4 +1,4 @@
-import { type Dispatcher, Pool } from 'undici';
+import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { ProviderError } from '../errors.ts';
 import { networkError } from './network-error.ts';
 import { statusError } from './status-error.ts';
@@ -35,6 +35,8 @@ const MAX_ERROR_BODY = 64 * 1024;
 export function createUpstream(options: UpstreamOptions, contentType: string): Upstream {
   const base = new URL(options.baseUrl);
   const prefix = base.pathname.replace(/\/+$/, '');
+  const connector = buildConnector({ timeout: options.connectTimeoutMs });
+  let waiting = 0;
   const pool = new Pool(base.origin, {
     connections: options.connections,
     pipelining: 1,
@@ -42,12 +44,18 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     // Idle time is watched by the LLM client, on complete parts: bytes alone are no progress.
     bodyTimeout: 0,
     keepAliveTimeout: 4_000,
-    connect: { timeout: options.connectTimeoutMs },
+    // After an abort undici 7 connects anew for the call that was aborted: a thousand readers that
+    // leave would be a thousand connections for nobody.
+    connect(target, callback) {
+      if (waiting > 0) connector(target, callback);
+      else callback(new Error('nobody waits for this connection'), null);
+    },
   });
 
   return {
     async post(path, headers, body, signal) {
       let response: Dispatcher.ResponseData;
+      waiting += 1;
       try {
         response = await pool.request({
           method: 'POST',
@@ -64,6 +72,8 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
         });
       } catch (error) {
         throw networkError(error, 'before_headers');
+      } finally {
+        waiting -= 1;
       }
       await refuse(response, contentType);
       return response.body;
