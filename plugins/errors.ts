@@ -96,10 +96,15 @@ function describe(error: unknown): PublicError {
   };
 }
 
+function depth({ instancePath }: { instancePath: string }): number {
+  return instancePath.split('/').length;
+}
+
 /** Names the field, never its value. */
 function invalidField({ validation = [], validationContext }: FastifyError): string {
   const place = validationContext ?? 'request';
-  const [problem] = validation;
+  // Of a choice that none of whose kinds fits, the problem that lies deepest says most.
+  const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));
   const params = problem?.params as { additionalProperty?: string; missingProperty?: string } | undefined;
   const path = problem?.instancePath.replaceAll('/', '.') ?? '';
   const extra = params?.additionalProperty;

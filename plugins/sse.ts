@@ -59,7 +59,7 @@ export default fp(
       this.headers(HEADERS);
       this.hijack();
       // Its `close` event has passed if the client left while the handler still worked.
-      if (raw.destroyed) {
+      if (raw.destroyed || socket.destroyed) {
         source?.close();
         return this;
       }

@@ -50,9 +50,10 @@ function ollamaMessage(message: ChatMessage): object {
     const calls = message.toolCalls.map(({ name, arguments: args }) => ({
       function: { name, arguments: parseObject(args) },
     }));
-    return { role: 'assistant', content: message.content, tool_calls: calls };
+    const { content, reasoning: thinking } = message;
+    return { role: 'assistant', content, ...(thinking && { thinking }), tool_calls: calls };
   }
-  if (typeof message.content === 'string') return message;
+  if (typeof message.content === 'string') return { role: message.role, content: message.content };
   const text = message.content.flatMap((block) => (block.type === 'text' ? [block.text] : []));
   const images = message.content.flatMap((block) => (block.type === 'image' ? [imageData(block.url)] : []));
   return { role: 'user', content: text.join('\n'), ...(images.length > 0 && { images }) };

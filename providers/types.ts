@@ -9,6 +9,8 @@ export interface TextContent {
 export interface ImageContent {
   readonly type: 'image';
   readonly url: string;
+  /** How closely to look, in OpenAI's words. */
+  readonly detail?: string;
 }
 
 /** A call that the model made in an earlier turn. */
@@ -22,7 +24,13 @@ export interface ToolCall {
 export type ChatMessage =
   | { readonly role: 'system'; readonly content: string }
   | { readonly role: 'user'; readonly content: string | readonly (TextContent | ImageContent)[] }
-  | { readonly role: 'assistant'; readonly content: string; readonly toolCalls?: readonly ToolCall[] }
+  | {
+      readonly role: 'assistant';
+      readonly content: string;
+      /** What it thought before it called tools; some thinking models want it back. */
+      readonly reasoning?: string;
+      readonly toolCalls?: readonly ToolCall[];
+    }
   /** What a tool gave, and the name of the tool, by which some providers know the call. */
   | { readonly role: 'tool'; readonly content: string; readonly toolCallId: string; readonly name: string };
 
@@ -32,6 +40,8 @@ export interface Tool {
   readonly description?: string;
   /** JSON schema of its arguments. */
   readonly parameters?: Readonly<Record<string, unknown>>;
+  /** Whether the arguments have to follow the schema; for providers that speak Chat Completions. */
+  readonly strict?: boolean;
 }
 
 export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string };
@@ -58,8 +68,9 @@ export interface Usage {
   readonly outputTokens?: number;
   readonly totalTokens?: number;
   readonly reasoningTokens?: number;
-  /** Input that was read from the provider's cache; part of `inputTokens` with most, beside it with Anthropic. */
+  /** Those of the input that came from the provider's cache. */
   readonly cachedTokens?: number;
+  /** Those of the input that the provider put there. */
   readonly cacheWriteTokens?: number;
 }
 

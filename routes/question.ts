@@ -7,18 +7,16 @@ export const KEY = '^[\\x21-\\x7e]{1,255}$';
 
 const closed = { additionalProperties: false };
 
-export const MODEL = Type.Optional(
-  Type.String({
-    description: 'Public model name; the default one where absent',
-    pattern: '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$',
-  }),
-);
+export const MODEL = Type.String({
+  description: 'Public model name; the default one where absent',
+  pattern: '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$',
+});
 const System = Type.Optional(Type.String({ description: 'System text, before everything else', maxLength: 100_000 }));
 
 export const AskQuery = Type.Object(
   {
     question: Type.String({ description: 'The question', minLength: 1 }),
-    model: MODEL,
+    model: Type.Optional(MODEL),
     system: System,
     key: Type.Optional(
       Type.String({
@@ -52,7 +50,7 @@ export const sampling = {
 const asked = {
   question: Type.Optional(Type.String({ minLength: 1 })),
   messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 1_000 })),
-  model: MODEL,
+  model: Type.Optional(MODEL),
   ...sampling,
 };
 

@@ -3,11 +3,21 @@ import type { Reader, Slice } from './events.ts';
 
 /** Waiting for an answer whose client may leave. */
 
-/** Resolves when the client has left. */
-export function leaving({ raw }: FastifyReply): Promise<undefined> {
+/** Resolves when the client has left, or has its answer. */
+export function leaving({ raw, request }: FastifyReply): Promise<undefined> {
+  const { socket } = request.raw;
   return new Promise((resolve) => {
-    if (raw.destroyed) resolve(undefined);
-    else raw.once('close', () => resolve(undefined));
+    const onClose = () => {
+      raw.off('close', onClose);
+      // A pipelined response has no socket of its own until the one before it is done.
+      socket.off('close', onClose);
+      resolve(undefined);
+    };
+    if (raw.destroyed || socket.destroyed) resolve(undefined);
+    else {
+      raw.once('close', onClose);
+      socket.once('close', onClose);
+    }
   });
 }
 
@@ -26,7 +36,12 @@ export async function firstOf(
   const late = new Promise<undefined>((resolve) => {
     cancel = clock.after(ms, () => resolve(undefined));
   });
-  const first = await Promise.race([waiting, late, gone]).finally(() => cancel());
+  const first = await Promise.race([waiting, late, gone])
+    .catch((error) => {
+      reader.close();
+      throw error;
+    })
+    .finally(() => cancel());
   const source: Reader = {
     next() {
       const next = waiting ?? reader.next();

@@ -48,6 +48,13 @@ const Deadlines = Type.Object(
   closed,
 );
 
+const Limits = Type.Object(
+  {
+    chatBodyBytes: bytes('Largest body of /v1 and /ui, where images may stand', 16_777_216, 1_024, 2 ** 30),
+  },
+  closed,
+);
+
 const ProviderEntry = Type.Object(
   {
     type: Type.Union(
@@ -151,6 +158,7 @@ export const ConfigSchema = Type.Object(
     models: Type.Array(ModelRoute, { default: [], maxItems: 1_000 }),
     streams: Streams,
     deadlines: Deadlines,
+    limits: Limits,
   },
   { additionalProperties: false },
 );

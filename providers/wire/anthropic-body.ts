@@ -24,7 +24,7 @@ export function anthropicBody(request: ChatRequest): Record<string, unknown> {
     ...(request.topP !== undefined && { top_p: request.topP }),
     ...(request.stop !== undefined && { stop_sequences: request.stop }),
     ...(request.tools !== undefined && {
-      tools: request.tools.map(({ parameters = { type: 'object' }, ...tool }) => ({
+      tools: request.tools.map(({ parameters = { type: 'object' }, strict: _, ...tool }) => ({
         ...tool,
         input_schema: parameters,
       })),

@@ -106,11 +106,13 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   };
 }
 
-/** Tokens that the cache gave or took are not among `input_tokens` here. */
+/** Tokens that the cache gave or took are not among `input_tokens` here; with everybody else they are. */
 function usageOf(counted: Counts): Usage | undefined {
   const details = (counted.output_tokens_details ?? {}) as Counts;
+  const input = [counted.input_tokens, counted.cache_read_input_tokens, counted.cache_creation_input_tokens];
+  const given = input.filter((count) => typeof count === 'number');
   return counts({
-    inputTokens: counted.input_tokens,
+    inputTokens: given.length > 0 ? given.reduce((sum, count) => sum + count, 0) : undefined,
     outputTokens: counted.output_tokens,
     reasoningTokens: details.thinking_tokens,
     cachedTokens: counted.cache_read_input_tokens,

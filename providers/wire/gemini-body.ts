@@ -34,7 +34,7 @@ export function geminiBody(request: ChatRequest): Record<string, unknown> {
 }
 
 /** `parametersJsonSchema` takes plain JSON schema, where `parameters` knows only a part of it. */
-function declaration({ parameters, ...tool }: NonNullable<ChatRequest['tools']>[number]): object {
+function declaration({ parameters, strict: _, ...tool }: NonNullable<ChatRequest['tools']>[number]): object {
   return { ...tool, ...(parameters !== undefined && { parametersJsonSchema: parameters }) };
 }
 

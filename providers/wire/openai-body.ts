@@ -41,13 +41,21 @@ function openAIMessage(message: ChatMessage): object {
   if (message.role === 'assistant' && message.toolCalls !== undefined) {
     const calls = message.toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }));
     // `null` and not an empty text, which several servers refuse beside calls.
-    return { role: 'assistant', content: message.content || null, tool_calls: calls };
+    const { content, reasoning } = message;
+    return {
+      role: 'assistant',
+      content: content || null,
+      ...(reasoning && { reasoning_content: reasoning }),
+      tool_calls: calls,
+    };
   }
   if (message.role === 'user' && typeof message.content !== 'string') {
-    const content = message.content.map((block) =>
-      block.type === 'image' ? { type: 'image_url', image_url: { url: block.url } } : block,
-    );
+    const content = message.content.map((block) => {
+      if (block.type === 'text') return block;
+      const { type: _, ...image } = block;
+      return { type: 'image_url', image_url: image };
+    });
     return { role: 'user', content };
   }
-  return message;
+  return { role: message.role, content: message.content };
 }

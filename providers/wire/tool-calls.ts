@@ -11,7 +11,7 @@ export interface ToolCallDelta {
  * empty ones (DashScope, Bella) or repeat them; a missing `index` (Mistral) is counted by `id`.
  */
 export function createToolCalls(parts: PartBuffer): { add(delta: ToolCallDelta): void } {
-  const seen = new Map<number, { id: string; name: string }>();
+  const seen = new Map<number, { id: string; name: string; told: boolean }>();
   let last = -1;
 
   const indexOf = ({ index, id }: ToolCallDelta): number => {
@@ -23,19 +23,20 @@ export function createToolCalls(parts: PartBuffer): { add(delta: ToolCallDelta):
     add(delta) {
       const index = indexOf(delta);
       last = Math.max(last, index);
-      const known = seen.get(index) ?? { id: '', name: '' };
+      const known = seen.get(index) ?? { id: '', name: '', told: false };
       seen.set(index, known);
-      const id = known.id === '' ? (delta.id ?? '') : '';
-      const name = known.name === '' ? (delta.function?.name ?? '') : '';
+      known.id ||= delta.id ?? '';
+      known.name ||= delta.function?.name ?? '';
       const args = argumentText(delta.function?.arguments);
-      known.id ||= id;
-      known.name ||= name;
-      if (id === '' && name === '' && args === '') return;
+      const first = !known.told;
+      // An id alone waits for its name, so that the head goes on in one piece.
+      if (first ? known.name === '' && args === '' : args === '') return;
+      known.told = true;
       parts.toolCall({
         type: 'tool_call',
         index,
-        ...(id !== '' && { id }),
-        ...(name !== '' && { name }),
+        ...(first && known.id !== '' && { id: known.id }),
+        ...(first && known.name !== '' && { name: known.name }),
         arguments: args,
       });
     },

@@ -13,10 +13,13 @@ const REASONS: Readonly<Record<string, string>> = {
 
 type ToolPart = Extract<Part, { type: 'tool_call' }>;
 
-/** The first chunks. `metadata` lands in `message.metadata`, where a page finds how to stop the answer. */
-export function openingOf(stream: Stream, url: string): EventMessage[] {
-  const metadata = { stream: stream.id, url, model: stream.model };
-  return [{ type: 'start', messageId: stream.id, messageMetadata: metadata }, { type: 'start-step' }].map(jsonEvent);
+/**
+ * The first chunks. `messageId` is the message that grows; `messageMetadata` lands in
+ * `message.metadata`, where a page finds how to stop the answer.
+ */
+export function openingOf(stream: Stream, url: string, messageId: string): EventMessage[] {
+  const messageMetadata = { stream: stream.id, url, model: stream.model };
+  return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }].map(jsonEvent);
 }
 
 export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
@@ -53,8 +56,8 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   /** Only a whole call can be run. */
   const onEnd = (terminal: Terminal): object[] => {
     if (terminal.type === 'error') return [...close(), { type: 'error', errorText: terminal.message }];
-    const ready = [...calls.values()].map(({ text, ...call }) => inputOf(call, text));
     const { finishReason, usage } = terminal;
+    const ready = [...calls.values()].map(({ text, ...call }) => inputOf(call, text, finishReason));
     const finish = {
       type: 'finish',
       finishReason: REASONS[finishReason] ?? 'stop',
@@ -72,8 +75,11 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   };
 }
 
-function inputOf(call: { toolCallId: string; toolName: string }, text: string): object {
+/** A page runs what it is told is available, so that what was cut off must not be. */
+function inputOf(call: { toolCallId: string; toolName: string }, text: string, finishReason: string): object {
+  const cut = finishReason === 'stopped' || (finishReason === 'length' && text === '');
   try {
+    if (cut) throw new SyntaxError('cut off');
     return { type: 'tool-input-available', ...call, input: JSON.parse(text === '' ? '{}' : text) };
   } catch {
     const errorText = 'The arguments of this call are not complete.';

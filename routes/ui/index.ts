@@ -7,11 +7,16 @@ import { CHAT_ID, UiBody } from './schema.ts';
 
 /** The Vercel AI SDK's UI message stream, so that `useChat` needs nothing but this URL. */
 const ui: FastifyPluginAsyncTypebox = async (fastify) => {
-  fastify.post('/ui/chat', { schema: { body: UiBody } }, async (request, reply) => {
+  const bodyLimit = fastify.config.limits.chatBodyBytes;
+
+  fastify.post('/ui/chat', { bodyLimit, schema: { body: UiBody } }, async (request, reply) => {
     const { body, log: logger } = request;
     const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
     const options = { logger, resumable: body.resumable ?? false, chat: body.id };
-    return read(await fastify.streams.start(question, options), reply);
+    const stream = await fastify.streams.start(question, options);
+    const last = body.messages.at(-1);
+    // After a tool has run the page's own last message goes on. One that is resumed begins anew.
+    return read(stream, reply, last?.role === 'assistant' ? last.id : undefined);
   });
 
   // Where `DefaultChatTransport` looks for an answer that still runs, after a reload.
@@ -24,12 +29,12 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
     },
   );
 
-  async function read(stream: Stream, reply: FastifyReply): Promise<FastifyReply> {
+  async function read(stream: Stream, reply: FastifyReply, messageId = stream.id): Promise<FastifyReply> {
     const reader = await stream.read(0);
     if (reader === undefined) throw new Error('a log without a beginning');
     reply.header('x-vercel-ai-ui-message-stream', 'v1').header('x-sluice-stream', stream.id);
     const url = streamPath(stream.id, fastify.config.basePath);
-    return reply.stream(openingOf(stream, url), eventsOf(reader, chunkEncoder(stream)));
+    return reply.stream(openingOf(stream, url, messageId), eventsOf(reader, chunkEncoder(stream)));
   }
 };
 

@@ -73,10 +73,11 @@ function assistantStep(step: readonly Part[]): Message[] {
     return [{ id: part.toolCallId, name, input: part.input, output: part.output ?? part.errorText ?? null }];
   });
   const content = textOf(step);
+  const reasoning = textOf(step, 'reasoning');
   if (content === '' && calls.length === 0) return [];
   const toolCalls = calls.map(({ id, name, input }) => ({ id, name, arguments: JSON.stringify(input ?? {}) }));
   return [
-    { role: 'assistant', content, ...(toolCalls.length > 0 && { toolCalls }) },
+    { role: 'assistant', content, ...(toolCalls.length > 0 && { toolCalls, ...(reasoning && { reasoning }) }) },
     ...calls.map(({ id, name, output }): Message => {
       return {
         role: 'tool',
@@ -88,6 +89,6 @@ function assistantStep(step: readonly Part[]): Message[] {
   ];
 }
 
-function textOf(parts: readonly Part[]): string {
-  return parts.map(({ type, text }) => (type === 'text' && typeof text === 'string' ? text : '')).join('');
+function textOf(parts: readonly Part[], wanted = 'text'): string {
+  return parts.map(({ type, text }) => (type === wanted && typeof text === 'string' ? text : '')).join('');
 }

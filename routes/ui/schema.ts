@@ -8,6 +8,7 @@ export const CHAT_ID = '^[A-Za-z0-9_.:-]{1,100}$';
 const UiPart = Type.Object({ type: Type.String({ minLength: 1, maxLength: 256 }) });
 
 const UiMessage = Type.Object({
+  id: Type.Optional(Type.String({ maxLength: 256 })),
   role: Type.Unsafe<'system' | 'user' | 'assistant'>({ type: 'string', enum: ['system', 'user', 'assistant'] }),
   parts: Type.Array(UiPart, { maxItems: 10_000 }),
 });
@@ -21,7 +22,7 @@ const Tool = Type.Object({
 export const UiBody = Type.Object({
   id: Type.Optional(Type.String({ pattern: CHAT_ID, description: "The client's id of the conversation" })),
   messages: Type.Array(UiMessage, { minItems: 1, maxItems: 1_000 }),
-  model: MODEL,
+  model: Type.Optional(MODEL),
   ...sampling,
   tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
   resumable: Type.Optional(Type.Boolean()),

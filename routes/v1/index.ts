@@ -18,6 +18,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/v1/chat/completions',
     {
+      bodyLimit: config.limits.chatBodyBytes,
       schema: {
         body: ChatBody,
         headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
@@ -27,7 +28,9 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       const { body, log: logger, headers } = request;
       const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
       const key = headers['idempotency-key'];
-      const stream = await fastify.streams.start(question, { logger, key, resumable: body.resumable ?? false });
+      // A key is for asking again after a cut, which has to find the answer still running.
+      const resumable = body.resumable ?? key !== undefined;
+      const stream = await fastify.streams.start(question, { logger, key, resumable });
       const reader = await stream.read(0);
       if (reader === undefined) throw new Error('a log without a beginning');
       reply.header('x-sluice-stream', stream.id);

@@ -30,7 +30,7 @@ const REFUSED = ['audio', 'function_call', 'functions', 'logprobs', 'prediction'
 /** @throws the error that `refuse` makes, for what cannot be asked here */
 export function questionOfChat(body: ChatBody, refuse: (message: string) => Error): Question {
   const given = body as ChatBody & Record<string, unknown>;
-  const name = REFUSED.find((field) => isSet(given[field]) && given[field] !== false);
+  const name = REFUSED.find((field) => isSet(given[field]) && given[field] !== false && given[field] !== 0);
   if (name !== undefined) throw refuse(`${name} is not supported here.`);
   if (isSet(given.n) && given.n !== 1) throw refuse('n other than 1 is not supported: ask once for each answer.');
   if (Array.isArray(given.modalities) && given.modalities.some((one) => one !== 'text')) {
@@ -43,7 +43,7 @@ export function questionOfChat(body: ChatBody, refuse: (message: string) => Erro
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   const stop = typeof body.stop === 'string' ? [body.stop] : body.stop;
   return {
-    model: body.model,
+    model: body.model ?? undefined,
     messages: messagesOf(body.messages, refuse),
     ...(isSet(body.temperature) && { temperature: body.temperature }),
     ...(isSet(body.top_p) && { topP: body.top_p }),
@@ -60,8 +60,8 @@ function isSet<T>(value: T): value is NonNullable<T> {
 }
 
 function toolOf({ function: tool }: NonNullable<ChatBody['tools']>[number]) {
-  const { name, description, parameters } = tool;
-  return { name, ...(description && { description }), ...(parameters && { parameters }) };
+  const { name, description, parameters, strict } = tool;
+  return { name, ...(description && { description }), ...(parameters && { parameters }), ...(strict && { strict }) };
 }
 
 function choiceOf(choice: NonNullable<ChatBody['tool_choice']>) {
@@ -86,15 +86,20 @@ function messagesOf(messages: readonly ChatMessage[], refuse: (message: string) 
       names.set(id, call.name);
       return { id, name: call.name, arguments: call.arguments };
     });
-    return { role: 'assistant', content, ...(toolCalls.length > 0 && { toolCalls }) };
+    if (toolCalls.length === 0) return { role: 'assistant', content };
+    const { reasoning_content: reasoning } = message;
+    return { role: 'assistant', content, ...(reasoning && { reasoning }), toolCalls };
   });
 }
 
 function userContent({ content }: ChatMessage, at: string, refuse: (message: string) => Error) {
   if (typeof content === 'string') return content;
   return (content ?? []).map((part, i) => {
-    if (part.type === 'text' && part.text !== undefined) return { type: 'text' as const, text: part.text };
-    if (part.type === 'image_url' && part.image_url) return { type: 'image' as const, url: part.image_url.url };
+    if (part.type === 'text' && isSet(part.text)) return { type: 'text' as const, text: part.text };
+    if (part.type === 'image_url' && part.image_url) {
+      const { url, detail } = part.image_url;
+      return { type: 'image' as const, url, ...(detail && { detail }) };
+    }
     throw refuse(`${at}.content.${i} is neither text nor an image_url.`);
   });
 }
@@ -102,8 +107,8 @@ function userContent({ content }: ChatMessage, at: string, refuse: (message: str
 function textOf({ content }: ChatMessage, at: string, refuse: (message: string) => Error): string {
   if (typeof content === 'string') return content;
   const texts = (content ?? []).map((part, i) => {
-    if (part.type !== 'image_url') return part.text ?? '';
-    throw refuse(`${at}.content.${i}: only users send images.`);
+    if (part.type === 'text' || part.type === 'refusal') return part.text ?? part.refusal ?? '';
+    throw refuse(`${at}.content.${i} is no text; only users send images.`);
   });
   return texts.join('\n');
 }

@@ -11,9 +11,15 @@ const Words = <T extends string[]>(...words: [...T]) => Type.Unsafe<T[number]>({
 const OrNull = <T extends TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
 
 const ContentPart = Type.Object({
-  type: Words('text', 'image_url', 'refusal'),
-  text: Type.Optional(Type.String()),
-  image_url: Type.Optional(Type.Object({ url: Type.String({ pattern: '^(https://|data:image/)' }) })),
+  type: Type.String({ maxLength: 64 }),
+  text: OrNull(Type.String()),
+  refusal: OrNull(Type.String()),
+  image_url: OrNull(
+    Type.Object({
+      url: Type.String({ pattern: '^(https://|data:image/)', description: 'an https: or data:image/ URL' }),
+      detail: OrNull(Words('auto', 'low', 'high', 'original')),
+    }),
+  ),
 });
 
 const FunctionName = Type.String({ pattern: '^[A-Za-z0-9_.:-]{1,128}$' });
@@ -30,7 +36,8 @@ const Message = Type.Object({
       { maxItems: 1_000 },
     ),
   ),
-  tool_call_id: Type.Optional(Type.String({ minLength: 1, maxLength: 256 })),
+  tool_call_id: OrNull(Type.String({ minLength: 1, maxLength: 256 })),
+  reasoning_content: OrNull(Type.String()),
 });
 
 const Tool = Type.Object({
@@ -51,10 +58,10 @@ const ToolChoice = Type.Union([
 const Limit = Type.Integer({ minimum: 1, maximum: 10_000_000 });
 
 export const ChatBody = Type.Object({
-  model: MODEL,
+  model: OrNull(MODEL),
   messages: Type.Array(Message, { minItems: 1, maxItems: 1_000 }),
   stream: OrNull(Type.Boolean()),
-  stream_options: OrNull(Type.Object({ include_usage: Type.Optional(Type.Boolean()) })),
+  stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
   temperature: OrNull(Type.Number({ minimum: 0, maximum: 2 })),
   top_p: OrNull(Type.Number({ minimum: 0, maximum: 1 })),
   max_tokens: OrNull(Limit),
@@ -68,7 +75,7 @@ export const ChatBody = Type.Object({
   tools: OrNull(Type.Array(Tool, { maxItems: 1_000 })),
   tool_choice: OrNull(ToolChoice),
   /** Ours: whether the answer goes on for the grace time when its reader has left. */
-  resumable: Type.Optional(Type.Boolean()),
+  resumable: OrNull(Type.Boolean()),
 });
 
 export type ChatBody = Static<typeof ChatBody>;

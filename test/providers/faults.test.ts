@@ -198,3 +198,17 @@ t.test('what caches gave is counted under every name', async (t) => {
     t.match(got.finish?.usage, expected);
   }
 });
+
+t.test('the head of a call goes on in one piece', async (t) => {
+  const parts = createPartBuffer();
+  const decoder = createOpenAIChatDecoder(parts);
+  const call = (one: object) =>
+    decoder.push(Buffer.from(events({ choices: [{ delta: { tool_calls: [{ index: 0, ...one }] } }] })));
+  call({ id: 'c' });
+  call({ id: '', function: { name: 'f', arguments: '' } });
+  call({ function: { arguments: '{}' } });
+  t.same(parts.flush(), [
+    { type: 'tool_call', index: 0, id: 'c', name: 'f', arguments: '' },
+    { type: 'tool_call', index: 0, arguments: '{}' },
+  ]);
+});

@@ -1,8 +1,9 @@
+import { connect } from 'node:net';
 import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { open } from '../sse-client.ts';
-import { answering, beginning, silent, startUpstream } from '../upstream.ts';
+import { answering, beginning, DONE, STOP, silent, startUpstream, text } from '../upstream.ts';
 
 /** What the OpenAI endpoint refuses, and how; the SDKs themselves are in `test/sdk/`. */
 
@@ -140,4 +141,76 @@ t.test('stopping an answer that does not stream gives what there is', async (t) 
   await fetch(`${url}/streams/${id}/stop`, { method: 'POST' });
   const answer = await (await asking).json();
   t.match(answer, { choices: [{ message: { content: 'one ' }, finish_reason: 'stop' }] });
+});
+
+t.test('asking again by key after a cut finds the answer still running', async (t) => {
+  const upstream = await startUpstream(t, beginning('one '));
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const ask = () =>
+    open(`${url}/v1/chat/completions`, {
+      body: { messages: [USER], stream: true },
+      headers: { 'idempotency-key': 'k' },
+    });
+  const first = await ask();
+  first.cut();
+  const again = await ask();
+  (await upstream.call(1)).response.end(text('two') + STOP + DONE);
+  await again.ended;
+  const said = again.events.map(({ json }) => json?.choices?.[0]?.delta?.content ?? '').join('');
+  t.equal(said, 'one two');
+  t.equal(upstream.calls.length, 1);
+});
+
+t.test('a photo fits, a body without end does not', async (t) => {
+  const { upstream, url, post } = await service(t);
+  const image = {
+    type: 'image_url',
+    image_url: { url: `data:image/png;base64,${'A'.repeat(2_000_000)}`, detail: 'low' },
+  };
+  t.equal((await post({ messages: [{ role: 'user', content: [image] }] })).status, 200);
+  t.match(JSON.parse(upstream.calls[0]?.body ?? '').messages[0].content[0], { image_url: { detail: 'low' } });
+  t.equal((await post({ messages: [{ ...USER, content: 'x'.repeat(17_000_000) }] })).status, 413);
+  const body = JSON.stringify({ question: 'x'.repeat(1_100_000) });
+  const headers = { 'content-type': 'application/json' };
+  t.equal((await fetch(`${url}/ask/stream`, { method: 'POST', headers, body })).status, 413, 'elsewhere less');
+});
+
+t.test('what typed clients write where they mean nothing', async (t) => {
+  const { upstream, post } = await service(t);
+  const tool = { type: 'function', function: { name: 'f', description: null, parameters: null, strict: true } };
+  const calls = [{ id: 'c', type: 'function', function: { name: 'f', arguments: '{}' } }];
+  const response = await post({
+    model: null,
+    messages: [
+      { role: 'user', content: [{ type: 'text', text: 'q', image_url: null }], tool_call_id: null, tool_calls: null },
+      { role: 'assistant', content: [{ type: 'refusal', refusal: 'no' }], tool_calls: calls, reasoning_content: 'hm' },
+      { role: 'tool', tool_call_id: 'c', content: [{ type: 'text', text: 'done' }] },
+    ],
+    stream_options: { include_usage: null },
+    logprobs: false,
+    top_logprobs: 0,
+    resumable: null,
+    tools: [tool],
+  });
+  t.equal(response.status, 200);
+  t.match(JSON.parse(upstream.calls[0]?.body ?? ''), {
+    messages: [{ role: 'user' }, { role: 'assistant', content: 'no', reasoning_content: 'hm' }, { content: 'done' }],
+    tools: [{ function: { name: 'f', strict: true } }],
+  });
+});
+
+t.test('a pipelined request that is cut leaves nothing behind', async (t) => {
+  const upstream = await startUpstream(t, silent);
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url) });
+  for (const stream of [true, false]) {
+    const client = connect(Number(new URL(url).port), '127.0.0.1');
+    const body = JSON.stringify({ messages: [USER], stream });
+    const request = `POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+    const before = upstream.calls.length;
+    client.write(request + request);
+    await upstream.call(before + 2);
+    client.destroy();
+    await until(() => app.streams.active === 0 && app.responses.open === 0, 'all is free');
+    t.pass(stream ? 'streaming' : 'whole');
+  }
 });

@@ -221,3 +221,45 @@ t.test('a tool call that was cut off cannot be run', async (t) => {
     errorText: 'The arguments of this call are not complete.',
   });
 });
+
+t.test('useChat: the second step goes on with the page’s own message', async (t) => {
+  const service = await serviceOf(
+    t,
+    'openai',
+    ({ response }) => void sse(response).end(text('It is cold.') + STOP + DONE),
+  );
+  const call = {
+    type: 'tool-weather',
+    toolCallId: 'c1',
+    state: 'output-available',
+    input: {},
+    output: 'cold',
+  } as const;
+  const asked: UIMessage = {
+    id: 'a1',
+    role: 'assistant',
+    parts: [{ type: 'step-start' }, { type: 'reasoning', text: 'hm' }, call],
+  };
+  const stream = await send(service, [user('q'), asked]);
+  t.match((await stream.getReader().read()).value, { type: 'start', messageId: 'a1' });
+  const [, assistant] = JSON.parse((await service.upstream.call(1)).body).messages;
+  t.match(assistant, { tool_calls: [{ id: 'c1' }], reasoning_content: 'hm' }, 'with what it had thought');
+});
+
+t.test('a call that was stopped before it was whole is not run', async (t) => {
+  const service = await serviceOf(t, 'openai', ({ response }) => {
+    sse(response).write(chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'f', arguments: '' } }] }));
+  });
+  const stream = await send(service, [user('q')]);
+  const reader = stream.getReader();
+  const { value } = await reader.read();
+  reader.releaseLock();
+  await service.upstream.call(1);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  await fetch(`${service.url}${(value as { messageMetadata: { url: string } }).messageMetadata.url}/stop`, {
+    method: 'POST',
+  });
+  const kinds: string[] = [];
+  for await (const part of stream as unknown as AsyncIterable<{ type: string }>) kinds.push(part.type);
+  t.ok(kinds.includes('tool-input-error') && !kinds.includes('tool-input-available'), kinds.join(' '));
+});
