@@ -12,6 +12,7 @@ import llm from './plugins/llm/index.ts';
 import { logController, loggerOptions } from './plugins/logging.ts';
 import methodNotAllowed from './plugins/method-not-allowed.ts';
 import metrics from './plugins/metrics.ts';
+import pressure from './plugins/pressure.ts';
 import providers from './plugins/providers.ts';
 import requestLog from './plugins/request-log.ts';
 import sse from './plugins/sse.ts';
@@ -59,6 +60,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(requestLog);
   await app.register(cors);
   await app.register(methodNotAllowed);
+  await app.register(pressure);
   await app.register(providers, { overrides: overrides.providers });
   await app.register(llm);
   await app.register(streams, { store: overrides.store });

@@ -301,7 +301,13 @@ function countingClock() {
   };
 }
 
-async function service(t: Test, { type = 'openai', file = '' }: Partial<Row>, baseUrl: string, deadlines = DEADLINES) {
+async function service(
+  t: Test,
+  { type = 'openai', file = '' }: Partial<Row>,
+  baseUrl: string,
+  deadlines = DEADLINES,
+  more = {},
+) {
   const clock = countingClock();
   let log = '';
   const logTo = new Writable({
@@ -311,7 +317,7 @@ async function service(t: Test, { type = 'openai', file = '' }: Partial<Row>, ba
     },
   });
   const yaml = `${deadlines}\n${file}\nproviders: { it: { type: ${type}, baseUrl: "${baseUrl}", apiKeys: [CANARY-key], models: [m] } }`;
-  const env = { CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml`, STREAM_GRACE_MS: '0' };
+  const env = { CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml`, STREAM_GRACE_MS: '0', ...more };
   const { app, url } = await serve(t, { env, clock, logTo });
   return { app, url, clock, log: () => log };
 }
@@ -464,4 +470,34 @@ t.test('a thousand clients that vanish at once are all let go', async (t) => {
   );
   clearInterval(watch);
   t.ok(longest < 500, `longest turn ${longest.toFixed(0)} ms`);
+});
+
+t.test('under pressure new questions are refused, and readers come back', async (t) => {
+  const upstream = await rawUpstream(t, partial);
+  const { app, url } = await service(t, {}, upstream.url, '', { EVENT_LOOP_DELAY_MS: '15' });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  const { id } = await reading.until('delta');
+  const busy = setInterval(() => {
+    const until = performance.now() + 80;
+    while (performance.now() < until);
+  }, 1);
+  await until(() => app.isUnderPressure(), 'the loop is late');
+  const body = JSON.stringify({ question: 'q' });
+  const refused = await fetch(`${url}/ask/stream`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body,
+  });
+  t.equal(refused.status, 503);
+  t.equal(refused.headers.get('retry-after'), '5');
+  t.match(await refused.json(), { error: { code: 'overloaded' } });
+  t.equal(await counted(app, 'sluice_refusals_total', { why: 'pressure' }), 1);
+  const back = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
+  t.equal(back.response.statusCode, 200);
+  await until(() => back.retry !== undefined, 'readers are let in');
+  clearInterval(busy);
+  reading.cut();
+  back.cut();
+  await until(() => !app.isUnderPressure(), 'normal again', 10_000);
+  t.equal(upstream.requests.length, 1, 'who was refused cost nothing');
 });

@@ -11,7 +11,14 @@ export interface BuildOptions extends Overrides {
 }
 
 export async function build(t: Test, { env = {}, ...overrides }: BuildOptions = {}): Promise<FastifyInstance> {
-  const config = loadConfig({ PORT: '0', LOG_LEVEL: overrides.logTo ? 'info' : 'silent', DRAIN_MS: '0', ...env });
+  const config = loadConfig({
+    PORT: '0',
+    LOG_LEVEL: overrides.logTo ? 'info' : 'silent',
+    DRAIN_MS: '0',
+    // A browser beside it may take the core for longer than a service would bear.
+    EVENT_LOOP_DELAY_MS: '0',
+    ...env,
+  });
   const app = await buildApp(config, overrides);
   t.teardown(() => app.close());
   return app;

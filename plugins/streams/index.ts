@@ -99,6 +99,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing, created: false };
       // A stream that a key has found is no new one, and asks no leave.
+      if (fastify.isUnderPressure()) throw overloaded('pressure');
       if (!llm.hasRoom(route)) throw overloaded('saturated');
       const { resumable, chat } = options;
       const id = randomBytes(16).toString('base64url');
@@ -174,5 +175,5 @@ export default fp<{ store?: StreamStore | undefined }>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'llm'] },
+  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'pressure', 'llm'] },
 );
