@@ -2,10 +2,12 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
+import { refuseConnection, refuseExpectations } from './plugins/client-errors.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
 import cors from './plugins/cors.ts';
 import errors, { sendError } from './plugins/errors.ts';
+import jsonBody from './plugins/json-body.ts';
 import lifecycle from './plugins/lifecycle.ts';
 import listeners from './plugins/listeners.ts';
 import llm from './plugins/llm/index.ts';
@@ -18,6 +20,7 @@ import requestLog from './plugins/request-log.ts';
 import sse from './plugins/sse.ts';
 import streams from './plugins/streams/index.ts';
 import type { StreamStore } from './plugins/streams/types.ts';
+import strictRequests from './plugins/strict-requests.ts';
 import type { Provider } from './providers/types.ts';
 import ask from './routes/ask/index.ts';
 import health from './routes/health.ts';
@@ -45,19 +48,27 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     trustProxy: trusted(settings.trustProxy),
     exposeHeadRoutes: false,
     forceCloseConnections: true,
-    http: { highWaterMark: settings.streams.highWaterMark },
+    clientErrorHandler: refuseConnection,
+    requestTimeout: 15_000,
+    http: {
+      highWaterMark: settings.streams.highWaterMark,
+      headersTimeout: 10_000,
+      connectionsCheckingInterval: 1_000,
+      requireHostHeader: false, // Checked by `strict-requests`, with a body that says so.
+    },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
     frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
   });
 
-  // Bodies are JSON. A parser for text would let one past the schemas.
-  app.removeContentTypeParser('text/plain');
+  refuseExpectations(app.server);
 
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
   await app.register(metrics);
   await app.register(errors);
   await app.register(requestLog);
+  await app.register(strictRequests);
+  await app.register(jsonBody);
   await app.register(cors);
   await app.register(methodNotAllowed);
   await app.register(pressure);

@@ -13,6 +13,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       const place = placeOf(fastify, request);
       if (place) return resume(fastify, place, request, reply);
       if (isPrefetch(request)) return reply.code(204).send();
+      if (isForeign(request)) throw fastify.httpErrors.forbidden('Another site may not ask without CORS.');
       const { key } = request.query;
       try {
         const options = { logger: request.log, key, resumable: true };
@@ -36,6 +37,11 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     return readFromStart(fastify, stream, reply);
   });
 };
+
+/** An `<img>` on another site must not spend money. One whose Origin is listed has passed CORS already. */
+function isForeign({ headers }: FastifyRequest): boolean {
+  return headers['sec-fetch-site'] === 'cross-site' && headers.origin === undefined;
+}
 
 /** A browser that only guesses that the page will be wanted must not spend money. */
 function isPrefetch({ headers }: FastifyRequest): boolean {
