@@ -18,7 +18,8 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => performance.now(),
   after(ms, fn) {
-    const timer = setTimeout(fn, ms);
+    // Cut to whole milliseconds it would fire before its time.
+    const timer = setTimeout(fn, Math.ceil(ms));
     return () => clearTimeout(timer);
   },
 };

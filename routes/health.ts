@@ -9,7 +9,7 @@ const health: FastifyPluginAsyncTypebox = async (fastify) => {
     return { status: 'ok' };
   });
 
-  // `?verbose` also shows the circuit breakers of the targets that were asked.
+  // `?verbose` also shows the circuit breakers of targets whose last call failed.
   fastify.get('/readyz', options, async ({ query }, reply) => {
     const { ready } = fastify.lifecycle;
     reply.header('cache-control', 'no-store').code(ready ? 200 : 503);

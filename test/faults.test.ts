@@ -204,6 +204,13 @@ const ROWS: Row[] = [
       calls: 2,
     },
   ]),
+  {
+    name: '503 whose body never comes',
+    upstream: (socket) => void socket.write(head(503, { 'content-length': '100' })),
+    last: error('upstream_failed', { retryable: true }),
+    outcome: 'http_503',
+    calls: 2,
+  },
   ...[400, 404].map(
     (status): Row => ({
       name: `${status}`,

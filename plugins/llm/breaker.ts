@@ -7,6 +7,11 @@ const FAILURES = 5;
 /** How long it stays open at first; twice as long after every probe that fails, up to the most. */
 const OPEN_MS = { first: 5_000, most: 60_000 };
 
+/** A call that was let through. What it reports counts only while the breaker is as it was then. */
+export interface Admission {
+  readonly epoch: number;
+}
+
 /**
  * Keeps questions away from a target that fails: open after five failures in a row, then one probe at
  * a time decides. Our own and not a library's, because a call is judged here by its first content and
@@ -18,7 +23,9 @@ export class Breaker {
   #failures = 0;
   #openMs = OPEN_MS.first;
   #openUntil: number | undefined;
-  #probing = false;
+  #probe: Admission | undefined;
+  /** Rises with every opening and closing: calls from before say nothing of what is now. */
+  #epoch = 0;
 
   constructor(clock: Clock, onChange: (state: BreakerState) => void) {
     this.#clock = clock;
@@ -36,36 +43,44 @@ export class Breaker {
   }
 
   /** Whether a call may start now. Each that does is told of by one of the three below. */
-  admit(): boolean {
+  admit(): Admission | undefined {
     const { state } = this;
-    if (state === 'closed') return true;
-    if (state === 'open' || this.#probing) return false;
-    this.#probing = true;
-    this.#onChange('half_open');
-    return true;
+    if (state === 'open' || this.#probe !== undefined) return undefined;
+    const admission = { epoch: this.#epoch };
+    if (state === 'half_open') {
+      this.#probe = admission;
+      this.#onChange('half_open');
+    }
+    return admission;
   }
 
-  succeeded(): void {
-    this.#probing = false;
+  succeeded({ epoch }: Admission): void {
+    if (epoch !== this.#epoch) return;
     this.#failures = 0;
     this.#openMs = OPEN_MS.first;
     if (this.#openUntil === undefined) return;
     this.#openUntil = undefined;
-    this.#onChange('closed');
+    this.#turn('closed');
   }
 
-  failed(): void {
+  failed(admission: Admission): void {
+    if (admission.epoch !== this.#epoch) return;
     this.#failures += 1;
-    const probed = this.#openUntil !== undefined;
-    this.#probing = false;
+    const probed = admission === this.#probe;
     if (!probed && this.#failures < FAILURES) return;
     if (probed) this.#openMs = Math.min(this.#openMs * 2, OPEN_MS.most);
     this.#openUntil = this.#clock.now() + this.#openMs;
-    this.#onChange('open');
+    this.#turn('open');
   }
 
   /** The call ended for a reason that says nothing of the target. */
-  released(): void {
-    this.#probing = false;
+  released(admission: Admission): void {
+    if (admission === this.#probe) this.#probe = undefined;
+  }
+
+  #turn(state: BreakerState): void {
+    this.#epoch += 1;
+    this.#probe = undefined;
+    this.#onChange(state);
   }
 }

@@ -5,7 +5,7 @@ import type { Metrics } from '../metrics.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { continued } from './continuation.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
-import { isFailureOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
+import { isFailureOfTarget, isRefusalOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Lease, Targets } from './targets.ts';
 
@@ -46,6 +46,9 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
     /** Kept only where another target may have to go on with it; undefined once tools were called. */
     let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [] : undefined;
     let asking = prompt;
+    /** Whom the question may go to. */
+    let able = (_: Provider) => true;
+    let denied = false;
 
     budget.deposit();
     const first = targets.take(route, 0);
@@ -57,7 +60,7 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
       let content = false;
       const onPart = (part: StreamPart) => {
         if (part.type === 'finish') {
-          lease.works();
+          if (!content) lease.works();
           lease.end(false);
           return sink.onPart(answered.length > 1 ? { ...part, targets: answered } : part);
         }
@@ -88,38 +91,48 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
     }
 
     /** The same target after a pause, or the next one at once. */
-    function askAgain({ index, target }: Lease, tries: number, fault: unknown): void {
-      const wait = waitBeforeRetry(fault, tries, random);
+    function askAgain(lease: Lease, tries: number, fault: unknown): void {
+      const { index, target } = lease;
+      const wait = lease.mayRetry() ? waitBeforeRetry(fault, tries, random) : undefined;
       if (wait !== undefined && clock.now() + wait < deadline && afford()) {
-        metrics.retries.inc({ provider: target.provider });
         pause(wait, () => {
-          const again = targets.take(route, index);
-          if (again) begin(again, again.index === index ? tries + 1 : 1);
-          else sink.onFault(fault);
+          const again = targets.take(route, index, able);
+          if (again === undefined) return sink.onFault(fault);
+          if (again.index === index) metrics.retries.inc({ provider: target.provider });
+          else metrics.fallbacks.inc({ from: target.provider, to: again.target.provider });
+          begin(again, again.index === index ? tries + 1 : 1);
         });
         return;
       }
-      const next = mayFallBack(fault) ? targets.take(route, index + 1) : undefined;
+      const next = mayFallBack(fault) ? targets.take(route, index + 1, able) : undefined;
       handOver(fault, target, next, metrics.fallbacks);
     }
 
     /** The next target continues the answer, where the route wants that and it can be done. */
     function goOn({ index, target }: Lease, fault: unknown): void {
       const said = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
-      const able = (provider: Provider) => provider.continues !== false;
+      if (said !== undefined) able = (provider) => provider.continues !== false;
       const next = said === undefined ? undefined : targets.take(route, index + 1, able);
-      if (said !== undefined) asking = continued(prompt, said, route.continuePrompt);
+      // Of one that had only thought there is nothing to go on with.
+      asking = said ? continued(prompt, said, route.continuePrompt) : prompt;
       handOver(fault, target, next, metrics.continuations);
     }
 
     function handOver(fault: unknown, from: Target, next: Lease | undefined, counter: Metrics['fallbacks']): void {
-      if (next !== undefined && afford()) {
+      if (next !== undefined && (isRefusalOfTarget(fault) || afford())) {
         counter.inc({ from: from.provider, to: next.target.provider });
         begin(next, 1);
         return;
       }
       next?.end(false);
       sink.onFault(fault);
+    }
+
+    function afford(): boolean {
+      if (denied || budget.withdraw()) return !denied;
+      denied = true;
+      metrics.retriesDenied.inc();
+      return false;
     }
 
     function pause(ms: number, then: () => void): void {
@@ -133,12 +146,6 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
       });
       signal.addEventListener('abort', onAbort, { once: true });
     }
-  }
-
-  function afford(): boolean {
-    const may = budget.withdraw();
-    if (!may) metrics.retriesDenied.inc();
-    return may;
   }
 
   /** Counts how one call went. */

@@ -19,7 +19,7 @@ export interface Llm extends LlmClient {
   readonly models: readonly string[];
   /** Whether one of the route's providers has room for a call. */
   hasRoom(route: ModelRoute): boolean;
-  /** How the targets that were asked are doing. */
+  /** Targets whose last call failed. */
   targets(): readonly TargetState[];
 }
 

@@ -16,14 +16,22 @@ const JITTER_MS = 500;
 export function waitBeforeRetry(fault: unknown, tries: number, random: () => number): number | undefined {
   if (!(fault instanceof ProviderError) || !fault.retryable || tries >= MOST_TRIES) return undefined;
   if (fault.stage !== undefined && fault.stage !== 'connect') return undefined;
-  if (fault.retryAfterMs !== undefined) return fault.retryAfterMs <= MOST_WAIT_MS ? fault.retryAfterMs : undefined;
-  return Math.floor(random() * JITTER_MS);
+  const { retryAfterMs } = fault;
+  if (retryAfterMs === 0) return 0;
+  if (retryAfterMs !== undefined && retryAfterMs > MOST_WAIT_MS) return undefined;
+  // All who were told the same time must not come back in the same moment.
+  return (retryAfterMs ?? 0) + Math.floor(random() * JITTER_MS);
 }
 
 /** Whether another target may do better: not with a question that is itself at fault, and not past its time. */
 export function mayFallBack(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
   return !(fault.code === 'upstream_rejected' && fault.status < 500);
+}
+
+/** Whether the target refused at once, as it will the next time: going on costs it nothing. */
+export function isRefusalOfTarget(fault: unknown): boolean {
+  return fault instanceof ProviderError && fault.code === 'upstream_rejected';
 }
 
 /** Whether it tells of the target, and not of the question, a key or a limit. */

@@ -2,7 +2,7 @@ import { ProviderError } from '../../providers/errors.ts';
 import type { Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics.ts';
-import { Breaker, type BreakerState } from './breaker.ts';
+import { type Admission, Breaker, type BreakerState } from './breaker.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
 
 /** A place at a target, held for one call. */
@@ -15,21 +15,23 @@ export interface Lease {
   works(): void;
   /** Gives the place back. Once. */
   end(failed: boolean): void;
+  /** Whether the same target may be asked again: its breaker has not opened. */
+  mayRetry(): boolean;
 }
 
 export interface TargetState extends Target {
   readonly state: BreakerState;
 }
 
-/** Who may be asked now: breakers of targets that fail, and how many calls each provider has. */
+/** Who may be asked now: breakers of targets that fail, keys that rest, calls that each provider has. */
 export interface Targets {
   /** The first target from `from` on that may be asked, and for which `fits` holds. */
   take(route: ModelRoute, from: number, fits?: (provider: Provider) => boolean): Lease | undefined;
   /** Whether one of the route's providers has room for a call. */
   hasRoom(route: ModelRoute): boolean;
   /** Why none may be asked. */
-  unavailable(route: ModelRoute): ProviderError;
-  /** Targets that were asked at least once. */
+  unavailable(route: ModelRoute): Error;
+  /** Targets whose last call failed. */
   states(): TargetState[];
 }
 
@@ -44,33 +46,53 @@ export function createTargets(
   clock: Clock,
   metrics: Metrics,
 ): Targets {
+  /** Kept from a target's first failure to its next success. */
   const breakers = new Map<string, { readonly target: Target; readonly breaker: Breaker }>();
   const calls = new Map<string, number>();
   const callsOf = (name: string) => calls.get(name) ?? 0;
   const isFull = ({ provider }: Target) => callsOf(provider) >= mostCalls(provider);
+  const keyOf = ({ provider, model }: Target) => `${provider}/${model}`;
+  const breakerOf = (target: Target) => breakers.get(keyOf(target))?.breaker;
+  const labelsOf = ({ provider, model }: Target) => ({ provider, model });
 
-  const breakerOf = (target: Target): Breaker => {
-    const key = `${target.provider}/${target.model}`;
-    const known = breakers.get(key);
-    if (known) return known.breaker;
-    const labels = { provider: target.provider, model: target.model };
-    const breaker = new Breaker(clock, (state) => metrics.breakerState.set(labels, LEVELS[state]));
-    if (breakers.size < MOST_BREAKERS) breakers.set(key, { target, breaker });
-    return breaker;
+  const providerOf = ({ provider: name }: Target, route: ModelRoute): Provider => {
+    const provider = providers.get(name);
+    if (provider === undefined) throw new Error(`route ${route.name} names no provider`);
+    return provider;
   };
 
-  const lease = (target: Target, index: number, provider: Provider, breaker: Breaker): Lease => {
+  const failed = (target: Target, admission: Admission | undefined) => {
+    let breaker = breakerOf(target);
+    if (breaker === undefined) {
+      if (breakers.size >= MOST_BREAKERS) return;
+      breaker = new Breaker(clock, (state) => metrics.breakerState.set(labelsOf(target), LEVELS[state]));
+      breakers.set(keyOf(target), { target, breaker });
+    }
+    breaker.failed(admission ?? { epoch: 0 });
+  };
+
+  const worked = (target: Target, admission: Admission | undefined) => {
+    const breaker = breakerOf(target);
+    if (breaker === undefined) return;
+    breaker.succeeded(admission ?? { epoch: 0 });
+    if (breaker.state !== 'closed') return;
+    breakers.delete(keyOf(target));
+    metrics.breakerState.remove(labelsOf(target));
+  };
+
+  const lease = (target: Target, index: number, provider: Provider, admission: Admission | undefined): Lease => {
     calls.set(target.provider, callsOf(target.provider) + 1);
     return {
       index,
       target,
       provider,
-      works: () => breaker.succeeded(),
-      end(failed) {
+      works: () => worked(target, admission),
+      end(hasFailed) {
         calls.set(target.provider, callsOf(target.provider) - 1);
-        if (failed) breaker.failed();
-        else breaker.released();
+        if (hasFailed) failed(target, admission);
+        else if (admission) breakerOf(target)?.released(admission);
       },
+      mayRetry: () => (breakerOf(target)?.state ?? 'closed') === 'closed',
     };
   };
 
@@ -78,21 +100,26 @@ export function createTargets(
     take(route, from, fits = () => true) {
       for (let index = from; index < route.targets.length; index++) {
         const target = route.targets[index] as Target;
-        const provider = providers.get(target.provider);
-        if (provider === undefined) throw new Error(`route ${route.name} names no provider`);
-        if (!fits(provider) || isFull(target)) continue;
+        const provider = providerOf(target, route);
+        if (!fits(provider) || isFull(target) || provider.resting?.() !== undefined) continue;
         const breaker = breakerOf(target);
-        if (breaker.admit()) return lease(target, index, provider, breaker);
+        const admission = breaker?.admit();
+        if (breaker === undefined || admission) return lease(target, index, provider, admission);
       }
       return undefined;
     },
     hasRoom: ({ targets }) => targets.some((target) => !isFull(target)),
-    unavailable({ targets }) {
+    unavailable(route) {
+      const { targets } = route;
       if (targets.every(isFull)) {
         const init = { reason: 'saturated', retryable: true, retryAfterMs: BUSY_MS };
         return new ProviderError('upstream_rate_limited', init);
       }
-      const waits = targets.map((target) => breakerOf(target).opensInMs);
+      for (const target of targets) {
+        const resting = providerOf(target, route).resting?.();
+        if (resting) return resting;
+      }
+      const waits = targets.map((target) => breakerOf(target)?.opensInMs ?? 0);
       const retryAfterMs = Math.max(BUSY_MS, Math.min(...waits));
       return new ProviderError('upstream_failed', { reason: 'circuit_open', retryable: true, retryAfterMs });
     },

@@ -20,6 +20,8 @@ export interface KeyLease {
 export interface ApiKeys {
   /** @throws ProviderError while every key rests */
   take(): KeyLease | undefined;
+  /** What `take` would throw. */
+  resting(): ProviderError | undefined;
 }
 
 export interface ApiKeyOptions {
@@ -53,28 +55,41 @@ export function createApiKeys(keys: readonly string[], { now, onResting }: ApiKe
     pauseMs: PAUSE_MS.first,
   }));
 
-  const freeInMs = () => Math.max(0, Math.min(...ring.map(({ restsUntil }) => restsUntil)) - now());
-
-  const allRest = () => {
-    const retryAfterMs = freeInMs();
-    const limited = ring.some(({ why }) => why === 'rate_limited');
-    if (limited)
-      return new ProviderError('upstream_rate_limited', { reason: 'keys_resting', retryable: true, retryAfterMs });
+  const resting = (): ProviderError | undefined => {
+    const waitMs = Math.ceil(Math.min(...ring.map(({ restsUntil }) => restsUntil)) - now());
+    if (ring.length === 0 || waitMs <= 0) return undefined;
+    if (ring.some(({ why }) => why === 'rate_limited')) {
+      const init = { reason: 'keys_resting', retryable: true, retryAfterMs: waitMs };
+      return new ProviderError('upstream_rate_limited', init);
+    }
     return new ProviderError('upstream_rejected', { reason: 'credentials', retryable: false });
   };
 
   const rest = (key: Key, why: WhyResting, ms: number) => {
     key.why = why;
-    key.restsUntil = now() + ms;
-    onResting?.(why, key.pauseMs === PAUSE_MS.first);
+    key.restsUntil = Math.max(key.restsUntil, now() + Math.min(ms, PAUSE_MS.most));
+  };
+
+  /** What many calls in flight report together counts once. */
+  const refuse = (key: Key) => {
+    if (key.restsUntil > now()) return;
+    rest(key, 'credentials', key.pauseMs);
+    onResting?.('credentials', key.pauseMs === PAUSE_MS.first);
+    key.pauseMs = Math.min(key.pauseMs * 2, PAUSE_MS.most);
+  };
+
+  const limit = (key: Key, fault: ProviderError): unknown => {
+    rest(key, 'rate_limited', fault.retryAfterMs ?? (ring.length > 1 ? LIMIT_PAUSE_MS : 0));
+    onResting?.('rate_limited', true);
+    return ring.length > 1 && resting() === undefined ? fault.after(0) : fault;
   };
 
   return {
+    resting,
     take() {
       if (ring.length === 0) return undefined;
-      const free = ring.filter(({ restsUntil }) => restsUntil <= now());
-      const [key] = free.sort((a, b) => a.calls - b.calls);
-      if (key === undefined) throw allRest();
+      const [key] = ring.filter(({ restsUntil }) => restsUntil <= now()).sort((a, b) => a.calls - b.calls);
+      if (key === undefined) throw resting();
       ring.splice(ring.indexOf(key), 1);
       ring.push(key);
       key.calls += 1;
@@ -85,13 +100,8 @@ export function createApiKeys(keys: readonly string[], { now, onResting }: ApiKe
         },
         failed(fault) {
           if (!(fault instanceof ProviderError)) return fault;
-          if (fault.reason === 'credentials') {
-            rest(key, 'credentials', key.pauseMs);
-            key.pauseMs = Math.min(key.pauseMs * 2, PAUSE_MS.most);
-          } else if (fault.code === 'upstream_rate_limited') {
-            rest(key, 'rate_limited', fault.retryAfterMs ?? (ring.length > 1 ? LIMIT_PAUSE_MS : 0));
-            if (fault.retryable && ring.length > 1 && freeInMs() === 0) return fault.after(0);
-          }
+          if (isDead(fault)) refuse(key);
+          else if (fault.code === 'upstream_rate_limited') return limit(key, fault);
           return fault;
         },
         release() {
@@ -100,4 +110,13 @@ export function createApiKeys(keys: readonly string[], { now, onResting }: ApiKe
       };
     },
   };
+}
+
+/**
+ * Whether the key itself is of no use: refused, or out of money. A 403 is as often about the question
+ * or the model.
+ */
+function isDead({ code, reason, retryable, upstreamStatus }: ProviderError): boolean {
+  if (reason === 'billing' || (code === 'upstream_rate_limited' && !retryable)) return true;
+  return reason === 'credentials' && upstreamStatus !== 403;
 }

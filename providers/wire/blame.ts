@@ -25,7 +25,7 @@ export function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boo
 /** Gemini and xAI answer 400 to a bad key. */
 export function isBadKey({ message = '' }: UpstreamDetail, document: unknown): boolean {
   return (
-    /api key (not valid|expired)|(incorrect|invalid) api key/i.test(message) ||
+    /^(api key (not valid|expired)|(incorrect|invalid) api key)/i.test(message) ||
     /API_KEY_INVALID/.test(details(document))
   );
 }

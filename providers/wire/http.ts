@@ -25,8 +25,9 @@ export interface Upstream {
   close(): Promise<void>;
 }
 
-/** How much of an error's body is read for its class. */
+/** How much of an error's body is read for its class, and for how long. */
 const MAX_ERROR_BODY = 64 * 1024;
+const ERROR_BODY_MS = 1_000;
 
 /**
  * One keep-alive pool per provider. A `Pool` and not an `Agent`, because with undici 7 an aborted
@@ -109,6 +110,7 @@ function unreadable(
 async function readText(body: Body): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
+  const late = setTimeout(() => body.destroy(), ERROR_BODY_MS);
   try {
     for await (const chunk of body) {
       chunks.push(chunk);
@@ -117,6 +119,8 @@ async function readText(body: Body): Promise<string> {
     }
   } catch {
     // The status already says what matters.
+  } finally {
+    clearTimeout(late);
   }
   return Buffer.concat(chunks).toString('utf8', 0, MAX_ERROR_BODY);
 }

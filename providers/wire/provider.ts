@@ -56,6 +56,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
 
   return {
     name: options.name,
+    resting: keys.resting,
     stream: (request, signal) => readAnswer(() => ask(request, signal), dialect.createDecoder),
     close: upstream.close,
   };

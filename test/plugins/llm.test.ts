@@ -140,7 +140,7 @@ t.test('what a delay says is honoured up to ten seconds', async (t) => {
   const slow = fault('upstream_rate_limited', { retryAfterMs: 4_000 });
   const { ask, clock } = await setUp(t, [fake('a', [[slow], ANSWER])]);
   t.equal((await ask()).text, 'whole');
-  t.equal(clock.now(), 4_000);
+  t.equal(clock.now(), 4_250, 'and a little longer, so that not all come at once');
 
   const later = fault('upstream_rate_limited', { retryAfterMs: 10_001 });
   const b = await setUp(t, [fake('a', [[later], ANSWER]), fake('b', [ANSWER])]);
@@ -229,26 +229,67 @@ t.test('a breaker opens after five failures in a row, and one probe decides', as
   const clock = manualClock();
   const states: string[] = [];
   const breaker = new Breaker(clock, (state) => states.push(state));
-  for (let i = 0; i < 4; i++) breaker.failed();
-  breaker.succeeded();
-  for (let i = 0; i < 4; i++) breaker.failed();
-  t.equal(breaker.admit(), true, 'in a row');
-  breaker.failed();
-  t.equal(breaker.admit(), false);
+  const call = () => {
+    const admission = breaker.admit();
+    if (admission === undefined) throw new Error('not let through');
+    return admission;
+  };
+  for (let i = 0; i < 4; i++) breaker.failed(call());
+  breaker.succeeded(call());
+  for (let i = 0; i < 4; i++) breaker.failed(call());
+  t.ok(breaker.admit(), 'in a row');
+  const old = [call(), call(), call()];
+  breaker.failed(call());
+  t.equal(breaker.admit(), undefined);
   t.equal(breaker.state, 'open');
+  breaker.failed(old[0] as never);
+  t.equal(breaker.opensInMs, 5_000, 'a call from before it opened is no failed probe');
   clock.advance(5_000);
   t.equal(breaker.state, 'half_open');
-  t.equal(breaker.admit(), true, 'one probe');
-  t.equal(breaker.admit(), false, 'and no second');
-  breaker.released();
-  t.equal(breaker.admit(), true, 'a probe that says nothing is not one');
-  breaker.failed();
+  const probe = call();
+  t.equal(breaker.admit(), undefined, 'one probe, and no second');
+  breaker.released(old[1] as never);
+  t.equal(breaker.admit(), undefined, 'whatever ends meanwhile');
+  breaker.succeeded(old[2] as never);
+  t.equal(breaker.state, 'half_open', 'an old call does not close it');
+  breaker.released(probe);
+  const second = call();
+  breaker.failed(second);
   t.equal(breaker.opensInMs, 10_000, 'twice as long');
   clock.advance(10_000);
-  t.ok(breaker.admit());
-  breaker.succeeded();
+  breaker.succeeded(call());
   t.equal(breaker.state, 'closed');
   t.same(states, ['open', 'half_open', 'half_open', 'open', 'half_open', 'closed']);
+});
+
+t.test('a target whose keys all rest is passed over, which costs nothing', async (t) => {
+  const a: Fake = { ...fake('a', [ANSWER]), resting: () => fault('upstream_rejected', { reason: 'credentials' }) };
+  const b = fake('b', [ANSWER]);
+  const { ask, metric } = await setUp(t, [a, b]);
+  for (let i = 0; i < 30; i++) t.same((await ask()).asked, ['b']);
+  t.equal((await metric('retriesDenied')) + (await metric('fallbacks')), 0);
+  const alone = await setUp(t, [a]);
+  t.match((await alone.ask()).fault, { reason: 'credentials' });
+});
+
+t.test('who refuses at once is left without paying for it', async (t) => {
+  const gone = fault('upstream_rejected', { retryable: false, upstreamStatus: 404 });
+  const { ask, metric } = await setUp(t, [fake('a', [[gone]]), fake('b', [ANSWER])]);
+  for (let i = 0; i < 40; i++) t.equal((await ask()).text, 'whole');
+  t.equal(await metric('retriesDenied'), 0);
+});
+
+t.test('an answer that was only thought of begins anew', async (t) => {
+  const route = { onMidStreamFailure: 'continue' as const };
+  const thought: StreamPart = { type: 'reasoning', text: 'hm' };
+  const b = fake('b', [[BROKEN]]);
+  const demo = fake('demo', [ANSWER], false);
+  const c = fake('c', [ANSWER]);
+  const { ask } = await setUp(t, [fake('a', [[thought, BROKEN]]), b, demo, c], route);
+  const { asked, text } = await ask();
+  t.equal(text, 'whole');
+  t.same(asked, ['a', 'b', 'b', 'c'], 'by one that could go on');
+  t.equal(c.asked[0]?.messages.length, 1, 'without an empty answer');
 });
 
 t.test('a target whose breaker is open is passed over, which costs no budget', async (t) => {
@@ -316,6 +357,23 @@ t.test('keys: the one with the fewest calls, and those that were refused rest', 
     ['credentials', true],
     ['credentials', false],
   ]);
+
+  const many = createApiKeys(['x', 'y'], { now: () => now });
+  const flying = [many.take(), many.take(), many.take(), many.take()];
+  for (const lease of flying) if (lease?.key === 'x') lease.failed(refused);
+  now += 5_000;
+  t.same([many.take()?.key, many.take()?.key].sort(), ['x', 'y'], 'what many report together counts once');
+  flying[0]?.failed(fault('upstream_rate_limited', { retryAfterMs: 1_763_850_000_000 }));
+  now += 300_000;
+  t.equal(many.resting(), undefined, 'nor does a key rest for ever');
+  const broke = createApiKeys(['x', 'y'], { now: () => now });
+  broke.take()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
+  t.same([broke.take()?.key, broke.take()?.key], ['y', 'y'], 'one without money rests, too');
+  const forbidden = createApiKeys(['x'], { now: () => now });
+  forbidden
+    .take()
+    ?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
+  t.equal(forbidden.resting(), undefined, 'a 403 is as often about the question');
 
   const single = createApiKeys(['x'], { now: () => now });
   single.take()?.failed(refused);
