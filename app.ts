@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
+import auth from './plugins/auth/index.ts';
 import { refuseConnection, refuseExpectations } from './plugins/client-errors.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
@@ -9,6 +10,7 @@ import cors from './plugins/cors.ts';
 import errors, { sendError } from './plugins/errors.ts';
 import jsonBody from './plugins/json-body.ts';
 import lifecycle from './plugins/lifecycle.ts';
+import limits from './plugins/limits/index.ts';
 import listeners from './plugins/listeners.ts';
 import llm from './plugins/llm/index.ts';
 import { logController, loggerOptions } from './plugins/logging.ts';
@@ -26,6 +28,7 @@ import ask from './routes/ask/index.ts';
 import health from './routes/health.ts';
 import metricsRoute from './routes/metrics.ts';
 import streamRoutes from './routes/streams/index.ts';
+import tickets from './routes/tickets.ts';
 import ui from './routes/ui/index.ts';
 import v1 from './routes/v1/index.ts';
 
@@ -71,6 +74,8 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(jsonBody);
   await app.register(cors);
   await app.register(methodNotAllowed);
+  await app.register(auth);
+  await app.register(limits);
   await app.register(pressure);
   await app.register(providers, { overrides: overrides.providers });
   await app.register(llm);
@@ -85,6 +90,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       await base.register(metricsRoute);
       await base.register(ask);
       await base.register(streamRoutes);
+      await base.register(tickets);
       await base.register(v1);
       await base.register(ui);
     },

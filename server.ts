@@ -56,11 +56,4 @@ try {
   process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}\n`);
   process.exit(1);
 }
-if (!isLoopback(config.host)) {
-  app.log.warn({ host: config.host }, 'anybody who reaches this address can ask: no keys are configured');
-}
 app.log.info({ models: app.llm.models, node: process.version }, 'ready');
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host.startsWith('127.');
-}

@@ -18,14 +18,15 @@ export function retryEvent(): { retry: number } {
 }
 
 /** The first event of a stream. It leaves before the upstream has answered. */
-export function startEvent({ id, model, resumable }: Stream, basePath: string): EventMessage {
-  const start = { type: 'start', stream: id, model, url: streamPath(id, basePath), resumable };
+export function startEvent(fastify: FastifyInstance, stream: Stream): EventMessage {
+  const { id, model, resumable } = stream;
+  const start = { type: 'start', stream: id, model, url: streamUrl(fastify, stream), resumable };
   return { id: `${id}.0`, ...retryEvent(), data: JSON.stringify(start) };
 }
 
-/** Where a stream is read again, and stopped. */
-export function streamPath(id: string, basePath: string): string {
-  return `${basePath}/streams/${id}`;
+/** Where a stream is read again, and stopped; with a ticket where one is needed. */
+export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stream, action = ''): string {
+  return `${config.basePath}/streams/${id}${action}${auth.readTicket(id, owner)}`;
 }
 
 /** What a reader gives, as events; ours, unless another form is given. */

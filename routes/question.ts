@@ -13,6 +13,13 @@ export const MODEL = Type.String({
 });
 const System = Type.Optional(Type.String({ description: 'System text, before everything else', maxLength: 100_000 }));
 
+export const LastEventId = Type.Optional(
+  Type.String({ description: 'For clients that cannot set the Last-Event-ID header, which wins' }),
+);
+export const Ticket = Type.Optional(
+  Type.String({ description: 'For clients that cannot set the Authorization header, which wins' }),
+);
+
 export const AskQuery = Type.Object(
   {
     question: Type.String({ description: 'The question', minLength: 1 }),
@@ -24,9 +31,8 @@ export const AskQuery = Type.Object(
         description: 'The same key and question attach to the same stream, as long as it is kept',
       }),
     ),
-    lastEventId: Type.Optional(
-      Type.String({ description: 'For clients that cannot set the Last-Event-ID header, which wins' }),
-    ),
+    lastEventId: LastEventId,
+    ticket: Ticket,
   },
   closed,
 );

@@ -39,7 +39,7 @@ export async function readFromStart(
 ): Promise<FastifyReply> {
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('a log without a beginning');
-  return reply.stream([startEvent(stream, fastify.config.basePath)], eventsOf(reader, encoderOf(stream)));
+  return reply.stream([startEvent(fastify, stream)], eventsOf(reader, encoderOf(stream)));
 }
 
 /** Right behind a place: no loss, no repetition, and never a new generation. */
@@ -56,7 +56,7 @@ export async function resume(
     return reply.code(204).send();
   }
   return unlessAway(request, reply, async () => {
-    const stream = await fastify.streams.find(id);
+    const stream = await fastify.streams.find(id, request.identity);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
     if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);

@@ -78,6 +78,8 @@ t.test('packages stay in their rooms', async (t) => {
     only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
     only('prom-client', /^plugins\/metrics\.ts$/);
     only('yaml', /^plugins\/config\//);
+    only('jose', /^plugins\/auth\//);
+    only('rate-limiter-flexible', /^plugins\/limits\//);
     if (file.startsWith('providers/'))
       t.notOk(
         used.some((one) => one.includes('fastify')),

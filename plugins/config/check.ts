@@ -8,6 +8,7 @@ export function crossProblems(config: Config): string[] {
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
     if (!isAddress(address)) problems.push('TRUST_PROXY: neither a number of hops nor a list of addresses');
   }
+  problems.push(...authProblems(config));
   const opened = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
@@ -40,6 +41,27 @@ export function crossProblems(config: Config): string[] {
     problems.push(
       `DEFAULT_MODEL: provider ${name} has no model to answer with; add DEFAULT_MODEL=${name}/<model>, or models to the file`,
     );
+  }
+  return problems;
+}
+
+function authProblems({ keys, jwt }: Config): string[] {
+  const problems: string[] = [];
+  const seen = new Set<string>();
+  keys.forEach(({ name, sha256, expiresAt }, i) => {
+    for (const mark of [`name ${name}`, `key ${sha256.toLowerCase()}`]) {
+      if (seen.has(mark)) problems.push(`keys.${i}: this ${mark.split(' ')[0]} stands there twice`);
+      seen.add(mark);
+    }
+    if (expiresAt !== undefined && Number.isNaN(Date.parse(expiresAt)))
+      problems.push(`keys.${i}.expiresAt: not a date`);
+  });
+  if (jwt === undefined) return problems;
+  if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: give either jwksUrl or secret');
+  // A public key taken for a shared secret is the oldest trick of all.
+  const shared = jwt.algorithms.filter((one) => one.startsWith('HS'));
+  if (jwt.secret === undefined ? shared.length > 0 : shared.length < jwt.algorithms.length) {
+    problems.push('jwt.algorithms: HS… go with secret, all others with jwksUrl');
   }
   return problems;
 }

@@ -11,6 +11,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   BASE_PATH: '/basePath',
   LOG_LEVEL: '/logLevel',
   DEFAULT_MODEL: '/defaultModel',
+  TICKET_SECRET: '/ticketSecret',
   DRAIN_MS: '/drainMs',
   MAX_STREAMS: '/streams/maxStreams',
   STREAM_HIGH_WATER_MARK: '/streams/highWaterMark',

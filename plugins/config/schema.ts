@@ -1,10 +1,9 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { ApiKey, Jwt } from './schema-auth.ts';
+import { MODEL_NAME } from './schema-names.ts';
 
 /** Every setting, its bounds and its default. The one place that knows them. */
-
-/** Public model names: no `..`, no `%`, no `?`, so that none can bend an upstream path. */
-export const MODEL_NAME = '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$';
 
 const closed = { additionalProperties: false, default: {} };
 const ms = (description: string, byDefault: number, minimum = 1) =>
@@ -156,6 +155,11 @@ export const ConfigSchema = Type.Object(
       additionalProperties: false,
       default: {},
     }),
+    keys: Type.Array(ApiKey, { default: [], maxItems: 10_000 }),
+    jwt: Type.Optional(Jwt),
+    ticketSecret: Type.Optional(
+      Type.String({ minLength: 32, description: 'Signs tickets; the same on every replica; at least 32 characters' }),
+    ),
     models: Type.Array(ModelRoute, { default: [], maxItems: 1_000 }),
     streams: Streams,
     deadlines: Deadlines,

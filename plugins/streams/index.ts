@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import type { FastifyBaseLogger } from 'fastify';
 import fp from 'fastify-plugin';
+import type { Identity } from '../auth/identity.ts';
+import type { Grant } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { ModelRoute } from '../llm/model-routes.ts';
+import type { StartOptions, Stream, Streams } from './api.ts';
 import { fingerprint } from './fingerprint.ts';
 import { startGeneration } from './generation.ts';
 import { MemoryStore } from './memory-store.ts';
@@ -11,8 +13,8 @@ import { createReport } from './report.ts';
 import { Slots } from './slots.ts';
 import {
   type Idempotency,
-  type LogReader,
   PositionUnknown,
+  type StreamInfo,
   type StreamLog,
   type StreamStore,
   type Terminal,
@@ -22,56 +24,6 @@ declare module 'fastify' {
   interface FastifyInstance {
     readonly streams: Streams;
   }
-}
-
-export interface Question extends Prompt {
-  /** Public name; the default model where absent. */
-  readonly model?: string | undefined;
-}
-
-export interface StartOptions {
-  readonly logger: FastifyBaseLogger;
-  /** The same key and question give the same stream for as long as it is kept. */
-  readonly key?: string | undefined;
-  /** Whether the client can come back; one that cannot does not pay for a grace time. */
-  readonly resumable: boolean;
-  /** The conversation that it belongs to, by the client's own id. */
-  readonly chat?: string | undefined;
-}
-
-export interface Stream {
-  readonly id: string;
-  /** The public name of the model. */
-  readonly model: string;
-  readonly resumable: boolean;
-  /** Attaches a reader; undefined for a position that does not exist. */
-  read(position: number): Promise<LogReader | undefined>;
-  /** Ends the generation now. Idempotent. */
-  stop(): Promise<void>;
-}
-
-export interface Streams {
-  /** Generations running in this process, and those about to start. */
-  readonly active: number;
-  /**
-   * Asks the model once and logs the answer, or finds the stream that the key stands for.
-   * @throws 404 for a model that is not configured, 409 for a key that stands for another question,
-   *   503 with `retryAfterMs` while draining, full, or when the store cannot be asked
-   */
-  start(question: Question, options: StartOptions): Promise<Stream>;
-  /**
-   * A stream that runs or is still kept.
-   * @throws 503 with `retryAfterMs` when the store cannot be asked
-   */
-  find(id: string): Promise<Stream | undefined>;
-  /** The newest stream of a conversation, if it still runs; else as `find`. */
-  findByChat(chat: string): Promise<Stream | undefined>;
-  /** Refuses new questions from now on. */
-  refuse(): void;
-  /** Resolves once nothing runs any more. */
-  idle(): Promise<void>;
-  /** Ends all that still runs, with an error that readers see. */
-  endAll(): void;
 }
 
 const SHUT_DOWN: Terminal = {
@@ -85,7 +37,7 @@ const SHUT_DOWN: Terminal = {
 /** `fastify.streams`: questions become generations, and generations are read as streams. */
 export default fp<{ store?: StreamStore | undefined }>(
   async (fastify, options) => {
-    const { clock, metrics, llm, config } = fastify;
+    const { clock, metrics, llm, limits, config } = fastify;
     const { maxStreams, maxBytes, graceMs } = config.streams;
     const onEvicted = () => metrics.streamsEvicted.inc();
     const store = options.store ?? new MemoryStore({ ...config.streams, clock, onEvicted });
@@ -95,29 +47,44 @@ export default fp<{ store?: StreamStore | undefined }>(
 
     const { overloaded, asked } = createRefusals(fastify);
 
-    const findOrCreate = async (route: ModelRoute, options: StartOptions, idempotency?: Idempotency) => {
+    const findOrCreate = async (
+      route: ModelRoute,
+      prompt: Prompt,
+      options: StartOptions,
+      idempotency?: Idempotency,
+    ) => {
       const existing = idempotency && (await store.openByKey(idempotency));
-      if (existing) return { log: existing, created: false };
+      if (existing) return { log: existing };
       // A stream that a key has found is no new one, and asks no leave.
       if (fastify.isUnderPressure()) throw overloaded('pressure');
       if (!llm.hasRoom(route)) throw overloaded('saturated');
-      const { resumable, chat } = options;
+      const { identity, resumable } = options;
+      const { owner, ticket } = identity;
+      const chat = options.chat && scoped(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, chat };
+      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat };
       const slot = slots.take(id);
       if (slot !== 'taken') throw overloaded(slot);
+      let grant: Grant | undefined;
+      const giveBack = () => {
+        slots.release(id);
+        grant?.end({ totalTokens: 0 }, 0);
+      };
       try {
-        const made = await store.create(info, idempotency);
-        if (!made.created) slots.release(info.id);
-        return made;
+        grant = await limits.takeAnswer(identity, prompt);
+        const { log, created } = await store.create(info, idempotency);
+        if (created) return { log, grant };
+        giveBack();
+        return { log };
       } catch (error) {
-        slots.release(info.id);
+        giveBack();
         throw error;
       }
     };
 
     const streamOf = (log: StreamLog): Stream => ({
       id: log.info.id,
+      owner: log.info.owner,
       model: log.info.model,
       resumable: log.info.graceMs > 0,
       stop: () => asked(log.stop()),
@@ -136,11 +103,15 @@ export default fp<{ store?: StreamStore | undefined }>(
       },
 
       async start({ model, ...prompt }, options) {
-        const { logger, key } = options;
+        const { logger, identity } = options;
         const route = llm.route(model);
+        if (identity.models?.includes(route.name) === false) {
+          throw fastify.httpErrors.forbidden('This key may not use this model.');
+        }
+        const key = options.key && scoped(identity, options.key);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, created } = await asked(findOrCreate(route, options, idempotency));
-        if (!created) return streamOf(log);
+        const { log, grant } = await asked(findOrCreate(route, prompt, options, idempotency));
+        if (grant === undefined) return streamOf(log);
 
         const { id } = log.info;
         const report = createReport(log, route, { clock, metrics, logger });
@@ -152,6 +123,7 @@ export default fp<{ store?: StreamStore | undefined }>(
           onFirstPart: report.onFirstPart,
           onEnd(terminal, fault) {
             slots.release(id);
+            grant.end(terminal.type === 'end' ? terminal.usage : undefined, log.length);
             report.onEnd(terminal, fault);
           },
         });
@@ -159,13 +131,13 @@ export default fp<{ store?: StreamStore | undefined }>(
         return streamOf(log);
       },
 
-      async find(id) {
+      async find(id, identity) {
         const log = await asked(store.open(id));
-        return log && streamOf(log);
+        return log && isTheirs(log.info, identity) ? streamOf(log) : undefined;
       },
 
-      async findByChat(chat) {
-        const log = await asked(store.openByChat(chat));
+      async findByChat(chat, identity) {
+        const log = await asked(store.openByChat(scoped(identity, chat)));
         return log && streamOf(log);
       },
 
@@ -175,5 +147,15 @@ export default fp<{ store?: StreamStore | undefined }>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'pressure', 'llm'] },
+  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'pressure', 'limits', 'llm'] },
 );
+
+/** What clients make up is theirs alone: two may think of the same. */
+function scoped({ owner }: Identity, name: string): string {
+  return `${owner}\n${name}`;
+}
+
+/** Another's stream is as unknown as one that never was. */
+function isTheirs({ owner, ticket }: StreamInfo, identity: Identity): boolean {
+  return owner === identity.owner && (!identity.resumesOnly || ticket === identity.ticket);
+}

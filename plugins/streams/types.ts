@@ -54,7 +54,11 @@ export interface StreamInfo {
   readonly model: string;
   /** How long the generation goes on without a reader, in milliseconds; 0 aborts it at once. */
   readonly graceMs: number;
-  /** The conversation that the client says it belongs to. */
+  /** Whom it belongs to: nobody else reads or stops it. */
+  readonly owner: string;
+  /** The ticket that started it. */
+  readonly ticket?: string | undefined;
+  /** The conversation that the client says it belongs to; unique with its owner's name in front. */
   readonly chat?: string | undefined;
 }
 

@@ -8,18 +8,24 @@ import { acceptsEvents, isEventSource, placeOf, readFromStart, resume } from '..
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.get(
     '/ask/stream',
-    { schema: { querystring: AskQuery }, onRequest: acceptsEvents },
+    { config: { access: 'ask' }, schema: { querystring: AskQuery }, onRequest: acceptsEvents },
     async (request, reply) => {
       const place = placeOf(fastify, request);
       if (place) return resume(fastify, place, request, reply);
       if (isPrefetch(request)) return reply.code(204).send();
       if (isForeign(request)) throw fastify.httpErrors.forbidden('Another site may not ask without CORS.');
-      const { key } = request.query;
+      const { identity } = request;
+      // A ticket is good for one question: asking it again finds its stream.
+      const key = identity.ticket === undefined ? request.query.key : `ticket ${identity.ticket}`;
       try {
-        const options = { logger: request.log, key, resumable: true };
+        await fastify.limits.takeRequest(identity, reply);
+        const options = { logger: request.log, identity, key, resumable: true };
         const stream = await fastify.streams.start(questionOfQuery(request.query), options);
         return await readFromStart(fastify, stream, reply);
       } catch (error) {
+        if (identity.ticket !== undefined && (error as { statusCode?: number }).statusCode === 409) {
+          throw fastify.httpErrors.unauthorized('This ticket was used for another question.');
+        }
         const failure = passing(error);
         if (!failure || !isEventSource(request)) throw error;
         return reply.stream([failureEvent(failure)]);
@@ -27,13 +33,18 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     },
   );
 
-  fastify.post('/ask/stream', { schema: { body: AskBody }, onRequest: acceptsEvents }, async (request, reply) => {
+  const posted = { config: { access: 'api' }, schema: { body: AskBody }, onRequest: acceptsEvents } as const;
+  fastify.post('/ask/stream', posted, async (request, reply) => {
     const place = placeOf(fastify, request);
     if (place) return resume(fastify, place, request, reply);
     const { resumable = false, ...body } = request.body;
     const question = questionOfBody(body);
     if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
-    const stream = await fastify.streams.start(question, { logger: request.log, resumable });
+    const stream = await fastify.streams.start(question, {
+      logger: request.log,
+      identity: request.identity,
+      resumable,
+    });
     return readFromStart(fastify, stream, reply);
   });
 };
@@ -58,8 +69,9 @@ function passing(error: unknown): Failure | undefined {
     message: string;
     retryAfterMs?: number;
   };
-  if (statusCode !== 503 || retryAfterMs === undefined) return undefined;
-  return { code: 'overloaded', message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) };
+  if ((statusCode !== 503 && statusCode !== 429) || retryAfterMs === undefined) return undefined;
+  const code = statusCode === 429 ? 'rate_limited' : 'overloaded';
+  return { code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) };
 }
 
 export default ask;

@@ -1,7 +1,7 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { streamPath } from '../events.ts';
-import { KEY, Question, questionOfBody } from '../question.ts';
+import { streamUrl } from '../events.ts';
+import { KEY, LastEventId, Question, questionOfBody, Ticket } from '../question.ts';
 import { acceptsEvents, placeOf, readFromStart, resume, unlessAway } from '../reading.ts';
 
 const StreamId = Type.Object({ id: Type.String() });
@@ -16,20 +16,21 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
   const { config } = fastify;
   const longestAnswer = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
-  const find = async (id: string) => {
-    const stream = await fastify.streams.find(id);
+  const find = async (id: string, { identity }: FastifyRequest) => {
+    const stream = await fastify.streams.find(id, identity);
     if (stream) return stream;
     throw fastify.httpErrors.notFound('There is no such stream, or it is not kept any more.');
   };
 
-  const stop = async (id: string, reply: FastifyReply) => {
-    await (await find(id)).stop();
+  const stop = async (id: string, request: FastifyRequest, reply: FastifyReply) => {
+    await (await find(id, request)).stop();
     return reply.code(204).send();
   };
 
   fastify.post(
     '/streams',
     {
+      config: { access: 'api' },
       schema: {
         body: Question,
         headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
@@ -40,8 +41,9 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       const question = questionOfBody(request.body);
       if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
       const key = request.headers['idempotency-key'];
-      const stream = await fastify.streams.start(question, { logger: request.log, key, resumable: true });
-      const url = streamPath(stream.id, config.basePath);
+      const { log: logger, identity } = request;
+      const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true });
+      const url = streamUrl(fastify, stream);
       const expiresAt = new Date(Date.now() + longestAnswer + config.streams.ttlMs).toISOString();
       return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });
     },
@@ -52,16 +54,19 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.get(
     '/streams/:id',
     {
+      config: { access: 'read' },
       schema: {
         ...schema,
-        querystring: Type.Object({ lastEventId: Type.Optional(Type.String()) }, { additionalProperties: false }),
+        querystring: Type.Object({ lastEventId: LastEventId, ticket: Ticket }, { additionalProperties: false }),
       },
       onRequest: acceptsEvents,
     },
     async (request, reply) => {
       const place = placeOf(fastify, request);
       if (!place) {
-        return unlessAway(request, reply, async () => readFromStart(fastify, await find(request.params.id), reply));
+        return unlessAway(request, reply, async () =>
+          readFromStart(fastify, await find(request.params.id, request), reply),
+        );
       }
       if (place.stream === request.params.id) return resume(fastify, place, request, reply);
       throw fastify.httpErrors.badRequest('Last-Event-ID belongs to another stream.');
@@ -79,9 +84,10 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       done(null);
     });
     const handler = (request: FastifyRequest, reply: FastifyReply) =>
-      stop((request.params as { id: string }).id, reply);
-    beacons.delete('/streams/:id', { schema }, handler);
-    beacons.post('/streams/:id/stop', { schema }, handler);
+      stop((request.params as { id: string }).id, request, reply);
+    const options = { config: { access: 'read' }, schema } as const;
+    beacons.delete('/streams/:id', options, handler);
+    beacons.post('/streams/:id/stop', options, handler);
   });
 };
 

@@ -17,8 +17,8 @@ type ToolPart = Extract<Part, { type: 'tool_call' }>;
  * The first chunks. `messageId` is the message that grows; `messageMetadata` lands in
  * `message.metadata`, where a page finds how to stop the answer.
  */
-export function openingOf(stream: Stream, url: string, messageId: string): EventMessage[] {
-  const messageMetadata = { stream: stream.id, url, model: stream.model };
+export function openingOf(stream: Stream, urls: { url: string; stopUrl: string }, messageId: string): EventMessage[] {
+  const messageMetadata = { stream: stream.id, ...urls, model: stream.model };
   return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }].map(jsonEvent);
 }
 

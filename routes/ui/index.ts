@@ -1,6 +1,6 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { eventsOf, type Stream, streamPath } from '../events.ts';
+import { eventsOf, type Stream, streamUrl } from '../events.ts';
 import { chunkEncoder, openingOf } from './chunks.ts';
 import { questionOfChat } from './request.ts';
 import { CHAT_ID, UiBody } from './schema.ts';
@@ -9,22 +9,26 @@ import { CHAT_ID, UiBody } from './schema.ts';
 const ui: FastifyPluginAsyncTypebox = async (fastify) => {
   const bodyLimit = fastify.config.limits.chatBodyBytes;
 
-  fastify.post('/ui/chat', { bodyLimit, schema: { body: UiBody } }, async (request, reply) => {
-    const { body, log: logger } = request;
-    const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
-    const options = { logger, resumable: body.resumable ?? false, chat: body.id };
-    const stream = await fastify.streams.start(question, options);
-    const last = body.messages.at(-1);
-    // After a tool has run the page's own last message goes on. One that is resumed begins anew.
-    return read(stream, reply, last?.role === 'assistant' ? last.id : undefined);
-  });
+  fastify.post(
+    '/ui/chat',
+    { config: { access: 'api' }, bodyLimit, schema: { body: UiBody } },
+    async (request, reply) => {
+      const { body, log: logger, identity } = request;
+      const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
+      const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id };
+      const stream = await fastify.streams.start(question, options);
+      const last = body.messages.at(-1);
+      // After a tool has run the page's own last message goes on. One that is resumed begins anew.
+      return read(stream, reply, last?.role === 'assistant' ? last.id : undefined);
+    },
+  );
 
   // Where `DefaultChatTransport` looks for an answer that still runs, after a reload.
   fastify.get(
     '/ui/chat/:id/stream',
-    { schema: { params: Type.Object({ id: Type.String({ pattern: CHAT_ID }) }) } },
+    { config: { access: 'api' }, schema: { params: Type.Object({ id: Type.String({ pattern: CHAT_ID }) }) } },
     async (request, reply) => {
-      const stream = await fastify.streams.findByChat(request.params.id);
+      const stream = await fastify.streams.findByChat(request.params.id, request.identity);
       return stream ? read(stream, reply) : reply.code(204).send();
     },
   );
@@ -33,8 +37,12 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
     const reader = await stream.read(0);
     if (reader === undefined) throw new Error('a log without a beginning');
     reply.header('x-vercel-ai-ui-message-stream', 'v1').header('x-sluice-stream', stream.id);
-    const url = streamPath(stream.id, fastify.config.basePath);
-    return reply.stream(openingOf(stream, url, messageId), eventsOf(reader, chunkEncoder(stream)));
+    const opening = openingOf(
+      stream,
+      { url: streamUrl(fastify, stream), stopUrl: streamUrl(fastify, stream, '/stop') },
+      messageId,
+    );
+    return reply.stream(opening, eventsOf(reader, chunkEncoder(stream)));
   }
 };
 

@@ -18,6 +18,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/v1/chat/completions',
     {
+      config: { access: 'api' },
       bodyLimit: config.limits.chatBodyBytes,
       schema: {
         body: ChatBody,
@@ -25,12 +26,12 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async (request, reply) => {
-      const { body, log: logger, headers } = request;
+      const { body, log: logger, headers, identity } = request;
       const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
       const key = headers['idempotency-key'];
       // A key is for asking again after a cut, which has to find the answer still running.
       const resumable = body.resumable ?? key !== undefined;
-      const stream = await fastify.streams.start(question, { logger, key, resumable });
+      const stream = await fastify.streams.start(question, { logger, identity, key, resumable });
       const reader = await stream.read(0);
       if (reader === undefined) throw new Error('a log without a beginning');
       reply.header('x-sluice-stream', stream.id);
@@ -72,13 +73,19 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   const created = Math.floor(Date.now() / 1000);
   const modelOf = (id: string) => ({ id, object: 'model', created, owned_by: 'sluice' });
 
-  fastify.get('/v1/models', async () => ({
+  const access = { config: { access: 'api' } } as const;
+
+  fastify.get('/v1/models', access, async ({ identity }) => ({
     object: 'list',
     // A provider that is open to all has no list.
-    data: fastify.llm.models.filter((name) => !name.endsWith('/*')).map(modelOf),
+    data: fastify.llm.models
+      .filter((name) => !name.endsWith('/*') && identity.models?.includes(name) !== false)
+      .map(modelOf),
   }));
 
-  fastify.get('/v1/models/*', async ({ params }) => modelOf(fastify.llm.route((params as { '*': string })['*']).name));
+  fastify.get('/v1/models/*', access, async ({ params }) =>
+    modelOf(fastify.llm.route((params as { '*': string })['*']).name),
+  );
 };
 
 export default v1;

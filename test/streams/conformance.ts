@@ -25,7 +25,7 @@ const tool = (args: string, index = 0): ContentPart => ({ type: 'tool_call', ind
 const call = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
 
 export const newId = () => randomBytes(16).toString('base64url');
-const info = (graceMs = 15_000) => ({ id: newId(), model: 'm', graceMs });
+const info = (graceMs = 15_000) => ({ id: newId(), model: 'm', graceMs, owner: 'o' });
 
 export function storeConformance(t: Test, createStore: (settings: StoreSettings) => Promise<StreamStore>): void {
   const setUp = async (t: Test, settings: Partial<StoreSettings> = {}) => {

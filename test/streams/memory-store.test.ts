@@ -17,7 +17,7 @@ t.test('a reader far behind is handed the backlog in pieces, none of which cuts 
     onEvicted() {},
   });
   t.teardown(() => store.close());
-  const { log } = await store.create({ id: newId(), model: 'm', graceMs: 0 });
+  const { log } = await store.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
   const answer = `x${'🚀'.repeat(100_000)}`;
   for (let i = 0; i < answer.length; i += 1_000) void log.append(text(answer.slice(i, i + 1_000)));
   log.end({ type: 'end', finishReason: 'stop' });

@@ -40,7 +40,7 @@ for (const [name, token] of Object.entries(tokens)) {
   t.test(`${name}: a kept answer costs at most twice its UTF-8 bytes and 4 KiB`, async (t) => {
     const logs = store();
     const fill = async () => {
-      const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0 });
+      const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
       // Tokens are made from bytes, as they come from a socket: not one shared string.
       for (let i = 0; i < TOKENS; i++) {
         const part = token(i);
@@ -65,7 +65,7 @@ for (const [name, token] of Object.entries(tokens)) {
 
 t.test('a reader that waits costs less than 2 KiB', async (t) => {
   const logs = store();
-  const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0 });
+  const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
   const attach = async (log: StreamLog, readers: LogReader[]) => {
     const reader = await log.read(0);
     void reader.next();

@@ -1,0 +1,25 @@
+import { createHash } from 'node:crypto';
+import type { Config } from '../config/index.ts';
+import type { Identity } from './identity.ts';
+
+/** SHA-256 of a key, in hexadecimal: what the configuration holds. */
+export function hashOf(key: string): string {
+  return createHash('sha256').update(key).digest('hex');
+}
+
+/**
+ * Finds whose a key is. The look-up is by the key's hash, so that the time it takes tells nothing of any
+ * key: whoever guesses does not know the hash of what they guess at.
+ */
+export function createApiKeys(keys: Config['keys'], now: () => number): (key: string) => Identity | undefined {
+  const byHash = new Map(
+    keys.map(({ name, sha256, expiresAt, ...allowed }) => {
+      const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
+      return [sha256.toLowerCase(), { expires, identity: { owner: `key:${name}`, ...allowed } }];
+    }),
+  );
+  return (key) => {
+    const found = byHash.get(hashOf(key));
+    return found && found.expires > now() ? found.identity : undefined;
+  };
+}

@@ -1,0 +1,117 @@
+import { randomBytes } from 'node:crypto';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import { createApiKeys } from './api-keys.ts';
+import { ANYBODY, type Identity } from './identity.ts';
+import { createJwt, KeysUnavailable } from './jwt.ts';
+import { ASK_MS, createTickets, newNonce } from './tickets.ts';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /**
+     * Who may come in, where keys are configured: with a key or token alone (`api`), with a ticket for
+     * one question (`ask`), with a ticket for this stream (`read`). Absent: everybody.
+     */
+    access?: 'api' | 'ask' | 'read';
+  }
+  interface FastifyRequest {
+    readonly identity: Identity;
+  }
+  interface FastifyInstance {
+    readonly auth: Auth;
+  }
+}
+
+export interface Auth {
+  /** Whether anybody has to say who they are. */
+  readonly required: boolean;
+  /** A ticket for one question, in at most `ms`. */
+  askTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
+  /** What to put behind a stream's path, so that an EventSource may read it: `?ticket=…`, or nothing. */
+  readTicket(stream: string, owner: string): string;
+}
+
+/** `request.identity`: who asks, by a key, a token, or a ticket. */
+export default fp(
+  async (fastify) => {
+    const { config } = fastify;
+    const required = config.keys.length > 0 || config.jwt !== undefined;
+    const byKey = createApiKeys(config.keys, Date.now);
+    const byToken = config.jwt && createJwt(config.jwt);
+    const tickets = createTickets(config.ticketSecret ? Buffer.from(config.ticketSecret) : randomBytes(32));
+    const longest = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
+
+    fastify.decorateRequest('identity', undefined as unknown as Identity);
+    fastify.addHook('onRequest', async (request, reply) => {
+      const { access } = request.routeOptions.config;
+      const identity = required && access ? await identify(request, access) : ANYBODY;
+      if (identity === undefined) {
+        reply.header('www-authenticate', 'Bearer');
+        throw fastify.httpErrors.unauthorized('Send Authorization: Bearer with a key or token that is valid here.');
+      }
+      (request as { identity: Identity }).identity = identity;
+    });
+
+    /** The header wins, since a URL may have been copied. */
+    async function identify(request: FastifyRequest, access: 'api' | 'ask' | 'read'): Promise<Identity | undefined> {
+      const { authorization } = request.headers;
+      if (authorization !== undefined) {
+        const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
+        return credentials === undefined ? undefined : (byKey(credentials) ?? (await verify(credentials)));
+      }
+      const { ticket } = (request.query ?? {}) as { ticket?: unknown };
+      return access === 'api' || typeof ticket !== 'string' ? undefined : byTicket(ticket, request, access);
+    }
+
+    async function verify(token: string): Promise<Identity | undefined> {
+      try {
+        return await byToken?.(token);
+      } catch (error) {
+        if (!(error instanceof KeysUnavailable)) throw error;
+        fastify.log.error('the key set of the token issuer cannot be fetched');
+        const message = 'Tokens cannot be checked now; ask again later.';
+        throw fastify.refusal({ status: 503, code: 'overloaded', message, retryAfterMs: 5_000 });
+      }
+    }
+
+    function byTicket(text: string, request: FastifyRequest, access: 'ask' | 'read'): Identity | undefined {
+      const ticket = tickets.open(text);
+      if (ticket === undefined) return undefined;
+      const over = ticket.expires <= Date.now();
+      if (ticket.kind === 'read') {
+        const { id } = (request.params ?? {}) as { id?: string };
+        return access === 'read' && ticket.stream === id && !over ? { owner: ticket.owner } : undefined;
+      }
+      if (access !== 'ask' || (over && !isResuming(request))) return undefined;
+      return { ...ticket.identity, ticket: ticket.nonce, resumesOnly: over };
+    }
+
+    const auth: Auth = {
+      required,
+      askTicket(identity, model, ms = ASK_MS) {
+        const expires = Date.now() + Math.min(ms, ASK_MS);
+        const narrowed = model === undefined ? identity : { ...identity, models: [model] };
+        const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, identity: narrowed });
+        return { ticket, expiresAt: new Date(expires) };
+      },
+      readTicket(stream, owner) {
+        if (!required) return '';
+        const expires = Date.now() + longest + config.streams.ttlMs;
+        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner })}`;
+      },
+    };
+    fastify.decorate('auth', auth);
+    warnIfOpen(fastify, required);
+  },
+  { name: 'auth', dependencies: ['config', 'errors'] },
+);
+
+function isResuming({ headers, query }: FastifyRequest): boolean {
+  return headers['last-event-id'] !== undefined || (query as { lastEventId?: string }).lastEventId !== undefined;
+}
+
+function warnIfOpen({ config, log }: FastifyInstance, required: boolean): void {
+  const isLoopback = config.host === 'localhost' || config.host === '::1' || config.host.startsWith('127.');
+  if (required || isLoopback) return;
+  log.warn({ host: config.host }, 'anybody who reaches this address can ask: no keys are configured');
+}

@@ -1,0 +1,67 @@
+import { createHash } from 'node:crypto';
+import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import type { Config } from '../config/index.ts';
+import type { Identity } from './identity.ts';
+
+type Settings = NonNullable<Config['jwt']>;
+
+/** Clocks of two machines may differ so much, in seconds. */
+const LEEWAY_S = 30;
+/** How long a key set is kept, how soon it is fetched again for a key that is not in it, how long that may take. */
+const JWKS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 3_000 };
+
+/** The issuer's keys cannot be had now: not the caller's fault. */
+export class KeysUnavailable extends Error {
+  override readonly name = 'KeysUnavailable';
+}
+
+/**
+ * Verifies a token: signature by an allowed algorithm, issuer, audience, `exp`, `nbf`. Undefined for one
+ * that is not good, whatever is wrong with it.
+ * @throws KeysUnavailable where the key set cannot be fetched
+ */
+export function createJwt(settings: Settings): (token: string) => Promise<Identity | undefined> {
+  const { jwksUrl, secret, issuer, audience, algorithms } = settings;
+  const key: JWTVerifyGetKey =
+    jwksUrl === undefined ? async () => new TextEncoder().encode(secret) : createRemoteJWKSet(new URL(jwksUrl), JWKS);
+  const options = { issuer, audience, algorithms, clockTolerance: LEEWAY_S, requiredClaims: ['exp', 'sub'] };
+
+  return async (token) => {
+    try {
+      const { payload, protectedHeader } = await jwtVerify(token, key, options);
+      // An id or refresh token of the same issuer is no access token.
+      if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return undefined;
+      return identityOf(payload);
+    } catch (error) {
+      if (isUnavailable(error)) throw new KeysUnavailable();
+      return undefined;
+    }
+  };
+}
+
+function isUnavailable(error: unknown): boolean {
+  if (error instanceof errors.JWKSTimeout) return true;
+  if (error instanceof errors.JOSEError) return error.code === 'ERR_JOSE_GENERIC';
+  return error instanceof TypeError; // `fetch failed`
+}
+
+/** The subject is told by its hash: it may be an address, and owners stand in logs. */
+function identityOf(payload: JWTPayload): Identity {
+  const { iss, sub, models, requestsPerMinute, tokensPerMinute, streams } = payload;
+  const subject = createHash('sha256')
+    .update(JSON.stringify([iss, sub]))
+    .digest('base64url')
+    .slice(0, 22);
+  const listed = Array.isArray(models) ? models.filter((one): one is string => typeof one === 'string') : undefined;
+  return {
+    owner: `jwt:${subject}`,
+    ...(listed && { models: listed }),
+    requestsPerMinute: count(requestsPerMinute),
+    tokensPerMinute: count(tokensPerMinute),
+    streams: count(streams),
+  };
+}
+
+function count(value: unknown): number | undefined {
+  return typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : undefined;
+}

@@ -1,0 +1,40 @@
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Identity } from './identity.ts';
+
+/**
+ * What an EventSource, which can send no header, puts into its URL. Two kinds: one starts a single
+ * question, one reads and stops a single stream. Signed, so that any replica can check them without
+ * asking anybody.
+ */
+
+export type Ticket =
+  | { readonly kind: 'ask'; readonly nonce: string; readonly expires: number; readonly identity: Identity }
+  | { readonly kind: 'read'; readonly stream: string; readonly expires: number; readonly owner: string };
+
+/** The longest that a ticket may start a question, in milliseconds. */
+export const ASK_MS = 60_000;
+
+/** No URL with more in it is one of ours. */
+const LONGEST = 4_096;
+
+export function newNonce(): string {
+  return randomBytes(16).toString('base64url');
+}
+
+export function createTickets(secret: Buffer) {
+  const signatureOf = (body: string) => createHmac('sha256', secret).update(`sluice-ticket.${body}`).digest();
+
+  return {
+    sign(ticket: Ticket): string {
+      const body = Buffer.from(JSON.stringify(ticket)).toString('base64url');
+      return `${body}.${signatureOf(body).toString('base64url')}`;
+    },
+    /** The ticket, its time over or not; undefined for one that is not ours, or was changed. */
+    open(text: string): Ticket | undefined {
+      const [, body, signature] = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$/.exec(text.slice(0, LONGEST + 1)) ?? [];
+      if (body === undefined || signature === undefined || text.length > LONGEST) return undefined;
+      if (!timingSafeEqual(Buffer.from(signature, 'base64url'), signatureOf(body))) return undefined;
+      return JSON.parse(Buffer.from(body, 'base64url').toString()) as Ticket;
+    },
+  };
+}

@@ -1,0 +1,44 @@
+import { Type } from '@sinclair/typebox';
+import { MODEL_NAME } from './schema-names.ts';
+
+/** Who may ask: keys and tokens. */
+
+const MINUTE = { minimum: 1, maximum: 1_000_000_000 };
+
+export const ApiKey = Type.Object(
+  {
+    name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', description: 'Stands in logs' }),
+    sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
+    models: Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000 })),
+    requestsPerMinute: Type.Optional(Type.Integer(MINUTE)),
+    tokensPerMinute: Type.Optional(Type.Integer(MINUTE)),
+    streams: Type.Optional(Type.Integer(MINUTE)),
+    expiresAt: Type.Optional(
+      Type.String({
+        pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
+        description: 'Date, or date and time with its zone',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+export const Jwt = Type.Object(
+  {
+    jwksUrl: Type.Optional(Type.String({ pattern: '^https?://[^\\s]+$', description: 'The key set of the issuer' })),
+    secret: Type.Optional(
+      Type.String({ minLength: 32, description: 'Shared with the issuer; at least 32 characters' }),
+    ),
+    issuer: Type.String({ minLength: 1 }),
+    audience: Type.String({ minLength: 1 }),
+    algorithms: Type.Array(
+      Type.Union(
+        ['HS256', 'HS384', 'HS512', 'RS256', 'RS384', 'RS512', 'PS256', 'ES256', 'ES384', 'EdDSA'].map((one) =>
+          Type.Literal(one),
+        ),
+      ),
+      { minItems: 1 },
+    ),
+  },
+  { additionalProperties: false },
+);

@@ -1,0 +1,30 @@
+import type { Usage } from '../../providers/types.ts';
+import type { Prompt } from '../llm/client.ts';
+
+/** Tokens before a provider has counted them. Pure. */
+
+/** Characters of one, about, in English; other scripts have fewer, so that real counts are charged at the end. */
+const CHARACTERS = 4;
+/** What an answer is thought to take where nobody has set its limit. */
+const ANSWER_TOKENS = 1_024;
+
+export function estimateOf(prompt: Prompt): number {
+  return promptTokens(prompt) + (prompt.maxTokens ?? ANSWER_TOKENS);
+}
+
+/** What was used: as the provider counted, else by the length of what was written. */
+export function tokensOf(usage: Usage | undefined, prompt: Prompt, characters: number): number {
+  const { inputTokens, outputTokens, totalTokens } = usage ?? {};
+  if (totalTokens !== undefined) return totalTokens;
+  return (inputTokens ?? promptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARACTERS));
+}
+
+function promptTokens({ messages }: Prompt): number {
+  const characters = messages.reduce((sum, { content }) => sum + lengthOf(content), 0);
+  return Math.ceil(characters / CHARACTERS);
+}
+
+function lengthOf(content: Prompt['messages'][number]['content']): number {
+  if (typeof content === 'string') return content.length;
+  return content.reduce((sum, block) => sum + (block.type === 'text' ? block.text.length : 0), 0);
+}
