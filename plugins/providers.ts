@@ -36,6 +36,7 @@ function create(name: string, entry: Config['providers'][string], fastify: Fasti
     baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
     apiKeys: entry.apiKeys ?? [],
     apiVersion: entry.apiVersion,
+    allowPrivate: entry.allowPrivate,
     now: clock.now,
     onResting(why, first) {
       metrics.keysResting.inc({ provider: name, why });

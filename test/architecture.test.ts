@@ -37,9 +37,9 @@ const LAW: [RegExp, RegExp][] = [
   [/^server\.ts$/, /^app\.ts$|^plugins\/config\//],
   [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],
   [/^routes\//, /^routes\//],
-  [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry)\.ts$/],
-  [/^providers\/(types|errors)\.ts$/, /^$/],
-  [/^providers\/wire\//, /^providers\/(types|errors)\.ts$|^providers\/wire\//],
+  [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry|addresses)\.ts$/],
+  [/^providers\/(types|errors|addresses)\.ts$/, /^$/],
+  [/^providers\/wire\//, /^providers\/(types|errors|addresses)\.ts$|^providers\/wire\//],
   [/^providers\/registry\.ts$/, /^providers\//],
   [/^providers\//, /^providers\/(types|errors)\.ts$|^providers\/wire\//],
 ];

@@ -1,4 +1,5 @@
 import { isIP } from 'node:net';
+import { isForbiddenHost } from '../../providers/addresses.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import type { Config } from './schema.ts';
 
@@ -13,6 +14,8 @@ export function crossProblems(config: Config): string[] {
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
       problems.push(`providers.${name}.baseUrl: not a URL`);
+    else if (!provider.allowPrivate && leadsAstray(provider.baseUrl))
+      problems.push(`providers.${name}.baseUrl: a link-local or metadata address needs allowPrivate: true`);
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(`providers.${name}.baseUrl: required for type ${provider.type}`);
@@ -45,6 +48,10 @@ export function crossProblems(config: Config): string[] {
   return problems;
 }
 
+function leadsAstray(url: string | undefined): boolean {
+  return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
+}
+
 function authProblems({ keys, jwt }: Config): string[] {
   const problems: string[] = [];
   const seen = new Set<string>();
@@ -58,6 +65,7 @@ function authProblems({ keys, jwt }: Config): string[] {
   });
   if (jwt === undefined) return problems;
   if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: give either jwksUrl or secret');
+  if (leadsAstray(jwt.jwksUrl)) problems.push('jwt.jwksUrl: a link-local or metadata address');
   // A public key taken for a shared secret is the oldest trick of all.
   const shared = jwt.algorithms.filter((one) => one.startsWith('HS'));
   if (jwt.secret === undefined ? shared.length > 0 : shared.length < jwt.algorithms.length) {

@@ -62,7 +62,7 @@ const ProviderEntry = Type.Object(
       { description: 'Which adapter speaks to it' },
     ),
     baseUrl: Type.Optional(
-      Type.String({ pattern: '^https?://[^\\s/?#@]+[^\\s?#]*$', description: 'Everything before the API path' }),
+      Type.String({ pattern: '^https?://[^\\s/?#@]+(/[^\\s?#]*)?$', description: 'Everything before the API path' }),
     ),
     apiKeys: Type.Optional(
       Type.Array(Type.String({ minLength: 1, pattern: '^[\\x21-\\x7e]+$' }), {
@@ -75,6 +75,9 @@ const ProviderEntry = Type.Object(
         pattern: '^[0-9A-Za-z.-]{1,40}$',
         description: "Azure's `api-version`, where its address needs one",
       }),
+    ),
+    allowPrivate: Type.Optional(
+      Type.Boolean({ description: 'Whether it may live at a link-local or metadata address' }),
     ),
     maxStreams: Type.Optional(
       Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Calls that may run at once' }),

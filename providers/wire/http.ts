@@ -1,4 +1,7 @@
+import { lookup } from 'node:dns';
+import type { LookupFunction } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
+import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
 import { networkError } from './network-error.ts';
 import { statusError } from './status-error.ts';
@@ -12,6 +15,8 @@ export interface UpstreamOptions {
   readonly highWaterMark: number;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
+  /** Whether it may live at a link-local address. */
+  readonly allowPrivate?: boolean | undefined;
 }
 
 export type Body = Dispatcher.ResponseData['body'];
@@ -36,7 +41,10 @@ const ERROR_BODY_MS = 1_000;
 export function createUpstream(options: UpstreamOptions, contentType: string): Upstream {
   const base = new URL(options.baseUrl);
   const prefix = base.pathname.replace(/\/+$/, '');
-  const connector = buildConnector({ timeout: options.connectTimeoutMs });
+  const connector = buildConnector({
+    timeout: options.connectTimeoutMs,
+    ...(!options.allowPrivate && { lookup: publicLookup }),
+  });
   let waiting = 0;
   const pool = new Pool(base.origin, {
     connections: options.connections,
@@ -82,6 +90,19 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     close: () => pool.destroy(),
   };
 }
+
+/** A name may come to mean another address between the start and a connection. */
+const publicLookup: LookupFunction = (hostname, options, callback) => {
+  lookup(hostname, { ...options, all: true }, (error, addresses) => {
+    if (error) return callback(error, '');
+    const [first] = addresses;
+    if (first === undefined || addresses.some(({ address }) => isForbiddenHost(address))) {
+      return callback(Object.assign(new Error('forbidden address'), { code: 'ENOTFOUND' }), '');
+    }
+    if (options.all) callback(null, addresses);
+    else callback(null, first.address, first.family);
+  });
+};
 
 async function refuse({ statusCode, headers, body }: Dispatcher.ResponseData, contentType: string): Promise<void> {
   if (statusCode >= 400) throw statusError(statusCode, headers, await readText(body));

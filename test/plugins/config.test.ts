@@ -186,3 +186,45 @@ t.test('a port that is taken exits 1 and says so', async (t) => {
   t.equal(await exit, 1);
   t.match(output(), /Cannot listen on 127\.0\.0\.1:\d+: EADDRINUSE/);
 });
+
+t.test('97: addresses at which machines keep their secrets', async (t) => {
+  const at = (host: string, more = '') =>
+    problems({
+      CONFIG_FILE: `${t.testdir({ 'c.yaml': `providers: { it: { type: openai, baseUrl: "http://${host}/v1", models: "*"${more} } }` })}/c.yaml`,
+    });
+  const forbidden = [
+    '169.254.169.254',
+    '[::ffff:a9fe:a9fe]',
+    '0xa9fea9fe',
+    '2852039166',
+    '[fe80::1]',
+    '100.100.100.200',
+    '[fd00:ec2::254]',
+    '[2002:a9fe:a9fe::]',
+    '[64:ff9b::a9fe:a9fe]',
+    'metadata.google.internal',
+  ];
+  for (const host of forbidden) {
+    t.match(at(host), [/needs allowPrivate/], host);
+    t.same(at(host, ', allowPrivate: true'), [], `${host}, on purpose`);
+  }
+  for (const host of ['127.0.0.1', 'localhost', '[::1]', '10.0.0.1', '192.168.1.1', '[fd12::1]', '100.64.0.1'])
+    t.same(at(host), [], host);
+  for (const host of ['user:pass@a.example', 'a.example/../#x']) t.not(at(host).length, 0, host);
+});
+
+t.test('keys and tokens', async (t) => {
+  const of = (yaml: string) => problems({ CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml` });
+  const hash = 'a'.repeat(64);
+  t.same(of(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
+  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [/keys\.1: this name/]);
+  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: b, sha256: ${hash.toUpperCase()} }]`), [
+    /keys\.1: this key/,
+  ]);
+  t.match(of('keys: [{ name: a, sha256: short }]'), [/keys\.0\.sha256/]);
+  const jwt = (more: string) => of(`jwt: { issuer: i, audience: a, ${more} }`);
+  t.match(jwt('algorithms: [RS256]'), [/either jwksUrl or secret/]);
+  t.match(jwt('algorithms: [HS256], jwksUrl: "https://i.example/keys"'), [/HS… go with secret/]);
+  t.match(jwt(`algorithms: [RS256], secret: ${'s'.repeat(32)}`), [/HS… go with secret/]);
+  t.match(jwt('algorithms: [HS256], secret: short'), [/jwt\.secret/]);
+});

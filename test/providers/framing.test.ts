@@ -1,3 +1,4 @@
+import { syncBuiltinESMExports } from 'node:module';
 import t, { type Test } from 'tap';
 import { ProviderError } from '../../providers/errors.ts';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
@@ -235,4 +236,20 @@ t.test('words after the last word do not cost the connection', async (t) => {
     t.equal(text, 'x');
   }
   t.equal(upstream.sockets(), 1);
+});
+
+t.test('a name that comes to mean a metadata address is not connected to', async (t) => {
+  const dns = await import('node:dns');
+  const { lookup } = dns.default;
+  t.teardown(() => {
+    dns.default.lookup = lookup;
+    syncBuiltinESMExports();
+  });
+  dns.default.lookup = ((_: string, __: object, done: (error: null, found: object[]) => void) =>
+    done(null, [{ address: '169.254.169.254', family: 4 }])) as unknown as typeof lookup;
+  syncBuiltinESMExports();
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: 'http://rebinding.example' });
+  t.teardown(() => provider.close());
+  const { error } = await collect(provider.stream({ model: 'm', messages: [] }, new AbortController().signal));
+  t.match(error, { code: 'upstream_unreachable', reason: 'dns' });
 });
