@@ -26,7 +26,7 @@ process.stdout.on('error', () => {});
 const app = await buildApp(config, { logTo: process.stdout });
 
 const { close } = closeWithGrace(
-  { delay: config.drainMs + CLOSE_MS, logger: false, skip: ['SIGINT', 'SIGTERM'] },
+  { delay: config.drainMs + CLOSE_MS, logger: false, skip: ['SIGHUP', 'SIGINT', 'SIGTERM'] },
   async ({ err }) => {
     if (err) app.log.fatal({ err }, 'unexpected fault');
     // Before `close()`, which refuses connections at once: probes and readers are still answered.
@@ -35,6 +35,16 @@ const { close } = closeWithGrace(
     app.log.info('closed');
   },
 );
+
+process.on('SIGHUP', () => {
+  try {
+    app.reconfigure(loadConfig(process.env));
+    app.log.info({ models: app.llm.models }, 'keys and models are read anew');
+  } catch (error) {
+    const { problems, message } = error as Partial<ConfigError>;
+    app.log.error({ problems: problems ?? [message] }, 'the new configuration is wrong: nothing has changed');
+  }
+});
 
 let firstSignalAt: number | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

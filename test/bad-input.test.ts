@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import fc from 'fast-check';
 import t from 'tap';
 import { duplicateKey } from '../plugins/json-keys.ts';
-import { bellaAt, serve } from './helper.ts';
+import { bellaAt, build, serve } from './helper.ts';
 import { answering, startUpstream } from './upstream.ts';
 
 /**
@@ -244,4 +244,38 @@ t.test('a key that stands twice is found, and no other', async (t) => {
     }),
   );
   t.equal(duplicateKey('{"a\\"":1,"a":"a\\\\","b":{"a":1}}'), undefined);
+});
+
+t.test('whatever is sent, it is never a fault of ours', async (t) => {
+  const app = await build(t, { env: { DEFAULT_MODEL: 'demo/demo' } });
+  const { anything, asyncProperty, constantFrom, dictionary, oneof, string, array } = fc;
+  const check = async (path: string, options: object) => {
+    const response = await app.inject({ url: path, ...options });
+    return response.statusCode < 500 || response.statusCode === 503;
+  };
+  const field = oneof(string(), constantFrom('question', 'model', 'key', 'system', 'lastEventId', 'messages', 'role'));
+  const path = constantFrom('/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat', '/tickets');
+  await fc.assert(
+    asyncProperty(dictionary(field, string()), async (query) =>
+      check(`/streams/${'A'.repeat(22)}?${new URLSearchParams(query)}`, {}),
+    ),
+    { numRuns: 200 },
+  );
+  const value = oneof(anything({ withNullPrototype: false }), array(dictionary(field, anything())));
+  await fc.assert(
+    asyncProperty(path, dictionary(field, value), async (url, body) =>
+      // Without anything to ask: the point is what is refused, and how.
+      check(url, {
+        method: 'POST',
+        payload: JSON.stringify({ ...body, question: 1 }),
+        headers: { 'content-type': 'application/json' },
+      }),
+    ),
+    { numRuns: 500 },
+  );
+  await fc.assert(
+    asyncProperty(fc.base64String(), async (id) => check('/ask/stream', { headers: { 'last-event-id': `${id}.x` } })),
+    { numRuns: 200 },
+  );
+  t.pass();
 });

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import type { Config } from '../config/index.ts';
 import { createApiKeys } from './api-keys.ts';
 import { ANYBODY, type Identity } from './identity.ts';
 import { createJwt, KeysUnavailable } from './jwt.ts';
@@ -35,16 +36,17 @@ export interface Auth {
 export default fp(
   async (fastify) => {
     const { config } = fastify;
-    const required = config.keys.length > 0 || config.jwt !== undefined;
-    const byKey = createApiKeys(config.keys, Date.now);
-    const byToken = config.jwt && createJwt(config.jwt);
+    let doors = doorsOf(config);
+    fastify.onReconfigure((next) => {
+      doors = doorsOf(next);
+    });
     const tickets = createTickets(config.ticketSecret ? Buffer.from(config.ticketSecret) : randomBytes(32));
     const longest = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
     fastify.decorateRequest('identity', undefined as unknown as Identity);
     fastify.addHook('onRequest', async (request, reply) => {
       const { access } = request.routeOptions.config;
-      const identity = required && access ? await identify(request, access) : ANYBODY;
+      const identity = doors.required && access ? await identify(request, access) : ANYBODY;
       if (identity === undefined) {
         reply.header('www-authenticate', 'Bearer');
         throw fastify.httpErrors.unauthorized('Send Authorization: Bearer with a key or token that is valid here.');
@@ -57,7 +59,7 @@ export default fp(
       const { authorization } = request.headers;
       if (authorization !== undefined) {
         const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
-        return credentials === undefined ? undefined : (byKey(credentials) ?? (await verify(credentials)));
+        return credentials === undefined ? undefined : (doors.byKey(credentials) ?? (await verify(credentials)));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
       return access === 'api' || typeof ticket !== 'string' ? undefined : byTicket(ticket, request, access);
@@ -65,7 +67,7 @@ export default fp(
 
     async function verify(token: string): Promise<Identity | undefined> {
       try {
-        return await byToken?.(token);
+        return await doors.byToken?.(token);
       } catch (error) {
         if (!(error instanceof KeysUnavailable)) throw error;
         fastify.log.error('the key set of the token issuer cannot be fetched');
@@ -87,7 +89,9 @@ export default fp(
     }
 
     const auth: Auth = {
-      required,
+      get required() {
+        return doors.required;
+      },
       askTicket(identity, model, ms = ASK_MS) {
         const expires = Date.now() + Math.min(ms, ASK_MS);
         const narrowed = model === undefined ? identity : { ...identity, models: [model] };
@@ -95,16 +99,24 @@ export default fp(
         return { ticket, expiresAt: new Date(expires) };
       },
       readTicket(stream, owner) {
-        if (!required) return '';
+        if (!doors.required) return '';
         const expires = Date.now() + longest + config.streams.ttlMs;
         return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner })}`;
       },
     };
     fastify.decorate('auth', auth);
-    warnIfOpen(fastify, required);
+    warnIfOpen(fastify, doors.required);
   },
   { name: 'auth', dependencies: ['config', 'errors'] },
 );
+
+function doorsOf({ keys, jwt }: Config) {
+  return {
+    required: keys.length > 0 || jwt !== undefined,
+    byKey: createApiKeys(keys, Date.now),
+    byToken: jwt && createJwt(jwt),
+  };
+}
 
 function isResuming({ headers, query }: FastifyRequest): boolean {
   return headers['last-event-id'] !== undefined || (query as { lastEventId?: string }).lastEventId !== undefined;

@@ -1,18 +1,43 @@
 import fp from 'fastify-plugin';
 import type { Config } from './schema.ts';
 
+export type { Config };
+
 declare module 'fastify' {
   interface FastifyInstance {
     readonly config: Config;
+    /**
+     * Takes keys, tokens and models from another configuration while the service runs. What else it
+     * says waits for a restart.
+     * @throws where its models need a provider that does not run
+     */
+    reconfigure(next: Config): void;
+    /** Calls `take` with every configuration that is taken. */
+    onReconfigure(take: (next: Config) => void): void;
   }
 }
 
-export type { Config } from './schema.ts';
-
-/** `fastify.config`: the checked configuration. */
+/** `fastify.config` */
 export default fp<{ config: Config }>(
   async (fastify, { config }) => {
+    const takers: ((next: Config) => void)[] = [];
     fastify.decorate('config', config);
+    fastify.decorate('onReconfigure', (take: (next: Config) => void) => {
+      takers.push(take);
+    });
+    fastify.decorate('reconfigure', (next: Config) => {
+      const missing = Object.keys(next.providers).filter((name) => config.providers[name] === undefined);
+      if (missing.length > 0) throw new NeedsRestart(missing);
+      for (const take of takers) take(next);
+    });
   },
   { name: 'config' },
 );
+
+export class NeedsRestart extends Error {
+  override readonly name = 'NeedsRestart';
+
+  constructor(providers: readonly string[]) {
+    super(`providers that do not run yet: ${providers.join(', ')}`);
+  }
+}

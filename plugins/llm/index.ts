@@ -26,14 +26,19 @@ export interface Llm extends LlmClient {
 /** `fastify.llm`: which upstream answers, and asking it. */
 export default fp(
   async (fastify) => {
-    const routes = createModelRoutes(fastify.config);
+    let routes = createModelRoutes(fastify.config);
+    fastify.onReconfigure((next) => {
+      routes = createModelRoutes(next);
+    });
     const { clock, metrics, config } = fastify;
     const mostCalls = (provider: string) => config.providers[provider]?.maxStreams ?? Number.POSITIVE_INFINITY;
     const targets = createTargets(fastify.providers, mostCalls, clock, metrics);
     const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics });
     const llm: Llm = {
       ...client,
-      models: routes.names,
+      get models() {
+        return routes.names;
+      },
       hasRoom: targets.hasRoom,
       targets: targets.states,
       route(model) {
