@@ -55,7 +55,7 @@ export const sampling = {
 
 const asked = {
   question: Type.Optional(Type.String({ minLength: 1 })),
-  messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 1_000 })),
+  messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 10_000 })),
   model: Type.Optional(MODEL),
   ...sampling,
 };

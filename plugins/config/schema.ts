@@ -50,6 +50,12 @@ const Deadlines = Type.Object(
 const Limits = Type.Object(
   {
     eventLoopDelayMs: ms('Mean delay of the event loop from which new questions are refused; 0 never does', 50, 0),
+    messages: Type.Integer({
+      description: 'Most messages of one question',
+      minimum: 1,
+      maximum: 10_000,
+      default: 1_000,
+    }),
     chatBodyBytes: bytes('Largest body of /v1 and /ui, where images may stand', 16_777_216, 1_024, 2 ** 30),
   },
   closed,

@@ -104,6 +104,8 @@ export default fp<{ store?: StreamStore | undefined }>(
 
       async start({ model, ...prompt }, options) {
         const { logger, identity } = options;
+        const most = config.limits.messages;
+        if (prompt.messages.length > most) throw fastify.httpErrors.badRequest(`More than ${most} messages.`);
         const route = llm.route(model);
         if (identity.models?.includes(route.name) === false) {
           throw fastify.httpErrors.forbidden('This key may not use this model.');

@@ -21,7 +21,7 @@ const Tool = Type.Object({
 
 export const UiBody = Type.Object({
   id: Type.Optional(Type.String({ pattern: CHAT_ID, description: "The client's id of the conversation" })),
-  messages: Type.Array(UiMessage, { minItems: 1, maxItems: 1_000 }),
+  messages: Type.Array(UiMessage, { minItems: 1, maxItems: 10_000 }),
   model: Type.Optional(MODEL),
   ...sampling,
   tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),

@@ -59,7 +59,7 @@ const Limit = Type.Integer({ minimum: 1, maximum: 10_000_000 });
 
 export const ChatBody = Type.Object({
   model: OrNull(MODEL),
-  messages: Type.Array(Message, { minItems: 1, maxItems: 1_000 }),
+  messages: Type.Array(Message, { minItems: 1, maxItems: 10_000 }),
   stream: OrNull(Type.Boolean()),
   stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
   temperature: OrNull(Type.Number({ minimum: 0, maximum: 2 })),
