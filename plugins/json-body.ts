@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin';
-import { duplicateKey } from './json-keys.ts';
+import { duplicateKey, isTooNested } from './json-keys.ts';
 
 /**
  * JSON as two readers cannot understand it differently: valid UTF-8, no key twice, no `__proto__`. Any
@@ -22,6 +22,7 @@ export default fp(
       } catch {
         return done(refuse(400, 'The body is not valid UTF-8.'));
       }
+      if (isTooNested(text)) return done(refuse(400, 'The body is nested too deeply, or has too many parts.'));
       parse(request, text, (error, value) => {
         const twice = error === null ? duplicateKey(text) : undefined;
         if (twice !== undefined) done(refuse(400, `The body has a field twice${shown(twice)}.`));

@@ -40,3 +40,25 @@ function isKey(json: string, end: number): boolean {
   while (json[at] === ' ' || json[at] === '\n' || json[at] === '\r' || json[at] === '\t') at += 1;
   return json[at] === ':';
 }
+
+/** Deeper and wider than this no question is; parsing it would hold everybody up. */
+const MOST_DEPTH = 64;
+const MOST_CONTAINERS = 100_000;
+
+/** Whether the text opens more objects and lists than are taken. Of any text, before it is parsed; linear. */
+export function isTooNested(text: string): boolean {
+  let depth = 0;
+  let containers = 0;
+  for (let i = 0; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === 0x22) {
+      i = endOfString(text, i);
+      if (i < 0) return false; // Not JSON: the parser says so.
+    } else if (char === 0x7b || char === 0x5b) {
+      depth += 1;
+      containers += 1;
+      if (depth > MOST_DEPTH || containers > MOST_CONTAINERS) return true;
+    } else if (char === 0x7d || char === 0x5d) depth -= 1;
+  }
+  return false;
+}

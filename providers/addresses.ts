@@ -10,8 +10,15 @@ FORBIDDEN.addAddress('100.100.100.200', 'ipv4'); // Alibaba
 FORBIDDEN.addAddress('168.63.129.16', 'ipv4'); // Azure's own
 FORBIDDEN.addSubnet('fe80::', 10, 'ipv6');
 FORBIDDEN.addAddress('fd00:ec2::254', 'ipv6'); // AWS
-FORBIDDEN.addSubnet('2002:a9fe::', 32, 'ipv6'); // 6to4
-FORBIDDEN.addSubnet('64:ff9b::a9fe:0', 112, 'ipv6'); // NAT64
+FORBIDDEN.addAddress('fd20:ce::254', 'ipv6'); // Google
+FORBIDDEN.addAddress('fd00:c1::a9fe:a9fe', 'ipv6'); // Oracle
+FORBIDDEN.addAddress('192.0.0.192', 'ipv4'); // Oracle
+// 6to4, NAT64, and the old ways to carry an IPv4 address
+for (const carried of ['a9fe', '6464', 'a83f']) FORBIDDEN.addSubnet(`2002:${carried}::`, 32, 'ipv6');
+for (const prefix of ['64:ff9b::', '::', '::ffff:0:']) {
+  FORBIDDEN.addSubnet(`${prefix}a9fe:0`, 112, 'ipv6');
+  FORBIDDEN.addAddress(`${prefix}6464:64c8`, 'ipv6');
+}
 
 /** Whether a host name is an address that is forbidden; a name is looked up only when it is connected to. */
 export function isForbiddenHost(hostname: string): boolean {

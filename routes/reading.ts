@@ -59,6 +59,8 @@ export async function resume(
     const stream = await fastify.streams.find(id, request.identity);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
+    // Who comes back is not counted; who guesses is.
+    if (!reader) await fastify.limits.takeRequest(request.identity, reply);
     if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
     return reply.stream([retryEvent()], eventsOf(reader, encoderOf(stream)));
   });

@@ -89,6 +89,7 @@ const ROWS: [number, string, string | Buffer, number][] = [
   [51, '__proto__ in disguise', json('{"question":"CANARY","__\\u0070roto__":{"x":1}}'), 400],
   [51, 'constructor.prototype', json('{"question":"CANARY","constructor":{"prototype":{}}}'), 400],
   [52, 'a depth of 100,000', json(`{"question":"CANARY","x":${'['.repeat(100_000)}${']'.repeat(100_000)}}`), 400],
+  [52, 'as many objects as a megabyte holds', json(`{"question":"CANARY","x":[${'{},'.repeat(340_000)}{}]}`), 400],
   [53, '1e999', json('{"question":"CANARY","temperature":1e999}'), 400],
   [54, 'a key twice', json('{"question":"CANARY","question":"b"}'), 400],
   [54, 'a key twice, in disguise', json('{"question":"CANARY","\\u0071uestion":"b"}'), 400],

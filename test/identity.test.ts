@@ -179,6 +179,11 @@ t.test('a ticket whose time is over resumes what it started, and nothing else', 
   const foreign = await other.until('delta');
   await new Promise((resolve) => setTimeout(resolve, 1_100));
   t.equal((await fetch(ask)).status, 401, '76: it starts nothing');
+  for (const nothing of ['', ' ']) {
+    const empty = await fetch(ask, { headers: { 'last-event-id': nothing } });
+    t.equal(empty.status, 401, 'nor does an empty Last-Event-ID help');
+  }
+  t.equal((await fetch(`${ask}&lastEventId=`)).status, 401);
   const resumed = await open(ask, { headers: { 'last-event-id': id } });
   t.equal(resumed.response.statusCode, 200);
   await until(() => resumed.retry !== undefined, 'it reads on');
@@ -253,6 +258,11 @@ t.test('tokens: good ones, and every trick', async (t) => {
     ['86: a kid that is a path', asymmetric, await rs({}, { kid: '../../etc/passwd' })],
     ['another algorithm', shared, await sign(CLAIMS, { alg: 'HS512' }, new TextEncoder().encode(secret.repeat(2)))],
     ['another secret', shared, await sign(CLAIMS, {}, new TextEncoder().encode('x'.repeat(40)))],
+    ['models that are no list', shared, await hs({ models: 'small' })],
+    ['models that are no names', shared, await hs({ models: ['small', 1] })],
+    ['a limit of 0', shared, await hs({ requestsPerMinute: 0 })],
+    ['a limit that is no number', shared, await hs({ tokensPerMinute: '1' })],
+    ['a limit of one and a half', shared, await hs({ streams: 1.5 })],
     ['a changed claim', shared, (await hs()).replace(/\.(.*)\./, `.${b64({ ...CLAIMS, sub: 'admin' })}.`)],
   ];
   for (const [name, where, token] of bad) t.equal(await status(where, token), 401, name);
@@ -316,6 +326,12 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
     );
     await response.text();
   }
+  const dodging = { ...bearer('req'), 'last-event-id': 'A'.repeat(22) };
+  t.equal(
+    (await call('/streams', { method: 'POST', headers: dodging, body: { question: 'q' } })).status,
+    429,
+    'no header helps',
+  );
   const over = await ask('req', 'q');
   t.equal(over.status, 429);
   t.ok(Number(over.headers.get('retry-after')) > 0);
@@ -351,4 +367,21 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
   }
   t.equal((await ask('tok', 'little')).status, 429, 'what was really used is charged');
   t.equal((await app.metrics.refusals.get()).values.find(({ labels }) => labels.why === 'limit_tokens')?.value, 1);
+});
+
+t.test('what a key may is looked up when its ticket is used', async (t) => {
+  const names = Array.from({ length: 300 }, (_, i) => `it/model-${i}`);
+  const wide = `keys:\n  - { name: a, sha256: ${sha256(A)}, models: [small, ${names.join(', ')}] }`;
+  const { app, url, ticket } = await service(t, answering('x'), wide);
+  const ask = (text: string) => fetch(`${url}/ask/stream?question=q&model=small&ticket=${text}`);
+  t.equal((await ask(await ticket(A))).status, 200, 'however many models it has');
+  const text = await ticket(A);
+  app.reconfigure({ ...app.config, keys: [{ name: 'b', sha256: sha256(B) }] });
+  t.equal((await ask(text)).status, 401, 'it is worth nothing once its key is taken back');
+  t.throws(
+    () => app.reconfigure({ ...app.config, keys: [] }),
+    /only a restart/,
+    'and nobody opens the door by mistake',
+  );
+  t.equal((await fetch(`${url}/v1/models`)).status, 401);
 });

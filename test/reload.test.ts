@@ -34,6 +34,9 @@ t.test('SIGHUP reads keys and models anew, and a wrong file changes nothing', as
   write('third', 'three', 'nonsense: CANARY\n');
   await reload(/nothing has changed/);
   t.same([await models('third'), await models('new')], [401, ['two']]);
+  writeFileSync(file, '');
+  await reload(/nothing has changed/);
+  t.equal((await fetch(`${server.url}/v1/models`)).status, 401, 'a file that is empty for a moment opens no door');
   t.match(JSON.stringify(server.lines.find(({ level }) => level === 50)), /nonsense/, 'what is wrong is said');
   t.notMatch(JSON.stringify(server.lines), /CANARY/, 'but no value');
 });

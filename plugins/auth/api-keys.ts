@@ -2,6 +2,13 @@ import { createHash } from 'node:crypto';
 import type { Config } from '../config/index.ts';
 import type { Identity } from './identity.ts';
 
+export interface ApiKeys {
+  /** Whose key it is. */
+  byKey(key: string): Identity | undefined;
+  /** What the key of this owner may now. */
+  holderOf(owner: string): Identity | undefined;
+}
+
 /** SHA-256 of a key, in hexadecimal: what the configuration holds. */
 export function hashOf(key: string): string {
   return createHash('sha256').update(key).digest('hex');
@@ -11,15 +18,19 @@ export function hashOf(key: string): string {
  * Finds whose a key is. The look-up is by the key's hash, so that the time it takes tells nothing of any
  * key: whoever guesses does not know the hash of what they guess at.
  */
-export function createApiKeys(keys: Config['keys'], now: () => number): (key: string) => Identity | undefined {
+export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys {
   const byHash = new Map(
     keys.map(({ name, sha256, expiresAt, ...allowed }) => {
       const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
       return [sha256.toLowerCase(), { expires, identity: { owner: `key:${name}`, ...allowed } }];
     }),
   );
-  return (key) => {
-    const found = byHash.get(hashOf(key));
-    return found && found.expires > now() ? found.identity : undefined;
+  const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));
+  const present = (found: { expires: number; identity: Identity } | undefined) =>
+    found && found.expires > now() ? found.identity : undefined;
+
+  return {
+    byKey: (key) => present(byHash.get(hashOf(key))),
+    holderOf: (owner) => present(byOwner.get(owner)),
   };
 }

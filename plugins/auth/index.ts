@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { Config } from '../config/index.ts';
+import { type Config, NeedsRestart } from '../config/index.ts';
 import { createApiKeys } from './api-keys.ts';
 import { ANYBODY, type Identity } from './identity.ts';
 import { createJwt, KeysUnavailable } from './jwt.ts';
@@ -38,7 +38,10 @@ export default fp(
     const { config } = fastify;
     let doors = doorsOf(config);
     fastify.onReconfigure((next) => {
-      doors = doorsOf(next);
+      const opened = doorsOf(next);
+      // A file that is empty for a moment must not let everybody in.
+      if (doors.required && !opened.required) throw new NeedsRestart('a service without keys or tokens');
+      doors = opened;
     });
     const tickets = createTickets(config.ticketSecret ? Buffer.from(config.ticketSecret) : randomBytes(32));
     const longest = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
@@ -80,28 +83,38 @@ export default fp(
       const ticket = tickets.open(text);
       if (ticket === undefined) return undefined;
       const over = ticket.expires <= Date.now();
+      // What a key may is looked up anew: it may have been taken back.
+      const holder = doors.holderOf(ticket.owner) ?? ticket.claims;
+      if (holder === undefined) return undefined;
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
-        return access === 'read' && ticket.stream === id && !over ? { owner: ticket.owner } : undefined;
+        return access === 'read' && ticket.stream === id && !over ? holder : undefined;
       }
       if (access !== 'ask' || (over && !isResuming(request))) return undefined;
-      return { ...ticket.identity, ticket: ticket.nonce, resumesOnly: over };
+      const { model, nonce } = ticket;
+      if (model !== undefined && holder.models?.includes(model) === false) return undefined;
+      return { ...holder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumesOnly: over };
     }
+
+    /** A token's own claims have to travel with its tickets: nobody else knows them. */
+    const claimsOf = (identity: Identity) => (doors.holderOf(identity.owner) ? {} : { claims: identity });
 
     const auth: Auth = {
       get required() {
         return doors.required;
       },
       askTicket(identity, model, ms = ASK_MS) {
-        const expires = Date.now() + Math.min(ms, ASK_MS);
-        const narrowed = model === undefined ? identity : { ...identity, models: [model] };
-        const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, identity: narrowed });
+        // It is good for one question for as long as that question's stream is kept.
+        const expires = Date.now() + Math.min(ms, ASK_MS, config.streams.ttlMs);
+        const { owner } = identity;
+        const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, owner, model, ...claimsOf(identity) });
+        if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
         return { ticket, expiresAt: new Date(expires) };
       },
       readTicket(stream, owner) {
         if (!doors.required) return '';
         const expires = Date.now() + longest + config.streams.ttlMs;
-        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner })}`;
+        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
       },
     };
     fastify.decorate('auth', auth);
@@ -113,13 +126,14 @@ export default fp(
 function doorsOf({ keys, jwt }: Config) {
   return {
     required: keys.length > 0 || jwt !== undefined,
-    byKey: createApiKeys(keys, Date.now),
+    ...createApiKeys(keys, Date.now),
     byToken: jwt && createJwt(jwt),
   };
 }
 
+/** An empty one is none, as where the place is read. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
-  return headers['last-event-id'] !== undefined || (query as { lastEventId?: string }).lastEventId !== undefined;
+  return Boolean(headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId);
 }
 
 function warnIfOpen({ config, log }: FastifyInstance, required: boolean): void {

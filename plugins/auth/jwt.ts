@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import type { Config } from '../config/index.ts';
-import type { Identity } from './identity.ts';
+import type { Allowance, Identity } from './identity.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
@@ -45,23 +45,26 @@ function isUnavailable(error: unknown): boolean {
   return error instanceof TypeError; // `fetch failed`
 }
 
-/** The subject is told by its hash: it may be an address, and owners stand in logs. */
-function identityOf(payload: JWTPayload): Identity {
+/**
+ * Undefined where a claim that would narrow is not what it should be: it must not open instead. The
+ * subject is told by its hash: it may be an address, and owners stand in logs.
+ */
+function identityOf(payload: JWTPayload): Identity | undefined {
   const { iss, sub, models, requestsPerMinute, tokensPerMinute, streams } = payload;
+  if (!isListOfNames(models)) return undefined;
+  const counts = { requestsPerMinute, tokensPerMinute, streams };
+  if (!Object.values(counts).every(isCount)) return undefined;
   const subject = createHash('sha256')
     .update(JSON.stringify([iss, sub]))
     .digest('base64url')
     .slice(0, 22);
-  const listed = Array.isArray(models) ? models.filter((one): one is string => typeof one === 'string') : undefined;
-  return {
-    owner: `jwt:${subject}`,
-    ...(listed && { models: listed }),
-    requestsPerMinute: count(requestsPerMinute),
-    tokensPerMinute: count(tokensPerMinute),
-    streams: count(streams),
-  };
+  return { owner: `jwt:${subject}`, ...(models && { models }), ...(counts as Allowance) };
 }
 
-function count(value: unknown): number | undefined {
-  return typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : undefined;
+function isListOfNames(value: unknown): value is string[] | undefined {
+  return value === undefined || (Array.isArray(value) && value.every((one) => typeof one === 'string'));
+}
+
+function isCount(value: unknown): boolean {
+  return value === undefined || (Number.isSafeInteger(value) && (value as number) > 0);
 }

@@ -7,9 +7,16 @@ import type { Identity } from './identity.ts';
  * asking anybody.
  */
 
+interface Shared {
+  readonly expires: number;
+  readonly owner: string;
+  /** What the owner may, where only a token says so. */
+  readonly claims?: Identity | undefined;
+}
+
 export type Ticket =
-  | { readonly kind: 'ask'; readonly nonce: string; readonly expires: number; readonly identity: Identity }
-  | { readonly kind: 'read'; readonly stream: string; readonly expires: number; readonly owner: string };
+  | (Shared & { readonly kind: 'ask'; readonly nonce: string; readonly model?: string | undefined })
+  | (Shared & { readonly kind: 'read'; readonly stream: string });
 
 /** The longest that a ticket may start a question, in milliseconds. */
 export const ASK_MS = 60_000;
@@ -26,9 +33,11 @@ export function createTickets(secret: Buffer) {
     createHmac('sha256', secret).update(`sluice-ticket.${body}`).digest('base64url');
 
   return {
-    sign(ticket: Ticket): string {
+    /** Undefined for one that would not fit. */
+    sign(ticket: Ticket): string | undefined {
       const body = Buffer.from(JSON.stringify(ticket)).toString('base64url');
-      return `${body}.${signatureOf(body)}`;
+      const text = `${body}.${signatureOf(body)}`;
+      return text.length > LONGEST ? undefined : text;
     },
     /** The ticket, its time over or not; undefined for one that is not ours, or was changed. */
     open(text: string): Ticket | undefined {

@@ -52,8 +52,11 @@ function leadsAstray(url: string | undefined): boolean {
   return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
 }
 
-function authProblems({ keys, jwt }: Config): string[] {
+function authProblems({ keys, jwt, corsOrigins }: Config): string[] {
   const problems: string[] = [];
+  if (corsOrigins.includes('*') && (keys.length > 0 || jwt !== undefined)) {
+    problems.push('CORS_ORIGINS: `*` goes without keys and tokens only; list the origins');
+  }
   const seen = new Set<string>();
   keys.forEach(({ name, sha256, expiresAt }, i) => {
     for (const mark of [`name ${name}`, `key ${sha256.toLowerCase()}`]) {

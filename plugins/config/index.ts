@@ -27,7 +27,7 @@ export default fp<{ config: Config }>(
     });
     fastify.decorate('reconfigure', (next: Config) => {
       const missing = Object.keys(next.providers).filter((name) => config.providers[name] === undefined);
-      if (missing.length > 0) throw new NeedsRestart(missing);
+      if (missing.length > 0) throw new NeedsRestart(`the providers ${missing.join(', ')}`);
       for (const take of takers) take(next);
     });
   },
@@ -37,7 +37,7 @@ export default fp<{ config: Config }>(
 export class NeedsRestart extends Error {
   override readonly name = 'NeedsRestart';
 
-  constructor(providers: readonly string[]) {
-    super(`providers that do not run yet: ${providers.join(', ')}`);
+  constructor(what: string) {
+    super(`only a restart brings ${what}`);
   }
 }

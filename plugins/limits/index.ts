@@ -63,6 +63,7 @@ export default fp(
         }
         // A question larger than a minute's budget may be asked, with a whole minute's budget.
         const estimate = Math.min(estimateOf(prompt), tokensPerMinute ?? 0);
+        let windowEnds = 0;
         if (budget) {
           const { result, passed } = await take(budget, owner, estimate);
           if (!passed) {
@@ -70,25 +71,28 @@ export default fp(
             await running?.reward(owner, 1);
             throw limited(fastify, 'tokens', result.msBeforeNext);
           }
+          windowEnds = Date.now() + result.msBeforeNext;
         }
         return {
           end(usage, characters) {
-            void running?.reward(owner, 1);
+            void running?.reward(owner, 1).then(({ consumedPoints }) => {
+              if (consumedPoints <= 0) void running.delete(owner);
+            });
             const difference = tokensOf(usage, prompt, characters) - estimate;
             if (difference > 0) void budget?.penalty(owner, difference);
-            else if (difference < 0) void budget?.reward(owner, -difference);
+            // The next minute has not been charged with the estimate, and gives nothing back.
+            else if (difference < 0 && Date.now() < windowEnds) void budget?.reward(owner, -difference);
           },
         };
       },
     };
     fastify.decorate('limits', limits);
 
-    // Readers that come back are not counted: a cut is not their fault.
-    fastify.addHook('preHandler', async ({ identity, headers, routeOptions }, reply) => {
+    // Readers that come back are not counted here: a cut is not their fault.
+    fastify.addHook('preHandler', async ({ identity, headers, method, routeOptions }, reply) => {
       const { access } = routeOptions.config;
-      if ((access === 'api' || access === 'read') && headers['last-event-id'] === undefined) {
-        await limits.takeRequest(identity, reply);
-      }
+      const comesBack = access === 'read' && method === 'GET' && Boolean(headers['last-event-id']);
+      if ((access === 'api' || access === 'read') && !comesBack) await limits.takeRequest(identity, reply);
     });
   },
   { name: 'limits', dependencies: ['auth', 'errors'] },

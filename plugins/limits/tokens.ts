@@ -8,6 +8,9 @@ const CHARACTERS = 4;
 /** What an answer is thought to take where nobody has set its limit. */
 const ANSWER_TOKENS = 1_024;
 
+/** What an image counts as. */
+const IMAGE_CHARACTERS = 4_096;
+
 export function estimateOf(prompt: Prompt): number {
   return promptTokens(prompt) + (prompt.maxTokens ?? ANSWER_TOKENS);
 }
@@ -19,12 +22,17 @@ export function tokensOf(usage: Usage | undefined, prompt: Prompt, characters: n
   return (inputTokens ?? promptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARACTERS));
 }
 
-function promptTokens({ messages }: Prompt): number {
-  const characters = messages.reduce((sum, { content }) => sum + lengthOf(content), 0);
+function promptTokens({ messages, tools = [] }: Prompt): number {
+  const characters = messages.reduce((sum, message) => sum + lengthOf(message), JSON.stringify(tools).length);
   return Math.ceil(characters / CHARACTERS);
 }
 
-function lengthOf(content: Prompt['messages'][number]['content']): number {
+function lengthOf(message: Prompt['messages'][number]): number {
+  const { content } = message;
+  if (message.role === 'assistant') {
+    const calls = message.toolCalls ?? [];
+    return calls.reduce((sum, call) => sum + call.arguments.length, content.length + (message.reasoning?.length ?? 0));
+  }
   if (typeof content === 'string') return content.length;
-  return content.reduce((sum, block) => sum + (block.type === 'text' ? block.text.length : 0), 0);
+  return content.reduce((sum, block) => sum + (block.type === 'text' ? block.text.length : IMAGE_CHARACTERS), 0);
 }

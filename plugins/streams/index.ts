@@ -159,5 +159,5 @@ function scoped({ owner }: Identity, name: string): string {
 
 /** Another's stream is as unknown as one that never was. */
 function isTheirs({ owner, ticket }: StreamInfo, identity: Identity): boolean {
-  return owner === identity.owner && (!identity.resumesOnly || ticket === identity.ticket);
+  return owner === identity.owner && (identity.ticket === undefined || ticket === identity.ticket);
 }

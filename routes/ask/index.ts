@@ -12,6 +12,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     async (request, reply) => {
       const place = placeOf(fastify, request);
       if (place) return resume(fastify, place, request, reply);
+      if (request.identity.resumesOnly) throw fastify.httpErrors.unauthorized('The time of this ticket is over.');
       if (isPrefetch(request)) return reply.code(204).send();
       if (isForeign(request)) throw fastify.httpErrors.forbidden('Another site may not ask without CORS.');
       const { identity } = request;

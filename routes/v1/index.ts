@@ -83,9 +83,11 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       .map(modelOf),
   }));
 
-  fastify.get('/v1/models/*', access, async ({ params }) =>
-    modelOf(fastify.llm.route((params as { '*': string })['*']).name),
-  );
+  fastify.get('/v1/models/*', access, async ({ identity, params }) => {
+    const { name } = fastify.llm.route((params as { '*': string })['*']);
+    if (identity.models?.includes(name) === false) throw fastify.httpErrors.notFound('There is no such model for you.');
+    return modelOf(name);
+  });
 };
 
 export default v1;

@@ -37,6 +37,9 @@ export function questionOfChat(body: ChatBody, refuse: (message: string) => Erro
     throw refuse('modalities other than text are not supported.');
   }
 
+  const infinite = FORWARDED.find((field) => typeof given[field] === 'number' && !Number.isFinite(given[field]));
+  if (infinite !== undefined) throw refuse(`${infinite} is too large a number.`);
+
   const options = Object.fromEntries(
     FORWARDED.filter((field) => isSet(given[field])).map((field) => [field, given[field]]),
   );

@@ -9,6 +9,9 @@ import { answering, beginning, DONE, STOP, silent, startUpstream, text } from '.
 
 const USER = { role: 'user', content: 'q' };
 
+/** Written by hand, since `JSON.stringify` is no deeper than its stack. */
+const nested = (depth: number) => ({ toJSON: () => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`) });
+
 async function service(t: Test) {
   const upstream = await startUpstream(t, answering('x'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
@@ -42,6 +45,7 @@ t.test('what cannot be asked here is a clear 400', async (t) => {
     [{ messages: [USER], max_tokens: 1.5 }, /max_tokens/],
     [{ messages: [USER], tool_choice: 'maybe' }, /tool_choice/],
     [{ messages: [USER], model: '../../etc' }, /model/],
+    [{ messages: [USER], response_format: nested(1_000) }, /nested too deeply/],
   ];
   for (const [body, message] of cases) {
     const response = await post(body);
