@@ -304,6 +304,7 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
     key('req', 'requestsPerMinute: 3'),
     key('str', 'streams: 1'),
     key('tok', 'tokensPerMinute: 3000'),
+    key('guess', 'requestsPerMinute: 3'),
   ].join('\n');
   const usage = 'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2890,"total_tokens":2900}}\n\n';
   const { url, call, app } = await service(
@@ -346,6 +347,16 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
     headers: { ...bearer('req'), accept: 'text/event-stream', 'last-event-id': source.events[0]?.id ?? '' },
   });
   t.equal(again.status, 204, 'and what comes back is not counted');
+
+  const guesses = [];
+  for (let i = 0; i < 5; i++) {
+    const id = 'G'.repeat(21) + i;
+    const headers = i % 2 ? { ...bearer('guess'), 'last-event-id': `${id}.1` } : bearer('guess');
+    const response = await call(`/streams/${id}`, { headers });
+    guesses.push(response.status);
+    await response.text();
+  }
+  t.same(guesses, [404, 200, 404, 429, 429], '91: who guesses at ids is counted, resuming or not');
 
   const running = await open(`${url}/ask/stream`, { body: { question: 'stay' }, headers: bearer('str') });
   await running.until('delta');

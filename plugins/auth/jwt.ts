@@ -1,5 +1,8 @@
 import { createHash } from 'node:crypto';
-import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import { lookup } from 'node:dns/promises';
+import { isIP } from 'node:net';
+import { createRemoteJWKSet, customFetch, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import { isForbiddenHost } from '../../providers/addresses.ts';
 import type { Config } from '../config/index.ts';
 import type { Allowance, Identity } from './identity.ts';
 
@@ -23,7 +26,9 @@ export class KeysUnavailable extends Error {
 export function createJwt(settings: Settings): (token: string) => Promise<Identity | undefined> {
   const { jwksUrl, secret, issuer, audience, algorithms } = settings;
   const key: JWTVerifyGetKey =
-    jwksUrl === undefined ? async () => new TextEncoder().encode(secret) : createRemoteJWKSet(new URL(jwksUrl), JWKS);
+    jwksUrl === undefined
+      ? async () => new TextEncoder().encode(secret)
+      : createRemoteJWKSet(new URL(jwksUrl), { ...JWKS, [customFetch]: fetchSafely });
   const options = { issuer, audience, algorithms, clockTolerance: LEEWAY_S, requiredClaims: ['exp', 'sub'] };
 
   return async (token) => {
@@ -39,10 +44,19 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
   };
 }
 
+/** A name may come to mean another address after the start. */
+async function fetchSafely(url: string, options: RequestInit): Promise<Response> {
+  const { hostname } = new URL(url);
+  const addresses = isIP(hostname.replace(/^\[|\]$/g, '')) ? [] : await lookup(hostname, { all: true });
+  if (addresses.some(({ address }) => isForbiddenHost(address))) throw new TypeError('forbidden address');
+  return fetch(url, options);
+}
+
 function isUnavailable(error: unknown): boolean {
   if (error instanceof errors.JWKSTimeout) return true;
   if (error instanceof errors.JOSEError) return error.code === 'ERR_JOSE_GENERIC';
-  return error instanceof TypeError; // `fetch failed`
+  if (error instanceof TypeError) return true; // `fetch failed`
+  return (error as NodeJS.ErrnoException).syscall === 'getaddrinfo';
 }
 
 /**
