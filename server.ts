@@ -63,7 +63,8 @@ try {
   await app.openListeners(config.host, config.port);
 } catch (error) {
   const { code } = error as NodeJS.ErrnoException;
-  process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}\n`);
+  const hint = code === 'EADDRINUSE' ? ' (something listens there already; set PORT to another)' : '';
+  process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}\n`);
   process.exit(1);
 }
 app.log.info({ models: app.llm.models, node: process.version }, 'ready');

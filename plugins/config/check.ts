@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { isForbiddenHost } from '../../providers/addresses.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { createModelRoutes } from '../llm/model-routes.ts';
 import type { Config } from './schema.ts';
 
 /** What no schema can say: that names refer to something. */
@@ -9,7 +10,7 @@ export function crossProblems(config: Config): string[] {
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
     if (!isAddress(address)) problems.push('TRUST_PROXY: neither a number of hops nor a list of addresses');
   }
-  problems.push(...authProblems(config));
+  problems.push(...authProblems(config), ...unknownModels(config));
   const opened = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
@@ -18,7 +19,9 @@ export function crossProblems(config: Config): string[] {
       problems.push(`providers.${name}.baseUrl: a link-local or metadata address needs allowPrivate: true`);
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
-      problems.push(`providers.${name}.baseUrl: required for type ${provider.type}`);
+      problems.push(
+        `providers.${name}.baseUrl: required for type ${provider.type}${type?.baseUrlEnv ? `; or set ${type.baseUrlEnv}` : ''}`,
+      );
     if (provider.models !== undefined) opened.add(name);
   }
   const names = new Set<string>();
@@ -46,6 +49,16 @@ export function crossProblems(config: Config): string[] {
     );
   }
   return problems;
+}
+
+/** A key for models that nobody can ask opens nothing. */
+function unknownModels(config: Config): string[] {
+  const routes = createModelRoutes(config);
+  return config.keys.flatMap(({ models = [] }, i) =>
+    models
+      .filter((name) => routes.find(name) === undefined)
+      .map((name) => `keys.${i}.models: ${name} is not configured; configured: ${routes.names.join(', ')}`),
+  );
 }
 
 function leadsAstray(url: string | undefined): boolean {

@@ -152,10 +152,13 @@ export const ConfigSchema = Type.Object(
       ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'].map((level) => Type.Literal(level)),
       { default: 'info', description: 'Least severe line that is logged' },
     ),
-    corsOrigins: Type.Array(Type.String({ pattern: '^(\\*|https?://[^\\s/]+)$' }), {
-      default: [],
-      description: 'Origins whose pages may call; `*` for all',
-    }),
+    corsOrigins: Type.Array(
+      Type.String({ pattern: '^(\\*|https?://[^\\s/]+)$', description: 'such as https://app.example, or *' }),
+      {
+        default: [],
+        description: 'Origins whose pages may call; `*` for all',
+      },
+    ),
     defaultModel: Type.Optional(
       Type.String({ pattern: MODEL_NAME, description: 'Answers when a question names no model' }),
     ),

@@ -88,11 +88,9 @@ export default fp(
     };
     fastify.decorate('limits', limits);
 
-    // Readers that come back are not counted here: a cut is not their fault.
-    fastify.addHook('preHandler', async ({ identity, headers, method, routeOptions }, reply) => {
-      const { access } = routeOptions.config;
-      const comesBack = access === 'read' && method === 'GET' && Boolean(headers['last-event-id']);
-      if ((access === 'api' || access === 'read') && !comesBack) await limits.takeRequest(identity, reply);
+    // Whoever has a stream may read and stop it, past every limit; who guesses at one is counted there.
+    fastify.addHook('preHandler', async ({ identity, routeOptions }, reply) => {
+      if (routeOptions.config.access === 'api') await limits.takeRequest(identity, reply);
     });
   },
   { name: 'limits', dependencies: ['auth', 'errors'] },

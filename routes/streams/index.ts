@@ -16,14 +16,15 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
   const { config } = fastify;
   const longestAnswer = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
-  const find = async (id: string, { identity }: FastifyRequest) => {
+  const find = async (id: string, { identity }: FastifyRequest, reply: FastifyReply) => {
     const stream = await fastify.streams.find(id, identity);
     if (stream) return stream;
+    await fastify.limits.takeRequest(identity, reply);
     throw fastify.httpErrors.notFound('There is no such stream, or it is not kept any more.');
   };
 
   const stop = async (id: string, request: FastifyRequest, reply: FastifyReply) => {
-    await (await find(id, request)).stop();
+    await (await find(id, request, reply)).stop();
     return reply.code(204).send();
   };
 
@@ -65,7 +66,7 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       const place = placeOf(fastify, request);
       if (!place) {
         return unlessAway(request, reply, async () =>
-          readFromStart(fastify, await find(request.params.id, request), reply),
+          readFromStart(fastify, await find(request.params.id, request, reply), reply),
         );
       }
       if (place.stream === request.params.id) return resume(fastify, place, request, reply);
