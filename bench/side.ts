@@ -35,8 +35,9 @@ export async function startSide(name: string, script: string, env: Record<string
   });
   const url = `http://127.0.0.1:${port}`;
   for (let tries = 0; ; tries++) {
+    // Read whole, so that no half-read connection is left to be reset when the side is stopped.
     const up = await fetch(`${url}/livez`).then(
-      () => true,
+      (response) => response.arrayBuffer().then(() => true),
       () => false,
     );
     if (up) break;
