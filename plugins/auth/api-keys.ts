@@ -9,6 +9,13 @@ export interface ApiKeys {
   holderOf(owner: string): Identity | undefined;
 }
 
+const OWNER = 'key:';
+
+/** Whether an owner is a key of the configuration, and not a token's subject. */
+export function isKeyOwner(owner: string): boolean {
+  return owner.startsWith(OWNER);
+}
+
 /** SHA-256 of a key, in hexadecimal: what the configuration holds. */
 export function hashOf(key: string): string {
   return createHash('sha256').update(key).digest('hex');
@@ -22,7 +29,7 @@ export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys 
   const byHash = new Map(
     keys.map(({ name, sha256, expiresAt, ...allowed }) => {
       const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
-      return [sha256.toLowerCase(), { expires, identity: { owner: `key:${name}`, ...allowed } }];
+      return [sha256.toLowerCase(), { expires, identity: { owner: `${OWNER}${name}`, ...allowed } }];
     }),
   );
   const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { type Config, NeedsRestart } from '../config/index.ts';
-import { createApiKeys } from './api-keys.ts';
+import { createApiKeys, isKeyOwner } from './api-keys.ts';
 import { ANYBODY, type Identity } from './identity.ts';
 import { createJwt, KeysUnavailable } from './jwt.ts';
 import { ASK_MS, createTickets, newNonce } from './tickets.ts';
@@ -96,8 +96,8 @@ export default fp(
       return { ...holder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumesOnly: over };
     }
 
-    /** A token's own claims have to travel with its tickets: nobody else knows them. */
-    const claimsOf = (identity: Identity) => (doors.holderOf(identity.owner) ? {} : { claims: identity });
+    /** A token's own claims have to travel with its tickets: nobody else knows them. A key is looked up. */
+    const claimsOf = (identity: Identity) => (isKeyOwner(identity.owner) ? {} : { claims: identity });
 
     const auth: Auth = {
       get required() {

@@ -56,15 +56,17 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
 
   async function whole(stream: Stream, reader: Reader, reply: FastifyReply) {
     const answer = collector(stream);
-    const gone = leaving(reply);
-    try {
+    const collect = async () => {
       for (;;) {
-        const slice = await Promise.race([reader.next(), gone]);
-        if (slice === undefined) return reply.hijack();
+        const slice = await reader.next();
         answer.add(slice);
         if (slice.terminal?.type === 'error') throw refusalOf(slice.terminal);
         if (slice.terminal) return answer.completion(slice.terminal, slice.answer ?? '');
       }
+    };
+    try {
+      // One race and not one a slice: each would be kept until the client has left.
+      return (await Promise.race([collect(), leaving(reply)])) ?? reply.hijack();
     } finally {
       reader.close();
     }

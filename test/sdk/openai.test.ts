@@ -204,8 +204,7 @@ t.test('refusals before the answer keep their status, and are not repeated', asy
 
 t.test('a failure in the middle is raised, behind what was delivered', async (t) => {
   const service = await serviceOf(t, 'openai', ({ response }) => {
-    sse(response).write(text('partial'));
-    setTimeout(() => response.destroy(), 20);
+    sse(response).write(text('partial'), () => response.destroy());
   });
   const stream = await sdk(service).chat.completions.create({ ...ASK, stream: true });
   let got = '';
