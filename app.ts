@@ -18,6 +18,7 @@ import methodNotAllowed from './plugins/method-not-allowed.ts';
 import metrics from './plugins/metrics.ts';
 import pressure from './plugins/pressure.ts';
 import providers from './plugins/providers.ts';
+import redis from './plugins/redis/index.ts';
 import requestLog from './plugins/request-log.ts';
 import sse from './plugins/sse.ts';
 import streams from './plugins/streams/index.ts';
@@ -75,14 +76,15 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(cors);
   await app.register(methodNotAllowed);
   await app.register(auth);
+  await app.register(redis);
   await app.register(limits);
   await app.register(pressure);
   await app.register(providers, { overrides: overrides.providers });
   await app.register(llm);
   await app.register(streams, { store: overrides.store });
   await app.register(sse);
-  await app.register(lifecycle);
   await app.register(listeners);
+  await app.register(lifecycle);
 
   await app.register(
     async (base) => {

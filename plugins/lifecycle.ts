@@ -11,7 +11,9 @@ export interface Lifecycle {
   readonly ready: boolean;
   /**
    * Turns readiness off, refuses new questions, gives running answers `drainMs`, then ends them with
-   * an error and waits for their responses to close. Idempotent: later calls wait for the first.
+   * an error and waits for their responses to close. Where other replicas have the same streams,
+   * readers are sent there first, and their answers get `handOverMs` more. Idempotent: later calls
+   * wait for the first.
    */
   drain(): Promise<void>;
 }
@@ -24,26 +26,42 @@ export default fp(
   async (fastify) => {
     const { clock, config, streams, responses } = fastify;
     let ready = false;
+    /** A replica that must not go on alone is not ready while Redis is away. */
+    const hasRedis = () => config.redis?.required !== true || fastify.shared?.link.up === true;
     let draining: Promise<void> | undefined;
+
+    /** Until nothing runs any more, or for so long. */
+    const idle = async (ms: number) => {
+      let cancel = () => {};
+      const late = new Promise<void>((resolve) => (cancel = clock.after(ms, resolve)));
+      await Promise.race([late, streams.idle()]);
+      cancel();
+    };
 
     const drain = async () => {
       ready = false;
       streams.refuse();
+      // The gateway goes to another replica at once. Without one, readers have nowhere else to come back to.
+      if (streams.shared) fastify.refuseConnections();
       const deadline = clock.now() + config.drainMs;
       if (streams.active > 0) {
         fastify.log.info({ streams: streams.active, drainMs: config.drainMs }, 'draining');
-        let cancel = () => {};
-        const late = new Promise<void>((resolve) => (cancel = clock.after(config.drainMs, resolve)));
-        await Promise.race([late, streams.idle()]);
-        cancel();
-        streams.endAll();
+        await idle(config.drainMs);
       }
+      if (streams.shared) {
+        responses.sendOff();
+        if (streams.active > 0) {
+          fastify.log.info({ streams: streams.active, handOverMs: config.handOverMs }, 'finishing for other replicas');
+          await idle(config.handOverMs);
+        }
+      }
+      streams.endAll();
       await responses.closed(Math.max(LAST_WORD_MS, deadline - clock.now()));
     };
 
     const lifecycle: Lifecycle = {
       get ready() {
-        return ready;
+        return ready && hasRedis();
       },
       drain: () => (draining ??= drain()),
     };
@@ -53,5 +71,5 @@ export default fp(
     });
     fastify.addHook('preClose', lifecycle.drain);
   },
-  { name: 'lifecycle', dependencies: ['config', 'clock', 'streams', 'sse'] },
+  { name: 'lifecycle', dependencies: ['config', 'clock', 'redis', 'streams', 'sse', 'listeners'] },
 );

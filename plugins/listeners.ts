@@ -11,8 +11,13 @@ declare module 'fastify' {
      * @throws the system's error, such as EADDRINUSE
      */
     openListeners(host: string, port: number): Promise<void>;
+    /** From now on new connections are refused, and those that fall idle are closed: the gateway goes elsewhere. */
+    refuseConnections(): void;
   }
 }
+
+/** How often connections are looked for that have fallen idle. */
+const SWEEP_MS = 50;
 
 /**
  * Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
@@ -44,11 +49,27 @@ export default fp(
     });
 
     // Their connections are the main server's, which closes them; so nothing is waited for here.
+    const closeSiblings = () => {
+      for (const sibling of siblings.splice(0)) sibling.close();
+    };
+
+    let cancelSweep = () => {};
+    fastify.decorate('refuseConnections', () => {
+      closeSiblings();
+      fastify.server.close();
+      const sweep = () => {
+        fastify.server.closeIdleConnections();
+        cancelSweep = fastify.clock.after(SWEEP_MS, sweep);
+      };
+      sweep();
+    });
+
     fastify.addHook('onClose', async () => {
-      for (const sibling of siblings) sibling.close();
+      closeSiblings();
+      cancelSweep();
     });
   },
-  { name: 'listeners', dependencies: ['config'] },
+  { name: 'listeners', dependencies: ['config', 'clock'] },
 );
 
 /** A socket whose connections the main server handles, with the settings of Node's HTTP servers. */

@@ -14,6 +14,8 @@ export interface EventSource<T> {
   encode(item: T): readonly EventMessage[];
   /** Whether nothing follows this item. */
   isLast(item: T): boolean;
+  /** Whether the client, when it is sent away now, finds the rest elsewhere by itself. */
+  canMove?(): boolean;
 }
 
 const HEARTBEAT: EventMessage = { comment: ' hb' };
@@ -51,6 +53,13 @@ export class SseWriter<T> {
   beat(silentSince: number): void {
     if (this.#over || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
     this.#write([HEARTBEAT]);
+  }
+
+  /** Sends the client away with `farewell`, if it finds the rest elsewhere. */
+  sendOff(farewell: EventMessage): void {
+    if (this.#over || !this.#source?.canMove?.()) return;
+    this.#write([farewell]);
+    this.#end();
   }
 
   /** The response has closed, for whatever reason. */

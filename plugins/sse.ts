@@ -18,17 +18,23 @@ declare module 'fastify' {
 
 export interface Responses {
   readonly open: number;
+  /** Sends clients away, with when to come back, that find the rest of their stream elsewhere. */
+  sendOff(): void;
   /** Resolves once all open responses have closed, or after `ms`, when the rest is cut off. */
   closed(ms: number): Promise<void>;
 }
 
 interface Open {
   beat(silentSince: number): void;
+  sendOff(farewell: EventMessage): void;
   readonly closed: Promise<void>;
 }
 
 /** How many times in one `heartbeatMs` silence is looked for. */
 const LOOKS = 4;
+
+/** When a client comes back that is sent to another replica: soon, but not all at once. */
+const SOON_MS = { least: 50, spread: 450 };
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -83,7 +89,7 @@ export default fp(
         // A pipelined response has no socket of its own until the one before it is done.
         socket.once('close', onClose);
       });
-      open.set(this, { beat: (since) => writer.beat(since), closed });
+      open.set(this, { beat: (since) => writer.beat(since), sendOff: (farewell) => writer.sendOff(farewell), closed });
       // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
       raw.setTimeout(stallMs, () => {
         // Not `writableNeedDrain`, which is false once the last event was written.
@@ -101,6 +107,11 @@ export default fp(
     fastify.decorate('responses', {
       get open() {
         return open.size;
+      },
+      sendOff() {
+        for (const response of open.values()) {
+          response.sendOff({ retry: SOON_MS.least + Math.floor(Math.random() * SOON_MS.spread) });
+        }
       },
       async closed(ms: number) {
         let cancel = () => {};

@@ -24,14 +24,23 @@ export function startEvent(fastify: FastifyInstance, stream: Stream): EventMessa
   return { id: `${id}.0`, ...retryEvent(), data: JSON.stringify(start) };
 }
 
+/** Whether the stream can be resumed, where that has changed. It has no id: it is no place in the answer. */
+function statusEvent(resumable: boolean): EventMessage {
+  return jsonEvent({ type: 'status', resumable });
+}
+
 /** Where a stream is read again, and stopped; with a ticket where one is needed. */
 export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stream, action = ''): string {
   return `${config.basePath}/streams/${id}${action}${auth.readTicket(id, owner)}`;
 }
 
-/** What a reader gives, as events; ours, unless another form is given. */
-export function eventsOf(reader: Reader, encode: (slice: Slice) => EventMessage[]) {
+/**
+ * What a reader gives, as events. `canMove`: whether the client comes back by itself for what is left,
+ * and another replica has it.
+ */
+export function eventsOf(reader: Reader, encode: (slice: Slice) => EventMessage[], canMove = () => false) {
   return {
+    canMove,
     next: () => reader.next(),
     close: () => reader.close(),
     isLast: (slice: Slice) => slice.terminal !== undefined,
@@ -51,11 +60,12 @@ export function toolCallId({ id, index }: Extract<Part, { type: 'tool_call' }>, 
 
 /** A slice as our own events. */
 export function encoderOf({ id, model }: Stream): (slice: Slice) => EventMessage[] {
-  return ({ parts, terminal, answer }) => {
-    const events = parts.map(({ part, position }) => ({
+  return ({ parts, terminal, answer, resumable }) => {
+    const events: EventMessage[] = parts.map(({ part, position }) => ({
       id: `${id}.${position}`,
       data: JSON.stringify(content(part)),
     }));
+    if (resumable !== undefined) events.push(statusEvent(resumable));
     if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(last(terminal, model, answer)) });
     return events;
   };

@@ -39,7 +39,10 @@ export async function readFromStart(
 ): Promise<FastifyReply> {
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('a log without a beginning');
-  return reply.stream([startEvent(fastify, stream)], eventsOf(reader, encoderOf(stream)));
+  return reply.stream(
+    [startEvent(fastify, stream)],
+    eventsOf(reader, encoderOf(stream), () => canMove(fastify, stream)),
+  );
 }
 
 /** Right behind a place: no loss, no repetition, and never a new generation. */
@@ -62,8 +65,15 @@ export async function resume(
     // Who comes back is not counted; who guesses is.
     if (!reader) await fastify.limits.takeRequest(request.identity, reply);
     if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
-    return reply.stream([retryEvent()], eventsOf(reader, encoderOf(stream)));
+    return reply.stream(
+      [retryEvent()],
+      eventsOf(reader, encoderOf(stream), () => canMove(fastify, stream)),
+    );
   });
+}
+
+function canMove({ streams }: FastifyInstance, { resumable }: Stream): boolean {
+  return streams.shared && resumable;
 }
 
 /**

@@ -78,6 +78,7 @@ t.test('packages stay in their rooms', async (t) => {
     only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
     only('prom-client', /^plugins\/metrics\.ts$/);
     only('yaml', /^plugins\/config\//);
+    only('ioredis', /^plugins\/(redis|streams\/redis)\//);
     only('jose', /^plugins\/auth\//);
     only('rate-limiter-flexible', /^plugins\/limits\//);
     if (file.startsWith('providers/'))

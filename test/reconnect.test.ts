@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { systemClock } from '../plugins/clock.ts';
-import { MemoryStore } from '../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../plugins/streams/memory/store.ts';
 import type { StreamStore } from '../plugins/streams/types.ts';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve, until } from './helper.ts';

@@ -121,6 +121,31 @@ const ModelRoute = Type.Object(
   { additionalProperties: false },
 );
 
+const Redis = Type.Object(
+  {
+    url: Type.String({
+      pattern: '^rediss?://\\S+$',
+      description: 'redis://[user:password@]host[:port][/database], or rediss:// for TLS',
+    }),
+    prefix: Type.String({
+      pattern: '^[A-Za-z0-9_.{}-]{1,64}$',
+      default: 'sluice',
+      description: 'What every key and channel begins with',
+    }),
+    required: Type.Boolean({
+      default: false,
+      description: 'Whether this replica is not ready while Redis is away',
+    }),
+    replicas: Type.Integer({
+      minimum: 1,
+      maximum: 1_000,
+      default: 1,
+      description: 'Among how many replicas limits are divided while Redis is away',
+    }),
+  },
+  { additionalProperties: false },
+);
+
 export const ConfigSchema = Type.Object(
   {
     host: Type.String({ minLength: 1, default: '127.0.0.1', description: 'Address to listen on' }),
@@ -163,6 +188,8 @@ export const ConfigSchema = Type.Object(
       Type.String({ pattern: MODEL_NAME, description: 'Answers when a question names no model' }),
     ),
     drainMs: ms('How long running answers may go on after SIGTERM', 25_000, 0),
+    handOverMs: ms('With Redis: how long after that answers are finished for readers on other replicas', 30_000, 0),
+    redis: Type.Optional(Redis),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,
       default: {},

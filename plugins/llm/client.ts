@@ -24,8 +24,10 @@ export interface LlmClient {
    *
    * Until the first content a target that fails is asked once more, and then the next one. After it
    * nothing is asked again, unless the route says that another target may go on with the text.
+   *
+   * With `said` the answer is not begun but gone on with, behind that text.
    */
-  ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal): void;
+  ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, said?: string): void;
 }
 
 export interface ClientOptions {
@@ -40,18 +42,18 @@ export interface ClientOptions {
 export function createLlmClient({ targets, budget, clock, metrics, random = Math.random }: ClientOptions): LlmClient {
   return { ask };
 
-  function ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal): void {
+  function ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, said = ''): void {
     const deadline = clock.now() + route.limits.totalMs;
     const answered: string[] = [];
     /** Kept only where another target may have to go on with it; undefined once tools were called. */
-    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [] : undefined;
-    let asking = prompt;
+    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [said] : undefined;
+    let asking = said ? continued(prompt, said, route.continuePrompt) : prompt;
     /** Whom the question may go to. */
-    let able = (_: Provider) => true;
+    let able = said ? canContinue : (_: Provider) => true;
     let denied = false;
 
     budget.deposit();
-    const first = targets.take(route, 0);
+    const first = targets.take(route, 0, able);
     if (first) begin(first, 1);
     else sink.onFault(targets.unavailable(route));
 
@@ -111,7 +113,7 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
     /** The next target continues the answer, where the route wants that and it can be done. */
     function goOn({ index, target }: Lease, fault: unknown): void {
       const said = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
-      if (said !== undefined) able = (provider) => provider.continues !== false;
+      if (said !== undefined) able = canContinue;
       const next = said === undefined ? undefined : targets.take(route, index + 1, able);
       // Of one that had only thought there is nothing to go on with.
       asking = said ? continued(prompt, said, route.continuePrompt) : prompt;
@@ -165,6 +167,10 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
       },
     };
   }
+}
+
+function canContinue({ continues }: Provider): boolean {
+  return continues !== false;
 }
 
 function outcomeOf(fault: unknown): string {

@@ -26,6 +26,7 @@ export interface Stream {
   readonly owner: string;
   /** The public name of the model. */
   readonly model: string;
+  /** Whether a reader that is cut off now can come back. */
   readonly resumable: boolean;
   /** Attaches a reader; undefined for a position that does not exist. */
   read(position: number): Promise<LogReader | undefined>;
@@ -34,6 +35,8 @@ export interface Stream {
 }
 
 export interface Streams {
+  /** Whether other replicas serve the same streams. */
+  readonly shared: boolean;
   /** Generations running in this process, and those about to start. */
   readonly active: number;
   /**

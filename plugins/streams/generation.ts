@@ -30,7 +30,7 @@ export function startGeneration(options: GenerationOptions): Generation {
   let first = true;
 
   const lifetime = createLifetime(log.info.graceMs, options.clock, () => abort(ABANDONED));
-  log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED) });
+  log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED), onLost: () => abort(STREAM_LOST) });
   const onFault = (fault: unknown) => end(failure(fault), fault);
   try {
     options.ask({ onPart, onFault }, controller.signal);
@@ -67,6 +67,15 @@ export function startGeneration(options: GenerationOptions): Generation {
 }
 
 const STOPPED: Terminal = { type: 'end', finishReason: 'stopped' };
+
+/** The log goes on, or has ended, with another producer. */
+const STREAM_LOST: Terminal = {
+  type: 'error',
+  code: 'stream_lost',
+  message: 'The replica that produced the answer is gone.',
+  status: 502,
+  retryable: true,
+};
 
 const ABANDONED: Terminal = {
   type: 'error',

@@ -4,12 +4,12 @@ import type { Identity } from '../auth/identity.ts';
 import type { Grant } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { ModelRoute } from '../llm/model-routes.ts';
+import { createAnswering } from './answering.ts';
 import type { StartOptions, Stream, Streams } from './api.ts';
+import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
-import { startGeneration } from './generation.ts';
-import { MemoryStore } from './memory-store.ts';
+import { bequest, createHeir } from './inheritance.ts';
 import { createRefusals } from './refusals.ts';
-import { createReport } from './report.ts';
 import { Slots } from './slots.ts';
 import {
   type Idempotency,
@@ -37,13 +37,14 @@ const SHUT_DOWN: Terminal = {
 /** `fastify.streams`: questions become generations, and generations are read as streams. */
 export default fp<{ store?: StreamStore | undefined }>(
   async (fastify, options) => {
-    const { clock, metrics, llm, limits, config } = fastify;
-    const { maxStreams, maxBytes, graceMs } = config.streams;
-    const onEvicted = () => metrics.streamsEvicted.inc();
-    const store = options.store ?? new MemoryStore({ ...config.streams, clock, onEvicted });
+    const { llm, limits, config } = fastify;
+    const { maxStreams, graceMs } = config.streams;
+    const store = options.store ?? createStore(fastify);
     fastify.addHook('onClose', () => store.close());
 
     const slots = new Slots(maxStreams);
+    const answering = createAnswering(fastify, slots);
+    store.onInherited?.(createHeir(fastify, slots, answering));
 
     const { overloaded, asked } = createRefusals(fastify);
 
@@ -62,7 +63,8 @@ export default fp<{ store?: StreamStore | undefined }>(
       const { owner, ticket } = identity;
       const chat = options.chat && scoped(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat };
+      const question = bequest(route, prompt);
+      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat, question };
       const slot = slots.take(id);
       if (slot !== 'taken') throw overloaded(slot);
       let grant: Grant | undefined;
@@ -86,7 +88,9 @@ export default fp<{ store?: StreamStore | undefined }>(
       id: log.info.id,
       owner: log.info.owner,
       model: log.info.model,
-      resumable: log.info.graceMs > 0,
+      get resumable() {
+        return log.resumable;
+      },
       stop: () => asked(log.stop()),
       read: (position) =>
         asked(
@@ -98,6 +102,7 @@ export default fp<{ store?: StreamStore | undefined }>(
     });
 
     const streams: Streams = {
+      shared: store.shared === true,
       get active() {
         return slots.taken;
       },
@@ -115,21 +120,7 @@ export default fp<{ store?: StreamStore | undefined }>(
         const { log, grant } = await asked(findOrCreate(route, prompt, options, idempotency));
         if (grant === undefined) return streamOf(log);
 
-        const { id } = log.info;
-        const report = createReport(log, route, { clock, metrics, logger });
-        const generation = startGeneration({
-          log,
-          clock,
-          maxLength: maxBytes,
-          ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal),
-          onFirstPart: report.onFirstPart,
-          onEnd(terminal, fault) {
-            slots.release(id);
-            grant.end(terminal.type === 'end' ? terminal.usage : undefined, log.length);
-            report.onEnd(terminal, fault);
-          },
-        });
-        slots.fill(id, generation);
+        answering.answer(log, route, prompt, { logger, grant });
         return streamOf(log);
       },
 
@@ -149,7 +140,7 @@ export default fp<{ store?: StreamStore | undefined }>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'pressure', 'limits', 'llm'] },
+  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'redis', 'pressure', 'limits', 'llm'] },
 );
 
 /** What clients make up is theirs alone: two may think of the same. */

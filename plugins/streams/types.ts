@@ -34,6 +34,8 @@ export interface PlacedPart {
 /** What a reader gets in one go: everything new, adjacent content merged. Never empty. */
 export interface Slice {
   readonly parts: readonly PlacedPart[];
+  /** Whether a reader that is cut off can come back, where that has changed. */
+  readonly resumable?: boolean;
   readonly terminal?: Terminal;
   /** All text of the answer; with an `end` only. */
   readonly answer?: string;
@@ -60,6 +62,8 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The conversation that the client says it belongs to; unique with its owner's name in front. */
   readonly chat?: string | undefined;
+  /** What another replica needs to go on with the answer; absent where none shall. */
+  readonly question?: string | undefined;
 }
 
 /** What a producer hears from its log, in turn with its own calls. */
@@ -68,6 +72,8 @@ export interface Audience {
   onReaders(count: number): void;
   /** Somebody asks for an end now. */
   onStop(): void;
+  /** Another replica has taken the log over: what is still appended is dropped. */
+  onLost(): void;
 }
 
 /** The log of one generation: written once, read by many, each from a position of its own. */
@@ -75,6 +81,8 @@ export interface StreamLog {
   readonly info: StreamInfo;
   /** Units appended so far by this process; see `part.ts`. */
   readonly length: number;
+  /** Whether a reader that is cut off can come back, to any replica. */
+  readonly resumable: boolean;
 
   /** Producer: who reads. Call once, before the first append. */
   attend(audience: Audience): void;
@@ -103,6 +111,10 @@ export interface Idempotency {
 }
 
 export interface StreamStore {
+  /** Whether other replicas read the same logs. */
+  readonly shared?: boolean;
+  /** Who takes care of a log whose producer has died, and which this process has taken over. Call once. */
+  onInherited?(heir: (log: StreamLog) => void): void;
   /**
    * Creates a log, or finds the one that was created under the same key, which only one of several
    * racing callers can do.

@@ -1,10 +1,10 @@
 import t from 'tap';
-import { MemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, storeConformance, text } from './conformance.ts';
 
 t.test('conformance', async (t) => {
-  storeConformance(t, async (settings) => new MemoryStore(settings));
+  storeConformance(t, async (_, settings) => ({ store: new MemoryStore(settings), isBounded: true }));
 });
 
 t.test('a reader far behind is handed the backlog in pieces, none of which cuts a character', async (t) => {

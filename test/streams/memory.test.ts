@@ -1,5 +1,5 @@
 import t from 'tap';
-import { MemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { LogReader, StreamLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { used } from '../heap.ts';

@@ -1,7 +1,7 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
-import { MemoryStore } from '../../plugins/streams/memory-store.ts';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { LogReader, StreamLog, StreamStore } from '../../plugins/streams/types.ts';
 import { bellaAt, serve } from '../helper.ts';
 import { joined, open, readAll } from '../sse-client.ts';
@@ -41,6 +41,9 @@ export function distant(distance: Distance): StreamStore {
     info: log.info,
     get length() {
       return log.length;
+    },
+    get resumable() {
+      return log.resumable;
     },
     attend: (audience) => log.attend(audience),
     end: (terminal) => log.end(terminal),

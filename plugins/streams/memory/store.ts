@@ -1,4 +1,3 @@
-import { type Keeper, MemoryLog, type MemoryLogOptions } from './memory-log.ts';
 import {
   type Idempotency,
   KeyConflict,
@@ -6,7 +5,8 @@ import {
   type StreamInfo,
   type StreamLog,
   type StreamStore,
-} from './types.ts';
+} from '../types.ts';
+import { type Keeper, MemoryLog, type MemoryLogOptions } from './log.ts';
 
 export interface MemoryStoreOptions extends MemoryLogOptions {
   /** How long an ended stream stays readable, in milliseconds. */
@@ -17,7 +17,7 @@ export interface MemoryStoreOptions extends MemoryLogOptions {
 }
 
 interface Kept {
-  readonly log: StreamLog;
+  readonly log: MemoryLog;
   readonly idempotency: Idempotency | undefined;
   bytes: number;
   expiresAt: number;
@@ -34,7 +34,7 @@ export class MemoryStore implements StreamStore, Keeper {
   readonly #streams = new Map<string, Kept>();
   readonly #keys = new Map<string, Kept>();
   /** The newest running log of each conversation. */
-  readonly #chats = new Map<string, StreamLog>();
+  readonly #chats = new Map<string, MemoryLog>();
   /** In the order in which they ended, which is the order in which they expire. */
   readonly #ended = new Set<Kept>();
   #totalBytes = 0;
@@ -44,7 +44,7 @@ export class MemoryStore implements StreamStore, Keeper {
     this.#options = options;
   }
 
-  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }> {
+  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: MemoryLog; created: boolean }> {
     const existing = idempotency && this.#byKey(idempotency);
     if (existing) return { log: existing, created: false };
     if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
@@ -57,15 +57,15 @@ export class MemoryStore implements StreamStore, Keeper {
     return { log, created: true };
   }
 
-  async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
+  async openByKey(idempotency: Idempotency): Promise<MemoryLog | undefined> {
     return this.#byKey(idempotency);
   }
 
-  async openByChat(chat: string): Promise<StreamLog | undefined> {
+  async openByChat(chat: string): Promise<MemoryLog | undefined> {
     return this.#chats.get(chat);
   }
 
-  async open(id: string): Promise<StreamLog | undefined> {
+  async open(id: string): Promise<MemoryLog | undefined> {
     return this.#streams.get(id)?.log;
   }
 
@@ -75,6 +75,12 @@ export class MemoryStore implements StreamStore, Keeper {
     this.#keys.clear();
     this.#chats.clear();
     this.#ended.clear();
+  }
+
+  /** Drops a log, and what it takes. */
+  forget(id: string): void {
+    const kept = this.#streams.get(id);
+    if (kept) this.#forget(kept);
   }
 
   onGrown({ info }: StreamLog, units: number): void {
@@ -93,7 +99,7 @@ export class MemoryStore implements StreamStore, Keeper {
     if (this.#cancelExpiry === undefined) this.#expire();
   }
 
-  #byKey({ key, fingerprint }: Idempotency): StreamLog | undefined {
+  #byKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
     const kept = this.#keys.get(key);
     if (kept !== undefined && kept.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
     return kept?.log;
@@ -114,7 +120,9 @@ export class MemoryStore implements StreamStore, Keeper {
   }
 
   #forget(kept: Kept): void {
-    this.#streams.delete(kept.log.info.id);
+    const { id, chat } = kept.log.info;
+    this.#streams.delete(id);
+    if (chat !== undefined && this.#chats.get(chat) === kept.log) this.#chats.delete(chat);
     this.#ended.delete(kept);
     if (kept.idempotency) this.#keys.delete(kept.idempotency.key);
     this.#totalBytes -= kept.bytes;

@@ -1,5 +1,5 @@
-import type { Clock } from '../clock.ts';
-import type { LogReader, PlacedPart, Slice } from './types.ts';
+import type { Clock } from '../../clock.ts';
+import type { LogReader, PlacedPart, Slice } from '../types.ts';
 
 /** What a reader needs of its log. */
 export interface ReadableLog {
@@ -10,6 +10,8 @@ export interface ReadableLog {
   readonly flushMs: number;
   /** Units behind which a reader is far behind. */
   readonly highWaterMark: number;
+  /** Whether a reader that is cut off can come back. */
+  readonly resumable: boolean;
   sliceFrom(position: number): Slice;
   /** A reader has taken, or left. */
   onProgress(): void;
@@ -26,9 +28,12 @@ export class MemoryReader implements LogReader {
   #resolve: ((slice: Slice) => void) | undefined;
   #cancelFlush: (() => void) | undefined;
   #lastTaken = Number.NEGATIVE_INFINITY;
+  /** What it knows of that. */
+  #resumable: boolean;
 
   constructor(log: ReadableLog, position: number) {
     this.#log = log;
+    this.#resumable = log.resumable;
     this.position = position;
   }
 
@@ -45,11 +50,10 @@ export class MemoryReader implements LogReader {
     this.#log.detach(this);
   }
 
-  /** The log has grown, or ended. */
   wake(): void {
-    const { length, ended, clock, flushMs, highWaterMark } = this.#log;
+    const { length, ended, clock, flushMs, highWaterMark, resumable } = this.#log;
     const unread = length - this.position;
-    if (this.#resolve === undefined || (unread === 0 && !ended)) return;
+    if (this.#resolve === undefined || (unread === 0 && !ended && resumable === this.#resumable)) return;
     const pause = this.#lastTaken + flushMs - clock.now();
     if (pause <= 0 || ended || unread >= highWaterMark) this.#deliver();
     else this.#cancelFlush ??= clock.after(pause, () => this.#deliver());
@@ -63,7 +67,9 @@ export class MemoryReader implements LogReader {
     this.#lastTaken = this.#log.clock.now();
     const slice = this.#log.sliceFrom(this.position);
     this.position = (slice.parts.at(-1) as PlacedPart | undefined)?.position ?? this.position;
-    resolve?.(slice);
+    const { resumable } = this.#log;
+    resolve?.(resumable === this.#resumable ? slice : { ...slice, resumable });
+    this.#resumable = resumable;
     this.#log.onProgress();
   }
 }

@@ -1,9 +1,16 @@
-import type { ContentPart } from '../../providers/types.ts';
-import type { Clock } from '../clock.ts';
-import { MemoryReader, type ReadableLog } from './memory-reader.ts';
-import { partSize } from './part.ts';
+import type { ContentPart } from '../../../providers/types.ts';
+import type { Clock } from '../../clock.ts';
+import { partSize } from '../part.ts';
+import {
+  type Audience,
+  PositionUnknown,
+  type Slice,
+  type StreamInfo,
+  type StreamLog,
+  type Terminal,
+} from '../types.ts';
+import { MemoryReader, type ReadableLog } from './reader.ts';
 import { Segments } from './segments.ts';
-import { type Audience, PositionUnknown, type Slice, type StreamInfo, type StreamLog, type Terminal } from './types.ts';
 
 export interface MemoryLogOptions {
   /** Units that the producer may be ahead of the fastest reader. */
@@ -19,6 +26,14 @@ export interface Keeper {
   onEnded(log: StreamLog): void;
 }
 
+/** Whoever follows a log: a reader here, or another replica with readers of its own. */
+export interface Follower {
+  /** How far it has come. */
+  readonly position: number;
+  /** The log has grown, or ended, or can be resumed no more, or again. */
+  wake(): void;
+}
+
 /** Most units in one slice, so that a reader far behind is not handed the whole backlog at once. */
 const MAX_SLICE = 65_536;
 
@@ -28,15 +43,18 @@ export class MemoryLog implements StreamLog, ReadableLog {
   readonly #options: MemoryLogOptions;
   readonly #keeper: Keeper;
   readonly #segments = new Segments();
-  readonly #readers = new Set<MemoryReader>();
+  readonly #followers = new Set<Follower>();
+  #resumable: boolean;
   #terminal: Terminal | undefined;
   #audience: Audience | undefined;
+  #room: Promise<void> | undefined;
   #releaseProducer: (() => void) | undefined;
 
   constructor(info: StreamInfo, options: MemoryLogOptions, keeper: Keeper) {
     this.info = info;
     this.#options = options;
     this.#keeper = keeper;
+    this.#resumable = info.graceMs > 0;
   }
 
   get length(): number {
@@ -44,6 +62,9 @@ export class MemoryLog implements StreamLog, ReadableLog {
   }
   get ended(): boolean {
     return this.#terminal !== undefined;
+  }
+  get terminal(): Terminal | undefined {
+    return this.#terminal;
   }
   get clock(): Clock {
     return this.#options.clock;
@@ -54,20 +75,40 @@ export class MemoryLog implements StreamLog, ReadableLog {
   get highWaterMark(): number {
     return this.#options.highWaterMark;
   }
+  get resumable(): boolean {
+    return this.#resumable;
+  }
+  get isFollowed(): boolean {
+    return this.#followers.size > 0;
+  }
+
+  /** Readers are told when it changes. Without effect on a stream that nobody may come back to. */
+  setResumable(resumable: boolean): void {
+    if (this.info.graceMs === 0 || this.#resumable === resumable) return;
+    this.#resumable = resumable;
+    this.#wakeAll();
+  }
 
   attend(audience: Audience): void {
     this.#audience = audience;
+    if (this.#followers.size > 0) audience.onReaders(this.#followers.size);
   }
 
   append(part: ContentPart): Promise<void> | undefined {
     if (this.ended) return undefined;
     this.#segments.append(part);
     this.#keeper.onGrown(this, partSize(part));
-    for (const reader of this.#readers) reader.wake();
-    if (!this.#isTooFarAhead()) return undefined;
-    return new Promise((resolve) => {
+    this.#wakeAll();
+    return this.room();
+  }
+
+  /** A promise while the fastest reader is too far behind, with `coming` units that no reader sees yet. */
+  room(coming = 0): Promise<void> | undefined {
+    if (this.ended || !this.#isTooFarAhead(coming)) return undefined;
+    this.#room ??= new Promise((resolve) => {
       this.#releaseProducer = resolve;
     });
+    return this.#room;
   }
 
   end(terminal: Terminal): void {
@@ -75,7 +116,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
     this.#terminal = terminal;
     this.#audience = undefined;
     this.#segments.seal();
-    for (const reader of this.#readers) reader.wake();
+    this.#wakeAll();
     this.onProgress();
     this.#keeper.onEnded(this);
   }
@@ -83,13 +124,31 @@ export class MemoryLog implements StreamLog, ReadableLog {
   async read(from: number): Promise<MemoryReader> {
     if (from > this.length) throw new PositionUnknown();
     const reader = new MemoryReader(this, from);
-    this.#readers.add(reader);
-    this.#audience?.onReaders(this.#readers.size);
+    this.follow(reader);
     return reader;
   }
 
   async stop(): Promise<void> {
     this.#audience?.onStop();
+  }
+
+  /** The producer has lost the log to another. */
+  lose(): void {
+    const audience = this.#audience;
+    this.#audience = undefined;
+    audience?.onLost();
+    this.#release();
+  }
+
+  follow(follower: Follower): void {
+    this.#followers.add(follower);
+    this.#audience?.onReaders(this.#followers.size);
+  }
+
+  detach(follower: Follower): void {
+    if (!this.#followers.delete(follower)) return;
+    this.onProgress();
+    this.#audience?.onReaders(this.#followers.size);
   }
 
   sliceFrom(position: number): Slice {
@@ -104,20 +163,23 @@ export class MemoryLog implements StreamLog, ReadableLog {
   }
 
   onProgress(): void {
-    if (this.#releaseProducer === undefined || (!this.ended && this.#isTooFarAhead())) return;
-    this.#releaseProducer();
+    if (this.#room === undefined || (!this.ended && this.#isTooFarAhead(0))) return;
+    this.#release();
+  }
+
+  #release(): void {
+    this.#releaseProducer?.();
     this.#releaseProducer = undefined;
+    this.#room = undefined;
   }
 
-  detach(reader: MemoryReader): void {
-    if (!this.#readers.delete(reader)) return;
-    this.onProgress();
-    this.#audience?.onReaders(this.#readers.size);
+  #wakeAll(): void {
+    for (const follower of this.#followers) follower.wake();
   }
 
-  #isTooFarAhead(): boolean {
+  #isTooFarAhead(coming: number): boolean {
     let fastest = 0;
-    for (const reader of this.#readers) fastest = Math.max(fastest, reader.position);
-    return this.#readers.size > 0 && this.length - fastest > this.highWaterMark;
+    for (const { position } of this.#followers) fastest = Math.max(fastest, position);
+    return this.#followers.size > 0 && this.length + coming - fastest > this.highWaterMark;
   }
 }

@@ -1,0 +1,68 @@
+import { randomBytes } from 'node:crypto';
+import fp from 'fastify-plugin';
+import { Redis } from 'ioredis';
+import { createInbox, type Inbox } from './inbox.ts';
+import { createLease, type Lease } from './lease.ts';
+import { createLink, type Link } from './link.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** What this process shares with other replicas; undefined where it is alone. */
+    readonly shared: Shared | undefined;
+  }
+}
+
+export interface Shared {
+  /** This process, from its start to its end. */
+  readonly replica: string;
+  readonly link: Link;
+  readonly inbox: Inbox;
+  readonly lease: Lease;
+  /** The full name of a key. */
+  key(...names: string[]): string;
+  /** The key that exists for as long as a replica lives. */
+  leaseOf(replica: string): string;
+}
+
+/** How long a start waits for Redis before it goes on without. */
+const OPEN_MS = 1_000;
+
+const OPTIONS = {
+  lazyConnect: true,
+  // A command fails at once when there is no connection, and is not sent a second time on the next.
+  enableOfflineQueue: false,
+  autoResendUnfulfilledCommands: false,
+  maxRetriesPerRequest: null,
+  autoResubscribe: false,
+  connectTimeout: 2_000,
+  keepAlive: 10_000,
+  retryStrategy: (times: number) => Math.min(50 * 2 ** times, 1_000) * (0.75 + Math.random() / 2),
+};
+
+/** `fastify.shared`: Redis, where `REDIS_URL` names one. Nothing waits for it when it is away. */
+export default fp(
+  async (fastify) => {
+    const { clock, metrics, log, config } = fastify;
+    if (config.redis === undefined) {
+      fastify.decorate('shared', undefined);
+      return;
+    }
+    const replica = randomBytes(9).toString('base64url');
+    const key = (...names: string[]) => [config.redis?.prefix, ...names].join(':');
+    const leaseOf = (one: string) => key('replica', one);
+    const connect = () => new Redis(config.redis?.url ?? '', { ...OPTIONS, connectionName: `sluice-${replica}` });
+    const link = createLink(connect(), clock, metrics, log);
+    const inbox = createInbox(connect(), link, replica, (to) => key('to', to));
+    const lease = createLease(link, clock, leaseOf(replica));
+    const shared: Shared = { replica, link, inbox, lease, key, leaseOf };
+    fastify.decorate('shared', shared);
+    fastify.addHook('onClose', async () => {
+      await lease.close();
+      inbox.close();
+      link.close();
+    });
+    await link.opened(OPEN_MS);
+    if (!link.up) log.warn('redis does not answer: started without it');
+  },
+  { name: 'redis', dependencies: ['config', 'clock', 'metrics'] },
+);

@@ -1,0 +1,155 @@
+import type { FastifyBaseLogger } from 'fastify';
+import { type Redis, ReplyError } from 'ioredis';
+import type { Clock } from '../clock.ts';
+import type { Metrics } from '../metrics.ts';
+
+/** Redis cannot be asked now: it is away, or too slow to wait for. */
+export class RedisAway extends Error {
+  override readonly name = 'RedisAway';
+}
+
+/** The one connection for commands, all pipelined. No command waits for a Redis that is away. */
+export interface Link {
+  /** Whether commands are sent at all. */
+  readonly up: boolean;
+  /** Milliseconds for which Redis has answered all along, in time; 0 while it is away. */
+  readonly steadyMs: number;
+  /**
+   * Runs a command.
+   * @throws RedisAway while the breaker is open, and after 250 ms; what Redis says against the command as it is
+   */
+  ask<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Calls the listener each time that Redis is back. */
+  onBack(listener: () => void): void;
+  /** Resolves when Redis has answered for the first time, or after `ms`. */
+  opened(ms: number): Promise<void>;
+  close(): void;
+}
+
+/** Longest wait for an answer: slow is as bad as away. */
+const COMMAND_MS = 250;
+/** After so many failures in a row nothing is sent any more but a probe. */
+const MOST_FAILURES = 5;
+const PROBE_MS = 500;
+/** So many probes without an answer, on a connection that looks open: it is given up. */
+const MOST_PROBES = 6;
+
+export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: FastifyBaseLogger): Link {
+  const listeners: (() => void)[] = [];
+  let up = false;
+  let closed = false;
+  let failures = 0;
+  let unanswered = 0;
+  let steadySince = clock.now();
+  let cancelProbe: (() => void) | undefined;
+
+  const down = (why: string) => {
+    if (closed) return;
+    if (up) log.warn({ why }, 'redis is away: streams go on in this process alone');
+    up = false;
+    metrics.redisUp.set(0);
+    cancelProbe ??= clock.after(PROBE_MS, () => void probe());
+  };
+
+  const failed = (why: string) => {
+    metrics.redisFailures.inc({ why });
+    steadySince = clock.now();
+    failures += 1;
+    if (failures >= MOST_FAILURES) down(why);
+  };
+
+  /** What it settles to is decided at the deadline, whatever comes later. */
+  const timed = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
+    new Promise((resolve, reject) => {
+      let over = false;
+      const expire = () => {
+        if (over) return;
+        over = true;
+        failed('timeout');
+        reject(new RedisAway('no answer in time'));
+      };
+      // One turn later: after a long turn, or a stopped process, the answer may lie in the socket.
+      const cancel = clock.after(COMMAND_MS, () => void setImmediate(expire));
+      const settle = (then: () => void) => {
+        if (over) return;
+        over = true;
+        cancel();
+        then();
+      };
+      call(redis).then(
+        (value) =>
+          settle(() => {
+            failures = 0;
+            resolve(value);
+          }),
+        (error: Error) =>
+          settle(() => {
+            if (error instanceof ReplyError) {
+              metrics.redisFailures.inc({ why: error.message.startsWith('OOM') ? 'oom' : 'reply' });
+              reject(error);
+              return;
+            }
+            failed('connection');
+            reject(new RedisAway(error.message));
+          }),
+      );
+    });
+
+  const probe = async () => {
+    cancelProbe = undefined;
+    if (closed) return;
+    try {
+      if (redis.status !== 'ready') throw new RedisAway('not connected');
+      await timed((one) => one.ping());
+      unanswered = 0;
+      if (up || closed) return;
+      up = true;
+      steadySince = clock.now();
+      metrics.redisUp.set(1);
+      log.info('redis answers');
+      for (const listener of listeners) listener();
+    } catch {
+      unanswered = redis.status === 'ready' ? unanswered + 1 : 0;
+      if (unanswered >= MOST_PROBES) redis.disconnect(true);
+      down('probe');
+    }
+  };
+
+  redis.on('error', () => {}); // 'close' follows
+  redis.on('close', () => {
+    steadySince = clock.now();
+    down('connection');
+  });
+  redis.on('ready', () => {
+    cancelProbe?.();
+    cancelProbe = undefined;
+    void probe();
+  });
+  metrics.redisUp.set(0);
+
+  return {
+    get up() {
+      return up;
+    },
+    get steadyMs() {
+      return up ? clock.now() - steadySince : 0;
+    },
+    ask: (call) => (up ? timed(call) : Promise.reject(new RedisAway('redis is away'))),
+    onBack: (listener) => void listeners.push(listener),
+    opened: (ms) =>
+      new Promise((resolve) => {
+        const cancel = clock.after(ms, resolve);
+        listeners.push(() => {
+          cancel();
+          resolve();
+        });
+        void redis.connect().catch(() => {});
+      }),
+    close() {
+      closed = true;
+      up = false;
+      cancelProbe?.();
+      redis.disconnect();
+    },
+  };
+}

@@ -1,0 +1,141 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Clock } from '../../clock.ts';
+import type { MemoryLog } from '../memory/log.ts';
+import type { MemoryReader } from '../memory/reader.ts';
+import type { StreamInfo, StreamLog } from '../types.ts';
+import type { Producer, Records } from './records.ts';
+import { LogTail } from './tail.ts';
+
+export interface FollowedLogOptions {
+  readonly info: StreamInfo;
+  readonly producer: Producer;
+  readonly records: Records;
+  readonly clock: Clock;
+  /** The one of several logs of this stream that has the copy; this one, if there is none yet. */
+  leaderOf(log: FollowedLog): FollowedLog;
+  /** Makes the copy. */
+  createCopy(info: StreamInfo): Promise<MemoryLog>;
+  /** The number of readers here has changed, or how far they have come; 0 when the copy is dropped. */
+  onFollowed(log: FollowedLog, readers: number): void;
+  /** Asks the producer to end. */
+  stop(log: FollowedLog): Promise<void>;
+}
+
+/** How long a reader may wait for a place that its log has not reached: Redis may be catching up. */
+const AHEAD_MS = 2_000;
+const LOOK_MS = 50;
+
+/** A log that another replica produces: copied from Redis for as long as somebody reads it here. */
+export class FollowedLog implements StreamLog {
+  readonly info: StreamInfo;
+  producer: Producer;
+  readonly #options: FollowedLogOptions;
+  #copy: Promise<{ memory: MemoryLog; tail: LogTail }> | undefined;
+  #memory: MemoryLog | undefined;
+  #tail: LogTail | undefined;
+  #readers = 0;
+
+  constructor(options: FollowedLogOptions) {
+    this.info = options.info;
+    this.producer = options.producer;
+    this.#options = options;
+  }
+
+  get length(): number {
+    return this.#memory?.length ?? 0;
+  }
+  get ended(): boolean {
+    return this.#memory?.ended ?? false;
+  }
+  /** Readers here. */
+  get readers(): number {
+    return this.#readers;
+  }
+  get resumable(): boolean {
+    return this.info.graceMs > 0;
+  }
+
+  async read(from: number): Promise<MemoryReader> {
+    const leader = this.#options.leaderOf(this);
+    if (leader !== this) return leader.read(from);
+    this.#copy ??= this.#follow(this.#options.createCopy(this.info));
+    const { memory, tail } = await this.#copy;
+    // Counts as a reader while it waits, so that the copy stays, and is filled past slower ones.
+    const guest = { position: from, wake() {} };
+    memory.follow(guest);
+    try {
+      await tail.wake();
+      for (let waited = 0; memory.length < from && !memory.ended && waited < AHEAD_MS; waited += LOOK_MS) {
+        await sleep(LOOK_MS);
+        await tail.wake();
+      }
+      return await memory.read(from);
+    } finally {
+      memory.detach(guest);
+    }
+  }
+
+  /** Goes on with a copy that is there already. */
+  async adopt(memory: MemoryLog): Promise<void> {
+    this.#copy = this.#follow(Promise.resolve(memory));
+    await this.#copy;
+    await this.wake();
+  }
+
+  /** There may be news. */
+  async wake(): Promise<void> {
+    // Where Redis is away the next message, or its return, wakes it again.
+    await this.#tail?.wake().catch(() => {});
+  }
+
+  /** Asks Redis who the producer is now. */
+  async refreshProducer(): Promise<void> {
+    const producer = await this.#tail?.producer();
+    if (producer) this.producer = producer;
+  }
+
+  /** Stops following, and leaves the copy to who asks. */
+  release(): MemoryLog | undefined {
+    this.#tail?.close();
+    return this.#memory;
+  }
+
+  stop(): Promise<void> {
+    return this.#options.stop(this);
+  }
+
+  attend(): never {
+    throw new Error('only the producer attends');
+  }
+  append(): never {
+    throw new Error('only the producer appends');
+  }
+  end(): never {
+    throw new Error('only the producer ends');
+  }
+
+  async #follow(copy: Promise<MemoryLog>): Promise<{ memory: MemoryLog; tail: LogTail }> {
+    const { info, records, clock, onFollowed } = this.#options;
+    const memory = await copy.catch((error) => {
+      this.#copy = undefined;
+      onFollowed(this, 0);
+      throw error;
+    });
+    const tail = new LogTail({ id: info.id, memory, records, clock, onGrown: () => onFollowed(this, this.#readers) });
+    this.#memory = memory;
+    this.#tail = tail;
+    memory.attend({
+      onReaders: (count) => {
+        this.#readers = count;
+        if (count === 0) {
+          tail.close();
+          this.#copy = undefined;
+        }
+        onFollowed(this, count);
+      },
+      onStop: () => void this.stop(),
+      onLost() {},
+    });
+    return { memory, tail };
+  }
+}

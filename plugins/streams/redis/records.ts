@@ -1,0 +1,153 @@
+import { createHash } from 'node:crypto';
+import type { Redis } from 'ioredis';
+import type { ContentPart } from '../../../providers/types.ts';
+import type { Shared } from '../../redis/index.ts';
+import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
+import { type Entry, entryId, entryOf, fieldsOf } from './entries.ts';
+import { CREATE, END, RESTORE, run, TAKE_OVER, WISH_STOP } from './scripts.ts';
+
+/** Whose log it is now: a replica, and the number of producers that the log has had. */
+export interface Producer {
+  readonly replica: string;
+  readonly epoch: number;
+}
+
+export interface Meta extends Producer {
+  readonly info: StreamInfo;
+}
+
+/** What a stream is called in Redis by. */
+export interface Names {
+  readonly info: StreamInfo;
+  readonly idempotency?: Idempotency | undefined;
+}
+
+/**
+ * The streams in Redis, call by call. Of each: a hash (`meta`), a Redis Stream (`log`), and strings
+ * for its idempotency key and its conversation. All of them expire.
+ *
+ * Every call @throws RedisAway, or what Redis says.
+ */
+export class Records {
+  readonly #shared: Shared;
+  readonly #ttlMs: number;
+  readonly #longestMs: number;
+
+  /** `longestMs`: for how long a log may be written; what its producer's death leaves behind goes then. */
+  constructor(shared: Shared, ttlMs: number, longestMs: number) {
+    this.#shared = shared;
+    this.#ttlMs = ttlMs;
+    this.#longestMs = longestMs;
+  }
+
+  /** Undefined where it was created; else what the key stands for. */
+  async create({ info, idempotency }: Names): Promise<{ id: string; fingerprint: string } | undefined> {
+    const { replica } = this.#shared;
+    const args = [info.id, JSON.stringify(info), replica, this.#longestMs + this.#ttlMs];
+    const found = await this.#ask((redis) =>
+      run(redis, CREATE, this.#keys({ info, idempotency }), [
+        ...args,
+        idempotency?.fingerprint ?? '',
+        this.#shared.key('meta', ''),
+      ]),
+    );
+    if (found === null) return undefined;
+    const [id, fingerprint] = found as [string, string];
+    return { id, fingerprint };
+  }
+
+  /** As if it had never been. */
+  async drop(names: Names): Promise<void> {
+    await this.#ask((redis) => redis.del(this.#keys(names).filter((key) => key !== '')));
+  }
+
+  /** False where the log is gone. @throws where another has taken it over */
+  async append(id: string, epoch: number, position: number, parts: readonly ContentPart[]): Promise<boolean> {
+    const fields = fieldsOf(parts);
+    const log = this.#log(id);
+    return (await this.#ask((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
+  }
+
+  /** As `append`. */
+  async end(names: Names, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
+    const args = [names.info.id, entryId(epoch, length + 1), JSON.stringify(terminal), this.#ttlMs];
+    return (await this.#ask((redis) => run(redis, END, this.#keys(names), args))) !== null;
+  }
+
+  /** How far Redis has the log; undefined where another has taken it over. */
+  async restore({ info, idempotency }: Names, epoch: number): Promise<number | undefined> {
+    const args = [info.id, JSON.stringify(info), this.#shared.replica, this.#longestMs + this.#ttlMs];
+    const position = await this.#ask((redis) =>
+      run(redis, RESTORE, this.#keys({ info, idempotency }), [...args, idempotency?.fingerprint ?? '', epoch]),
+    );
+    return (position as number) < 0 ? undefined : (position as number);
+  }
+
+  /** The epoch in which this replica is the producer; undefined where the old one lives, or another was first. */
+  async takeOver(id: string, { replica, epoch }: Producer): Promise<number | undefined> {
+    const keys = [this.#meta(id), this.#log(id), this.#shared.leaseOf(replica)];
+    const won = await this.#ask((redis) => run(redis, TAKE_OVER, keys, [this.#shared.replica, replica, epoch]));
+    return (won as number | null) ?? undefined;
+  }
+
+  async isAlive(replica: string): Promise<boolean> {
+    return (await this.#ask((redis) => redis.exists(this.#shared.leaseOf(replica)))) === 1;
+  }
+
+  async meta(id: string): Promise<Meta | undefined> {
+    const [info, replica, epoch] = await this.#ask((redis) => redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'));
+    if (!info || !replica || !epoch) return undefined;
+    return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
+  }
+
+  async byKey({ key }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
+    const found = await this.#ask((redis) => redis.get(this.#named('key', key)));
+    const [id, fingerprint] = found?.split(' ') ?? [];
+    return id === undefined || fingerprint === undefined ? undefined : { id, fingerprint };
+  }
+
+  async byChat(chat: string): Promise<string | undefined> {
+    return (await this.#ask((redis) => redis.get(this.#named('chat', chat)))) ?? undefined;
+  }
+
+  /** Entries behind one, at most so many. */
+  async after(id: string, lastEntry: string, count: number): Promise<Entry[]> {
+    const found = await this.#ask((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
+    return found.map(entryOf);
+  }
+
+  /** For its producer to find when it can be told no other way. */
+  async wishStop(id: string): Promise<void> {
+    await this.#ask((redis) => run(redis, WISH_STOP, [this.#meta(id)], []));
+  }
+
+  async isStopWished(id: string): Promise<boolean> {
+    return (await this.#ask((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
+  }
+
+  #ask<T>(call: (redis: Redis) => Promise<T>): Promise<T> {
+    return this.#shared.link.ask(call);
+  }
+
+  #keys({ info, idempotency }: Names): string[] {
+    return [
+      this.#meta(info.id),
+      this.#log(info.id),
+      idempotency ? this.#named('key', idempotency.key) : '',
+      info.chat === undefined ? '' : this.#named('chat', info.chat),
+    ];
+  }
+
+  #meta(id: string): string {
+    return this.#shared.key('meta', id);
+  }
+
+  #log(id: string): string {
+    return this.#shared.key('log', id);
+  }
+
+  /** What clients make up may be long, and may hold a name. */
+  #named(kind: string, name: string): string {
+    return this.#shared.key(kind, createHash('sha256').update(name).digest('base64url'));
+  }
+}

@@ -1,0 +1,218 @@
+import type { Clock } from '../../clock.ts';
+import type { Metrics } from '../../metrics.ts';
+import type { Shared } from '../../redis/index.ts';
+import type { MemoryLog } from '../memory/log.ts';
+import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';
+import { type Idempotency, KeyConflict, type StreamInfo, type StreamLog, type StreamStore } from '../types.ts';
+import { FollowedLog } from './followed-log.ts';
+import { Followers } from './followers.ts';
+import { Following } from './following.ts';
+import { STOP, type Stop } from './messages.ts';
+import { ProducedLog } from './produced-log.ts';
+import { type Names, type Producer, Records } from './records.ts';
+
+export interface RedisStoreOptions extends MemoryStoreOptions {
+  readonly shared: Shared;
+  readonly metrics: Metrics;
+  /** For how long an answer may be written, in milliseconds. */
+  readonly longestMs: number;
+}
+
+/** Until Redis is asked who it is. */
+const NOBODY: Producer = { replica: '', epoch: 0 };
+
+/** How often Redis is offered what it could not take. */
+const RETRY_MS = 1_000;
+
+/**
+ * Streams of many replicas. What is produced here is kept in memory, as without Redis, and written to
+ * Redis on its way to readers; what others produce is copied from there while somebody reads it here.
+ * Where Redis is away this store is the memory store, and says that its streams cannot be resumed.
+ */
+export class RedisStore implements StreamStore {
+  readonly shared = true;
+  readonly #options: RedisStoreOptions;
+  readonly #clock: Clock;
+  readonly #records: Records;
+  readonly #local: MemoryStore;
+  readonly #logs = new WeakMap<MemoryLog, ProducedLog>();
+  readonly #running = new Map<string, ProducedLog>();
+  /** Redis lacks some of these. */
+  readonly #detached = new Set<ProducedLog>();
+  readonly #followers: Followers;
+  readonly #following: Following;
+  #heir: (log: StreamLog) => void = () => {};
+  #cancelRetry: (() => void) | undefined;
+
+  constructor(options: RedisStoreOptions) {
+    const { shared, clock, ttlMs, longestMs, highWaterMark } = options;
+    this.#options = options;
+    this.#clock = clock;
+    this.#records = new Records(shared, ttlMs, longestMs);
+    // What Redis has acknowledged has waited for its frame already.
+    this.#local = new MemoryStore({ ...options, flushMs: 0 });
+    this.#followers = new Followers(shared, clock, (id) => this.#running.get(id)?.memory);
+    this.#following = new Following({
+      shared,
+      clock,
+      records: this.#records,
+      step: highWaterMark / 2,
+      onTakenOver: (log, epoch) => this.#inherit(log, epoch),
+    });
+    shared.inbox.on(STOP, (_, id) => void this.#running.get(id as Stop)?.stop());
+    shared.inbox.onOpen(() => void this.#lookForStops());
+    shared.link.onBack(() => this.#catchUp());
+    shared.lease.onLost(() => {
+      for (const log of this.#running.values()) void log.writer.verify();
+    });
+  }
+
+  onInherited(heir: (log: StreamLog) => void): void {
+    this.#heir = heir;
+  }
+
+  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }> {
+    const known = idempotency && (await this.#local.openByKey(idempotency));
+    if (known) return { log: this.#logOf(known), created: false };
+    const names = { info, idempotency };
+    // Redis that is away, or full, is no reason to refuse a question.
+    const found = await this.#records.create(names).catch(() => 'away' as const);
+    if (found !== undefined && found !== 'away') {
+      const log = await this.#openFound(found, idempotency as Idempotency);
+      if (log) return { log, created: false };
+    }
+    const { log: memory, created } = await this.#local.create(info, idempotency).catch(async (error: unknown) => {
+      await this.#records.drop(names).catch(() => {});
+      throw error;
+    });
+    if (!created) return { log: this.#logOf(memory), created };
+    return { log: this.#produce(memory, names, 1, found === undefined), created };
+  }
+
+  async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
+    const known = await this.#local.openByKey(idempotency);
+    if (known) return this.#logOf(known);
+    if (!this.#options.shared.link.up) return undefined;
+    const found = await this.#records.byKey(idempotency).catch(() => undefined);
+    return found && this.#openFound(found, idempotency);
+  }
+
+  async openByChat(chat: string): Promise<StreamLog | undefined> {
+    const id = await this.#records.byChat(chat).catch(() => undefined);
+    if (id !== undefined) return this.open(id);
+    const known = await this.#local.openByChat(chat);
+    return known && this.#logOf(known);
+  }
+
+  async open(id: string): Promise<StreamLog | undefined> {
+    const followed = this.#following.get(id);
+    if (followed) return followed;
+    const known = await this.#local.open(id);
+    if (known) return this.#logOf(known);
+    const meta = await this.#records.meta(id);
+    return meta && this.#follow(meta.info, meta);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#running.values()].map(({ writer }) => writer.settled()));
+    this.#cancelRetry?.();
+    this.#followers.close();
+    this.#following.close();
+    await this.#local.close();
+  }
+
+  async #openFound({ id, fingerprint }: { id: string; fingerprint: string }, asked: Idempotency) {
+    if (fingerprint !== asked.fingerprint) throw new KeyConflict();
+    return this.open(id);
+  }
+
+  #logOf(memory: MemoryLog): StreamLog {
+    return this.#logs.get(memory) ?? memory;
+  }
+
+  #produce(memory: MemoryLog, names: Names, epoch: number, attached: boolean): ProducedLog {
+    const { shared, flushMs, metrics } = this.#options;
+    const { lease } = shared;
+    const options = { memory, names, records: this.#records, clock: this.#clock, flushMs, epoch, attached, lease };
+    const { id } = memory.info;
+    const log = new ProducedLog(options, {
+      onDetached: (one) => {
+        metrics.streamsDetached.inc();
+        this.#detached.add(one);
+        this.#retry();
+      },
+      onFenced: (one) => this.#lose(one),
+      onDone: (one) => this.#forget(one),
+    });
+    this.#logs.set(memory, log);
+    this.#running.set(id, log);
+    return log;
+  }
+
+  #forget(log: ProducedLog): void {
+    this.#running.delete(log.info.id);
+    this.#detached.delete(log);
+  }
+
+  #follow(info: StreamInfo, producer: Producer): FollowedLog {
+    return new FollowedLog({
+      info,
+      producer,
+      records: this.#records,
+      clock: this.#clock,
+      leaderOf: (log) => this.#following.leaderOf(log),
+      createCopy: async (of) => (await this.#local.create(of)).log,
+      onFollowed: (log, readers) => {
+        this.#following.onFollowed(log, readers);
+        if (readers === 0) this.#local.forget(info.id);
+      },
+      stop: (log) => this.#following.stop(log),
+    });
+  }
+
+  /** The producer of a log that is read here has died: this process is its producer now. */
+  #inherit(followed: FollowedLog, epoch: number): void {
+    const memory = followed.release();
+    this.#following.forget(followed);
+    if (memory === undefined) return;
+    this.#heir(this.#produce(memory, { info: memory.info }, epoch, true));
+  }
+
+  async #lookForStops(): Promise<void> {
+    for (const log of this.#running.values()) {
+      if (await this.#records.isStopWished(log.info.id).catch(() => false)) await log.stop();
+    }
+  }
+
+  #retry(): void {
+    this.#cancelRetry ??= this.#clock.after(RETRY_MS, () => {
+      this.#cancelRetry = undefined;
+      this.#catchUp();
+    });
+  }
+
+  #catchUp(): void {
+    const { link } = this.#options.shared;
+    for (const log of this.#detached) {
+      if (link.up) void log.writer.catchUp().then(() => this.#settle(log));
+    }
+    if (this.#detached.size > 0) this.#retry();
+  }
+
+  /** Another replica has taken over what was produced here: readers go on with what it writes. */
+  #lose(log: ProducedLog): void {
+    const { memory, info } = log;
+    this.#forget(log);
+    this.#logs.delete(memory);
+    memory.lose();
+    if (memory.isFollowed) void this.#following.leaderOf(this.#follow(info, NOBODY)).adopt(memory);
+    else this.#local.forget(info.id);
+  }
+
+  /** Redis has it all again; what has ended, and is forgotten here, it need not have. */
+  async #settle(log: ProducedLog): Promise<void> {
+    const isKept = (await this.#local.open(log.info.id)) === log.memory;
+    if (log.writer.isAttached || !isKept) this.#detached.delete(log);
+    if (!isKept) this.#forget(log);
+  }
+}

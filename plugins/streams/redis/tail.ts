@@ -1,0 +1,104 @@
+import type { Clock } from '../../clock.ts';
+import type { MemoryLog } from '../memory/log.ts';
+import { cutPart, partSize } from '../part.ts';
+import type { Terminal } from '../types.ts';
+import { type Entry, positionOf } from './entries.ts';
+import type { Producer, Records } from './records.ts';
+
+export interface TailOptions {
+  readonly id: string;
+  readonly memory: MemoryLog;
+  readonly records: Records;
+  readonly clock: Clock;
+  /** Where reading begins: the id of the entry before. */
+  readonly lastEntry?: string;
+  /** The copy has grown. */
+  onGrown(): void;
+}
+
+/** Entries in one read. */
+const BATCH = 256;
+/** How long a log that Redis does not have any more may take to come back. */
+const GONE_MS = 2_000;
+
+const LOST: Terminal = {
+  type: 'error',
+  code: 'stream_lost',
+  message: 'A part of the answer was lost.',
+  status: 502,
+  retryable: true,
+};
+
+/**
+ * The reading side of a log that another replica writes: fills a copy in this process, which readers
+ * here follow. It is woken by messages, and never reads further ahead than the copy has room for.
+ */
+export class LogTail {
+  readonly #options: TailOptions;
+  #lastEntry: string;
+  #reading: Promise<void> | undefined;
+  #again = false;
+  #closed = false;
+  #goneSince: number | undefined;
+
+  constructor(options: TailOptions) {
+    this.#options = options;
+    this.#lastEntry = options.lastEntry ?? '0-0';
+  }
+
+  /** There may be news. Resolves when they are read. */
+  wake(): Promise<void> {
+    this.#again = true;
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
+
+  close(): void {
+    this.#closed = true;
+  }
+
+  async #read(): Promise<void> {
+    const { id, memory, records } = this.#options;
+    while (this.#again && !this.#closed && !memory.ended) {
+      this.#again = false;
+      const entries = await records.after(id, this.#lastEntry, BATCH);
+      for (const entry of entries) {
+        if (this.#closed || memory.ended) return;
+        await this.#take(entry);
+      }
+      if (entries.length === BATCH) this.#again = true;
+      if (entries.length > 0) this.#options.onGrown();
+    }
+  }
+
+  async #take({ id, parts, terminal }: Entry): Promise<void> {
+    const { memory } = this.#options;
+    this.#lastEntry = id;
+    const size = parts.reduce((sum, part) => sum + partSize(part), 0);
+    const end = terminal === undefined ? positionOf(id) : positionOf(id) - 1;
+    // A gap: Redis has come back without its newest entries.
+    if (end - size > memory.length) return memory.end(LOST);
+    let at = end - size;
+    for (const part of parts) {
+      const rest = cutPart(part, Math.max(0, memory.length - at), Number.POSITIVE_INFINITY);
+      at += partSize(part);
+      if (rest !== undefined) await memory.append(rest);
+    }
+    if (terminal !== undefined) memory.end(terminal);
+  }
+
+  /** Whose log it is, as far as Redis knows; a log that stays away ends as lost. */
+  async producer(): Promise<Producer | undefined> {
+    const { id, memory, records, clock } = this.#options;
+    const meta = await records.meta(id);
+    if (meta !== undefined) {
+      this.#goneSince = undefined;
+      return meta;
+    }
+    this.#goneSince ??= clock.now();
+    if (clock.now() - this.#goneSince >= GONE_MS) memory.end(LOST);
+    return undefined;
+  }
+}

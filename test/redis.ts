@@ -1,0 +1,79 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { Redis } from 'ioredis';
+import type { Test } from 'tap';
+
+/** A real `redis-server` of the test's own. */
+export interface RedisServer {
+  readonly url: string;
+  readonly port: number;
+  readonly child: ChildProcess;
+  /** A connection for the test to look, and to do harm. */
+  readonly client: Redis;
+  /** Ends the server. */
+  stop(): Promise<void>;
+  /** Starts it again, empty, on the same port. */
+  start(): Promise<void>;
+}
+
+const BINARY = process.env.REDIS_SERVER ?? 'redis-server';
+
+/** Why tests with Redis cannot run here; false where they can. */
+export const noRedis: string | false = isThere(BINARY, '--version') ? false : `no ${BINARY} here`;
+
+export async function startRedis(t: Test): Promise<RedisServer> {
+  const port = await freePort();
+  let child: ChildProcess;
+  const start = async () => {
+    const own = ['--save', '', '--appendonly', 'no', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
+    child = spawn(BINARY, ['--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'inherit'] });
+    for await (const text of child.stdout as AsyncIterable<Buffer>) {
+      if (String(text).includes('Ready to accept connections')) break;
+    }
+    child.stdout?.resume();
+  };
+  const stop = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill('SIGCONT');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  };
+  await start();
+  const url = `redis://127.0.0.1:${port}`;
+  const client = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50 });
+  client.on('error', () => {});
+  t.teardown(async () => {
+    client.disconnect();
+    await stop();
+  });
+  return {
+    url,
+    port,
+    client,
+    start,
+    stop,
+    get child() {
+      return child;
+    },
+  };
+}
+
+export function isThere(binary: string, ...args: string[]): boolean {
+  try {
+    execFileSync(binary, args, { stdio: 'ignore' });
+    return true;
+  } catch {
+    if (process.env.REQUIRE_SERVICES) throw new Error(`${binary} is required here`);
+    return false;
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}

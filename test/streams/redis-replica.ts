@@ -1,0 +1,52 @@
+import { randomBytes } from 'node:crypto';
+import Fastify from 'fastify';
+import type { Test } from 'tap';
+import clockPlugin, { systemClock } from '../../plugins/clock.ts';
+import configPlugin from '../../plugins/config/index.ts';
+import { loadConfig } from '../../plugins/config/load.ts';
+import metricsPlugin from '../../plugins/metrics.ts';
+import redisPlugin, { type Shared } from '../../plugins/redis/index.ts';
+import { RedisStore, type RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
+import type { RedisServer } from '../redis.ts';
+
+export interface Replica {
+  readonly store: RedisStore;
+  readonly shared: Shared;
+  /** Ends it without a word, as a `kill -9` does. */
+  die(): void;
+}
+
+/** A store on Redis, as one replica has it, without the service around it. */
+export async function redisStore(
+  t: Test,
+  redis: RedisServer,
+  settings: Partial<RedisStoreOptions> = {},
+  prefix = randomBytes(4).toString('hex'),
+): Promise<Replica> {
+  const app = Fastify();
+  const config = loadConfig({ REDIS_URL: redis.url, REDIS_PREFIX: prefix });
+  await app.register(configPlugin, { config });
+  await app.register(clockPlugin);
+  await app.register(metricsPlugin);
+  await app.register(redisPlugin);
+  await app.ready();
+  t.teardown(() => app.close());
+  const shared = app.shared as Shared;
+  const store = new RedisStore({
+    ...config.streams,
+    clock: systemClock,
+    longestMs: 600_000,
+    metrics: app.metrics,
+    onEvicted() {},
+    ...settings,
+    shared,
+  });
+  return {
+    store,
+    shared,
+    die() {
+      shared.link.close();
+      shared.inbox.close();
+    },
+  };
+}
