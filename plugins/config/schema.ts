@@ -2,6 +2,7 @@ import { type Static, Type } from '@sinclair/typebox';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { ApiKey, Jwt } from './schema-auth.ts';
 import { MODEL_NAME } from './schema-names.ts';
+import { Redis } from './schema-redis.ts';
 
 /** Every setting, its bounds and its default. The one place that knows them. */
 
@@ -117,31 +118,6 @@ const ModelRoute = Type.Object(
     continuePrompt: Type.Optional(
       Type.String({ minLength: 1, maxLength: 10_000, description: 'What the next target is told' }),
     ),
-  },
-  { additionalProperties: false },
-);
-
-const Redis = Type.Object(
-  {
-    url: Type.String({
-      pattern: '^rediss?://\\S+$',
-      description: 'redis://[user:password@]host[:port][/database], or rediss:// for TLS',
-    }),
-    prefix: Type.String({
-      pattern: '^[A-Za-z0-9_.{}-]{1,64}$',
-      default: 'sluice',
-      description: 'What every key and channel begins with',
-    }),
-    required: Type.Boolean({
-      default: false,
-      description: 'Whether this replica is not ready while Redis is away',
-    }),
-    replicas: Type.Integer({
-      minimum: 1,
-      maximum: 1_000,
-      default: 1,
-      description: 'Among how many replicas limits are divided while Redis is away',
-    }),
   },
   { additionalProperties: false },
 );

@@ -77,6 +77,11 @@ export class MemoryStore implements StreamStore, Keeper {
     this.#ended.clear();
   }
 
+  /** Whether a log is kept still. */
+  has(log: MemoryLog): boolean {
+    return this.#streams.get(log.info.id)?.log === log;
+  }
+
   /** Drops a log, and what it takes. */
   forget(id: string): void {
     const kept = this.#streams.get(id);

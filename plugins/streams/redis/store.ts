@@ -4,6 +4,7 @@ import type { Shared } from '../../redis/index.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';
 import { type Idempotency, KeyConflict, type StreamInfo, type StreamLog, type StreamStore } from '../types.ts';
+import { Detached } from './detached.ts';
 import { FollowedLog } from './followed-log.ts';
 import { Followers } from './followers.ts';
 import { Following } from './following.ts';
@@ -21,9 +22,6 @@ export interface RedisStoreOptions extends MemoryStoreOptions {
 /** Until Redis is asked who it is. */
 const NOBODY: Producer = { replica: '', epoch: 0 };
 
-/** How often Redis is offered what it could not take. */
-const RETRY_MS = 1_000;
-
 /**
  * Streams of many replicas. What is produced here is kept in memory, as without Redis, and written to
  * Redis on its way to readers; what others produce is copied from there while somebody reads it here.
@@ -37,12 +35,10 @@ export class RedisStore implements StreamStore {
   readonly #local: MemoryStore;
   readonly #logs = new WeakMap<MemoryLog, ProducedLog>();
   readonly #running = new Map<string, ProducedLog>();
-  /** Redis lacks some of these. */
-  readonly #detached = new Set<ProducedLog>();
+  readonly #detached: Detached;
   readonly #followers: Followers;
   readonly #following: Following;
   #heir: (log: StreamLog) => void = () => {};
-  #cancelRetry: (() => void) | undefined;
 
   constructor(options: RedisStoreOptions) {
     const { shared, clock, ttlMs, longestMs, highWaterMark } = options;
@@ -51,6 +47,7 @@ export class RedisStore implements StreamStore {
     this.#records = new Records(shared, ttlMs, longestMs);
     // What Redis has acknowledged has waited for its frame already.
     this.#local = new MemoryStore({ ...options, flushMs: 0 });
+    this.#detached = new Detached(clock, shared.link, (log) => this.#local.has(log.memory));
     this.#followers = new Followers(shared, clock, (id) => this.#running.get(id)?.memory);
     this.#following = new Following({
       shared,
@@ -61,7 +58,6 @@ export class RedisStore implements StreamStore {
     });
     shared.inbox.on(STOP, (_, id) => void this.#running.get(id as Stop)?.stop());
     shared.inbox.onOpen(() => void this.#lookForStops());
-    shared.link.onBack(() => this.#catchUp());
     shared.lease.onLost(() => {
       for (const log of this.#running.values()) void log.writer.verify();
     });
@@ -115,7 +111,7 @@ export class RedisStore implements StreamStore {
 
   async close(): Promise<void> {
     await Promise.all([...this.#running.values()].map(({ writer }) => writer.settled()));
-    this.#cancelRetry?.();
+    this.#detached.close();
     this.#followers.close();
     this.#following.close();
     await this.#local.close();
@@ -139,7 +135,6 @@ export class RedisStore implements StreamStore {
       onDetached: (one) => {
         metrics.streamsDetached.inc();
         this.#detached.add(one);
-        this.#retry();
       },
       onFenced: (one) => this.#lose(one),
       onDone: (one) => this.#forget(one),
@@ -184,21 +179,6 @@ export class RedisStore implements StreamStore {
     }
   }
 
-  #retry(): void {
-    this.#cancelRetry ??= this.#clock.after(RETRY_MS, () => {
-      this.#cancelRetry = undefined;
-      this.#catchUp();
-    });
-  }
-
-  #catchUp(): void {
-    const { link } = this.#options.shared;
-    for (const log of this.#detached) {
-      if (link.up) void log.writer.catchUp().then(() => this.#settle(log));
-    }
-    if (this.#detached.size > 0) this.#retry();
-  }
-
   /** Another replica has taken over what was produced here: readers go on with what it writes. */
   #lose(log: ProducedLog): void {
     const { memory, info } = log;
@@ -207,12 +187,5 @@ export class RedisStore implements StreamStore {
     memory.lose();
     if (memory.isFollowed) void this.#following.leaderOf(this.#follow(info, NOBODY)).adopt(memory);
     else this.#local.forget(info.id);
-  }
-
-  /** Redis has it all again; what has ended, and is forgotten here, it need not have. */
-  async #settle(log: ProducedLog): Promise<void> {
-    const isKept = (await this.#local.open(log.info.id)) === log.memory;
-    if (log.writer.isAttached || !isKept) this.#detached.delete(log);
-    if (!isKept) this.#forget(log);
   }
 }

@@ -3,8 +3,10 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
 import type { Lease } from '../../redis/lease.ts';
 import type { MemoryLog } from '../memory/log.ts';
-import { contentOf, continues, partSize, withContent } from '../part.ts';
 import type { Terminal } from '../types.ts';
+import { Batch } from './batch.ts';
+import { catchUp } from './catch-up.ts';
+import { Frame } from './frame.ts';
 import type { Names, Records } from './records.ts';
 
 export interface WriterOptions {
@@ -36,6 +38,7 @@ export interface WriterOptions {
  */
 export class LogWriter {
   readonly #options: WriterOptions;
+  readonly #frame: Frame;
   #attached: boolean;
   /** Another is the producer, and this one silent. */
   #fenced = false;
@@ -43,19 +46,16 @@ export class LogWriter {
   #taken = false;
   /** Where the log ended when Redis last had all of it. */
   #written = 0;
-  #pending: ContentPart[] = [];
-  #pendingUnits = 0;
-  /** Units on their way to Redis. */
-  #flying = 0;
-  #inFlight = false;
-  #sentAt = Number.NEGATIVE_INFINITY;
-  #cancelFrame: (() => void) | undefined;
+  #pending = new Batch();
+  /** On its way to Redis. */
+  #flying: Batch | undefined;
   #terminal: Terminal | undefined;
   #catchingUp = false;
   #waiting: (() => void)[] = [];
 
   constructor(options: WriterOptions) {
     this.#options = options;
+    this.#frame = new Frame(options.clock, options.flushMs);
     this.#attached = options.attached;
     if (!this.#attached) this.#detach();
   }
@@ -72,25 +72,19 @@ export class LogWriter {
 
   /** Units that no reader sees yet. */
   get unseen(): number {
-    return this.#pendingUnits + this.#flying;
+    return this.#pending.units + (this.#flying?.units ?? 0);
   }
 
   push(part: ContentPart): void {
-    if (this.#terminal !== undefined || this.#fenced) return;
-    if (!this.#attached) {
-      void this.#options.memory.append(part);
-      return;
-    }
-    const last = this.#pending.at(-1);
-    if (last !== undefined && continues(last, part)) {
-      this.#pending[this.#pending.length - 1] = withContent(last, contentOf(last) + contentOf(part));
-    } else this.#pending.push(part);
-    this.#pendingUnits += partSize(part);
-    this.#schedule();
+    if (this.hasEnded || this.#fenced) return;
+    if (this.#attached) {
+      this.#pending.add(part);
+      this.#schedule();
+    } else void this.#options.memory.append(part);
   }
 
   end(terminal: Terminal): void {
-    if (this.#terminal !== undefined || this.#fenced) return;
+    if (this.hasEnded || this.#fenced) return;
     this.#terminal = terminal;
     if (this.#attached) this.#schedule();
     else this.#options.memory.end(terminal);
@@ -98,22 +92,19 @@ export class LogWriter {
 
   /** Resolves once readers see all that was appended. */
   settled(): Promise<void> {
-    return this.unseen === 0 ? Promise.resolve() : new Promise((resolve) => this.#waiting.push(resolve));
+    if (this.unseen === 0 && this.#flying === undefined) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   /** Asks whether this is the producer still, and whether Redis has what it had. */
   async verify(): Promise<void> {
     const { names, records, epoch, memory } = this.#options;
     if (!this.#attached || this.#fenced) return;
-    try {
-      const position = await records.restore(names, epoch);
-      if (position === undefined) this.#onFenced();
-      else if (position < memory.length && this.#attached) {
-        this.#detach();
-        await this.catchUp();
-      }
-    } catch {
-      // Whatever is written next finds out.
+    const position = await records.restore(names, epoch).catch(() => memory.length);
+    if (position === undefined) this.#onTaken();
+    else if (position < this.#written && this.#attached) {
+      this.#detach();
+      await this.catchUp();
     }
   }
 
@@ -121,101 +112,68 @@ export class LogWriter {
   async catchUp(): Promise<void> {
     if (this.#attached || this.#catchingUp || this.#fenced || this.#taken) return;
     this.#catchingUp = true;
-    const { memory, names, records, epoch } = this.#options;
-    try {
-      let position = await records.restore(names, epoch);
-      if (position === undefined) {
-        this.#onFenced();
-        return;
-      }
-      while (position < memory.length) {
-        const { parts } = memory.sliceFrom(position);
-        position = parts.at(-1)?.position ?? memory.length;
-        if (
-          !(await records.append(
-            names.info.id,
-            epoch,
-            position,
-            parts.map(({ part }) => part),
-          ))
-        )
-          return;
-      }
-      const { terminal } = memory;
-      if (terminal !== undefined && position === memory.length) {
-        await records.end(names, epoch, position, terminal);
-      }
-      this.#attached = true;
-      this.#written = position;
-      memory.setResumable(true);
-      if (terminal !== undefined) this.#options.onDone();
-    } catch {
-      // Redis is asked again.
-    } finally {
-      this.#catchingUp = false;
-    }
+    const { memory, names, records, epoch, onDone } = this.#options;
+    const position = await catchUp(memory, names, records, epoch).catch(() => 'gone' as const);
+    this.#catchingUp = false;
+    if (position === 'taken') this.#onTaken();
+    if (typeof position !== 'number') return;
+    // More has come in the moment of the answer.
+    if (position < memory.length) return this.catchUp();
+    this.#attached = true;
+    this.#written = memory.length;
+    memory.setResumable(true);
+    if (memory.ended) onDone();
   }
 
   #schedule(): void {
-    if (this.#inFlight) return;
-    const pause = this.#sentAt + this.#options.flushMs - this.#options.clock.now();
-    if (pause <= 0 || this.#terminal !== undefined) {
-      this.#cancelFrame?.();
-      this.#cancelFrame = undefined;
-      this.#send();
-    } else {
-      this.#cancelFrame ??= this.#options.clock.after(pause, () => {
-        this.#cancelFrame = undefined;
-        this.#send();
-      });
-    }
+    if (this.#flying === undefined) this.#frame.when(this.#send, this.hasEnded);
   }
 
-  #send(): void {
-    const { memory, names, records, epoch, clock } = this.#options;
-    const parts = this.#pending;
+  readonly #send = (): void => {
+    const { memory, names, records, epoch } = this.#options;
+    const batch = this.#pending;
     const terminal = this.#terminal;
-    this.#flying = this.#pendingUnits;
-    this.#pending = [];
-    this.#pendingUnits = 0;
-    this.#inFlight = true;
-    this.#sentAt = clock.now();
-    const end = memory.length + this.#flying;
+    this.#flying = batch;
+    this.#pending = new Batch();
+    const end = memory.length + batch.units;
     // Both leave in one turn, on one connection: the end comes behind the rest.
     const writes: Promise<boolean>[] = [];
-    if (parts.length > 0) writes.push(records.append(names.info.id, epoch, end, parts));
+    if (batch.units > 0) writes.push(records.append(names.info.id, epoch, end, batch.parts));
     if (terminal !== undefined) writes.push(records.end(names, epoch, end, terminal));
     Promise.all(writes).then(
-      (written) => this.#onWritten(parts, terminal, written.every(Boolean)),
-      (error: unknown) => void this.#onFailed(parts, error),
+      (written) => (written.every(Boolean) ? this.#onWritten(batch, terminal) : this.#goOnAlone(batch)),
+      (error: unknown) => this.#onFailed(batch, error),
     );
-  }
+  };
 
-  #onWritten(parts: readonly ContentPart[], terminal: Terminal | undefined, hasIt: boolean): void {
-    if (!hasIt) this.#detach();
-    this.#show(parts);
-    if (hasIt) this.#written = this.#options.memory.length;
+  #onWritten(batch: Batch, terminal: Terminal | undefined): void {
+    const { memory, onDone } = this.#options;
+    this.#show(batch);
+    this.#written = memory.length;
     if (terminal !== undefined) {
-      this.#options.memory.end(terminal);
-      if (hasIt) this.#options.onDone();
-    } else if (!hasIt) this.#showRest();
-    else if (this.#pending.length > 0 || this.#terminal !== undefined) this.#schedule();
+      memory.end(terminal);
+      onDone();
+    } else if (this.#pending.units > 0 || this.hasEnded) this.#schedule();
   }
 
-  async #onFailed(parts: readonly ContentPart[], error: unknown): Promise<void> {
+  async #onFailed(batch: Batch, error: unknown): Promise<void> {
     const { lease, records, names, epoch } = this.#options;
-    // A process that was stopped may have lost the log: readers get nothing before that is known.
-    const isLost =
-      isFenced(error) || (!lease.isHeld && (await records.restore(names, epoch).catch(() => 0)) === undefined);
-    if (isLost) this.#onFenced();
-    else {
-      this.#detach();
-      this.#show(parts);
-      this.#showRest();
-    }
+    // The log may be another's, as after a long stop of this process: readers get nothing before that is known.
+    const isDoubtful = isRefused(error) || !lease.isHeld;
+    if (isDoubtful && (await records.restore(names, epoch).catch(() => 0)) === undefined) this.#onTaken();
+    else this.#goOnAlone(batch);
   }
 
-  #onFenced(): void {
+  /** Redis has not taken it: readers get it all the same. */
+  #goOnAlone(batch: Batch): void {
+    this.#detach();
+    this.#show(batch);
+    this.#show(this.#pending);
+    this.#pending = new Batch();
+    if (this.#terminal !== undefined) this.#options.memory.end(this.#terminal);
+  }
+
+  #onTaken(): void {
     const { memory, onFenced, onDone } = this.#options;
     // Where readers have seen words that Redis never had, they stay with them.
     if (!this.#attached && memory.length > this.#written) {
@@ -224,30 +182,14 @@ export class LogWriter {
       return;
     }
     this.#fenced = true;
-    this.#flying = 0;
-    this.#inFlight = false;
-    this.#pending = [];
-    this.#pendingUnits = 0;
-    this.#settle();
+    this.#pending = new Batch();
+    this.#show(this.#pending);
     onFenced();
   }
 
-  #showRest(): void {
-    const rest = this.#pending;
-    this.#pending = [];
-    this.#pendingUnits = 0;
-    this.#show(rest);
-    if (this.#terminal !== undefined) this.#options.memory.end(this.#terminal);
-  }
-
-  #show(parts: readonly ContentPart[]): void {
-    this.#flying = 0;
-    this.#inFlight = false;
+  #show({ parts }: Batch): void {
+    this.#flying = undefined;
     for (const part of parts) void this.#options.memory.append(part);
-    this.#settle();
-  }
-
-  #settle(): void {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
@@ -258,7 +200,7 @@ export class LogWriter {
   }
 }
 
-/** Redis refuses an entry below its last: a producer with a higher number has begun. */
-function isFenced(error: unknown): boolean {
+/** Redis refuses an entry below its last: a producer with a higher number may have begun. */
+function isRefused(error: unknown): boolean {
   return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
 }

@@ -1,0 +1,16 @@
+import type { ContentPart } from '../../../providers/types.ts';
+import { contentOf, continues, partSize, withContent } from '../part.ts';
+
+/** Parts that travel together, adjacent ones merged. */
+export class Batch {
+  readonly parts: ContentPart[] = [];
+  units = 0;
+
+  add(part: ContentPart): void {
+    const last = this.parts.at(-1);
+    if (last !== undefined && continues(last, part)) {
+      this.parts[this.parts.length - 1] = withContent(last, contentOf(last) + contentOf(part));
+    } else this.parts.push(part);
+    this.units += partSize(part);
+  }
+}
