@@ -27,7 +27,7 @@ export async function startRedis(t: Test): Promise<RedisServer> {
   let child: ChildProcess;
   const start = async () => {
     const own = ['--save', '', '--appendonly', 'no', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
-    child = spawn(BINARY, ['--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'inherit'] });
+    child = spawn(BINARY, ['--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'ignore'] });
     for await (const text of child.stdout as AsyncIterable<Buffer>) {
       if (String(text).includes('Ready to accept connections')) break;
     }

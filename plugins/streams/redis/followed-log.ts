@@ -61,13 +61,20 @@ export class FollowedLog implements StreamLog {
     this.#copy ??= this.#follow(this.#options.createCopy(this.info));
     const { memory, tail } = await this.#copy;
     // Counts as a reader while it waits, so that the copy stays, and is filled past slower ones.
-    const guest = { position: from, wake() {} };
+    let onReached = () => {};
+    const guest = { position: from, wake: () => memory.length >= from && onReached() };
     memory.follow(guest);
     try {
-      await tail.wake();
-      for (let waited = 0; memory.length < from && !memory.ended && waited < AHEAD_MS; waited += LOOK_MS) {
-        await sleep(LOOK_MS);
-        await tail.wake();
+      for (let waited = 0; waited <= AHEAD_MS; waited += LOOK_MS) {
+        if (waited > 0) await sleep(LOOK_MS);
+        // It may never be read to its end: it goes no further than readers do.
+        const reached = new Promise<void>((resolve) => {
+          onReached = resolve;
+        });
+        const read = tail.wake();
+        guest.wake();
+        await Promise.race([reached, read]);
+        if (memory.length >= from || memory.ended) break;
       }
       return await memory.read(from);
     } finally {
