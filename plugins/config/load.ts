@@ -25,7 +25,7 @@ export function loadConfig(env: Environment): Config {
   const overlay = fromEnvironment(env);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
-  const config = withNumbers(Value.Default(ConfigSchema, file));
+  const config = withValues(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
   // Names can be followed where what they stand in is sound, whatever else is wrong.
   if (
@@ -41,11 +41,14 @@ export function loadConfig(env: Environment): Config {
   return config as Config;
 }
 
-/** Text that came from the environment as the whole number it stands for; `3e5` and `1.9` stay wrong. */
-function withNumbers(config: unknown): unknown {
+/** Text that came from the environment as what it stands for; as a whole number `3e5` and `1.9` stay wrong. */
+function withValues(config: unknown): unknown {
   for (const { path, schema, value } of [...Value.Errors(ConfigSchema, config)]) {
     if (schema.type === 'integer' && typeof value === 'string' && /^\d{1,15}$/.test(value)) {
       ValuePointer.Set(config, path, Number(value));
+    }
+    if (schema.type === 'boolean' && (value === 'true' || value === 'false')) {
+      ValuePointer.Set(config, path, value === 'true');
     }
   }
   return config;
