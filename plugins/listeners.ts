@@ -11,13 +11,10 @@ declare module 'fastify' {
      * @throws the system's error, such as EADDRINUSE
      */
     openListeners(host: string, port: number): Promise<void>;
-    /** From now on new connections are refused, and those that fall idle are closed: the gateway goes elsewhere. */
+    /** From now on new connections are refused, and those that fall idle are closed, so that a gateway goes elsewhere. */
     refuseConnections(): void;
   }
 }
-
-/** How often connections are looked for that have fallen idle. */
-const SWEEP_MS = 50;
 
 /**
  * Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
@@ -53,23 +50,21 @@ export default fp(
       for (const sibling of siblings.splice(0)) sibling.close();
     };
 
-    let cancelSweep = () => {};
+    let refusing = false;
     fastify.decorate('refuseConnections', () => {
+      refusing = true;
       closeSiblings();
+      // Closes what is idle, too.
       fastify.server.close();
-      const sweep = () => {
-        fastify.server.closeIdleConnections();
-        cancelSweep = fastify.clock.after(SWEEP_MS, sweep);
-      };
-      sweep();
+    });
+    // At once: a gateway would send the next question on it.
+    fastify.addHook('onResponse', async ({ raw }) => {
+      if (refusing) raw.socket.end();
     });
 
-    fastify.addHook('onClose', async () => {
-      closeSiblings();
-      cancelSweep();
-    });
+    fastify.addHook('onClose', async () => closeSiblings());
   },
-  { name: 'listeners', dependencies: ['config', 'clock'] },
+  { name: 'listeners', dependencies: ['config'] },
 );
 
 /** A socket whose connections the main server handles, with the settings of Node's HTTP servers. */

@@ -36,6 +36,8 @@ async function counted({ a, b }: Replicas): Promise<{ here: Reading; there: Read
 }
 
 t.test('what happens to Redis', { skip: noRedis }, async (t) => {
+  t.jobs = 3;
+
   t.test('down at the start: it starts all the same, and is whole when Redis comes', async (t) => {
     const upstream = await startUpstream(t, answering('x'));
     const env = bellaAt(upstream.url, { REDIS_URL: `redis://127.0.0.1:${await freePort()}` });

@@ -9,6 +9,8 @@ import { beginning, DONE, STOP, sse, text } from './upstream.ts';
 /** What one replica began any other reads, stops and finds, as if it were its own. */
 
 t.test('across replicas', { skip: noRedis }, async (t) => {
+  t.jobs = 4;
+
   t.test('a stream is resumed on another replica, from any place, while it runs and after it', async (t) => {
     const { upstream, a, b } = await startReplicas(t, beginning('one 你', '好 🚀 '));
     const reading = await open(`${a.url}/ask/stream?question=q`);

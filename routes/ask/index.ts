@@ -17,7 +17,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       if (isForeign(request)) throw fastify.httpErrors.forbidden('Another site may not ask without CORS.');
       const { identity } = request;
       // A ticket is good for one question: asking it again finds its stream.
-      const key = identity.ticket === undefined ? request.query.key : `ticket ${identity.ticket}`;
+      const key = identity.ticket === undefined ? (request.query.key ?? sentKey(request)) : `ticket ${identity.ticket}`;
       try {
         await fastify.limits.takeRequest(identity, reply);
         const options = { logger: request.log, identity, key, resumable: true };
@@ -49,6 +49,14 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     return readFromStart(fastify, stream, reply);
   });
 };
+
+/**
+ * A gateway sends a GET a second time when a replica dies before its first byte, under the id that it
+ * gave to the request: that is one question still.
+ */
+function sentKey({ id, headers, server }: FastifyRequest): string | undefined {
+  return server.config.trustProxy !== false && headers['x-request-id'] === id ? `request ${id}` : undefined;
+}
 
 /** An `<img>` on another site must not spend money. One whose Origin is listed has passed CORS already. */
 function isForeign({ headers }: FastifyRequest): boolean {
