@@ -1,9 +1,10 @@
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible';
 import type { Usage } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
+import { createRate, type Rate } from './rate.ts';
+import { createRunning } from './running.ts';
 import { estimateOf, tokensOf } from './tokens.ts';
 
 declare module 'fastify' {
@@ -25,63 +26,59 @@ export interface Limits {
   takeAnswer(identity: Identity, prompt: Prompt): Promise<Grant>;
 }
 
-const MINUTE_S = 60;
 /** When to come back where it depends on others' answers. */
 const BUSY_MS = 2_000;
 
 /** `fastify.limits`: requests, tokens and answers at once, for each who asks. */
 export default fp(
   async (fastify) => {
+    const { shared, metrics, config } = fastify;
+    const { replicas = 1 } = config.redis ?? {};
+    const onDegraded = () => metrics.limiterDegraded.inc();
+    const running = createRunning(shared, replicas, onDegraded);
     /** One counter for each number of points; what it counts goes by owner. */
-    const limiters = new Map<string, RateLimiterMemory>();
-    const limiterOf = (kind: string, points: number, duration: number) => {
-      const key = `${kind} ${points}`;
-      const known = limiters.get(key);
-      if (known) return known;
-      const made = new RateLimiterMemory({ keyPrefix: kind, points, duration });
-      limiters.set(key, made);
-      return made;
+    const rates = new Map<string, Rate>();
+    const rateOf = (kind: string, points: number) => {
+      const name = `${kind} ${points}`;
+      const rate = rates.get(name) ?? createRate(kind, points, shared, replicas, onDegraded);
+      rates.set(name, rate);
+      return rate;
     };
 
     const limits: Limits = {
       async takeRequest({ owner, requestsPerMinute }, reply) {
         if (requestsPerMinute === undefined) return;
-        const limiter = limiterOf('requests', requestsPerMinute, MINUTE_S);
-        const { result, passed } = await take(limiter, owner, 1);
+        const { passed, remainingPoints, msBeforeNext } = await rateOf('requests', requestsPerMinute).take(owner, 1);
         reply.header('ratelimit-limit', requestsPerMinute);
-        reply.header('ratelimit-remaining', Math.max(0, result.remainingPoints));
-        reply.header('ratelimit-reset', Math.ceil(result.msBeforeNext / 1000));
-        if (!passed) throw limited(fastify, 'requests', result.msBeforeNext);
+        reply.header('ratelimit-remaining', remainingPoints);
+        reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
+        if (!passed) throw limited(fastify, 'requests', msBeforeNext);
       },
 
       async takeAnswer({ owner, streams, tokensPerMinute }, prompt) {
-        const running = streams === undefined ? undefined : limiterOf('streams', streams, 0);
-        const budget = tokensPerMinute === undefined ? undefined : limiterOf('tokens', tokensPerMinute, MINUTE_S);
-        if (running && !(await take(running, owner, 1)).passed) {
-          await running.reward(owner, 1);
-          throw limited(fastify, 'streams', BUSY_MS);
-        }
+        const budget = tokensPerMinute === undefined ? undefined : rateOf('tokens', tokensPerMinute);
+        if (streams !== undefined && !(await running.take(owner, streams))) throw limited(fastify, 'streams', BUSY_MS);
+        const release = () => {
+          if (streams !== undefined) running.release(owner);
+        };
         // A question larger than a minute's budget may be asked, with a whole minute's budget.
         const estimate = Math.min(estimateOf(prompt), tokensPerMinute ?? 0);
         let windowEnds = 0;
         if (budget) {
-          const { result, passed } = await take(budget, owner, estimate);
+          const { passed, msBeforeNext } = await budget.take(owner, estimate);
           if (!passed) {
-            await budget.reward(owner, estimate);
-            await running?.reward(owner, 1);
-            throw limited(fastify, 'tokens', result.msBeforeNext);
+            budget.correct(owner, -estimate);
+            release();
+            throw limited(fastify, 'tokens', msBeforeNext);
           }
-          windowEnds = Date.now() + result.msBeforeNext;
+          windowEnds = Date.now() + msBeforeNext;
         }
         return {
           end(usage, characters) {
-            void running?.reward(owner, 1).then(({ consumedPoints }) => {
-              if (consumedPoints <= 0) void running.delete(owner);
-            });
+            release();
             const difference = tokensOf(usage, prompt, characters) - estimate;
-            if (difference > 0) void budget?.penalty(owner, difference);
             // The next minute has not been charged with the estimate, and gives nothing back.
-            else if (difference < 0 && Date.now() < windowEnds) void budget?.reward(owner, -difference);
+            if (difference > 0 || (difference < 0 && Date.now() < windowEnds)) budget?.correct(owner, difference);
           },
         };
       },
@@ -93,17 +90,8 @@ export default fp(
       if (routeOptions.config.access === 'api') await limits.takeRequest(identity, reply);
     });
   },
-  { name: 'limits', dependencies: ['auth', 'errors'] },
+  { name: 'limits', dependencies: ['config', 'metrics', 'auth', 'errors', 'redis'] },
 );
-
-async function take(limiter: RateLimiterMemory, owner: string, points: number) {
-  try {
-    return { result: await limiter.consume(owner, points), passed: true };
-  } catch (result) {
-    if (result instanceof RateLimiterRes) return { result, passed: false };
-    throw result;
-  }
-}
 
 const MESSAGES = {
   requests: 'Too many requests in this minute; ask again later.',

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
-import type { Redis } from 'ioredis';
+import { type Redis, ReplyError } from 'ioredis';
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Shared } from '../../redis/index.ts';
+import { run } from '../../redis/script.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
 import { type Entry, entryId, entryOf, fieldsOf } from './entries.ts';
-import { CREATE, END, RESTORE, run, TAKE_OVER, WISH_STOP } from './scripts.ts';
+import { CREATE, END, RESTORE, TAKE_OVER, WISH_STOP } from './scripts.ts';
 
 /** Whose log it is now: a replica, and the number of producers that the log has had. */
 export interface Producer {
@@ -150,4 +151,9 @@ export class Records {
   #named(kind: string, name: string): string {
     return this.#shared.key(kind, createHash('sha256').update(name).digest('base64url'));
   }
+}
+
+/** Redis refuses an entry below its last: a producer with a higher number may have begun. */
+export function isRefused(error: unknown): boolean {
+  return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
 }

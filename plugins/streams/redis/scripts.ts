@@ -1,25 +1,6 @@
-import { createHash } from 'node:crypto';
-import { type Redis, ReplyError } from 'ioredis';
+import { script } from '../../redis/script.ts';
 
-/** What has to happen as one, in Redis. Each is sent by its hash, and whole where Redis does not know it yet. */
-
-export interface Script {
-  readonly text: string;
-  readonly hash: string;
-}
-
-function script(text: string): Script {
-  return { text, hash: createHash('sha1').update(text).digest('hex') };
-}
-
-export async function run(redis: Redis, { text, hash }: Script, keys: string[], args: (string | number)[]) {
-  try {
-    return await redis.evalsha(hash, keys.length, ...keys, ...args);
-  } catch (error) {
-    if (!(error instanceof ReplyError && (error as Error).message.startsWith('NOSCRIPT'))) throw error;
-    return redis.eval(text, keys.length, ...keys, ...args);
-  }
-}
+/** What has to happen as one, in Redis. */
 
 /**
  * Creates a stream, or says which one its idempotency key stands for.

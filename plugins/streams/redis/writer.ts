@@ -1,4 +1,3 @@
-import { ReplyError } from 'ioredis';
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
 import type { Lease } from '../../redis/lease.ts';
@@ -7,7 +6,7 @@ import type { Terminal } from '../types.ts';
 import { Batch } from './batch.ts';
 import { catchUp } from './catch-up.ts';
 import { Frame } from './frame.ts';
-import type { Names, Records } from './records.ts';
+import { isRefused, type Names, type Records } from './records.ts';
 
 export interface WriterOptions {
   readonly memory: MemoryLog;
@@ -198,9 +197,4 @@ export class LogWriter {
     this.#options.memory.setResumable(false);
     this.#options.onDetached();
   }
-}
-
-/** Redis refuses an entry below its last: a producer with a higher number may have begun. */
-function isRefused(error: unknown): boolean {
-  return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
 }

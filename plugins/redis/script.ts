@@ -1,0 +1,22 @@
+import { createHash } from 'node:crypto';
+import { type Redis, ReplyError } from 'ioredis';
+
+/** A script is sent by its hash, and whole where Redis does not know it yet. */
+
+export interface Script {
+  readonly text: string;
+  readonly hash: string;
+}
+
+export function script(text: string): Script {
+  return { text, hash: createHash('sha1').update(text).digest('hex') };
+}
+
+export async function run(redis: Redis, { text, hash }: Script, keys: string[], args: (string | number)[]) {
+  try {
+    return await redis.evalsha(hash, keys.length, ...keys, ...args);
+  } catch (error) {
+    if (!(error instanceof ReplyError && (error as Error).message.startsWith('NOSCRIPT'))) throw error;
+    return redis.eval(text, keys.length, ...keys, ...args);
+  }
+}
