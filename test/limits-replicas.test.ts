@@ -79,6 +79,7 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
     const readings = await Promise.all([a, b, a, b].map(({ url }) => open(url + path)));
     const ids = await Promise.all(readings.map(async (one) => (await one.until('start')).json.stream));
     t.equal(new Set(ids).size, 1);
+    await upstream.call(1);
     t.equal(upstream.calls.length, 1);
     t.equal((await open(`${b.url}${path}2`)).response.statusCode, 401, 'and no other question');
     for (const one of readings) one.cut();

@@ -63,7 +63,6 @@ export class LogWriter {
   get isAttached(): boolean {
     return this.#attached;
   }
-
   /** Whether the end was appended, be it on its way still. */
   get hasEnded(): boolean {
     return this.#terminal !== undefined;
