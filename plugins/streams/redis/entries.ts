@@ -11,16 +11,15 @@ export function entryId(epoch: number, position: number): string {
   return `${epoch}-${position}`;
 }
 
-export function positionOf(id: string): number {
-  return Number(id.slice(id.indexOf('-') + 1));
-}
+/** Where the end of a log stands: no entry of its producer can follow it. */
+export const LAST = Number.MAX_SAFE_INTEGER;
 
 const TEXT = 't';
 const REASONING = 'r';
 const PART = 'p';
-export const TERMINAL = 'e';
-/** The first entry of each producer: it says only that there is one. */
-export const BEGIN = 'b';
+// As `scripts.ts` writes them; the first entry of each producer, `b`, says only that there is one.
+const TERMINAL = 'e';
+const LENGTH = 'n';
 
 export function fieldsOf(parts: readonly ContentPart[]): string[] {
   return parts.flatMap((part) => {
@@ -31,12 +30,15 @@ export function fieldsOf(parts: readonly ContentPart[]): string[] {
 
 export interface Entry {
   readonly id: string;
+  /** Where the log ends behind it. */
+  readonly position: number;
   readonly parts: readonly ContentPart[];
   readonly terminal: Terminal | undefined;
 }
 
 export function entryOf([id, fields]: [string, string[]]): Entry {
   const parts: ContentPart[] = [];
+  let position = Number(id.slice(id.indexOf('-') + 1));
   let terminal: Terminal | undefined;
   for (let i = 0; i < fields.length; i += 2) {
     const [name, value] = [fields[i], fields[i + 1] as string];
@@ -44,6 +46,7 @@ export function entryOf([id, fields]: [string, string[]]): Entry {
     else if (name === REASONING) parts.push({ type: 'reasoning', text: value });
     else if (name === PART) parts.push(JSON.parse(value) as ContentPart);
     else if (name === TERMINAL) terminal = JSON.parse(value) as Terminal;
+    else if (name === LENGTH) position = Number(value);
   }
-  return { id, parts, terminal };
+  return { id, position, parts, terminal };
 }

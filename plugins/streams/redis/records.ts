@@ -4,7 +4,7 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { Shared } from '../../redis/index.ts';
 import { run } from '../../redis/script.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
-import { type Entry, entryId, entryOf, fieldsOf } from './entries.ts';
+import { type Entry, entryId, entryOf, fieldsOf, LAST } from './entries.ts';
 import { CREATE, END, RESTORE, TAKE_OVER, WISH_STOP } from './scripts.ts';
 
 /** Whose log it is now: a replica, and the number of producers that the log has had. */
@@ -71,17 +71,19 @@ export class Records {
 
   /** As `append`. */
   async end(names: Names, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const args = [names.info.id, entryId(epoch, length + 1), JSON.stringify(terminal), this.#ttlMs];
+    const args = [names.info.id, entryId(epoch, LAST), JSON.stringify(terminal), this.#ttlMs, length];
     return (await this.#ask((redis) => run(redis, END, this.#keys(names), args))) !== null;
   }
 
-  /** How far Redis has the log; undefined where another has taken it over. */
+  /** How far Redis has the log, `LAST` where it has its end; undefined where another has taken it over. */
   async restore({ info, idempotency }: Names, epoch: number): Promise<number | undefined> {
     const args = [info.id, JSON.stringify(info), this.#shared.replica, this.#longestMs + this.#ttlMs];
-    const position = await this.#ask((redis) =>
+    // As text: a large number does not survive Lua.
+    const found = await this.#ask((redis) =>
       run(redis, RESTORE, this.#keys({ info, idempotency }), [...args, idempotency?.fingerprint ?? '', epoch]),
     );
-    return (position as number) < 0 ? undefined : (position as number);
+    const position = Number(found);
+    return position < 0 ? undefined : position;
   }
 
   /** The epoch in which this replica is the producer; undefined where the old one lives, or another was first. */

@@ -25,10 +25,10 @@ return false
 
 /**
  * The last entry. From here on everything of the stream lives for the ttl. KEYS as CREATE.
- * ARGV id, entry id, terminal, ttl. False where the log is gone.
+ * ARGV id, entry id, terminal, ttl, length. False where the log is gone.
  */
 export const END = script(`
-if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2], 'e', ARGV[3]) then return false end
+if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2], 'e', ARGV[3], 'n', ARGV[5]) then return false end
 redis.call('HSET', KEYS[1], 'ended', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -47,7 +47,7 @@ local producer = redis.call('HGET', KEYS[1], 'producer')
 if producer and (producer ~= ARGV[3] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[6]) then return -1 end
 if producer and redis.call('EXISTS', KEYS[2]) == 1 then
   local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-  return tonumber(string.match(last[1], '%-(%d+)$'))
+  return string.match(last[1], '%-(%d+)$')
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], 'info', ARGV[2], 'producer', ARGV[3], 'epoch', ARGV[6])

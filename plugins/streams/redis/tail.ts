@@ -2,7 +2,7 @@ import type { Clock } from '../../clock.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import { cutPart, partSize } from '../part.ts';
 import type { Terminal } from '../types.ts';
-import { type Entry, positionOf } from './entries.ts';
+import type { Entry } from './entries.ts';
 import type { Producer, Records } from './records.ts';
 
 export interface TailOptions {
@@ -73,14 +73,13 @@ export class LogTail {
     }
   }
 
-  async #take({ id, parts, terminal }: Entry): Promise<void> {
+  async #take({ id, position, parts, terminal }: Entry): Promise<void> {
     const { memory } = this.#options;
     this.#lastEntry = id;
     const size = parts.reduce((sum, part) => sum + partSize(part), 0);
-    const end = terminal === undefined ? positionOf(id) : positionOf(id) - 1;
+    let at = position - size;
     // A gap: Redis has come back without its newest entries.
-    if (end - size > memory.length) return memory.end(LOST);
-    let at = end - size;
+    if (at > memory.length) return memory.end(LOST);
     for (const part of parts) {
       const rest = cutPart(part, Math.max(0, memory.length - at), Number.POSITIVE_INFINITY);
       at += partSize(part);
