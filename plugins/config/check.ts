@@ -65,8 +65,11 @@ function leadsAstray(url: string | undefined): boolean {
   return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
 }
 
-function authProblems({ keys, jwt, corsOrigins }: Config): string[] {
+function authProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): string[] {
   const problems: string[] = [];
+  if (redis !== undefined && (keys.length > 0 || jwt !== undefined) && ticketSecret === undefined) {
+    problems.push('TICKET_SECRET: needed with REDIS_URL, keys and tokens, the same on every replica');
+  }
   if (corsOrigins.includes('*') && (keys.length > 0 || jwt !== undefined)) {
     problems.push('CORS_ORIGINS: `*` goes without keys and tokens only; list the origins');
   }
