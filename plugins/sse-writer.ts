@@ -18,6 +18,11 @@ export interface EventSource<T> {
   canMove?(): boolean;
 }
 
+/** Is told the milliseconds between two items, while the client takes them. */
+interface Pace {
+  observe(ms: number): void;
+}
+
 const HEARTBEAT: EventMessage = { comment: ' hb' };
 
 /**
@@ -31,14 +36,22 @@ export class SseWriter<T> {
   readonly #source: EventSource<T> | undefined;
   readonly #clock: Clock;
   readonly #log: FastifyBaseLogger;
+  readonly #pace: Pace;
   #lastWrite = 0;
+  /** When content was last written, while the client has taken all since; else 0. */
+  #lastItem = 0;
   #over = false;
 
-  constructor(raw: ServerResponse, source: EventSource<T> | undefined, clock: Clock, log: FastifyBaseLogger) {
+  constructor(
+    raw: ServerResponse,
+    source: EventSource<T> | undefined,
+    { clock, log, pace }: { clock: Clock; log: FastifyBaseLogger; pace: Pace },
+  ) {
     this.#raw = raw;
     this.#source = source;
     this.#clock = clock;
     this.#log = log;
+    this.#pace = pace;
   }
 
   /** Writes the first events, and follows the source until its last. */
@@ -77,6 +90,8 @@ export class SseWriter<T> {
     try {
       const source = this.#source as EventSource<T>;
       const flowing = this.#write(source.encode(item));
+      if (this.#lastItem > 0) this.#pace.observe(this.#lastWrite - this.#lastItem);
+      this.#lastItem = flowing ? this.#lastWrite : 0;
       if (source.isLast(item)) this.#end();
       else if (flowing) this.#pull();
       else this.#raw.once('drain', this.#pull);

@@ -69,7 +69,7 @@ export default fp(
         source?.close();
         return this;
       }
-      const writer = new SseWriter(raw, source, clock, log);
+      const writer = new SseWriter(raw, source, { clock, log, pace: metrics.betweenTokens });
       const bytesBefore = socket.bytesWritten;
       let stalled = false;
       metrics.responsesOpen.inc();

@@ -49,6 +49,8 @@ export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string 
 export interface ChatRequest {
   /** The provider's own name of the model, not Sluice's public one. */
   readonly model: string;
+  /** Headers that carry a trace to where the question goes. */
+  readonly traceHeaders?: Readonly<Record<string, string>> | undefined;
   readonly messages: readonly ChatMessage[];
   readonly temperature?: number;
   readonly topP?: number;

@@ -3,9 +3,8 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 /** Prometheus scrapes this. */
 const metrics: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.get('/metrics', { exposeHeadRoute: true, logLevel: 'silent' }, async (_, reply) => {
-    const { registry } = fastify.metrics;
-    reply.type(registry.contentType);
-    return registry.metrics();
+    reply.type(fastify.metrics.contentType);
+    return fastify.metrics.text();
   });
 };
 

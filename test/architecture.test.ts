@@ -76,9 +76,12 @@ t.test('packages stay in their rooms', async (t) => {
     only('undici', /^providers\/wire\//);
     only('eventsource-parser', /^providers\/wire\//);
     only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
-    only('prom-client', /^plugins\/metrics\.ts$/);
+    only('prom-client', /^plugins\/metrics\//);
     only('yaml', /^plugins\/config\//);
     only('ioredis', /^plugins\/(redis|streams\/redis)\//);
+    for (const name of ['api', 'sdk-trace-node', 'resources', 'exporter-trace-otlp-http']) {
+      only(`@opentelemetry/${name}`, /^plugins\/tracing\//);
+    }
     only('jose', /^plugins\/auth\//);
     only('rate-limiter-flexible', /^plugins\/limits\//);
     if (file.startsWith('providers/'))

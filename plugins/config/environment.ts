@@ -61,8 +61,14 @@ export function fromEnvironment(env: Environment): FromEnvironment {
     if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, list(env[apiKeyEnv]));
     if (baseUrlEnv && env[baseUrlEnv]) put(`/providers/${type}/baseUrl`, baseUrlEnv, env[baseUrlEnv].trim());
   }
+  const tracedBy = TRACING.find((name) => env[name]);
+  if (tracedBy && env.OTEL_SDK_DISABLED !== 'true' && env.OTEL_TRACES_EXPORTER !== 'none')
+    put('/tracing', tracedBy, true);
   return { values, names };
 }
+
+/** The standard variables that say where spans go; the SDK reads them itself. */
+const TRACING = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'OTEL_TRACES_EXPORTER'];
 
 function list(text: string): string[] {
   return text

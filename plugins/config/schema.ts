@@ -163,6 +163,10 @@ export const ConfigSchema = Type.Object(
     defaultModel: Type.Optional(
       Type.String({ pattern: MODEL_NAME, description: 'Answers when a question names no model' }),
     ),
+    tracing: Type.Boolean({
+      default: false,
+      description: 'Whether spans are sent by OTLP, as the OTEL_* variables say',
+    }),
     drainMs: ms('How long running answers may go on after SIGTERM', 25_000, 0),
     handOverMs: ms('With Redis: how long after that answers are finished for readers on other replicas', 30_000, 0),
     redis: Type.Optional(Redis),

@@ -1,8 +1,10 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { Metrics } from '../metrics.ts';
+import type { Metrics } from '../metrics/index.ts';
+import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
+import { reported } from './attempt-report.ts';
 import { continued } from './continuation.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
 import { isFailureOfTarget, isRefusalOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
@@ -10,7 +12,7 @@ import type { RetryBudget } from './retry-budget.ts';
 import type { Lease, Targets } from './targets.ts';
 
 /** A question without its model, which the route names. */
-export type Prompt = Omit<ChatRequest, 'model'>;
+export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
 
 export interface AnswerSink extends PartSink {
   /** Which upstream is asked now. */
@@ -35,11 +37,19 @@ export interface ClientOptions {
   readonly budget: RetryBudget;
   readonly clock: Clock;
   readonly metrics: Metrics;
+  readonly tracing: Tracing;
   /** From 0 to 1. */
   readonly random?: () => number;
 }
 
-export function createLlmClient({ targets, budget, clock, metrics, random = Math.random }: ClientOptions): LlmClient {
+export function createLlmClient({
+  targets,
+  budget,
+  clock,
+  metrics,
+  tracing,
+  random = Math.random,
+}: ClientOptions): LlmClient {
   return { ask };
 
   function ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, said = ''): void {
@@ -83,8 +93,10 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
       };
       sink.onTarget(target);
       const limits = { ...route.limits, totalMs: deadline - clock.now() };
-      const call = (upstream: AbortSignal) => provider.stream({ ...asking, model: target.model }, upstream);
-      const attempt = counted({ onPart, onFault }, target.provider);
+      const request = { ...asking, model: target.model };
+      const span = tracing.attempt(target.provider, request);
+      const call = (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders: span.headers }, upstream);
+      const attempt = reported({ onPart, onFault }, target.provider, span, { clock, metrics });
       try {
         runAttempt(call, limits, clock, attempt, signal);
       } catch (fault) {
@@ -149,31 +161,8 @@ export function createLlmClient({ targets, budget, clock, metrics, random = Math
       signal.addEventListener('abort', onAbort, { once: true });
     }
   }
-
-  /** Counts how one call went. */
-  function counted(sink: PartSink, provider: string): PartSink {
-    const started = clock.now();
-    let first = true;
-    return {
-      onPart(part) {
-        if (first) metrics.firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
-        first = false;
-        if (part.type === 'finish') metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
-        return sink.onPart(part);
-      },
-      onFault(fault) {
-        metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
-        sink.onFault(fault);
-      },
-    };
-  }
 }
 
 function canContinue({ continues }: Provider): boolean {
   return continues !== false;
-}
-
-function outcomeOf(fault: unknown): string {
-  if (fault instanceof ProviderError) return fault.reason;
-  return (fault as Error | undefined)?.name === 'AbortError' ? 'aborted' : 'internal';
 }

@@ -30,10 +30,10 @@ export default fp(
     fastify.onReconfigure((next) => {
       routes = createModelRoutes(next);
     });
-    const { clock, metrics, config } = fastify;
+    const { clock, metrics, tracing, config } = fastify;
     const mostCalls = (provider: string) => config.providers[provider]?.maxStreams ?? Number.POSITIVE_INFINITY;
     const targets = createTargets(fastify.providers, mostCalls, clock, metrics);
-    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics });
+    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing });
     const llm: Llm = {
       ...client,
       get models() {
@@ -49,5 +49,5 @@ export default fp(
     };
     fastify.decorate('llm', llm);
   },
-  { name: 'llm', dependencies: ['config', 'providers', 'clock', 'metrics', 'errors'] },
+  { name: 'llm', dependencies: ['config', 'providers', 'clock', 'metrics', 'tracing', 'errors'] },
 );

@@ -16,6 +16,8 @@ export interface Limits {
 
 export interface ModelRoute {
   readonly name: string;
+  /** The name in metrics: names that come from outside would have no bound there. */
+  readonly label: string;
   readonly targets: readonly [Target, ...Target[]];
   readonly limits: Limits;
   /** What follows when a target fails in the middle of its answer. */
@@ -34,8 +36,9 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
   const routes = new Map<string, ModelRoute>();
   const open = new Set<string>();
 
-  const direct = (name: string): ModelRoute => ({
+  const direct = (name: string, label = name): ModelRoute => ({
     name,
+    label,
     targets: [split(name)],
     limits: deadlines,
     onMidStreamFailure: 'error',
@@ -50,6 +53,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
     if (first === undefined) continue;
     routes.set(name, {
       name,
+      label: name,
       targets: [first, ...rest],
       limits: {
         firstTokenMs: own.firstTokenMs ?? deadlines.firstTokenMs,
@@ -74,7 +78,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       if (name === undefined) return undefined;
       if (!routes.has(name) && open.has(split(name).provider)) {
         // Not kept: names come from outside, and a map of them would have no bound.
-        return split(name).model === '' ? undefined : direct(name);
+        return split(name).model === '' ? undefined : direct(name, `${split(name).provider}/*`);
       }
       return routes.get(name);
     },

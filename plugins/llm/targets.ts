@@ -1,7 +1,7 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { Metrics } from '../metrics.ts';
+import type { Metrics } from '../metrics/index.ts';
 import { type Admission, Breaker, type BreakerState } from './breaker.ts';
 import type { ModelRoute, Target } from './model-routes.ts';
 

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { type Redis, ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
-import type { Metrics } from '../metrics.ts';
+import type { Metrics } from '../metrics/index.ts';
 
 /** Redis cannot be asked now: it is away, or too slow to wait for. */
 export class RedisAway extends Error {

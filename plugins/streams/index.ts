@@ -13,6 +13,7 @@ import { createRefusals } from './refusals.ts';
 import { Slots } from './slots.ts';
 import {
   type Idempotency,
+  type LogReader,
   PositionUnknown,
   type StreamInfo,
   type StreamLog,
@@ -37,7 +38,7 @@ const SHUT_DOWN: Terminal = {
 /** `fastify.streams`: questions become generations, and generations are read as streams. */
 export default fp<{ store?: StreamStore | undefined }>(
   async (fastify, options) => {
-    const { llm, limits, config } = fastify;
+    const { llm, limits, config, metrics } = fastify;
     const { maxStreams, graceMs } = config.streams;
     const store = options.store ?? createStore(fastify);
     fastify.addHook('onClose', () => store.close());
@@ -84,6 +85,19 @@ export default fp<{ store?: StreamStore | undefined }>(
       }
     };
 
+    const counted = (reader: LogReader): LogReader => {
+      let isOpen = true;
+      metrics.readers.inc();
+      return {
+        next: () => reader.next(),
+        close() {
+          if (isOpen) metrics.readers.dec();
+          isOpen = false;
+          reader.close();
+        },
+      };
+    };
+
     const streamOf = (log: StreamLog): Stream => ({
       id: log.info.id,
       owner: log.info.owner,
@@ -94,7 +108,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       stop: () => asked(log.stop()),
       read: (position) =>
         asked(
-          log.read(position).catch((error: unknown) => {
+          log.read(position).then(counted, (error: unknown) => {
             if (error instanceof PositionUnknown) return undefined;
             throw error;
           }),

@@ -1,8 +1,9 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { ProviderError } from '../../providers/errors.ts';
+import type { Usage } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../llm/model-routes.ts';
-import type { Metrics } from '../metrics.ts';
+import type { Metrics } from '../metrics/index.ts';
 import type { StreamLog, Terminal } from './types.ts';
 
 export interface Report {
@@ -33,7 +34,12 @@ export function createReport(
       const durationMs = Math.round(clock.now() - started);
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
-      metrics.generationSeconds.observe({ provider: target.provider, outcome }, durationMs / 1000);
+      const model = route.label;
+      metrics.generations.inc({ model, target: labelOf(target, route), outcome });
+      metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
+      const by = ABORTED_BY[outcome];
+      if (by !== undefined && fault === undefined) metrics.generationsAborted.inc({ by });
+      if (terminal.type === 'end') countTokens(metrics, model, terminal.usage);
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(
         {
@@ -52,6 +58,27 @@ export function createReport(
       );
     },
   };
+}
+
+/** Why this service ended a call that had not failed. */
+const ABORTED_BY: Readonly<Record<string, string>> = {
+  abandoned: 'readers',
+  stopped: 'stop',
+  limit_exceeded: 'limit',
+  stream_lost: 'shutdown',
+};
+
+/** Upstream models of a provider that is open to all come from outside, and are not told apart. */
+function labelOf({ provider, model }: Target, { label }: ModelRoute): string {
+  return label === `${provider}/*` ? label : `${provider}/${model}`;
+}
+
+function countTokens({ tokens }: Metrics, model: string, usage: Usage = {}): void {
+  const { inputTokens = 0, outputTokens = 0, cachedTokens = 0, reasoningTokens = 0 } = usage;
+  tokens.inc({ model, kind: 'input' }, inputTokens);
+  tokens.inc({ model, kind: 'output' }, outputTokens);
+  tokens.inc({ model, kind: 'cached' }, cachedTokens);
+  tokens.inc({ model, kind: 'reasoning' }, reasoningTokens);
 }
 
 function outcomeOf(terminal: Terminal): string {

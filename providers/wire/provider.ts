@@ -40,7 +40,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     const { path, body } = dialect.call(request);
     const lease = keys.take();
     const authorization = lease ? dialect.authorization(lease.key) : {};
-    const call = upstream.post(path, { ...dialect.headers, ...authorization }, body, signal);
+    const call = upstream.post(path, { ...request.traceHeaders, ...dialect.headers, ...authorization }, body, signal);
     if (lease === undefined) return { opening: call, release: () => {} };
     const opening = call.then(
       (opened) => {

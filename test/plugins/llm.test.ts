@@ -63,15 +63,23 @@ async function setUp(
   route: Partial<ModelRoute> = {},
   most = Number.POSITIVE_INFINITY,
 ): Promise<SetUp> {
-  const { metrics } = await build(t);
+  const { metrics, tracing } = await build(t);
   const clock = manualClock();
   const targets = createTargets(new Map(providers.map((one) => [one.name, one])), () => most, clock, metrics);
-  const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, random: () => 0.5 });
+  const client = createLlmClient({
+    targets,
+    budget: new RetryBudget(clock),
+    clock,
+    metrics,
+    tracing,
+    random: () => 0.5,
+  });
   const [first, ...rest] = providers.map(({ name }) => ({ provider: name, model: 'm' }));
   if (first === undefined) throw new Error('no provider');
   const limits = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 };
   const full: ModelRoute = {
     name: 'r',
+    label: 'r',
     targets: [first, ...rest],
     limits,
     onMidStreamFailure: 'error',

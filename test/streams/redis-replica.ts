@@ -4,7 +4,7 @@ import type { Test } from 'tap';
 import clockPlugin, { systemClock } from '../../plugins/clock.ts';
 import configPlugin from '../../plugins/config/index.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
-import metricsPlugin from '../../plugins/metrics.ts';
+import metricsPlugin from '../../plugins/metrics/index.ts';
 import redisPlugin, { type Shared } from '../../plugins/redis/index.ts';
 import { RedisStore, type RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
 import type { RedisServer } from '../redis.ts';

@@ -1,5 +1,5 @@
 import type { Clock } from '../../clock.ts';
-import type { Metrics } from '../../metrics.ts';
+import type { Metrics } from '../../metrics/index.ts';
 import type { Shared } from '../../redis/index.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';

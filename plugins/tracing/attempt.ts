@@ -1,0 +1,81 @@
+import {
+  type Attributes,
+  context,
+  propagation,
+  type Span,
+  SpanKind,
+  SpanStatusCode,
+  type Tracer,
+  trace,
+} from '@opentelemetry/api';
+import { ProviderError } from '../../providers/errors.ts';
+import type { ChatRequest, FinishPart } from '../../providers/types.ts';
+import type { Config } from '../config/index.ts';
+
+/** The span of one call of a provider, by the semantic conventions for generative AI. */
+export interface AttemptSpan {
+  /** What carries the trace to the provider; undefined where there is none. */
+  readonly headers: Readonly<Record<string, string>> | undefined;
+  firstToken(): void;
+  /** The call is over: with its finish, or for this reason. */
+  end(finish: FinishPart | undefined, fault?: unknown): void;
+}
+
+export const NO_SPAN: AttemptSpan = { headers: undefined, firstToken() {}, end() {} };
+
+/** `gen_ai.provider.name` of provider types whose well-known name is another. */
+const NAMES: Readonly<Record<string, string>> = {
+  azure: 'azure.ai.openai',
+  gemini: 'gcp.gemini',
+  vertex: 'gcp.vertex_ai',
+  bedrock: 'aws.bedrock',
+  mistral: 'mistral_ai',
+  xai: 'x_ai',
+};
+
+/** Questions and answers never stand in a span. */
+export function createAttemptSpans(tracer: Tracer, providers: Config['providers']) {
+  return (provider: string, request: ChatRequest): AttemptSpan => {
+    const type = providers[provider]?.type ?? provider;
+    const attributes = { 'gen_ai.provider.name': NAMES[type] ?? type, 'sluice.provider': provider, ...asked(request) };
+    const span = tracer.startSpan(`chat ${request.model}`, { kind: SpanKind.CLIENT, attributes });
+    const headers: Record<string, string> = {};
+    propagation.inject(trace.setSpan(context.active(), span), headers);
+    return {
+      headers,
+      firstToken: () => void span.addEvent('gen_ai.first_token'),
+      end(finish, fault) {
+        if (finish !== undefined) span.setAttributes(answered(finish));
+        else fail(span, fault);
+        span.end();
+      },
+    };
+  };
+}
+
+function asked({ model, maxTokens, temperature, topP, stop }: ChatRequest): Attributes {
+  return {
+    'gen_ai.operation.name': 'chat',
+    'gen_ai.request.model': model,
+    ...(maxTokens !== undefined && { 'gen_ai.request.max_tokens': maxTokens }),
+    ...(temperature !== undefined && { 'gen_ai.request.temperature': temperature }),
+    ...(topP !== undefined && { 'gen_ai.request.top_p': topP }),
+    ...(stop !== undefined && { 'gen_ai.request.stop_sequences': [...stop] }),
+  };
+}
+
+function answered({ reason, usage }: FinishPart): Attributes {
+  const { inputTokens, outputTokens } = usage ?? {};
+  return {
+    'gen_ai.response.finish_reasons': [reason],
+    ...(inputTokens !== undefined && { 'gen_ai.usage.input_tokens': inputTokens }),
+    ...(outputTokens !== undefined && { 'gen_ai.usage.output_tokens': outputTokens }),
+  };
+}
+
+function fail(span: Span, fault: unknown): void {
+  const type = fault instanceof ProviderError ? fault.reason : 'aborted';
+  span.setAttribute('error.type', type);
+  // A call that nobody wants any more is no failure of the provider.
+  if (fault instanceof ProviderError) span.setStatus({ code: SpanStatusCode.ERROR, message: fault.code });
+}
