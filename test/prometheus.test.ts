@@ -1,0 +1,196 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import t, { type Test } from 'tap';
+import { launch, noBrowser } from './browser.ts';
+import { drawDashboard, type Series } from './dashboard.ts';
+import { type Running, runServer } from './process.ts';
+import { freePort, isThere, noRedis, startRedis } from './redis.ts';
+import { open, readAll } from './sse-client.ts';
+import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
+
+/** What `deploy/` has for Prometheus and Grafana, asked of a real Prometheus after a real load. */
+
+const run = promisify(execFile);
+const noPrometheus = noRedis || (isThere('promtool', '--version') ? false : 'no promtool here');
+
+interface Dashboard {
+  readonly panels: { type: string; title: string; targets?: { expr: string; legendFormat: string }[] }[];
+}
+const dashboard = JSON.parse(readFileSync('deploy/grafana/dashboards/sluice.json', 'utf8')) as Dashboard;
+
+t.test('rules and configuration are valid, and alerts ring when they should', { skip: noPrometheus }, async (t) => {
+  await run('promtool', ['check', 'config', '--lint=all', 'deploy/prometheus/prometheus.yml']);
+  await run('promtool', ['check', 'rules', 'deploy/prometheus/alerts.yml']);
+  await run('promtool', ['test', 'rules', 'deploy/prometheus/alerts.test.yml']);
+  t.pass('promtool says so');
+});
+
+t.test('every metric has its line in docs/operations.md, and every name there exists', async (t) => {
+  const docs = readFileSync('docs/operations.md', 'utf8');
+  const { url } = await runServer(t, { REDIS_URL: 'redis://127.0.0.1:1', LOG_LEVEL: 'info' });
+  const exposed = new Set(
+    [...(await (await fetch(`${url}/metrics`)).text()).matchAll(/^# TYPE (sluice_\w+)/gm)].map(
+      ([, name]) => name as string,
+    ),
+  );
+  t.ok(exposed.size > 30, `${exposed.size} metrics`);
+  for (const name of exposed) t.ok(docs.includes(`\`${name}`), `${name} is explained`);
+  for (const file of ['docs/operations.md', 'deploy/prometheus/alerts.yml', 'deploy/grafana/dashboards/sluice.json']) {
+    for (const [name] of readFileSync(file, 'utf8').matchAll(/sluice_[a-z_]+[a-z]/g)) {
+      t.ok(exposed.has(name.replace(/_bucket$/, '')), `${name} of ${file} exists`);
+    }
+  }
+});
+
+/** Answers, failures of every kind, and one provider that never works. */
+const playing: Script = async ({ body, response }) => {
+  const { messages, model } = JSON.parse(body) as { messages: { content: string }[]; model: string };
+  const question = messages.at(-1)?.content ?? '';
+  if (model === 'broken') return void response.writeHead(503).end();
+  if (model === 'locked') return void response.writeHead(401).end();
+  if (question.includes('silent')) return;
+  sse(response);
+  if (question.includes('junk')) return void response.end('data: {not json\n\n');
+  const length = question.includes('long') ? 300 : 10 + Math.floor(Math.random() * 60);
+  for (let i = 0; i < length && !response.destroyed; i++) {
+    response.write(text(`word ${i} `));
+    await sleep(10 + Math.random() * 30);
+  }
+  response.write(chunk({}, 'stop', { usage: { prompt_tokens: 20, completion_tokens: length } }));
+  response.end(STOP + DONE);
+};
+
+async function load({ url }: Running, seconds: number): Promise<void> {
+  const ask = `${url}/ask/stream?question=`;
+  const until = performance.now() + seconds * 1_000;
+  const running: Promise<unknown>[] = [];
+  const questions = ['fallback', 'refused', 'silent', 'junk', 'left', 'resumed', 'stopped', ...Array<string>(12).fill('ok')];
+  for (let i = 0; performance.now() < until; i++) {
+    const question = questions[i % questions.length] as string;
+    running.push(one(question).catch(() => {}));
+    await sleep(40);
+  }
+  await Promise.all(running);
+
+  async function one(question: string): Promise<void> {
+    if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question));
+    if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`));
+    if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`));
+    const reading = await open(`${ask}long ${question}`.replace(' ', '%20'));
+    const { json } = await reading.until('start');
+    await reading.until('delta');
+    if (question === 'stopped') await fetch(`${url}${json.url}`, { method: 'DELETE' });
+    else reading.cut();
+    if (question === 'resumed') {
+      const headers = { 'last-event-id': reading.events.at(-1)?.id };
+      const again = await open(`${url}${json.url}`, { headers });
+      await sleep(300);
+      again.cut();
+    }
+  }
+}
+
+t.test('every query of the dashboard has data after a load', { skip: noPrometheus, timeout: 90_000 }, async (t) => {
+  const redis = await startRedis(t);
+  const upstream = await startUpstream(t, playing);
+  const folder = t.testdir();
+  const config = join(folder, 'sluice.yaml');
+  writeFileSync(
+    config,
+    `providers:
+  bella: { type: bella, baseUrl: "${upstream.url}/v1", apiKeys: [test-key], models: "*" }
+  other: { type: vllm, baseUrl: "${upstream.url}/v1" }
+  locked: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
+models:
+  - { name: steady, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
+deadlines: { firstTokenMs: 700 }
+defaultModel: bella/gpt-4o
+`,
+  );
+  const server = await runServer(t, {
+    CONFIG_FILE: config,
+    REDIS_URL: redis.url,
+    STREAM_GRACE_MS: '200',
+    MAX_STREAMS: '20',
+    EVENT_LOOP_DELAY_MS: '0',
+  });
+  const prometheus = await startPrometheus(t, folder, server.url);
+  const seconds = Number(process.env.LOAD_SECONDS ?? 12);
+  // What happens only once is a step, which `rate` sees only if the series was there before.
+  await load(server, seconds / 2);
+  await sleep(1_500);
+  redis.child.kill('SIGSTOP');
+  await load(server, seconds / 4);
+  redis.child.kill('SIGCONT');
+  await load(server, seconds / 2);
+  await sleep(1_500);
+
+  const panels: { title: string; series: Series[] }[] = [];
+  for (const { title, targets = [] } of dashboard.panels) {
+    const series: Series[] = [];
+    for (const { expr, legendFormat } of targets) {
+      const found = await prometheus.range(expr.replaceAll('$__rate_interval', '5s'), seconds + 20);
+      t.ok(found.length > 0 || RARE.test(expr), `${title}: ${expr}`);
+      for (const { metric, values } of found) {
+        series.push({ name: legendFormat.replace(/{{(\w+)}}/g, (_, label) => metric[label] ?? ''), values });
+      }
+    }
+    if (targets.length > 0) panels.push({ title, series });
+  }
+  if (process.env.SCREENSHOT && !noBrowser) await drawDashboard(await launch(t), panels, process.env.SCREENSHOT);
+});
+
+/** Needs a second replica that dies, or a route that goes on. */
+const RARE = /sluice_(takeovers|continuations)_total/;
+
+interface Found {
+  readonly metric: Record<string, string>;
+  readonly values: [number, string][];
+}
+
+async function startPrometheus(t: Test, folder: string, target: string) {
+  const port = await freePort();
+  const file = join(folder, 'prometheus.yml');
+  writeFileSync(
+    file,
+    readFileSync('deploy/prometheus/prometheus.yml', 'utf8')
+      .replace('scrape_interval: 5s', 'scrape_interval: 500ms')
+      .replace(/targets: .*/, `targets: ["${new URL(target).host}"]`)
+      .replace('[alerts.yml]', '[]'),
+  );
+  const child = spawn(
+    'prometheus',
+    [`--config.file=${file}`, `--storage.tsdb.path=${folder}/data`, `--web.listen-address=127.0.0.1:${port}`],
+    { stdio: 'ignore' },
+  );
+  t.teardown(async () => {
+    child.kill('SIGKILL');
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  });
+  const url = `http://127.0.0.1:${port}`;
+  while (
+    !(await fetch(`${url}/-/ready`).then(
+      ({ ok }) => ok,
+      () => false,
+    ))
+  )
+    await sleep(50);
+  return {
+    async range(query: string, seconds: number): Promise<Found[]> {
+      const end = Date.now() / 1_000;
+      const parameters = new URLSearchParams({ query, start: String(end - seconds), end: String(end), step: '0.5' });
+      const response = await fetch(`${url}/api/v1/query_range?${parameters}`);
+      const { status, error, data } = (await response.json()) as {
+        status: string;
+        error?: string;
+        data: { result: Found[] };
+      };
+      if (status !== 'success') throw new Error(`${query}: ${error}`);
+      return data.result.filter(({ values }) => values.some(([, value]) => value !== 'NaN'));
+    },
+  };
+}
