@@ -1,0 +1,66 @@
+import { render } from './markdown.js';
+import { whatToDo } from './words.js';
+
+/** Turns of a conversation, as elements. */
+
+function element(name, className, text = '') {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+export function userTurn(text) {
+  return element('article', 'turn user', text);
+}
+
+export function faultOf(fault) {
+  const made = element('div', 'fault');
+  made.setAttribute('role', 'alert');
+  made.append(element('strong', '', fault.message), whatToDo(fault));
+  return made;
+}
+
+/** An assistant's turn that follows its answer, one drawing a frame at most. */
+export function assistantTurn(answer) {
+  const turn = element('article', 'turn assistant running');
+  turn.setAttribute('aria-busy', 'true');
+  const reasoning = element('details', 'reasoning');
+  const thought = element('p');
+  reasoning.append(element('summary', '', 'Reasoning'), thought);
+  reasoning.hidden = true;
+  const tools = element('div', 'tools-called');
+  const text = element('div', 'text');
+  turn.append(reasoning, tools, text);
+  let drawn = 0;
+
+  const draw = () => {
+    drawn = 0;
+    reasoning.hidden = answer.reasoning === '';
+    thought.textContent = answer.reasoning;
+    drawTools(tools, answer.tools);
+    render(text, answer.text);
+    turn.classList.toggle('cut', answer.isCut);
+    if (!answer.last) return;
+    turn.classList.remove('running');
+    turn.setAttribute('aria-busy', 'false');
+    if (answer.last.type === 'error') turn.append(faultOf(answer.last));
+  };
+  answer.addEventListener('change', () => {
+    drawn ||= requestAnimationFrame(draw);
+  });
+  return turn;
+}
+
+function drawTools(place, tools) {
+  for (const [index, { name, arguments: args }] of tools) {
+    let details = place.children[index];
+    if (!details) {
+      details = element('details', 'tool');
+      details.append(element('summary'), element('pre'));
+      place.append(details);
+    }
+    details.firstElementChild.textContent = `Calls ${name || 'a tool'}`;
+    details.lastElementChild.textContent = args;
+  }
+}
