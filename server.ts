@@ -4,7 +4,7 @@ import { ConfigError, loadConfig } from './plugins/config/load.ts';
 
 /** Starts the service. The only file that reads the environment, listens, and may end the process. */
 
-/** What closing may take beyond the drain: last words, sockets, pools. */
+/** What closing may take beyond the drain and the hand-over: last words, sockets, pools. */
 const CLOSE_MS = 5_000;
 /** A signal that comes again this soon is the same one. */
 const ECHO_MS = 500;
@@ -26,7 +26,11 @@ process.stdout.on('error', () => {});
 const app = await buildApp(config, { logTo: process.stdout });
 
 const { close } = closeWithGrace(
-  { delay: config.drainMs + CLOSE_MS, logger: false, skip: ['SIGHUP', 'SIGINT', 'SIGTERM'] },
+  {
+    delay: config.drainMs + (config.redis ? config.handOverMs : 0) + CLOSE_MS,
+    logger: false,
+    skip: ['SIGHUP', 'SIGINT', 'SIGTERM'],
+  },
   async ({ err }) => {
     if (err) app.log.fatal({ err }, 'unexpected fault');
     // Before `close()`, which refuses connections at once: probes and readers are still answered.

@@ -57,7 +57,10 @@ export default fp(
       // Closes what is idle, too.
       fastify.server.close();
     });
-    // At once: a gateway would send the next question on it.
+    fastify.addHook('onRequest', async (_, reply) => {
+      if (refusing) reply.header('connection', 'close');
+    });
+    // Those that were open before, at once: a gateway would send the next question on it.
     fastify.addHook('onResponse', async ({ raw }) => {
       if (refusing) raw.socket.end();
     });

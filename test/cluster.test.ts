@@ -54,7 +54,7 @@ function whole(t: Test, pages: readonly Page[], count: number): void {
 }
 
 t.test('behind the gateway', { skip: noCluster, timeout: 120_000 }, async (t) => {
-  t.jobs = 2;
+  t.jobs = 3;
 
   t.test('kill -9 of the replica that serves: all resume on the other', async (t) => {
     const cluster = await startCluster(t, counting(100, 60));
@@ -149,6 +149,19 @@ t.test('behind the gateway', { skip: noCluster, timeout: 120_000 }, async (t) =>
     whole(t, pages, 60);
     t.ok(pages.filter(({ reconnects }) => reconnects > 1).length > 10, 'some had to move');
     t.equal(cluster.upstream.calls.length, pages.length, `${pages.length} asked, each once`);
+    t.match(cluster.gatewayLog(), /GET \/ask\/stream/);
+    t.notMatch(cluster.gatewayLog(), /question/, 'no query in the log of the gateway');
+  });
+
+  t.test('an answer that takes longer than the drain is finished for readers elsewhere', async (t) => {
+    const cluster = await startCluster(t, counting(130, 60), { DRAIN_MS: '500' });
+    const [page] = (await readProducedBy(cluster, 0, 1)) as [Page];
+    const { child, exit } = cluster.replicas[0] as Cluster['replicas'][number];
+    child.kill('SIGTERM');
+    t.equal(await exit, 0);
+    await page.over;
+    whole(t, [page], 130);
+    t.equal(cluster.upstream.calls.length, 1);
   });
 
   t.test('Chromium: kill -9 of the replica that serves, and of both', { skip: noBrowser }, async (t) => {

@@ -19,6 +19,8 @@ export interface Cluster {
   /** Of the gateway. */
   readonly url: string;
   readonly replicas: Running[];
+  /** What the gateway has logged. */
+  gatewayLog(): string;
   /** Starts a replica in the place of one that has ended. */
   restart(index: number): Promise<void>;
 }
@@ -41,8 +43,9 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
     });
   const start = (port: number) => runServer(t, envOf(port));
   const replicas = await Promise.all(ports.map(start));
-  const url = await startNginx(t, ports);
+  const { url, log } = await startNginx(t, ports);
   return {
+    gatewayLog: log,
     redis,
     upstream,
     url,
@@ -53,13 +56,17 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
   };
 }
 
-async function startNginx(t: Test, ports: readonly number[]): Promise<string> {
+async function startNginx(t: Test, ports: readonly number[]): Promise<{ url: string; log(): string }> {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'nginx-'));
   let text = readFileSync('deploy/nginx/nginx.conf', 'utf8')
     .replace('listen 8080;', `listen 127.0.0.1:${port};`)
     .replace('worker_processes auto;', `worker_processes 1;\npid ${folder}/pid;`)
-    .replace('access_log /dev/stdout', `access_log ${folder}/access.log`);
+    .replace('access_log /dev/stdout', `access_log ${folder}/access.log`)
+    .replace('error_log /dev/stderr', `error_log ${folder}/error.log`)
+    // Addresses do not change here, and this nginx may be older.
+    .replace(/ *(resolver|zone) .*\n/g, '')
+    .replaceAll(' resolve ', ' ');
   ports.forEach((one, i) => {
     text = text.replace(`sluice-${i + 1}:3000`, `127.0.0.1:${one}`);
   });
@@ -78,7 +85,10 @@ async function startNginx(t: Test, ports: readonly number[]): Promise<string> {
       once(socket, 'error').then(() => false),
     ]).catch(() => false);
     socket.destroy();
-    if (isOpen) return `http://127.0.0.1:${port}`;
+    if (isOpen) {
+      const log = () => ['access', 'error'].map((name) => readFileSync(join(folder, `${name}.log`), 'utf8')).join('');
+      return { url: `http://127.0.0.1:${port}`, log };
+    }
     await sleep(20);
   }
 }
@@ -123,7 +133,7 @@ export function browse(url: string): Page {
           if (cutAt !== undefined) page.gaps.push(performance.now() - cutAt);
           cutAt = undefined;
           if (event.id) lastId = event.id;
-          page.ids.push(event.id);
+          if (event.json.type !== 'status') page.ids.push(event.id);
           if (event.json.type === 'start') onStart(event.json);
           if (event.json.type === 'delta') page.text += event.json.content;
           if (event.json.type === 'end' || event.json.type === 'error') page.last = event.json;

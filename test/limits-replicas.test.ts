@@ -60,6 +60,19 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
     third.cut();
   });
 
+  t.test('answers that end while Redis is away give their places back', async (t) => {
+    const { a, b, ask, upstream, redis } = await withKey(t, 'streams: 2');
+    const readings = [await ask(a), await ask(a)];
+    await upstream.call(2);
+    redis.child.kill('SIGSTOP');
+    await sleep(2_000);
+    for (const { response } of upstream.calls) response.end(STOP + DONE);
+    await Promise.all(readings.map((one) => one.until('end')));
+    redis.child.kill('SIGCONT');
+    await sleep(2_500);
+    t.equal((await ask(b)).response.statusCode, 200);
+  });
+
   t.test('tokens', async (t) => {
     const { a, b, ask } = await withKey(t, 'tokensPerMinute: 2500');
     t.equal((await ask(a)).response.statusCode, 200);

@@ -68,7 +68,16 @@ async function load({ url }: Running, seconds: number): Promise<void> {
   const ask = `${url}/ask/stream?question=`;
   const until = performance.now() + seconds * 1_000;
   const running: Promise<unknown>[] = [];
-  const questions = ['fallback', 'refused', 'silent', 'junk', 'left', 'resumed', 'stopped', ...Array<string>(12).fill('ok')];
+  const questions = [
+    'fallback',
+    'refused',
+    'silent',
+    'junk',
+    'left',
+    'resumed',
+    'stopped',
+    ...Array<string>(12).fill('ok'),
+  ];
   for (let i = 0; performance.now() < until; i++) {
     const question = questions[i % questions.length] as string;
     running.push(one(question).catch(() => {}));

@@ -48,11 +48,22 @@ export function createRunning(shared: Shared | undefined, replicas: number, onDe
     return count;
   };
 
+  /** Owners of whom the others have not heard yet that some have ended. */
+  const unsaid = new Set<string>();
+  const say = async (owner: string, { link, replica, key }: Shared) => {
+    const args = [replica, counts.get(owner) ?? 0];
+    await link.ask((redis) => run(redis, SAY, [key('running', owner)], args));
+    unsaid.delete(owner);
+  };
+  shared?.lease.onRenewed(() => {
+    for (const owner of unsaid) say(owner, shared).catch(() => {});
+  });
+
   const release = (owner: string) => {
-    const count = add(owner, -1);
-    if (!shared?.link.up) return;
-    const { link, replica, key } = shared;
-    link.ask((redis) => run(redis, SAY, [key('running', owner)], [replica, count])).catch(() => {});
+    add(owner, -1);
+    if (shared === undefined) return;
+    unsaid.add(owner);
+    say(owner, shared).catch(() => {}); // Said again with the next renewal.
   };
 
   const takeShared = async ({ link, replica, key, leaseOf }: Shared, owner: string, count: number, most: number) => {

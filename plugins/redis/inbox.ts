@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis';
+import type { Clock } from '../clock.ts';
 import type { Link } from './link.ts';
 
 /**
@@ -13,12 +14,35 @@ export interface Inbox {
   close(): void;
 }
 
-export function createInbox(subscriber: Redis, link: Link, own: string, channelOf: (replica: string) => string): Inbox {
+/** How often the connection is tried, and how long its answer may take: it sends nothing by itself. */
+const TRY_MS = 2_000;
+
+export function createInbox(
+  { subscriber, link, clock }: { subscriber: Redis; link: Link; clock: Clock },
+  own: string,
+  channelOf: (replica: string) => string,
+): Inbox {
   const handlers = new Map<string, (from: string, body: unknown) => void>();
   const listeners: (() => void)[] = [];
+  let answered = true;
+  let cancel = clock.after(TRY_MS, tryIt);
+
+  function tryIt(): void {
+    cancel = clock.after(TRY_MS, tryIt);
+    if (subscriber.status !== 'ready') return;
+    if (!answered) subscriber.disconnect(true);
+    answered = false;
+    subscriber.ping().then(
+      () => {
+        answered = true;
+      },
+      () => {},
+    );
+  }
 
   subscriber.on('error', () => {}); // It reconnects by itself.
   subscriber.on('ready', () => {
+    answered = true;
     void subscriber.subscribe(channelOf(own)).then(
       () => {
         for (const listener of listeners) listener();
@@ -27,8 +51,8 @@ export function createInbox(subscriber: Redis, link: Link, own: string, channelO
     );
   });
   subscriber.on('message', (_channel: string, text: string) => {
-    const [kind, from, body] = JSON.parse(text) as [string, string, unknown];
-    handlers.get(kind)?.(from, body);
+    const message = parsed(text);
+    if (message) handlers.get(message[0])?.(message[1], message[2]);
   });
   void subscriber.connect().catch(() => {});
 
@@ -39,6 +63,18 @@ export function createInbox(subscriber: Redis, link: Link, own: string, channelO
       if (link.up) link.ask((redis) => redis.publish(channelOf(to), message)).catch(() => {});
     },
     onOpen: (listener) => void listeners.push(listener),
-    close: () => subscriber.disconnect(),
+    close() {
+      cancel();
+      subscriber.disconnect();
+    },
   };
+}
+
+/** Undefined for what no replica has sent. */
+function parsed(text: string): [kind: string, from: string, body: unknown] | undefined {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

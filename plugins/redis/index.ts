@@ -36,6 +36,8 @@ const OPTIONS = {
   autoResubscribe: false,
   connectTimeout: 2_000,
   keepAlive: 10_000,
+  // A primary that has become a replica refuses to write: its address may lead to the new one.
+  reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
   retryStrategy: (times: number) => Math.min(50 * 2 ** times, 1_000) * (0.75 + Math.random() / 2),
 };
 
@@ -52,7 +54,7 @@ export default fp(
     const leaseOf = (one: string) => key('replica', one);
     const connect = () => new Redis(config.redis?.url ?? '', { ...OPTIONS, connectionName: `sluice-${replica}` });
     const link = createLink(connect(), clock, metrics, log);
-    const inbox = createInbox(connect(), link, replica, (to) => key('to', to));
+    const inbox = createInbox({ subscriber: connect(), link, clock }, replica, (to) => key('to', to));
     const lease = createLease(link, clock, leaseOf(replica));
     const shared: Shared = { replica, link, inbox, lease, key, leaseOf };
     fastify.decorate('shared', shared);

@@ -12,8 +12,6 @@ export class RedisAway extends Error {
 export interface Link {
   /** Whether commands are sent at all. */
   readonly up: boolean;
-  /** Milliseconds for which Redis has answered all along, in time; 0 while it is away. */
-  readonly steadyMs: number;
   /**
    * Runs a command.
    * @throws RedisAway while the breaker is open, and after 250 ms; what Redis says against the command as it is
@@ -40,7 +38,6 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   let closed = false;
   let failures = 0;
   let unanswered = 0;
-  let steadySince = clock.now();
   let cancelProbe: (() => void) | undefined;
 
   const down = (why: string) => {
@@ -53,7 +50,6 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
 
   const failed = (why: string) => {
     metrics.redisFailures.inc({ why });
-    steadySince = clock.now();
     failures += 1;
     if (failures >= MOST_FAILURES) down(why);
   };
@@ -104,7 +100,6 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
       unanswered = 0;
       if (up || closed) return;
       up = true;
-      steadySince = clock.now();
       metrics.redisUp.set(1);
       log.info('redis answers');
       for (const listener of listeners) listener();
@@ -116,10 +111,7 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   };
 
   redis.on('error', () => {}); // 'close' follows
-  redis.on('close', () => {
-    steadySince = clock.now();
-    down('connection');
-  });
+  redis.on('close', () => down('connection'));
   redis.on('ready', () => {
     cancelProbe?.();
     cancelProbe = undefined;
@@ -130,9 +122,6 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   return {
     get up() {
       return up;
-    },
-    get steadyMs() {
-      return up ? clock.now() - steadySince : 0;
     },
     ask: (call) => (up ? timed(call) : Promise.reject(new RedisAway('redis is away'))),
     onBack: (listener) => void listeners.push(listener),

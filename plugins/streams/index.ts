@@ -64,8 +64,8 @@ export default fp<{ store?: StreamStore | undefined }>(
       const { owner, ticket } = identity;
       const chat = options.chat && scoped(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const question = bequest(route, prompt);
-      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat, question };
+      const question = store.shared ? bequest(route, prompt) : undefined;
+      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat };
       const slot = slots.take(id);
       if (slot !== 'taken') throw overloaded(slot);
       let grant: Grant | undefined;
@@ -75,7 +75,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       };
       try {
         grant = await limits.takeAnswer(identity, prompt);
-        const { log, created } = await store.create(info, idempotency);
+        const { log, created } = await store.create(info, idempotency, question);
         if (created) return { log, grant };
         giveBack();
         return { log };

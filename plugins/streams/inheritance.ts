@@ -15,12 +15,19 @@ const LOST: Terminal = {
   retryable: true,
 };
 
+/** A longer question, as one with images, dies with its replica: others would hold it for nothing. */
+const LONGEST = 262_144;
+
 /** The question as other replicas may need it; undefined where its answer is never gone on with. */
 export function bequest({ onMidStreamFailure }: ModelRoute, prompt: Prompt): string | undefined {
-  return onMidStreamFailure === 'continue' ? JSON.stringify(prompt) : undefined;
+  if (onMidStreamFailure !== 'continue') return undefined;
+  const question = JSON.stringify(prompt);
+  return question.length > LONGEST ? undefined : question;
 }
 
-export function createHeir(fastify: FastifyInstance, slots: Slots, { answer }: Answering): (log: StreamLog) => void {
+type Heir = (log: StreamLog, question: string | undefined) => void;
+
+export function createHeir(fastify: FastifyInstance, slots: Slots, { answer }: Answering): Heir {
   const { metrics, llm, log: logger } = fastify;
 
   const lose = (log: StreamLog) => {
@@ -29,8 +36,8 @@ export function createHeir(fastify: FastifyInstance, slots: Slots, { answer }: A
     log.end(LOST);
   };
 
-  const goOn = async (log: StreamLog) => {
-    const { id, model, question } = log.info;
+  const goOn = async (log: StreamLog, question: string | undefined) => {
+    const { id, model } = log.info;
     const said = question === undefined ? undefined : await textOf(log);
     if (said === undefined || slots.take(id) !== 'taken') return lose(log);
     try {
@@ -43,8 +50,8 @@ export function createHeir(fastify: FastifyInstance, slots: Slots, { answer }: A
     }
   };
 
-  return (log) => {
-    goOn(log).catch((error: unknown) => {
+  return (log, question) => {
+    goOn(log, question).catch((error: unknown) => {
       logger.error({ err: error }, 'taking over a stream failed');
       lose(log);
     });

@@ -62,8 +62,6 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The conversation that the client says it belongs to; unique with its owner's name in front. */
   readonly chat?: string | undefined;
-  /** What another replica needs to go on with the answer; absent where none shall. */
-  readonly question?: string | undefined;
 }
 
 /** What a producer hears from its log, in turn with its own calls. */
@@ -113,15 +111,18 @@ export interface Idempotency {
 export interface StreamStore {
   /** Whether other replicas read the same logs. */
   readonly shared?: boolean;
-  /** Who takes care of a log whose producer has died, and which this process has taken over. Call once. */
-  onInherited?(heir: (log: StreamLog) => void): void;
+  /**
+   * Who takes care of a log whose producer has died, and which this process has taken over, with the
+   * question that it was created with. Call once.
+   */
+  onInherited?(heir: (log: StreamLog, question: string | undefined) => void): void;
   /**
    * Creates a log, or finds the one that was created under the same key, which only one of several
-   * racing callers can do.
+   * racing callers can do. `question`: what another replica needs to go on with the answer, if it may.
    * @throws StoreFull when the bound is reached and nothing finished is left to evict
    * @throws KeyConflict when the key stands for another question
    */
-  create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }>;
+  create(info: StreamInfo, idempotency?: Idempotency, question?: string): Promise<{ log: StreamLog; created: boolean }>;
   /**
    * The log that was created under a key, if it is still kept.
    * @throws KeyConflict as `create` does

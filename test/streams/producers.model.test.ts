@@ -98,10 +98,11 @@ class TakeOver implements Command {
   async run(model: Model, { id, records, names }: Real): Promise<void> {
     const log = model.log as NonNullable<Model['log']>;
     const dead = { replica: names[log.producer] as string, epoch: log.epoch };
-    const epoch = await (records[this.#who] as Records).takeOver(id, dead);
+    const { epoch, position } = (await (records[this.#who] as Records).takeOver(id, dead)) ?? {};
     const may = !model.replicas[log.producer]?.alive && !log.ended;
     same(epoch, may ? log.epoch + 1 : undefined, `taken over by ${this.#who}`);
     if (epoch === undefined) return;
+    same(position, log.text.length, 'where it ends');
     model.log = { ...log, producer: this.#who, epoch };
     Object.assign(model.replicas[this.#who] as object, { epoch, text: log.text });
   }

@@ -142,6 +142,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
 
   follow(follower: Follower): void {
     this.#followers.add(follower);
+    this.onProgress();
     this.#audience?.onReaders(this.#followers.size);
   }
 

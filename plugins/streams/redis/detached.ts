@@ -10,13 +10,16 @@ export class Detached {
   readonly #clock: Clock;
   readonly #link: Link;
   readonly #isKept: (log: ProducedLog) => boolean;
+  readonly #onDropped: (log: ProducedLog) => void;
   readonly #logs = new Set<ProducedLog>();
   #cancelRetry: (() => void) | undefined;
 
-  constructor(clock: Clock, link: Link, isKept: (log: ProducedLog) => boolean) {
+  /** `onDropped`: a log is no longer kept here, and Redis will never have it. */
+  constructor(clock: Clock, link: Link, isKept: (log: ProducedLog) => boolean, onDropped: (log: ProducedLog) => void) {
     this.#clock = clock;
     this.#link = link;
     this.#isKept = isKept;
+    this.#onDropped = onDropped;
     link.onBack(() => this.#retry());
   }
 
@@ -38,7 +41,8 @@ export class Detached {
     this.#cancelRetry?.();
     this.#cancelRetry = undefined;
     for (const log of this.#logs) {
-      if (log.writer.isAttached || !this.#isKept(log)) this.#logs.delete(log);
+      if (log.writer.isAttached) this.#logs.delete(log);
+      else if (!this.#isKept(log)) this.#onDropped(log);
       else if (this.#link.up) void log.writer.catchUp();
     }
     if (this.#logs.size > 0) this.#cancelRetry = this.#clock.after(RETRY_MS, () => this.#retry());

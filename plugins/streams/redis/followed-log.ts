@@ -29,6 +29,8 @@ const LOOK_MS = 50;
 export class FollowedLog implements StreamLog {
   readonly info: StreamInfo;
   producer: Producer;
+  /** How often its producer has said that it has no such log. */
+  goneTimes = 0;
   readonly #options: FollowedLogOptions;
   #copy: Promise<{ memory: MemoryLog; tail: LogTail }> | undefined;
   #memory: MemoryLog | undefined;
@@ -93,6 +95,25 @@ export class FollowedLog implements StreamLog {
   async wake(): Promise<void> {
     // Where Redis is away the next message, or its return, wakes it again.
     await this.#tail?.wake().catch(() => {});
+  }
+
+  /**
+   * Reads all there is, however far readers here are behind.
+   * @throws RedisAway, or what Redis says
+   */
+  async fill(): Promise<void> {
+    const guest = { position: Number.POSITIVE_INFINITY, wake() {} };
+    this.#memory?.follow(guest);
+    try {
+      await this.#tail?.wake();
+    } finally {
+      this.#memory?.detach(guest);
+    }
+  }
+
+  /** Nobody will go on with it. */
+  lose(): void {
+    this.#tail?.lose();
   }
 
   /** Asks Redis who the producer is now. */

@@ -1,7 +1,7 @@
 import type { Clock } from '../../clock.ts';
 import type { Shared } from '../../redis/index.ts';
 import type { Follower, MemoryLog } from '../memory/log.ts';
-import { FOLLOW, type Follow, NEWS } from './messages.ts';
+import { FOLLOW, type Follow, GONE, NEWS } from './messages.ts';
 
 /** Silence after which a replica reads no more. */
 const FORGET_MS = 3_500;
@@ -39,7 +39,11 @@ export class Followers {
       return;
     }
     const log = known?.log ?? this.#find(id);
-    if (log === undefined) return;
+    if (log === undefined) {
+      // It has ended, and the other may have missed that; or it never will be written again.
+      this.#shared.inbox.send(from, GONE, id);
+      return;
+    }
     const reader = known ?? new RemoteReader(log, () => this.#tell(from, id));
     reader.position = position;
     reader.seenAt = this.#clock.now();
@@ -59,8 +63,13 @@ export class Followers {
   }
 
   #sweep(): void {
-    const silentSince = this.#clock.now() - FORGET_MS;
-    for (const [key, reader] of this.#known) if (reader.seenAt < silentSince) this.#drop(key);
+    const now = this.#clock.now();
+    // Nobody could be heard while Redis was away: all have time to speak again.
+    const isDeaf = this.#shared.lease.steadyMs < FORGET_MS;
+    for (const [key, reader] of this.#known) {
+      if (isDeaf) reader.seenAt = now;
+      else if (reader.seenAt < now - FORGET_MS) this.#drop(key);
+    }
     this.#cancelSweep = this.#known.size === 0 ? undefined : this.#clock.after(FORGET_MS / 2, () => this.#sweep());
   }
 

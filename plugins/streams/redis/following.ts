@@ -1,8 +1,8 @@
 import type { Clock } from '../../clock.ts';
 import type { Shared } from '../../redis/index.ts';
 import type { FollowedLog } from './followed-log.ts';
-import { FOLLOW, type Follow, NEWS, type News, STOP } from './messages.ts';
-import type { Records } from './records.ts';
+import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from './messages.ts';
+import type { Records, Takeover } from './records.ts';
 
 export interface FollowingOptions {
   readonly shared: Shared;
@@ -11,13 +11,18 @@ export interface FollowingOptions {
   /** Progress, in units, that is worth a message. */
   readonly step: number;
   /** The producer has died, and this replica is the first to say so. */
-  onTakenOver(log: FollowedLog, epoch: number): void;
+  onTakenOver(log: FollowedLog, won: Takeover): void;
 }
 
 const LOOK_MS = 500;
+/** Logs of a dead producer that are taken over at once. */
+const AT_ONCE = 64;
+const MOST_TRIES = 5;
+/** Times that a producer says it has no such log, before its reader believes it. */
+const MOST_GONE = 3;
 /** Looks between two messages to a producer that everything is as it was. */
 const LOOKS_A_WORD = 2;
-/** A lease counts as lost only where Redis has answered for so long, so that its owner could renew it. */
+/** A lease counts as lost only where this replica could renew its own for so long: so could the other. */
 const STEADY_MS = 2_000;
 
 /** The logs that readers here follow: tells their producers so, and looks after those producers. */
@@ -26,6 +31,7 @@ export class Following {
   readonly #logs = new Map<string, FollowedLog>();
   /** What each producer was told last. */
   readonly #told = new Map<FollowedLog, { readers: number; position: number }>();
+  readonly #looking = new Set<string>();
   #looks = 0;
   #cancelLook: (() => void) | undefined;
 
@@ -35,6 +41,7 @@ export class Following {
     inbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.wake();
     });
+    inbox.on(GONE, (_, id) => void this.#onGone(id as Gone));
     const wakeAll = () => {
       for (const log of this.#logs.values()) void log.wake();
       this.#tellAll();
@@ -77,6 +84,15 @@ export class Following {
     this.#logs.clear();
   }
 
+  /** What it wrote is in Redis, its end too; if not, nobody will write it. */
+  async #onGone(id: string): Promise<void> {
+    const log = this.#logs.get(id);
+    if (log === undefined) return;
+    await log.wake();
+    log.goneTimes += 1;
+    if (log.goneTimes >= MOST_GONE) log.lose();
+  }
+
   #tell(replica: string, logs: readonly FollowedLog[]): void {
     const said: Follow = logs.map((log) => {
       this.#told.set(log, { readers: log.readers, position: log.length });
@@ -95,22 +111,33 @@ export class Following {
     for (const log of this.#logs.values()) if (log.ended) this.forget(log);
     this.#looks += 1;
     if (this.#looks % LOOKS_A_WORD === 0) this.#tellAll();
-    if (this.#options.shared.link.steadyMs < STEADY_MS) return;
+    if (this.#options.shared.lease.steadyMs < STEADY_MS) return;
     for (const [replica, logs] of this.#byProducer()) {
-      this.#lookAfter(replica, logs).catch(() => {}); // Redis is away: looked again when it is steady.
+      if (this.#looking.has(replica)) continue;
+      this.#looking.add(replica);
+      this.#lookAfter(replica, logs)
+        .catch(() => {}) // Redis is away: looked again when it is steady.
+        .finally(() => this.#looking.delete(replica));
     }
   }
 
   async #lookAfter(replica: string, logs: readonly FollowedLog[]): Promise<void> {
-    const { records, onTakenOver } = this.#options;
+    const { records } = this.#options;
     if (await records.isAlive(replica)) return;
-    for (const log of logs) {
-      await log.wake();
-      if (log.ended || log.readers === 0) continue;
-      const epoch = await records.takeOver(log.info.id, log.producer);
-      if (epoch === undefined) await log.refreshProducer();
-      else onTakenOver(log, epoch);
+    for (let i = 0; i < logs.length; i += AT_ONCE) {
+      await Promise.all(logs.slice(i, i + AT_ONCE).map((log) => this.#takeOver(log)));
     }
+  }
+
+  async #takeOver(log: FollowedLog): Promise<void> {
+    const { records, onTakenOver } = this.#options;
+    await log.fill();
+    if (log.ended || log.readers === 0) return;
+    const won = await records.takeOver(log.info.id, log.producer);
+    if (won === undefined) return log.refreshProducer();
+    // What the dead one wrote last may have come behind what was read.
+    for (let tries = 0; tries < MOST_TRIES && log.length < won.position; tries++) await log.fill().catch(() => {});
+    onTakenOver(log, won);
   }
 
   #byProducer(): Map<string, FollowedLog[]> {

@@ -22,9 +22,14 @@ export class Frame {
     this.#run(fn);
   }
 
-  #run(fn: () => void): void {
+  /** Forgets what waits. */
+  cancel(): void {
     this.#cancel?.();
     this.#cancel = undefined;
+  }
+
+  #run(fn: () => void): void {
+    this.cancel();
     this.#last = this.#clock.now();
     fn();
   }

@@ -9,6 +9,10 @@ export type News = readonly string[];
 /** To the producer: end this now. */
 export type Stop = string;
 
+/** To a replica that follows: this log is not written here any more. */
+export type Gone = string;
+
 export const FOLLOW = 'follow';
 export const NEWS = 'news';
+export const GONE = 'gone';
 export const STOP = 'stop';

@@ -2,7 +2,8 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import type { MemoryReader } from '../memory/reader.ts';
 import type { Audience, StreamInfo, StreamLog, Terminal } from '../types.ts';
-import { LogWriter, type WriterOptions } from './writer.ts';
+import { LogWriter } from './writer.ts';
+import type { WriterOptions } from './writer-options.ts';
 
 /** What the store is told of a log that is produced here. */
 export interface Producing {

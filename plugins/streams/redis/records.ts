@@ -13,6 +13,16 @@ export interface Producer {
   readonly epoch: number;
 }
 
+/** What a replica has won that takes a log over. */
+export interface Takeover {
+  /** Its number as the producer. */
+  readonly epoch: number;
+  /** Where the log ends. */
+  readonly position: number;
+  /** What was asked, where an answer may be gone on with. */
+  readonly question: string | undefined;
+}
+
 export interface Meta extends Producer {
   readonly info: StreamInfo;
 }
@@ -42,7 +52,7 @@ export class Records {
   }
 
   /** Undefined where it was created; else what the key stands for. */
-  async create({ info, idempotency }: Names): Promise<{ id: string; fingerprint: string } | undefined> {
+  async create({ info, idempotency }: Names, question = ''): Promise<{ id: string; fingerprint: string } | undefined> {
     const { replica } = this.#shared;
     const args = [info.id, JSON.stringify(info), replica, this.#longestMs + this.#ttlMs];
     const found = await this.#ask((redis) =>
@@ -50,6 +60,7 @@ export class Records {
         ...args,
         idempotency?.fingerprint ?? '',
         this.#shared.key('meta', ''),
+        question,
       ]),
     );
     if (found === null) return undefined;
@@ -86,11 +97,13 @@ export class Records {
     return position < 0 ? undefined : position;
   }
 
-  /** The epoch in which this replica is the producer; undefined where the old one lives, or another was first. */
-  async takeOver(id: string, { replica, epoch }: Producer): Promise<number | undefined> {
+  /** Undefined where the old producer lives, or another was first. */
+  async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
     const keys = [this.#meta(id), this.#log(id), this.#shared.leaseOf(replica)];
     const won = await this.#ask((redis) => run(redis, TAKE_OVER, keys, [this.#shared.replica, replica, epoch]));
-    return (won as number | null) ?? undefined;
+    if (won === null) return undefined;
+    const [own, position, question] = won as [number, string, string | null];
+    return { epoch: own, position: Number(position), question: question ?? undefined };
   }
 
   async isAlive(replica: string): Promise<boolean> {

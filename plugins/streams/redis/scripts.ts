@@ -4,7 +4,8 @@ import { script } from '../../redis/script.ts';
 
 /**
  * Creates a stream, or says which one its idempotency key stands for.
- * KEYS meta, log, key or '', chat or ''. ARGV id, info, replica, ttl, fingerprint, prefix of metas.
+ * KEYS meta, log, key or '', chat or ''. ARGV id, info, replica, ttl, fingerprint, prefix of metas,
+ * question or ''.
  */
 export const CREATE = script(`
 if KEYS[3] ~= '' then
@@ -17,6 +18,7 @@ if KEYS[3] ~= '' then
 end
 if KEYS[4] ~= '' then redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[4]) end
 redis.call('HSET', KEYS[1], 'info', ARGV[2], 'producer', ARGV[3], 'epoch', 1)
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'question', ARGV[7]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('XADD', KEYS[2], '1-0', 'b', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -30,6 +32,7 @@ return false
 export const END = script(`
 if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2], 'e', ARGV[3], 'n', ARGV[5]) then return false end
 redis.call('HSET', KEYS[1], 'ended', 1)
+redis.call('HDEL', KEYS[1], 'question')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if KEYS[3] ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
@@ -55,13 +58,15 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('XADD', KEYS[2], ARGV[6] .. '-0', 'b', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if KEYS[3] ~= '' then redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. ARGV[5], 'PX', ARGV[4], 'NX') end
+if KEYS[4] ~= '' then redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[4], 'NX') end
 return 0
 `);
 
 /**
  * Makes a replica the producer of a log whose producer has died, which one of several that race can.
  * What the dead one may still send is refused from then on: its entries have a lower number.
- * KEYS meta, log, lease of the dead. ARGV replica, dead replica, epoch. The new epoch, or false.
+ * KEYS meta, log, lease of the dead. ARGV replica, dead replica, epoch. The new epoch, where the log
+ * ends, and the question; or false.
  */
 export const TAKE_OVER = script(`
 local meta = redis.call('HMGET', KEYS[1], 'producer', 'epoch', 'ended')
@@ -70,8 +75,9 @@ local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if not last then return false end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'producer', ARGV[1])
-redis.call('XADD', KEYS[2], epoch .. '-' .. string.match(last[1], '%-(%d+)$'), 'b', ARGV[1])
-return epoch
+local position = string.match(last[1], '%-(%d+)$')
+redis.call('XADD', KEYS[2], epoch .. '-' .. position, 'b', ARGV[1])
+return {epoch, position, redis.call('HGET', KEYS[1], 'question')}
 `);
 
 /** For the producer to find when it can be told no other way. KEYS meta. */

@@ -8,9 +8,9 @@ import { Detached } from './detached.ts';
 import { FollowedLog } from './followed-log.ts';
 import { Followers } from './followers.ts';
 import { Following } from './following.ts';
-import { STOP, type Stop } from './messages.ts';
 import { ProducedLog } from './produced-log.ts';
-import { type Names, type Producer, Records } from './records.ts';
+import { type Names, type Producer, Records, type Takeover } from './records.ts';
+import { listenForStops } from './stops.ts';
 
 export interface RedisStoreOptions extends MemoryStoreOptions {
   readonly shared: Shared;
@@ -38,7 +38,7 @@ export class RedisStore implements StreamStore {
   readonly #detached: Detached;
   readonly #followers: Followers;
   readonly #following: Following;
-  #heir: (log: StreamLog) => void = () => {};
+  #heir: (log: StreamLog, question: string | undefined) => void = () => {};
 
   constructor(options: RedisStoreOptions) {
     const { shared, clock, ttlMs, longestMs, highWaterMark } = options;
@@ -47,32 +47,43 @@ export class RedisStore implements StreamStore {
     this.#records = new Records(shared, ttlMs, longestMs);
     // What Redis has acknowledged has waited for its frame already.
     this.#local = new MemoryStore({ ...options, flushMs: 0 });
-    this.#detached = new Detached(clock, shared.link, (log) => this.#local.has(log.memory));
+    this.#detached = new Detached(
+      clock,
+      shared.link,
+      (log) => this.#local.has(log.memory),
+      (log) => this.#forget(log),
+    );
     this.#followers = new Followers(shared, clock, (id) => this.#running.get(id)?.memory);
     this.#following = new Following({
       shared,
       clock,
       records: this.#records,
       step: highWaterMark / 2,
-      onTakenOver: (log, epoch) => this.#inherit(log, epoch),
+      onTakenOver: (log, won) => this.#inherit(log, won),
     });
-    shared.inbox.on(STOP, (_, id) => void this.#running.get(id as Stop)?.stop());
-    shared.inbox.onOpen(() => void this.#lookForStops());
-    shared.lease.onLost(() => {
+    listenForStops(shared, this.#records, this.#running);
+    // It was stopped for long, or Redis was emptied, or has come back as it was some time ago.
+    const verify = () => {
       for (const log of this.#running.values()) void log.writer.verify();
-    });
+    };
+    shared.lease.onLost(verify);
+    shared.link.onBack(verify);
   }
 
-  onInherited(heir: (log: StreamLog) => void): void {
+  onInherited(heir: (log: StreamLog, question: string | undefined) => void): void {
     this.#heir = heir;
   }
 
-  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: StreamLog; created: boolean }> {
+  async create(
+    info: StreamInfo,
+    idempotency?: Idempotency,
+    question?: string,
+  ): Promise<{ log: StreamLog; created: boolean }> {
     const known = idempotency && (await this.#local.openByKey(idempotency));
     if (known) return { log: this.#logOf(known), created: false };
     const names = { info, idempotency };
     // Redis that is away, or full, is no reason to refuse a question.
-    const found = await this.#records.create(names).catch(() => 'away' as const);
+    const found = await this.#records.create(names, question).catch(() => 'away' as const);
     if (found !== undefined && found !== 'away') {
       const log = await this.#openFound(found, idempotency as Idempotency);
       if (log) return { log, created: false };
@@ -166,17 +177,13 @@ export class RedisStore implements StreamStore {
   }
 
   /** The producer of a log that is read here has died: this process is its producer now. */
-  #inherit(followed: FollowedLog, epoch: number): void {
+  #inherit(followed: FollowedLog, { epoch, position, question }: Takeover): void {
     const memory = followed.release();
     this.#following.forget(followed);
     if (memory === undefined) return;
-    this.#heir(this.#produce(memory, { info: memory.info }, epoch, true));
-  }
-
-  async #lookForStops(): Promise<void> {
-    for (const log of this.#running.values()) {
-      if (await this.#records.isStopWished(log.info.id).catch(() => false)) await log.stop();
-    }
+    const log = this.#produce(memory, { info: memory.info }, epoch, true);
+    // Without its last words it cannot be gone on with.
+    this.#heir(log, memory.length === position ? question : undefined);
   }
 
   /** Another replica has taken over what was produced here: readers go on with what it writes. */

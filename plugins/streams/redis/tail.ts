@@ -59,6 +59,10 @@ export class LogTail {
     this.#closed = true;
   }
 
+  lose(): void {
+    this.#options.memory.end(LOST);
+  }
+
   async #read(): Promise<void> {
     const { id, memory, records } = this.#options;
     while (this.#again && !this.#closed && !memory.ended) {

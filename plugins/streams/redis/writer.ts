@@ -1,33 +1,10 @@
 import type { ContentPart } from '../../../providers/types.ts';
-import type { Clock } from '../../clock.ts';
-import type { Lease } from '../../redis/lease.ts';
-import type { MemoryLog } from '../memory/log.ts';
 import type { Terminal } from '../types.ts';
 import { Batch } from './batch.ts';
 import { catchUp } from './catch-up.ts';
 import { Frame } from './frame.ts';
-import { isRefused, type Names, type Records } from './records.ts';
-
-export interface WriterOptions {
-  readonly memory: MemoryLog;
-  readonly names: Names;
-  readonly records: Records;
-  readonly clock: Clock;
-  /** Milliseconds between two writes, at least. */
-  readonly flushMs: number;
-  /** The number of this producer. */
-  readonly epoch: number;
-  /** Whether Redis knows the stream. */
-  readonly attached: boolean;
-  /** The sign of this process's life: while it is held others leave its logs alone. */
-  readonly lease: Lease;
-  /** Redis does not have what readers have, and is to be told when it can be: see `catchUp`. */
-  onDetached(): void;
-  /** Another replica is the producer now; nothing more will be written. */
-  onFenced(): void;
-  /** The end is written, or nothing will ever be. */
-  onDone(): void;
-}
+import { isRefused } from './records.ts';
+import type { WriterOptions } from './writer-options.ts';
 
 /**
  * The producer's side of a log: what is appended goes to Redis, one write at a time, and is shown to
@@ -50,12 +27,15 @@ export class LogWriter {
   #flying: Batch | undefined;
   #terminal: Terminal | undefined;
   #catchingUp = false;
+  /** Nothing is sent while it is asked whether it may be. */
+  #held = false;
   #waiting: (() => void)[] = [];
 
   constructor(options: WriterOptions) {
     this.#options = options;
     this.#frame = new Frame(options.clock, options.flushMs);
     this.#attached = options.attached;
+    this.#written = options.attached ? options.memory.length : 0;
     if (!this.#attached) this.#detach();
   }
 
@@ -90,20 +70,25 @@ export class LogWriter {
 
   /** Resolves once readers see all that was appended. */
   settled(): Promise<void> {
-    if (this.unseen === 0 && this.#flying === undefined) return Promise.resolve();
+    if (this.#flying === undefined && (this.unseen === 0 || this.#held)) return Promise.resolve();
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   /** Asks whether this is the producer still, and whether Redis has what it had. */
   async verify(): Promise<void> {
-    const { names, records, epoch, memory } = this.#options;
-    if (!this.#attached || this.#fenced) return;
-    const position = await records.restore(names, epoch).catch(() => memory.length);
-    if (position === undefined) this.#onTaken();
-    else if (position < this.#written && this.#attached) {
-      this.#detach();
-      await this.catchUp();
+    const { names, records, epoch } = this.#options;
+    if (this.#held) return;
+    // What is sent meanwhile could fall behind a gap.
+    this.#held = true;
+    await this.settled();
+    if (this.#attached && !this.#fenced) {
+      const position = await records.restore(names, epoch).catch(() => -1);
+      if (position === undefined) this.#onTaken();
+      else if (position < this.#written) this.#goOnAlone(new Batch());
     }
+    this.#held = false;
+    if (this.#attached && !this.#fenced && (this.#pending.units > 0 || this.hasEnded)) this.#schedule();
+    else await this.catchUp();
   }
 
   /** Gives Redis what it lacks. Call it when Redis answers; it may be called too often. */
@@ -124,10 +109,11 @@ export class LogWriter {
   }
 
   #schedule(): void {
-    if (this.#flying === undefined) this.#frame.when(this.#send, this.hasEnded);
+    if (this.#flying === undefined && !this.#held) this.#frame.when(this.#send, this.hasEnded);
   }
 
   readonly #send = (): void => {
+    if (!this.#attached || this.#held) return;
     const { memory, names, records, epoch } = this.#options;
     const batch = this.#pending;
     const terminal = this.#terminal;
@@ -193,6 +179,7 @@ export class LogWriter {
 
   #detach(): void {
     this.#attached = false;
+    this.#frame.cancel();
     this.#options.memory.setResumable(false);
     this.#options.onDetached();
   }

@@ -27,7 +27,8 @@ async function call(path, init = {}) {
     throw new Refusal(0, { code: 'unreachable', message: 'The service cannot be reached.' });
   }
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refusal(response.status, body.error, Number(response.headers.get('retry-after')) || undefined);
+  if (!response.ok)
+    throw new Refusal(response.status, body.error, Number(response.headers.get('retry-after')) || undefined);
   return body;
 }
 

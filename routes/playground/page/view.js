@@ -32,10 +32,10 @@ export function assistantTurn(answer) {
   const tools = element('div', 'tools-called');
   const text = element('div', 'text');
   turn.append(reasoning, tools, text);
-  let drawn = 0;
+  let isDue = false;
 
   const draw = () => {
-    drawn = 0;
+    isDue = false;
     reasoning.hidden = answer.reasoning === '';
     thought.textContent = answer.reasoning;
     drawTools(tools, answer.tools);
@@ -47,7 +47,8 @@ export function assistantTurn(answer) {
     if (answer.last.type === 'error') turn.append(faultOf(answer.last));
   };
   answer.addEventListener('change', () => {
-    drawn ||= requestAnimationFrame(draw);
+    if (!isDue) requestAnimationFrame(draw);
+    isDue = true;
   });
   return turn;
 }

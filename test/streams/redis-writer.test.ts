@@ -1,0 +1,74 @@
+import t from 'tap';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
+import type { Records } from '../../plugins/streams/redis/records.ts';
+import { LogWriter } from '../../plugins/streams/redis/writer.ts';
+import { manualClock } from '../manual-clock.ts';
+import { newId, text } from './conformance.ts';
+
+/** The writer against a Redis of a few lines, which the test can empty between two of its steps. */
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+t.test('what waits for its frame while Redis is found emptied stays in its place', async (t) => {
+  const clock = manualClock();
+  const local = new MemoryStore({
+    clock,
+    highWaterMark: 1e6,
+    flushMs: 0,
+    ttlMs: 1_000,
+    maxTotalBytes: 1e8,
+    onEvicted() {},
+  });
+  t.teardown(() => local.close());
+  const { log: memory } = await local.create({ id: newId(), model: 'm', graceMs: 1_000, owner: 'o' });
+  let entries: { position: number; units: number }[] = [];
+  let restored: (position: number) => void = () => {};
+  const records = {
+    async append(_id: string, _epoch: number, position: number, parts: { text: string }[]) {
+      entries.push({ position, units: parts.reduce((sum, part) => sum + part.text.length, 0) });
+      return true;
+    },
+    restore: () => new Promise<number>((resolve) => (restored = resolve)),
+  } as unknown as Records;
+  const lease = { isHeld: true, steadyMs: 1e6, onLost() {}, onRenewed() {}, close: async () => {} };
+  const writer = new LogWriter({
+    memory,
+    names: { info: memory.info },
+    records,
+    clock,
+    flushMs: 10,
+    epoch: 1,
+    attached: true,
+    lease,
+    onDetached() {},
+    onFenced() {},
+    onDone() {},
+  });
+  writer.push(text('one '));
+  await turn();
+  writer.push(text('two '));
+  const verified = writer.verify();
+  await turn();
+  entries = [];
+  writer.push(text('three '));
+  restored(0);
+  await turn();
+  writer.push(text('four '));
+  await turn();
+  clock.advance(100);
+  restored(0);
+  await verified;
+  await turn();
+  const { parts } = memory.sliceFrom(0);
+  t.same(
+    parts.map(({ part }) => part),
+    [text('one two three four ')],
+  );
+  let end = 0;
+  for (const { position, units } of entries) {
+    t.equal(position - units, end, `an entry begins where the one before has ended, at ${end}`);
+    end = position;
+  }
+  t.equal(end, memory.length, 'and Redis has all of it');
+  t.equal(writer.isAttached, true);
+});
