@@ -16,6 +16,7 @@ import llm from './plugins/llm/index.ts';
 import { logController, loggerOptions } from './plugins/logging.ts';
 import methodNotAllowed from './plugins/method-not-allowed.ts';
 import metrics from './plugins/metrics/index.ts';
+import openapi from './plugins/openapi/index.ts';
 import pressure from './plugins/pressure.ts';
 import providers from './plugins/providers.ts';
 import redis from './plugins/redis/index.ts';
@@ -27,8 +28,10 @@ import strictRequests from './plugins/strict-requests.ts';
 import tracing from './plugins/tracing/index.ts';
 import type { Provider } from './providers/types.ts';
 import ask from './routes/ask/index.ts';
+import docs from './routes/docs.ts';
 import health from './routes/health.ts';
 import metricsRoute from './routes/metrics.ts';
+import playground from './routes/playground/index.ts';
 import streamRoutes from './routes/streams/index.ts';
 import tickets from './routes/tickets.ts';
 import ui from './routes/ui/index.ts';
@@ -87,6 +90,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(sse);
   await app.register(listeners);
   await app.register(lifecycle);
+  await app.register(openapi);
 
   await app.register(
     async (base) => {
@@ -97,6 +101,10 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       await base.register(tickets);
       await base.register(v1);
       await base.register(ui);
+      if (settings.playground) {
+        await base.register(docs);
+        await base.register(playground);
+      }
     },
     { prefix: settings.basePath },
   );

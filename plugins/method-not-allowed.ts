@@ -36,6 +36,7 @@ function addRoute(fastify: FastifyInstance, url: string, methods: ReadonlySet<st
   fastify.route({
     url,
     method: others as HTTPMethods[],
+    schema: { hide: true },
     // Before the body is looked at.
     async onRequest(_, reply) {
       reply.header('allow', allow);

@@ -77,6 +77,8 @@ t.test('packages stay in their rooms', async (t) => {
     only('eventsource-parser', /^providers\/wire\//);
     only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
     only('prom-client', /^plugins\/metrics\//);
+    only('@fastify/swagger', /^plugins\/openapi\//);
+    only('@fastify/static', /^routes\/playground\//);
     only('yaml', /^plugins\/config\//);
     only('ioredis', /^plugins\/(redis|streams\/redis)\//);
     for (const name of ['api', 'sdk-trace-node', 'resources', 'exporter-trace-otlp-http']) {

@@ -10,6 +10,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   LISTENERS: '/listeners',
   BASE_PATH: '/basePath',
   LOG_LEVEL: '/logLevel',
+  PLAYGROUND: '/playground',
   DEFAULT_MODEL: '/defaultModel',
   TICKET_SECRET: '/ticketSecret',
   DRAIN_MS: '/drainMs',

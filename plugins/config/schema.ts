@@ -153,6 +153,7 @@ export const ConfigSchema = Type.Object(
       ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'].map((level) => Type.Literal(level)),
       { default: 'info', description: 'Least severe line that is logged' },
     ),
+    playground: Type.Boolean({ default: true, description: 'Whether there are a page at / and a reference at /docs' }),
     corsOrigins: Type.Array(
       Type.String({ pattern: '^(\\*|https?://[^\\s/]+)$', description: 'such as https://app.example, or *' }),
       {

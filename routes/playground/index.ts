@@ -38,10 +38,11 @@ const playground: FastifyPluginAsync = async (fastify) => {
     cacheControl: false,
     setHeaders: (reply) => void reply.setHeader('cache-control', 'no-cache'),
     logLevel: 'silent',
+    schemaHide: true,
   });
   for (const [name, specifier] of Object.entries(VENDOR)) {
     const file = fileURLToPath(import.meta.resolve(specifier));
-    const options = { logLevel: 'silent', exposeHeadRoute: true } as const;
+    const options = { schema: { hide: true }, logLevel: 'silent', exposeHeadRoute: true } as const;
     fastify.get(`/vendor/${name}`, options, (_, reply) =>
       reply.type('text/javascript; charset=utf-8').sendFile(file.slice(dirname(file).length + 1), dirname(file)),
     );

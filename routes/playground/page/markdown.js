@@ -13,6 +13,8 @@ const SAFE = {
 };
 
 DOMPurify.addHook('afterSanitizeAttributes', (node) => {
+  // Wide code is scrolled by keys, too.
+  if (node.nodeName === 'PRE') node.setAttribute('tabindex', '0');
   if (node.nodeName !== 'A') return;
   node.setAttribute('target', '_blank');
   node.setAttribute('rel', 'noopener noreferrer nofollow');

@@ -1,0 +1,280 @@
+/// <reference lib="dom" />
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Browser, Page } from 'playwright-core';
+import t, { type Test } from 'tap';
+import { launch, noBrowser } from './browser.ts';
+import { bellaAt, serve } from './helper.ts';
+import { type Call, chunk, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
+
+/** The page by clicking, in a real Chromium. With `SCREENSHOTS=docs/images` it also takes its pictures. */
+
+const AXE = readFileSync('node_modules/axe-core/axe.min.js', 'utf8');
+const questionOf = ({ body }: Call) =>
+  (JSON.parse(body).messages as { role: string; content: string }[]).at(-1)?.content;
+
+const MARKDOWN = `Like **rivers**, streams need gates.
+
+| | SSE | WebSocket |
+|---|---|---|
+| direction | one | both |
+
+\`\`\`js
+const source = new EventSource('/ask/stream?question=hi');
+\`\`\`
+`;
+
+async function play(call: Call): Promise<void> {
+  const { response } = call;
+  const question = questionOf(call) ?? '';
+  if (question.includes('fail')) {
+    response.writeHead(500).end();
+    return;
+  }
+  sse(response);
+  if (question.includes('think')) response.write(chunk({ reasoning_content: 'Let me think about gates.' }));
+  if (question.includes('tool')) {
+    response.write(
+      chunk({ tool_calls: [{ index: 0, id: 'c', function: { name: 'weather', arguments: '{"city":' } }] }),
+    );
+    response.write(chunk({ tool_calls: [{ index: 0, function: { arguments: '"Oslo"}' } }] }));
+  }
+  if (question.includes('evil')) {
+    response.write(text('<img src=x onerror="window.hacked=1"> <script>window.hacked=1</script>'));
+    response.write(
+      text('[a](javascript:window.hacked=1) <b onclick="window.hacked=1">bold</b> <style>*{display:none}</style>'),
+    );
+  }
+  if (question.includes('markdown')) response.write(text(MARKDOWN));
+  const words = question.includes('long') ? 120 : 6;
+  for (let i = 0; i < words && !response.destroyed; i++) {
+    response.write(text(`word${i} `));
+    await sleep(30);
+  }
+  response.write(chunk({}, 'stop', { usage: { prompt_tokens: 3, completion_tokens: words } }));
+  response.end(STOP + DONE);
+}
+
+interface SetUp {
+  readonly page: Page;
+  readonly url: string;
+  readonly calls: Call[];
+  /** What went wrong in the page. */
+  readonly problems: string[];
+}
+
+async function setUp(t: Test, browser: Browser, env: Record<string, string> = {}, options = {}): Promise<SetUp> {
+  const upstream = await startUpstream(t, play);
+  const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const context = await browser.newContext({ viewport: { width: 1_100, height: 800 }, ...options });
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  const problems: string[] = [];
+  page.on('pageerror', (error) => problems.push(String(error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error' && !message.text().includes('Failed to load resource'))
+      problems.push(message.text());
+  });
+  await page.goto(url);
+  return { page, url, calls: upstream.calls, problems };
+}
+
+async function ask(page: Page, question: string): Promise<void> {
+  await page.fill('#question', question);
+  await page.press('#question', 'Enter');
+}
+
+const lastTurn = (page: Page) => page.locator('.turn.assistant').last();
+
+async function answered(page: Page): Promise<string> {
+  await page.waitForFunction(() => {
+    const turns = document.querySelectorAll('.turn.assistant');
+    return turns.length > 0 && turns[turns.length - 1]?.getAttribute('aria-busy') === 'false';
+  });
+  return (await lastTurn(page).locator('.text').innerText()).trim();
+}
+
+const words = (count: number) => Array.from({ length: count }, (_, i) => `word${i}`).join(' ');
+
+t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
+  const browser = await launch(t);
+  t.jobs = 3;
+
+  t.test('ask, and ask on: the model is told what was said', async (t) => {
+    const { page, calls, problems } = await setUp(t, browser);
+    await ask(page, 'first');
+    t.equal(await answered(page), words(6));
+    await page.fill('#question', 'second');
+    await page.click('#send');
+    await page.waitForFunction(() => document.querySelectorAll('.turn.assistant').length === 2);
+    t.equal(await answered(page), words(6));
+    t.same(
+      JSON.parse(calls[1]?.body ?? '').messages.map(({ role, content }: Record<string, string>) => [
+        role,
+        content?.trim(),
+      ]),
+      [
+        ['user', 'first'],
+        ['assistant', words(6)],
+        ['user', 'second'],
+      ],
+    );
+    t.match(await page.innerText('#first'), /^\d+ ms$/);
+    t.equal(await page.innerText('#count'), '6', 'as the provider counted');
+    t.match(await page.innerText('#status'), /complete/);
+    await page.click('#new');
+    t.equal(await page.locator('.turn').count(), 0);
+    t.ok(await page.isVisible('#welcome'));
+    t.same(problems, []);
+  });
+
+  t.test('thinking is folded, tools are shown, Markdown and code are drawn', async (t) => {
+    const { page, problems } = await setUp(t, browser);
+    await ask(page, 'think with a tool, in markdown');
+    await answered(page);
+    const turn = lastTurn(page);
+    t.notOk(await turn.locator('.reasoning p').isVisible(), 'folded');
+    await turn.locator('.reasoning summary').click();
+    t.equal(await turn.locator('.reasoning p').innerText(), 'Let me think about gates.');
+    t.equal(await turn.locator('.tool summary').innerText(), 'Calls weather');
+    await turn.locator('.tool summary').click();
+    t.equal(await turn.locator('.tool pre').innerText(), '{"city":"Oslo"}');
+    t.equal(await turn.locator('.text strong').innerText(), 'rivers');
+    t.equal(await turn.locator('.text table tr').count(), 2);
+    t.match(await turn.locator('.text pre code').innerText(), /EventSource/);
+    t.same(problems, []);
+  });
+
+  t.test('what a model writes runs nowhere', async (t) => {
+    const { page } = await setUp(t, browser);
+    await ask(page, 'evil');
+    await answered(page);
+    await page.locator('.text b').click();
+    for (const link of await page.locator('.text a').all()) await link.click({ timeout: 500 }).catch(() => {});
+    await sleep(200);
+    t.equal(await page.evaluate(() => (globalThis as { hacked?: number }).hacked), undefined);
+    t.equal(
+      await page.locator('.text img, .text script, .text style, .text [onclick], .text a[href^="javascript"]').count(),
+      0,
+    );
+  });
+
+  t.test('stop, by the button and by Escape', async (t) => {
+    const { page, calls } = await setUp(t, browser);
+    for (const stop of [() => page.click('#stop'), () => page.keyboard.press('Escape')]) {
+      await ask(page, 'long');
+      await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
+      await stop();
+      const got = await answered(page);
+      t.ok(words(120).startsWith(got.replace(/\s+/g, ' ')) && got.length < 600, 'what had come stays');
+      await calls.at(-1)?.closed;
+      t.match(await page.innerText('#status'), /Stopped/);
+    }
+  });
+
+  t.test('pull the plug: it comes back, and nothing is missing', async (t) => {
+    const { page, calls } = await setUp(t, browser);
+    await ask(page, 'long');
+    await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
+    await page.click('#plug');
+    t.match(await page.innerText('#plug'), /Unplugged/);
+    t.match(await page.innerText('#status'), /goes on without us/);
+    t.equal((await answered(page)).replace(/\s+/g, ' '), words(120));
+    t.equal(calls.length, 1, 'asked once');
+  });
+
+  t.test('a second tab reads the same stream', async (t) => {
+    const { page, calls } = await setUp(t, browser);
+    await ask(page, 'long');
+    await page.waitForSelector('#tab[aria-disabled="false"]');
+    const [tab] = await Promise.all([page.context().waitForEvent('page'), page.click('#tab')]);
+    t.equal((await answered(tab)).replace(/\s+/g, ' '), words(120));
+    t.equal((await answered(page)).replace(/\s+/g, ' '), words(120));
+    t.equal(calls.length, 1);
+    t.notMatch(tab.url(), /streams/, 'the address holds no ticket');
+  });
+
+  t.test('models to pick from, and errors in words', async (t) => {
+    const file = join(t.testdir(), 'sluice.yaml');
+    writeFileSync(file, 'models: [{ name: other, targets: [{ provider: bella, model: small }] }]\n');
+    const { page, calls } = await setUp(t, browser, { CONFIG_FILE: file });
+    await page.selectOption('#model', 'other');
+    await ask(page, 'hello');
+    await answered(page);
+    t.equal(JSON.parse(calls[0]?.body ?? '').model, 'small');
+    await ask(page, 'fail');
+    const fault = page.locator('.fault');
+    await fault.waitFor();
+    t.match(await fault.innerText(), /provider has a fault/i);
+    t.equal(await fault.getAttribute('role'), 'alert');
+  });
+
+  t.test('a key where keys are on; it stays in the tab', async (t) => {
+    const file = join(t.testdir(), 'sluice.yaml');
+    const sha256 = createHash('sha256').update('sk-page').digest('hex');
+    writeFileSync(file, `keys: [{ name: web, sha256: "${sha256}" }]\n`);
+    const { page } = await setUp(t, browser, { CONFIG_FILE: file });
+    await page.waitForSelector('#key:visible');
+    await page.fill('#key', 'wrong');
+    await page.press('#key', 'Enter');
+    await page.waitForSelector('.fault');
+    await page.fill('#key', 'sk-page');
+    await page.press('#key', 'Enter');
+    await page.waitForSelector('#key-form', { state: 'hidden' });
+    await ask(page, 'hello');
+    t.equal(await answered(page), words(6));
+    t.equal(await page.evaluate(() => localStorage.length), 0);
+    await page.reload();
+    await page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);
+    t.notOk(await page.isVisible('#key'), 'a reload of the tab has it still');
+  });
+
+  const looks: [string, object][] = [
+    ['light', { colorScheme: 'light' }],
+    ['dark', { colorScheme: 'dark' }],
+    ['phone', { colorScheme: 'light', viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true }],
+  ];
+  for (const [name, options] of looks) {
+    t.test(`${name}: no serious finding of axe, nothing wider than the screen`, async (t) => {
+      const { page } = await setUp(t, browser, {}, options);
+      const findings = async () => {
+        await page.evaluate(AXE);
+        const { violations } = await page.evaluate(() =>
+          (
+            globalThis as unknown as {
+              axe: { run(): Promise<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }> };
+            }
+          ).axe.run(),
+        );
+        return violations
+          .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+          .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 100))}`);
+      };
+      t.same(await findings(), [], 'empty');
+      await ask(page, 'think, and show markdown');
+      await answered(page);
+      t.same(await findings(), [], 'with an answer');
+      const width = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+      const { width: screen } = page.viewportSize() as { width: number };
+      t.same(width, [screen, screen]);
+      if (process.env.SCREENSHOTS) {
+        await page.fill('#question', 'And when the river is cut?');
+        await page.locator('.reasoning summary').last().click();
+        await page.screenshot({ path: join(process.env.SCREENSHOTS, `playground-${name}.png`) });
+      }
+    });
+  }
+
+  t.test('by keys alone', async (t) => {
+    const { page } = await setUp(t, browser);
+    const focused = () => page.evaluate(() => document.activeElement?.id);
+    const order: (string | undefined)[] = [];
+    for (let i = 0; i < 12; i++) {
+      await page.keyboard.press('Tab');
+      order.push(await focused());
+    }
+    for (const id of ['model', 'new', 'conversation', 'question', 'send']) t.ok(order.includes(id), `${id} is reached`);
+  });
+});
