@@ -91,6 +91,7 @@ providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY
   await call('/ask/stream?question=CANARY', 'GET', undefined, wrong);
 
   const metrics = await call('/metrics');
+  for (const path of ['/openapi.json', '/', '/docs', '/readyz?verbose']) t.notMatch(await call(path), SECRETS, path);
   t.ok(errors.length > 40, `${errors.length} errors`);
   t.ok(log.split('\n').length > 40, 'and as many lines');
   t.notMatch(log, SECRETS, 'log');

@@ -36,6 +36,11 @@ const LISTS: Readonly<Record<string, (text: string) => unknown>> = {
 
 const LIST_PATHS: Readonly<Record<string, string>> = { CORS_ORIGINS: '/corsOrigins', TRUST_PROXY: '/trustProxy' };
 
+/** JSON pointers to the variables that set them. */
+export function environmentNames(): Map<string, string> {
+  return new Map([...Object.entries(SETTINGS), ...Object.entries(LIST_PATHS)].map(([name, path]) => [path, name]));
+}
+
 export interface FromEnvironment {
   readonly values: ReadonlyMap<string, unknown>;
   /** JSON pointer to the variable that it came from, for messages. */

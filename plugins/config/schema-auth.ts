@@ -9,10 +9,15 @@ export const ApiKey = Type.Object(
   {
     name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', description: 'Stands in logs' }),
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
-    models: Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000 })),
-    requestsPerMinute: Type.Optional(Type.Integer(MINUTE)),
-    tokensPerMinute: Type.Optional(Type.Integer(MINUTE)),
-    streams: Type.Optional(Type.Integer(MINUTE)),
+    models: Type.Optional(
+      Type.Array(Type.String({ pattern: MODEL_NAME }), {
+        maxItems: 1_000,
+        description: 'Public names; all where absent',
+      }),
+    ),
+    requestsPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Requests; no limit where absent' })),
+    tokensPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Tokens, of question and answer' })),
+    streams: Type.Optional(Type.Integer({ ...MINUTE, description: 'Answers at once' })),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
@@ -29,15 +34,15 @@ export const Jwt = Type.Object(
     secret: Type.Optional(
       Type.String({ minLength: 32, description: 'Shared with the issuer; at least 32 characters' }),
     ),
-    issuer: Type.String({ minLength: 1 }),
-    audience: Type.String({ minLength: 1 }),
+    issuer: Type.String({ minLength: 1, description: 'What `iss` must be' }),
+    audience: Type.String({ minLength: 1, description: 'What `aud` must hold' }),
     algorithms: Type.Array(
       Type.Union(
         ['HS256', 'HS384', 'HS512', 'RS256', 'RS384', 'RS512', 'PS256', 'ES256', 'ES384', 'EdDSA'].map((one) =>
           Type.Literal(one),
         ),
       ),
-      { minItems: 1 },
+      { minItems: 1, description: 'Algorithms that are taken: HS… with a secret, all others with a key set' },
     ),
   },
   { additionalProperties: false },

@@ -74,7 +74,7 @@ const ProviderEntry = Type.Object(
     apiKeys: Type.Optional(
       Type.Array(Type.String({ minLength: 1, pattern: '^[\\x21-\\x7e]+$' }), {
         maxItems: 100,
-        description: 'Used in turn',
+        description: 'The one with the fewest calls is used; one that is refused or limited rests',
       }),
     ),
     apiVersion: Type.Optional(
@@ -99,17 +99,23 @@ const ProviderEntry = Type.Object(
 );
 
 const Target = Type.Object(
-  { provider: Type.String({ minLength: 1 }), model: Type.String({ pattern: MODEL_NAME }) },
+  {
+    provider: Type.String({ minLength: 1, description: 'A name under `providers`' }),
+    model: Type.String({ pattern: MODEL_NAME, description: "The provider's own name of the model" }),
+  },
   { additionalProperties: false },
 );
+
+const ownMs = (name: string) =>
+  Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000, description: `In place of \`deadlines.${name}\`` }));
 
 const ModelRoute = Type.Object(
   {
     name: Type.String({ pattern: MODEL_NAME, description: 'The public name' }),
     targets: Type.Array(Target, { minItems: 1, maxItems: 20, description: 'Asked in this order' }),
-    firstTokenMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
-    idleMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
-    totalMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
+    firstTokenMs: ownMs('firstTokenMs'),
+    idleMs: ownMs('idleMs'),
+    totalMs: ownMs('totalMs'),
     onMidStreamFailure: Type.Optional(
       Type.Union([Type.Literal('error'), Type.Literal('continue')], {
         description: 'When a target fails in the middle: an error, or the next target goes on with the text',
