@@ -54,7 +54,7 @@ function whole(t: Test, pages: readonly Page[], count: number): void {
 }
 
 t.test('behind the gateway', { skip: noCluster, timeout: 120_000 }, async (t) => {
-  t.jobs = 3;
+  t.jobs = 4;
 
   t.test('kill -9 of the replica that serves: all resume on the other', async (t) => {
     const cluster = await startCluster(t, counting(100, 60));

@@ -128,7 +128,7 @@ defaultModel: bella/gpt-4o
     EVENT_LOOP_DELAY_MS: '0',
   });
   const prometheus = await startPrometheus(t, folder, server.url);
-  const seconds = Number(process.env.LOAD_SECONDS ?? 12);
+  const seconds = Number(process.env.LOAD_SECONDS ?? 8);
   // What happens only once is a step, which `rate` sees only if the series was there before.
   await load(server, seconds / 2);
   await sleep(1_500);

@@ -106,9 +106,9 @@ t.test('metrics', async (t) => {
   t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="bad_json"}'), 1);
   t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="aborted"}'), 1);
   t.equal(await value('sluice_first_token_seconds_count{provider="bella"}'), 2);
-  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="ok"}'), 1);
-  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="upstream_protocol"}'), 1);
-  t.equal(await value('sluice_generation_seconds_count{provider="bella",outcome="abandoned"}'), 1);
+  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="ok"}'), 1);
+  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="upstream_protocol"}'), 1);
+  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="abandoned"}'), 1);
   t.ok((await value('sluice_events_out_total')) >= 7, 'events out');
   t.ok((await value('sluice_bytes_out_total')) > 1_000, 'bytes out');
 });

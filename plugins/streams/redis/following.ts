@@ -22,6 +22,7 @@ const MOST_TRIES = 5;
 const MOST_GONE = 3;
 /** Looks between two messages to a producer that everything is as it was. */
 const LOOKS_A_WORD = 2;
+const LOOKS_A_READ = 4;
 /** A lease counts as lost only where this replica could renew its own for so long: so could the other. */
 const STEADY_MS = 2_000;
 
@@ -111,6 +112,8 @@ export class Following {
     for (const log of this.#logs.values()) if (log.ended) this.forget(log);
     this.#looks += 1;
     if (this.#looks % LOOKS_A_WORD === 0) this.#tellAll();
+    // No message is needed for a reader to get its end, only for it to get it soon.
+    if (this.#looks % LOOKS_A_READ === 0) for (const log of this.#logs.values()) void log.wake();
     if (this.#options.shared.lease.steadyMs < STEADY_MS) return;
     for (const [replica, logs] of this.#byProducer()) {
       if (this.#looking.has(replica)) continue;
