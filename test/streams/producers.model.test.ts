@@ -36,6 +36,18 @@ const words = fc.string({ minLength: 1, maxLength: 5, unit: 'grapheme' });
 const owns = ({ log }: Model, who: number, epoch: number | undefined) =>
   log !== undefined && log.producer === who && log.epoch === epoch;
 
+/** What writing comes to: true, false where the log is gone, or refused. */
+const outcome = (write: Promise<boolean>) =>
+  write.catch((error: unknown) => {
+    if (isRefused(error)) return 'refused';
+    throw error;
+  });
+
+function expectedOf(model: Model, who: number, epoch: number | undefined): boolean | 'refused' {
+  if (model.log === undefined) return false;
+  return owns(model, who, epoch) && !model.log.ended ? true : 'refused';
+}
+
 class Append implements Command {
   readonly #who: number;
   readonly #text: string;
@@ -50,12 +62,8 @@ class Append implements Command {
     const append = (records[this.#who] as Records).append(id, me.epoch as number, position, [
       { type: 'text', text: this.#text },
     ]);
-    const written = await append.catch((error: unknown) => {
-      if (isRefused(error)) return 'refused';
-      throw error;
-    });
-    const expected =
-      model.log === undefined ? false : owns(model, this.#who, me.epoch) && !model.log.ended ? true : 'refused';
+    const written = await outcome(append);
+    const expected = expectedOf(model, this.#who, me.epoch);
     same(written, expected, `append by ${this.#who}`);
     if (written !== true || model.log === undefined) return;
     me.text += this.#text;
@@ -77,12 +85,8 @@ class End implements Command {
       type: 'end',
       finishReason: 'stop',
     });
-    const written = await end.catch((error: unknown) => {
-      if (isRefused(error)) return 'refused';
-      throw error;
-    });
-    const expected =
-      model.log === undefined ? false : owns(model, this.#who, me.epoch) && !model.log.ended ? true : 'refused';
+    const written = await outcome(end);
+    const expected = expectedOf(model, this.#who, me.epoch);
     same(written, expected, `end by ${this.#who}`);
     if (written === true && model.log) model.log.ended = true;
   }

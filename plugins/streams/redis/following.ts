@@ -42,7 +42,7 @@ export class Following {
     inbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.wake();
     });
-    inbox.on(GONE, (_, id) => void this.#onGone(id as Gone));
+    inbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // It is said again.
     const wakeAll = () => {
       for (const log of this.#logs.values()) void log.wake();
       this.#tellAll();
@@ -85,12 +85,13 @@ export class Following {
     this.#logs.clear();
   }
 
-  /** What it wrote is in Redis, its end too; if not, nobody will write it. */
-  async #onGone(id: string): Promise<void> {
+  /** What it wrote is in Redis, its end too; if not, another goes on with it, or nobody will. */
+  async #onGone(from: string, id: string): Promise<void> {
     const log = this.#logs.get(id);
-    if (log === undefined) return;
-    await log.wake();
-    log.goneTimes += 1;
+    if (log === undefined || log.producer.replica !== from) return;
+    await log.fill();
+    await log.refreshProducer();
+    log.goneTimes = log.producer.replica === from ? log.goneTimes + 1 : 0;
     if (log.goneTimes >= MOST_GONE) log.lose();
   }
 
