@@ -1,14 +1,10 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import { bellaAt } from './helper.ts';
+import { noNginx, startNginx } from './nginx.ts';
 import { type Running, runServer } from './process.ts';
-import { freePort, isThere, noRedis, type RedisServer, startRedis } from './redis.ts';
+import { freePort, noRedis, type RedisServer, startRedis } from './redis.ts';
 import { open } from './sse-client.ts';
 import { type Script, startUpstream, type Upstream } from './upstream.ts';
 
@@ -25,9 +21,7 @@ export interface Cluster {
   restart(index: number): Promise<void>;
 }
 
-const NGINX = process.env.NGINX ?? 'nginx';
-
-export const noCluster: string | false = noRedis || (isThere(NGINX, '-v') ? false : `no ${NGINX} here`);
+export const noCluster: string | false = noRedis || noNginx;
 
 export async function startCluster(t: Test, script: Script, env: Record<string, string> = {}): Promise<Cluster> {
   const redis = await startRedis(t);
@@ -43,7 +37,13 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
     });
   const start = (port: number) => runServer(t, envOf(port));
   const replicas = await Promise.all(ports.map(start));
-  const { url, log } = await startNginx(t, ports);
+  const { url, log } = await startNginx(t, readFileSync('deploy/nginx/nginx.conf', 'utf8'), (text) =>
+    ports
+      .reduce((before, port, i) => before.replace(`sluice-${i + 1}:3000`, `127.0.0.1:${port}`), text)
+      // Addresses do not change here, and this nginx may be older.
+      .replace(/ *(resolver|zone) .*\n/g, '')
+      .replaceAll(' resolve ', ' '),
+  );
   return {
     gatewayLog: log,
     redis,
@@ -54,43 +54,6 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
       replicas[index] = await start(ports[index] as number);
     },
   };
-}
-
-async function startNginx(t: Test, ports: readonly number[]): Promise<{ url: string; log(): string }> {
-  const port = await freePort();
-  const folder = mkdtempSync(join(tmpdir(), 'nginx-'));
-  let text = readFileSync('deploy/nginx/nginx.conf', 'utf8')
-    .replace('listen 8080;', `listen 127.0.0.1:${port};`)
-    .replace('worker_processes auto;', `worker_processes 1;\npid ${folder}/pid;`)
-    .replace('access_log /dev/stdout', `access_log ${folder}/access.log`)
-    .replace('error_log /dev/stderr', `error_log ${folder}/error.log`)
-    // Addresses do not change here, and this nginx may be older.
-    .replace(/ *(resolver|zone) .*\n/g, '')
-    .replaceAll(' resolve ', ' ');
-  ports.forEach((one, i) => {
-    text = text.replace(`sluice-${i + 1}:3000`, `127.0.0.1:${one}`);
-  });
-  const file = join(folder, 'nginx.conf');
-  writeFileSync(file, text);
-  const child = spawn(NGINX, ['-p', folder, '-c', file, '-g', 'daemon off;'], { stdio: 'ignore' });
-  t.teardown(async () => {
-    child.kill('SIGTERM');
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-    rmSync(folder, { recursive: true, force: true });
-  });
-  for (;;) {
-    const socket = connect(port, '127.0.0.1');
-    const isOpen = await Promise.race([
-      once(socket, 'connect').then(() => true),
-      once(socket, 'error').then(() => false),
-    ]).catch(() => false);
-    socket.destroy();
-    if (isOpen) {
-      const log = () => ['access', 'error'].map((name) => readFileSync(join(folder, `${name}.log`), 'utf8')).join('');
-      return { url: `http://127.0.0.1:${port}`, log };
-    }
-    await sleep(20);
-  }
 }
 
 /** What stands on a page, and how it came there. */

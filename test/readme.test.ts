@@ -9,6 +9,7 @@ import t, { type Test } from 'tap';
 import ts from 'typescript';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve } from './helper.ts';
+import { noNginx, startNginx } from './nginx.ts';
 import { answering, startUpstream } from './upstream.ts';
 
 /** What the README shows runs as it stands there. */
@@ -135,6 +136,25 @@ t.test('the configuration file is a right one, and the test command stands there
   t.ok(app.llm.models.includes('default'));
   t.ok(blocks('sh').includes('npm ci && npm test\n'));
 });
+
+t.test(
+  'the quick start: the page, behind its nginx, with a Bella behind it',
+  { skip: noNginx || noBrowser, timeout: 60_000 },
+  async (t) => {
+    const upstream = await startUpstream(t, answering('Through ', 'the gateway.'));
+    const { url } = await serve(t, { env: bellaAt(upstream.url, { TRUST_PROXY: '1' }) });
+    const [, server = ''] = /^ {3}```nginx\n(.*?)^ {3}```/ms.exec(readFileSync('docs/quickstart.md', 'utf8')) ?? [];
+    t.match(server, 'proxy_buffering off');
+    const whole = `error_log /dev/stderr; events {} http { access_log /dev/stdout; ${server} }`;
+    const gateway = await startNginx(t, whole, (text) => text.replace('http://127.0.0.1:3000', url));
+    const page = await (await launch(t)).newPage();
+    await page.goto(gateway.url);
+    await page.fill('#question', 'Hello?');
+    await page.press('#question', 'Enter');
+    await page.waitForSelector('.turn.assistant[aria-busy="false"]');
+    t.equal(await page.innerText('.turn.assistant .text'), 'Through the gateway.');
+  },
+);
 
 t.test('every link of the documents leads somewhere', async (t) => {
   const files = execFileSync('git', ['ls-files', '*.md'], { encoding: 'utf8' }).trim().split('\n');
