@@ -14,7 +14,10 @@ export interface Inbox {
   close(): void;
 }
 
-/** How often the connection is tried, and how long its answer may take: it sends nothing by itself. */
+/**
+ * How often the connection is tried, which sends nothing by itself, and how long its answer may take.
+ * The subscription is said again, which changes nothing where it is there.
+ */
 const TRY_MS = 2_000;
 
 export function createInbox(
@@ -32,23 +35,23 @@ export function createInbox(
     if (subscriber.status !== 'ready') return;
     if (!answered) subscriber.disconnect(true);
     answered = false;
-    subscriber.ping().then(
-      () => {
-        answered = true;
-      },
-      () => {},
-    );
+    void subscribe();
   }
 
-  subscriber.on('error', () => {}); // It reconnects by itself.
-  subscriber.on('ready', () => {
+  async function subscribe(): Promise<boolean> {
+    try {
+      await subscriber.subscribe(channelOf(own));
+      answered = true;
+      return true;
+    } catch {
+      return false; // It reconnects by itself.
+    }
+  }
+
+  subscriber.on('error', () => {}); // 'close' follows
+  subscriber.on('ready', async () => {
     answered = true;
-    void subscriber.subscribe(channelOf(own)).then(
-      () => {
-        for (const listener of listeners) listener();
-      },
-      () => {},
-    );
+    if (await subscribe()) for (const listener of listeners) listener();
   });
   subscriber.on('message', (_channel: string, text: string) => {
     const message = parsed(text);
