@@ -41,6 +41,7 @@ export async function redisStore(
     ...settings,
     shared,
   });
+  t.teardown(() => store.close());
   return {
     store,
     shared,

@@ -1,0 +1,57 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+import type { Slice, StreamLog, Terminal } from '../../plugins/streams/types.ts';
+import { used } from '../heap.ts';
+import { noRedis, startRedis } from '../redis.ts';
+import { newId, text } from './conformance.ts';
+import { redisStore } from './redis-replica.ts';
+
+/** What becomes of logs whose producer has died, or whose Redis never comes back. */
+
+const info = () => ({ id: newId(), model: 'm', graceMs: 15_000, owner: 'o' });
+const LOST: Terminal = { type: 'error', code: 'stream_lost', message: '', status: 502, retryable: true };
+
+t.test('with Redis', { skip: noRedis }, async (t) => {
+  t.jobs = 2;
+
+  t.test('a reader that has stopped does not hold up the takeover of other streams', async (t) => {
+    const redis = await startRedis(t);
+    const a = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
+    const b = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
+    b.store.onInherited((log) => log.end(LOST));
+    const logs: StreamLog[] = [];
+    for (let i = 0; i < 2; i++) logs.push((await a.store.create(info())).log);
+    const [stopped, healthy] = await Promise.all(
+      logs.map(async ({ info: { id } }) => (await b.store.open(id))?.read(0)),
+    );
+    void logs[0]?.append(text('x'.repeat(60_000)));
+    void logs[1]?.append(text('y'));
+    await stopped?.next();
+    await healthy?.next();
+    await sleep(2_500); // B is steady by then.
+    a.die();
+    const died = performance.now();
+    let last: Slice | undefined;
+    while (last?.terminal === undefined) last = await healthy?.next();
+    t.ok(performance.now() - died < 6_500, `told after ${Math.round(performance.now() - died)} ms`);
+    stopped?.close();
+  });
+
+  t.test('while Redis is away, what has ended is held for its time to live and no longer', async (t) => {
+    const redis = await startRedis(t);
+    const { store } = await redisStore(t, redis, { ttlMs: 50 });
+    await redis.stop();
+    const held: WeakRef<StreamLog>[] = [];
+    await (async () => {
+      for (let i = 0; i < 50; i++) {
+        const { log } = await store.create(info());
+        void log.append(text('x'.repeat(10_000)));
+        log.end({ type: 'end', finishReason: 'stop' });
+        held.push(new WeakRef(log));
+      }
+    })();
+    await sleep(3_000);
+    used(); // Collects garbage.
+    t.equal(held.filter((one) => one.deref() !== undefined).length, 0);
+  });
+});
