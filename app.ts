@@ -16,7 +16,6 @@ import llm from './plugins/llm/index.ts';
 import { logController, loggerOptions } from './plugins/logging.ts';
 import methodNotAllowed from './plugins/method-not-allowed.ts';
 import metrics from './plugins/metrics/index.ts';
-import openapi from './plugins/openapi/index.ts';
 import pressure from './plugins/pressure.ts';
 import providers from './plugins/providers.ts';
 import redis from './plugins/redis/index.ts';
@@ -28,7 +27,8 @@ import strictRequests from './plugins/strict-requests.ts';
 import tracing from './plugins/tracing/index.ts';
 import type { Provider } from './providers/types.ts';
 import ask from './routes/ask/index.ts';
-import docs from './routes/docs.ts';
+import docs from './routes/docs/index.ts';
+import reference from './routes/docs/reference.ts';
 import health from './routes/health.ts';
 import metricsRoute from './routes/metrics.ts';
 import playground from './routes/playground/index.ts';
@@ -90,7 +90,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(sse);
   await app.register(listeners);
   await app.register(lifecycle);
-  await app.register(openapi);
+  await app.register(reference);
 
   await app.register(
     async (base) => {

@@ -77,7 +77,7 @@ t.test('packages stay in their rooms', async (t) => {
     only('eventsource-parser', /^providers\/wire\//);
     only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
     only('prom-client', /^plugins\/metrics\//);
-    only('@fastify/swagger', /^plugins\/openapi\//);
+    only('@fastify/swagger', /^routes\/docs\//);
     only('@fastify/static', /^routes\/playground\//);
     only('yaml', /^plugins\/config\//);
     only('ioredis', /^plugins\/(redis|streams\/redis)\//);

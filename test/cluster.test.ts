@@ -95,7 +95,6 @@ t.test('behind the gateway', { skip: noCluster, timeout: 120_000 }, async (t) =>
     );
     const cluster = await startCluster(t, counting(150, 60), { CONFIG_FILE: file, DEFAULT_MODEL: 'steady' });
     const pages = await readProducedBy(cluster, 0, 40);
-    // A second reader each, so that two processes could think of going on.
     cluster.replicas[0]?.child.kill('SIGKILL');
     await Promise.all(pages.map(({ over }) => over));
     whole(t, pages, 150);

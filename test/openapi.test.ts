@@ -1,8 +1,8 @@
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { Value } from '@sinclair/typebox/value';
 import t from 'tap';
-import { EVENTS } from '../plugins/openapi/events.ts';
-import { OPERATIONS } from '../plugins/openapi/operations.ts';
+import { EVENTS } from '../routes/docs/events.ts';
+import { OPERATIONS } from '../routes/docs/operations.ts';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, build, serve } from './helper.ts';
 import { readAll } from './sse-client.ts';

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { bellaAt, serve, until } from './helper.ts';
-import { freePort, noRedis } from './redis.ts';
+import { noRedis, startRedis } from './redis.ts';
 import { metric, type Replicas, startReplicas } from './replicas.ts';
 import { joined, open, type Reading, readAll } from './sse-client.ts';
 import { answering, beginning, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
@@ -40,7 +40,9 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
 
   t.test('down at the start: it starts all the same, and is whole when Redis comes', async (t) => {
     const upstream = await startUpstream(t, answering('x'));
-    const env = bellaAt(upstream.url, { REDIS_URL: `redis://127.0.0.1:${await freePort()}` });
+    const redis = await startRedis(t);
+    await redis.stop();
+    const env = bellaAt(upstream.url, { REDIS_URL: redis.url });
     const { app, url } = await serve(t, { env });
     const reading = await readAll(`${url}/ask/stream?question=q`);
     t.match(reading.events[0]?.json, { type: 'start', resumable: false });
@@ -49,6 +51,10 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     t.equal(await metric(app, 'sluice_redis_up'), 0);
     const strict = await serve(t, { env: { ...env, REDIS_REQUIRED: 'true' } });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready, where the configuration says so');
+    await redis.start();
+    await until(() => app.shared?.link.up === true && strict.app.shared?.link.up === true, 'Redis is found', 5_000);
+    t.match((await readAll(`${url}/ask/stream?question=q`)).events[0]?.json, { type: 'start', resumable: true });
+    t.equal((await fetch(`${strict.url}/readyz`)).status, 200);
   });
 
   t.test('down in the middle: the stream is unharmed and says so; back: all is whole again', async (t) => {

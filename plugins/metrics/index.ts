@@ -36,7 +36,7 @@ export default fp(
   async (fastify) => {
     const metrics = createMetrics(fastify.config.redis !== undefined);
     fastify.decorate('metrics', metrics);
-    fastify.addHook('onClose', countBytesIn(metrics.bytesIn));
+    fastify.addHook('onClose', countBytesIn([metrics.registry]));
     fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {
       metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode) });
     });

@@ -66,17 +66,27 @@ export function upstreamMetrics(registers: Registry[]) {
       labelNames: ['provider', 'why'] as const,
       registers,
     }),
-    bytesIn: new Counter({
-      name: 'sluice_bytes_in_total',
-      help: 'Bytes of answers that upstreams have sent to this process',
-      registers,
-    }),
   };
 }
 
-/** undici's own channel: providers need not know that somebody counts. Returns how to stop. */
-export function countBytesIn(counter: Counter): () => Promise<void> {
-  const onChunk = (message: unknown) => counter.inc((message as { chunk: Buffer }).chunk.length);
+/**
+ * By undici's own channel, so that providers need not know that somebody counts. A chunk is often one
+ * token: all it costs is an addition. Returns how to stop.
+ */
+export function countBytesIn(registers: Registry[]): () => Promise<void> {
+  let bytes = 0;
+  new Counter({
+    name: 'sluice_bytes_in_total',
+    help: 'Bytes of answers that upstreams have sent to this process',
+    registers,
+    collect() {
+      this.inc(bytes);
+      bytes = 0;
+    },
+  });
+  const onChunk = (message: unknown) => {
+    bytes += (message as { chunk: Buffer }).chunk.length;
+  };
   subscribe(CHUNKS, onChunk);
   return async () => void unsubscribe(CHUNKS, onChunk);
 }

@@ -12,7 +12,7 @@ const info = () => ({ id: newId(), model: 'm', graceMs: 15_000, owner: 'o' });
 const LOST: Terminal = { type: 'error', code: 'stream_lost', message: '', status: 502, retryable: true };
 
 t.test('with Redis', { skip: noRedis }, async (t) => {
-  t.jobs = 2;
+  t.jobs = 3;
 
   t.test('a reader that has stopped does not hold up the takeover of other streams', async (t) => {
     const redis = await startRedis(t);
@@ -35,6 +35,34 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     while (last?.terminal === undefined) last = await healthy?.next();
     t.ok(performance.now() - died < 6_500, `told after ${Math.round(performance.now() - died)} ms`);
     stopped?.close();
+  });
+
+  t.test('of several that notice, one takes over, and all readers get what it writes', async (t) => {
+    const redis = await startRedis(t);
+    const a = await redisStore(t, redis, {}, 'q');
+    const others = await Promise.all([1, 2, 3].map(() => redisStore(t, redis, {}, 'q')));
+    let heirs = 0;
+    for (const { store } of others) {
+      store.onInherited((log) => {
+        heirs += 1;
+        void log.append(text(' more'));
+        log.end({ type: 'end', finishReason: 'stop' });
+      });
+    }
+    const { log } = await a.store.create(info());
+    void log.append(text('so far'));
+    const readers = await Promise.all(others.map(async ({ store }) => (await store.open(log.info.id))?.read(0)));
+    await sleep(2_500);
+    a.die();
+    const answers = await Promise.all(
+      readers.map(async (reader) => {
+        let slice: Slice | undefined;
+        while (slice?.terminal === undefined) slice = await reader?.next();
+        return slice.answer;
+      }),
+    );
+    t.same(answers, Array(3).fill('so far more'));
+    t.equal(heirs, 1);
   });
 
   t.test('while Redis is away, what has ended is held for its time to live and no longer', async (t) => {

@@ -64,7 +64,7 @@ export function complete<T extends Document>(document: T, basePath: string): T {
     for (const [method, described] of Object.entries(methods)) {
       const name = `${method} ${path.slice(basePath.length)}`;
       const operation = OPERATIONS[name];
-      if (operation === undefined) throw new Error(`plugins/openapi/operations.ts says nothing of ${name}`);
+      if (operation === undefined) throw new Error(`routes/docs/operations.ts says nothing of ${name}`);
       describe(described, operation, path.startsWith(`${basePath}/v1/`));
       described.operationId = name.replace(/[^a-z]+/gi, '_').replace(/^_|_$/g, '');
     }

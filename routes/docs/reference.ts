@@ -28,5 +28,5 @@ export default fp(
       },
     });
   },
-  { name: 'openapi', dependencies: ['config'] },
+  { name: 'reference', dependencies: ['config'] },
 );
