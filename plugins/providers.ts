@@ -23,11 +23,11 @@ export default fp<{ overrides?: Readonly<Record<string, Provider>> | undefined }
       await Promise.all([...providers.values()].map((provider) => provider.close()));
     });
   },
-  { name: 'providers', dependencies: ['config', 'clock', 'metrics'] },
+  { name: 'providers', dependencies: ['config', 'clock', 'metrics', 'load'] },
 );
 
 function create(name: string, entry: Config['providers'][string], fastify: FastifyInstance): Provider {
-  const { clock, metrics, log } = fastify;
+  const { clock, metrics, load, log } = fastify;
   const { streams, deadlines } = fastify.config;
   const type = PROVIDER_TYPES[entry.type];
   if (type === undefined) throw new Error(`no provider type ${entry.type}`);
@@ -45,6 +45,7 @@ function create(name: string, entry: Config['providers'][string], fastify: Fasti
     // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
     connections: streams.maxStreams,
     highWaterMark: streams.highWaterMark,
+    pace: { now: clock.now, frameMs: load.frameMs, afterFrame: load.afterFrame },
     connectTimeoutMs: deadlines.connectMs,
     headersTimeoutMs: deadlines.headersMs,
   });

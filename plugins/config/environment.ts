@@ -23,6 +23,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   STREAM_GRACE_MS: '/streams/graceMs',
   STREAM_TTL_MS: '/streams/ttlMs',
   STREAM_FLUSH_MS: '/streams/flushMs',
+  STREAM_BUSY_FLUSH_MS: '/streams/busyFlushMs',
   STREAM_HEARTBEAT_MS: '/streams/heartbeatMs',
   EVENT_LOOP_DELAY_MS: '/limits/eventLoopDelayMs',
   STREAM_MAX_BYTES: '/streams/maxBytes',

@@ -54,6 +54,11 @@ export function upstreamMetrics(registers: Registry[]) {
       help: 'Repetitions, fallbacks and continuations that the retry budget did not allow',
       registers,
     }),
+    frameSeconds: new Gauge({
+      name: 'sluice_frame_seconds',
+      help: 'Least time between two reads of one upstream now: it grows as the core fills',
+      registers,
+    }),
     breakerState: new Gauge({
       name: 'sluice_breaker_state',
       help: 'Circuit breaker of a target: 0 closed, 1 half open, 2 open',

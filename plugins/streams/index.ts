@@ -58,7 +58,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing };
       // A stream that a key has found is no new one, and asks no leave.
-      if (fastify.isUnderPressure()) throw overloaded('pressure');
+      if (fastify.load.isTooHigh()) throw overloaded('pressure');
       if (!llm.hasRoom(route)) throw overloaded('saturated');
       const { identity, resumable } = options;
       const { owner, ticket } = identity;
@@ -154,7 +154,7 @@ export default fp<{ store?: StreamStore | undefined }>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'redis', 'pressure', 'limits', 'llm'] },
+  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
 );
 
 /** What clients make up is theirs alone: two may think of the same. */

@@ -3,6 +3,7 @@ import type { LookupFunction } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
+import { type ReadPace, readInFrames } from './frames.ts';
 import { networkError } from './network-error.ts';
 import { statusError } from './status-error.ts';
 
@@ -13,6 +14,7 @@ export interface UpstreamOptions {
   readonly connections: number;
   /** Bytes that may wait in the response body before the socket is no longer read. */
   readonly highWaterMark: number;
+  readonly pace: ReadPace;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
   /** Whether it may live at a link-local address. */
@@ -56,8 +58,11 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     // After an abort undici 7 connects anew for the call that was aborted: a thousand readers that
     // leave would be a thousand connections for nobody.
     connect(target, callback) {
-      if (waiting > 0) connector(target, callback);
-      else callback(new Error('nobody waits for this connection'), null);
+      if (waiting === 0) return callback(new Error('nobody waits for this connection'), null);
+      connector(target, (...[error, socket]) => {
+        if (socket) readInFrames(socket, options.pace);
+        callback(...([error, socket] as Parameters<typeof callback>));
+      });
     },
   });
 

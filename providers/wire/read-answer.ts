@@ -1,4 +1,3 @@
-import { setImmediate as turn } from 'node:timers/promises';
 import { ProviderError } from '../errors.ts';
 import type { FinishPart, StreamPart } from '../types.ts';
 import type { Body } from './http.ts';
@@ -16,12 +15,6 @@ export interface AnswerDecoder {
   /** The finish part, or a thrown `upstream_truncated` where no sign of success was seen. */
   finish(): FinishPart;
 }
-
-/**
- * How much of one answer is read before others have their turn: libuv reads up to 2 MB of a socket
- * in one turn of the event loop, which is long enough to be felt.
- */
-const TURN_BYTES = 64 * 1024;
 
 /** A call that was made. */
 export interface Opened {
@@ -49,21 +42,12 @@ export async function* readAnswer(
   const parts = createPartBuffer();
   const decoder = createDecoder(parts);
   const readable = whenReadable(body);
-  let taken = 0;
   try {
     while (!decoder.done) {
-      const chunk: Buffer | null = body.read();
-      if (chunk === null) {
-        if (await readable()) break;
-        continue;
-      }
-      const failure = attempt(() => decoder.push(chunk));
+      const failure = attempt(() => takeAll(body, decoder));
       for (const part of parts.take()) yield part;
       if (failure !== undefined) throw failure;
-      taken += chunk.length;
-      if (taken < TURN_BYTES) continue;
-      taken = 0;
-      await turn();
+      if (!decoder.done && (await readable())) break;
     }
     const failure = decoder.done ? undefined : attempt(() => decoder.end());
     for (const part of parts.flush()) yield part;
@@ -74,6 +58,19 @@ export async function* readAnswer(
   } finally {
     release();
     letGo(body, decoder.done);
+  }
+}
+
+/**
+ * All that waits, up to the body's `highWaterMark`. Newer versions of Node hand it out in the pieces
+ * that it came in, and a part for each would be a write for each.
+ */
+function takeAll(body: Body, decoder: AnswerDecoder): void {
+  for (let taken = 0; taken < body.readableHighWaterMark && !decoder.done; ) {
+    const chunk: Buffer | null = body.read();
+    if (chunk === null) return;
+    decoder.push(chunk);
+    taken += chunk.length;
   }
 }
 

@@ -1,0 +1,66 @@
+import { performance } from 'node:perf_hooks';
+import underPressure from '@fastify/under-pressure';
+import fp from 'fastify-plugin';
+import { createFrame } from './frame.ts';
+import { createWheel } from './wheel.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly load: Load;
+  }
+}
+
+/** What the core still bears: how often upstreams are read, and whether there is time for one more answer. */
+export interface Load {
+  /** Least milliseconds between two reads of one upstream now. */
+  frameMs(): number;
+  /** Calls `then` once that time and up to a quarter of it more has passed. */
+  afterFrame(then: () => void): void;
+  /** Whether a new question should be refused, since one more answer would slow all others. */
+  isTooHigh(): boolean;
+}
+
+/** What the delay is the mean of: shorter, and a moment in which many come at once counts as overload. */
+const SAMPLE_MS = 1_000;
+
+/**
+ * `fastify.load`. A core that is merely busy keeps its pace in longer frames. The load is too high
+ * when those are at their longest, or when something keeps the event loop from turning.
+ */
+export default fp(
+  async (fastify) => {
+    const { clock, config, metrics } = fastify;
+    const { flushMs, busyFlushMs } = config.streams;
+    const { eventLoopDelayMs } = config.limits;
+    await fastify.register(underPressure, {
+      maxEventLoopDelay: eventLoopDelayMs,
+      sampleInterval: SAMPLE_MS,
+      // New questions ask for themselves; readers that come back are never turned away for it.
+      pressureHandler: () => {},
+    });
+
+    let before = performance.eventLoopUtilization();
+    const frame = createFrame({
+      leastMs: flushMs,
+      fullMs: Math.max(flushMs, busyFlushMs),
+      clock,
+      utilization() {
+        const now = performance.eventLoopUtilization();
+        const { utilization } = performance.eventLoopUtilization(now, before);
+        before = now;
+        return utilization;
+      },
+      random: Math.random,
+      onChange: (ms) => metrics.frameSeconds.set(ms / 1_000),
+    });
+    const wait = createWheel(clock);
+    const load: Load = {
+      frameMs: frame.ms,
+      // Those that were read in one long turn would else be read in one turn for ever.
+      afterFrame: (then) => wait(frame.ms() * (1 + Math.random() / 4), then),
+      isTooHigh: () => eventLoopDelayMs > 0 && (fastify.isUnderPressure() || frame.isFull()),
+    };
+    fastify.decorate('load', load);
+  },
+  { name: 'load', dependencies: ['config', 'clock', 'metrics'] },
+);

@@ -1,0 +1,70 @@
+import type { Socket } from 'node:net';
+
+/** How often one connection is read. */
+export interface ReadPace {
+  /** Monotonic milliseconds. */
+  now(): number;
+  /** Least milliseconds between two reads of a connection, at this moment; 0 for none. */
+  frameMs(): number;
+  /** Calls `then` after a frame. It cannot be called off. */
+  afterFrame(then: () => void): void;
+}
+
+/** Bytes that were worth their read: to wait for more would only make a flood slower. */
+const ENOUGH = 32 * 1024;
+
+/**
+ * Reads a connection once a frame at most. What a model sent in the meantime is then one read, one
+ * parse and one write to each reader in place of many. A flood is read on at once, but a piece a turn
+ * of the event loop and not the two megabytes that libuv would take.
+ *
+ * A connection that is slower than the frames is read as ever: only one that had data before its
+ * last frame was over is held, and a new request ends that.
+ *
+ * It works through the contract of Readable: when `push` says that it is enough, the socket rests
+ * until `_read`, which may answer when it likes.
+ */
+export function readInFrames(socket: Socket, pace: ReadPace): void {
+  const { push, _read: read, write } = socket;
+  let since = Number.NEGATIVE_INFINITY;
+  let held = false;
+  /** Whether more was wanted meanwhile: not of one whose reader is behind. */
+  let asked = false;
+
+  socket.push = (chunk: Buffer | null) => {
+    push.call(socket, chunk);
+    if (chunk === null || held) return false; // TLS pushes all records of a read, asked or not.
+    const now = pace.now();
+    const quick = now - since < pace.frameMs();
+    if (!quick) since = now;
+    if (chunk.length >= ENOUGH) hold(setImmediate);
+    else if (quick) hold(pace.afterFrame);
+    // What lay there before has not been taken: the answer's reader is behind.
+    return !held && socket.readableLength <= chunk.length;
+  };
+
+  socket._read = (size) => {
+    if (held) asked = true;
+    else read.call(socket, size);
+  };
+
+  socket.write = ((...args: Parameters<typeof write>) => {
+    if (held) go();
+    since = Number.NEGATIVE_INFINITY;
+    return write.apply(socket, args);
+  }) as typeof write;
+
+  function hold(until: (then: () => void) => void): void {
+    held = true;
+    asked = false;
+    until(() => {
+      if (held) go();
+    });
+  }
+
+  function go(): void {
+    held = false;
+    since = pace.now();
+    if (asked && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
+  }
+}
