@@ -17,11 +17,20 @@ export interface Running {
   cut(): void;
 }
 
+/** The service gave an error in place of the answer, or of the rest of it. */
+export class AnswerFailed extends Error {
+  readonly code: string;
+  constructor(code: string, data: string) {
+    super(`the answer failed: ${data}`);
+    this.code = code;
+  }
+}
+
 /** Text of an event of either form: Sluice's own, or a `chat.completion.chunk` passed through. */
 export function deltaOf(data: string): string {
   if (data === '[DONE]') return '';
   const event = JSON.parse(data);
-  if (event.type === 'error') throw new Error(`the answer failed: ${data}`);
+  if (event.type === 'error') throw new AnswerFailed(event.code, data);
   return (event.type === 'delta' ? event.content : event.choices?.[0]?.delta?.content) ?? '';
 }
 

@@ -37,7 +37,8 @@ export const GROWTH: readonly number[] = [1, 10, 100, 500, 1_000, 2_500, 5_000];
 
 let serial = 0;
 
-function start(side: Side, upstream: Upstream, tokens: number, gapMs: number): Running & { id: string } {
+/** Asks one question. */
+export function start(side: Side, upstream: Upstream, tokens: number, gapMs: number): Running & { id: string } {
   const id = `s${++serial}`;
   const sent = new Float64Array(tokens);
   upstream.sent.set(id, sent);
@@ -46,7 +47,7 @@ function start(side: Side, upstream: Upstream, tokens: number, gapMs: number): R
   return { ...running, id };
 }
 
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+export const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Runs a load to its end; every answer was checked, and one that is wrong fails the bench. */
 export async function run(side: Side, upstream: Upstream, { streams, tokens, gapMs, rampMs }: Load): Promise<Figures> {
