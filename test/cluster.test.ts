@@ -48,6 +48,9 @@ async function readProducedBy(cluster: Cluster, index: number, count: number): P
 
 function whole(t: Test, pages: readonly Page[], count: number): void {
   const answer = deltas(count).join('');
+  for (const { last, text, reconnects } of pages) {
+    if (text !== answer) t.comment(`${text.length} units, ${reconnects} connections, then ${JSON.stringify(last)}`);
+  }
   t.equal(pages.filter((page) => page.text === answer).length, pages.length, 'every text is whole, byte for byte');
   t.equal(pages.filter(({ last }) => last?.type === 'end' && last.answer === answer).length, pages.length);
   t.equal(pages.filter(({ ids }) => new Set(ids).size < ids.length).length, 0, 'nothing came twice');
