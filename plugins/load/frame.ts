@@ -28,7 +28,7 @@ const TARGET = 0.8;
 const STRETCH = 2;
 /** At how much longer everybody is sent away. */
 const CLOSED = 1.25;
-/** A moment in which many come at once is not a full core: about so many looks count. */
+/** A moment in which many come at once is not a full core: about so many windows count. */
 const MEAN_OF = 8;
 /** Where a frame of nothing begins to grow, in milliseconds. */
 const FIRST_MS = 4;
@@ -51,12 +51,13 @@ export function createFrame({ leastMs, fullMs, clock, utilization, random, onCha
 
   function look(): void {
     const now = clock.now();
-    if (now - lookedAt < WINDOW_MS) return;
+    const windows = (now - lookedAt) / WINDOW_MS;
+    if (windows < 1) return;
     lookedAt = now;
     const excess = utilization() / TARGET;
     const wanted = Math.max(ms, FIRST_MS) * (excess > 1 ? excess : Math.sqrt(excess));
     const next = wanted <= FIRST_MS ? leastMs : Math.min(Math.max(wanted, leastMs), fullMs * STRETCH);
-    mean += (next - mean) / MEAN_OF;
+    mean += (next - mean) * (1 - (1 - 1 / MEAN_OF) ** windows);
     if (next !== ms) onChange(next);
     ms = next;
   }

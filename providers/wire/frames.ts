@@ -28,10 +28,11 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
   const { push, _read: read, write } = socket;
   let since = Number.NEGATIVE_INFINITY;
   let held = false;
-  /** Whether more was wanted meanwhile: not of one whose reader is behind. */
+  /** Whether more was wanted since: not of one whose reader is behind. */
   let asked = false;
 
   socket.push = (chunk: Buffer | null) => {
+    asked = false;
     push.call(socket, chunk);
     if (chunk === null || held) return false; // TLS pushes all records of a read, asked or not.
     const now = pace.now();
@@ -44,8 +45,8 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
   };
 
   socket._read = (size) => {
-    if (held) asked = true;
-    else read.call(socket, size);
+    asked = true;
+    if (!held) read.call(socket, size);
   };
 
   socket.write = ((...args: Parameters<typeof write>) => {
@@ -56,7 +57,6 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
 
   function hold(until: (then: () => void) => void): void {
     held = true;
-    asked = false;
     until(() => {
       if (held) go();
     });

@@ -62,6 +62,16 @@ t.test('a core that stays too busy is full, a moment is not', async (t) => {
   t.notOk(frame.isFull(), 'and two seconds later there is room');
 });
 
+t.test('one look after a quiet minute is enough to let in again', async (t) => {
+  const load = { work: 1_000 };
+  const { frame, pass, clock } = frameUnder(load);
+  pass(3);
+  t.ok(frame.isFull());
+  load.work = 0;
+  clock.advance(60_000);
+  t.notOk(frame.isFull());
+});
+
 t.test('a frame of nothing', async (t) => {
   const load = { work: 1 };
   const { frame, pass } = frameUnder(load, 0);
