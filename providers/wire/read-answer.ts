@@ -44,10 +44,14 @@ export async function* readAnswer(
   const readable = whenReadable(body);
   try {
     while (!decoder.done) {
-      const failure = attempt(() => takeAll(body, decoder));
+      let taken = 0;
+      const failure = attempt(() => {
+        taken = takeAll(body, decoder);
+      });
       for (const part of parts.take()) yield part;
       if (failure !== undefined) throw failure;
-      if (!decoder.done && (await readable())) break;
+      // Only a read that found nothing makes the body say when there is something, or its end.
+      if (taken === 0 && (await readable())) break;
     }
     const failure = decoder.done ? undefined : attempt(() => decoder.end());
     for (const part of parts.flush()) yield part;
@@ -63,15 +67,17 @@ export async function* readAnswer(
 
 /**
  * All that waits, up to the body's `highWaterMark`. Newer versions of Node hand it out in the pieces
- * that it came in, and a part for each would be a write for each.
+ * that it came in, and a part for each would be a write for each. Gives the bytes taken.
  */
-function takeAll(body: Body, decoder: AnswerDecoder): void {
-  for (let taken = 0; taken < body.readableHighWaterMark && !decoder.done; ) {
+function takeAll(body: Body, decoder: AnswerDecoder): number {
+  let taken = 0;
+  while (taken < body.readableHighWaterMark && !decoder.done) {
     const chunk: Buffer | null = body.read();
-    if (chunk === null) return;
+    if (chunk === null) break;
     decoder.push(chunk);
     taken += chunk.length;
   }
+  return taken;
 }
 
 /**

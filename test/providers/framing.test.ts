@@ -77,6 +77,22 @@ t.test('an emoji in two events stays one emoji', async (t) => {
   t.same(parts.flush(), [{ type: 'text', text: 'c\ud83d' }], 'and is not lost if the other never comes');
 });
 
+t.test('a body that ends while nobody pulls', async (t) => {
+  const { url } = await startUpstream(t, async ({ response }) => {
+    sse(response).write(text('x') + STOP);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    response.end();
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: url });
+  t.teardown(() => provider.close());
+  const seen: string[] = [];
+  for await (const part of provider.stream({ model: 'm', messages: [] }, AbortSignal.timeout(2_000))) {
+    seen.push(part.type);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  t.same(seen, ['text', 'finish']);
+});
+
 t.test('an answer that went wrong is not read on', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => {
     sse(response).write('data: {]\n\n');
