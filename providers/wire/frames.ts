@@ -39,7 +39,7 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
     const quick = now - since < pace.frameMs();
     if (!quick) since = now;
     if (chunk.length >= ENOUGH) hold(setImmediate);
-    else if (quick) hold(pace.afterFrame);
+    else if (quick && !isLast(chunk)) hold(pace.afterFrame);
     // What lay there before has not been taken: the answer's reader is behind.
     return !held && socket.readableLength <= chunk.length;
   };
@@ -67,4 +67,13 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
     since = pace.now();
     if (asked && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
   }
+}
+
+/**
+ * Whether it ends as a chunked response does. Its connection is read on, so that the next request is
+ * not given to one that the provider has closed meanwhile. Of one that looks so by chance a frame is missed.
+ */
+function isLast(chunk: Buffer): boolean {
+  const end = chunk.length - 5;
+  return chunk[end] === 0x30 && chunk[end + 1] === 0x0d && chunk[end + 3] === 0x0d;
 }

@@ -132,6 +132,21 @@ t.test('a new request ends the frame', async (t) => {
   await say(' and on');
 });
 
+t.test('behind the end of a response nothing is held, so that a close is seen', async (t) => {
+  const { socket, peer, frames, say } = await plain(t);
+  await say('an ');
+  await say('5\r\nend\n\n\r\n');
+  t.equal(frames.length, 1, 'a chunk is no end');
+  const other = await plain(t);
+  await other.say('an ');
+  await other.say('5\r\nend\n\n\r\n0\r\n\r\n');
+  t.equal(other.frames.length, 0);
+  other.peer.end();
+  await once(other.socket, 'end');
+  socket.destroy();
+  peer.destroy();
+});
+
 t.test('a flood is read at once, a piece a turn', async (t) => {
   const { peer, reads, frames } = await plain(t);
   const size = 8 * 1024 * 1024;
