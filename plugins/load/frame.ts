@@ -16,6 +16,8 @@ export interface FrameOptions {
 export interface Frame {
   /** Milliseconds that it lasts now. */
   ms(): number;
+  /** The same, for one that waits for it: a frame that nobody waits for does not grow. */
+  begin(): number;
   /** Whether one that comes new should be sent away: the surer, the fuller the core. */
   isFull(): boolean;
 }
@@ -24,6 +26,8 @@ export interface Frame {
 const WINDOW_MS = 100;
 /** What share of the time the event loop shall be busy; beyond it, turns begin to pile up. */
 const TARGET = 0.8;
+/** How busy a core counts whose frames nobody waits for, at most. */
+const IDLE = TARGET / 2;
 /** How much longer than that of a full core a frame can become. */
 const STRETCH = 2;
 /** At how much longer everybody is sent away. */
@@ -46,6 +50,7 @@ const FIRST_MS = 4;
 export function createFrame({ leastMs, fullMs, clock, utilization, random, onChange }: FrameOptions): Frame {
   let ms = leastMs;
   let mean = leastMs;
+  let used = false;
   let lookedAt = clock.now();
   onChange(ms);
 
@@ -54,7 +59,10 @@ export function createFrame({ leastMs, fullMs, clock, utilization, random, onCha
     const windows = (now - lookedAt) / WINDOW_MS;
     if (windows < 1) return;
     lookedAt = now;
-    const excess = utilization() / TARGET;
+    const busy = utilization() || 0;
+    // Work that no frame can make less is none of its business, refusing included.
+    const excess = (used ? busy : Math.min(busy, IDLE)) / TARGET;
+    used = false;
     const wanted = Math.max(ms, FIRST_MS) * (excess > 1 ? excess : Math.sqrt(excess));
     const next = wanted <= FIRST_MS ? leastMs : Math.min(Math.max(wanted, leastMs), fullMs * STRETCH);
     mean += (next - mean) * (1 - (1 - 1 / MEAN_OF) ** windows);
@@ -66,6 +74,12 @@ export function createFrame({ leastMs, fullMs, clock, utilization, random, onCha
     ms() {
       look();
       return ms;
+    },
+    begin() {
+      look();
+      used = true;
+      // Those that were read in one long turn would else be read in one turn for ever.
+      return ms + ((ms - leastMs) * random()) / 4;
     },
     isFull() {
       look();

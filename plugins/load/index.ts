@@ -2,7 +2,6 @@ import { performance } from 'node:perf_hooks';
 import underPressure from '@fastify/under-pressure';
 import fp from 'fastify-plugin';
 import { createFrame } from './frame.ts';
-import { createWheel } from './wheel.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -12,9 +11,9 @@ declare module 'fastify' {
 
 /** What the core still bears: how often upstreams are read, and whether there is time for one more answer. */
 export interface Load {
-  /** Least milliseconds between two reads of one upstream now. */
+  /** Least milliseconds between two reads of one connection to an upstream now. */
   frameMs(): number;
-  /** Calls `then` once that time and up to a quarter of it more has passed. */
+  /** Calls `then` once that time has passed; on a busy core up to a quarter later, by chance. */
   afterFrame(then: () => void): void;
   /** Whether a new question should be refused, since one more answer would slow all others. */
   isTooHigh(): boolean;
@@ -53,11 +52,9 @@ export default fp(
       random: Math.random,
       onChange: (ms) => metrics.frameSeconds.set(ms / 1_000),
     });
-    const wait = createWheel(clock);
     const load: Load = {
       frameMs: frame.ms,
-      // Those that were read in one long turn would else be read in one turn for ever.
-      afterFrame: (then) => wait(frame.ms() * (1 + Math.random() / 4), then),
+      afterFrame: (then) => void clock.after(frame.begin(), then),
       isTooHigh: () => eventLoopDelayMs > 0 && (fastify.isUnderPressure() || frame.isFull()),
     };
     fastify.decorate('load', load);

@@ -4,22 +4,22 @@ import type { Socket } from 'node:net';
 export interface ReadPace {
   /** Monotonic milliseconds. */
   now(): number;
-  /** Least milliseconds between two reads of a connection, at this moment; 0 for none. */
+  /** Least milliseconds between two reads of one connection, at this moment; 0 for none. */
   frameMs(): number;
   /** Calls `then` after a frame. It cannot be called off. */
   afterFrame(then: () => void): void;
 }
 
-/** Bytes that were worth their read: to wait for more would only make a flood slower. */
-const ENOUGH = 32 * 1024;
+/** Bytes that were worth their read: to wait for more would only make a flood slower. TLS hands out 16 KB at most. */
+const ENOUGH = 8 * 1024;
 
 /**
- * Reads a connection once a frame at most. What a model sent in the meantime is then one read, one
- * parse and one write to each reader in place of many. A flood is read on at once, but a piece a turn
- * of the event loop and not the two megabytes that libuv would take.
+ * Reads a connection that is quicker than the frames once a frame. What a model sent in the meantime
+ * is then one read, one parse and one write to each reader in place of many. A flood is read on in
+ * the next turn of the event loop: not two megabytes of it in one, as libuv would.
  *
- * A connection that is slower than the frames is read as ever: only one that had data before its
- * last frame was over is held, and a new request ends that.
+ * A slower connection is read as ever: only one that had data before its last frame was over is
+ * held, and a new request ends that.
  *
  * It works through the contract of Readable: when `push` says that it is enough, the socket rests
  * until `_read`, which may answer when it likes.
@@ -30,18 +30,20 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
   let held = false;
   /** Whether more was wanted since: not of one whose reader is behind. */
   let asked = false;
+  /** Bytes since it was last let go. */
+  let taken = 0;
 
   socket.push = (chunk: Buffer | null) => {
     asked = false;
-    push.call(socket, chunk);
-    if (chunk === null || held) return false; // TLS pushes all records of a read, asked or not.
+    const wantsMore = push.call(socket, chunk);
+    if (chunk === null) return false;
+    taken += chunk.length;
     const now = pace.now();
     const quick = now - since < pace.frameMs();
     if (!quick) since = now;
-    if (chunk.length >= ENOUGH) hold(setImmediate);
-    else if (quick && !isLast(chunk)) hold(pace.afterFrame);
-    // What lay there before has not been taken: the answer's reader is behind.
-    return !held && socket.readableLength <= chunk.length;
+    if (taken >= ENOUGH || (held && isLast(chunk))) hold(setImmediate);
+    else if (quick && !held && !isLast(chunk)) hold(pace.afterFrame);
+    return wantsMore && !held;
   };
 
   socket._read = (size) => {
@@ -64,6 +66,7 @@ export function readInFrames(socket: Socket, pace: ReadPace): void {
 
   function go(): void {
     held = false;
+    taken = 0;
     since = pace.now();
     if (asked && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
   }
