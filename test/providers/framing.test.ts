@@ -77,6 +77,33 @@ t.test('an emoji in two events stays one emoji', async (t) => {
   t.same(parts.flush(), [{ type: 'text', text: 'c\ud83d' }], 'and is not lost if the other never comes');
 });
 
+t.test('a quick upstream is read in frames', async (t) => {
+  const { url } = await startUpstream(t, async ({ response }) => {
+    sse(response);
+    for (let i = 0; i < 50; i++) {
+      response.write(text('x'));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    response.end(STOP + DONE);
+  });
+  let begun = 0;
+  const pace = {
+    now: () => performance.now(),
+    frameMs: () => 40,
+    afterFrame: (then: () => void) => {
+      begun += 1;
+      setTimeout(then, 40);
+    },
+  };
+  const provider = createOpenAICompatible({ ...OPTIONS, pace, baseUrl: url });
+  t.teardown(() => provider.close());
+  const parts = [];
+  for await (const part of provider.stream({ model: 'm', messages: [] }, new AbortController().signal))
+    parts.push(part);
+  t.ok(begun > 1, `${begun} frames`);
+  t.ok(parts.length < 15, `${parts.length} parts for 50 tokens`);
+});
+
 t.test('a body that ends while nobody pulls', async (t) => {
   const { url } = await startUpstream(t, async ({ response }) => {
     sse(response).write(text('x') + STOP);
