@@ -14,9 +14,9 @@ export interface FrameOptions {
 }
 
 export interface Frame {
-  /** Milliseconds that it lasts now. */
+  /** Milliseconds that it lasts now, for a connection that is read: where none is, it does not grow. */
   ms(): number;
-  /** The same, for one that waits for it: a frame that nobody waits for does not grow. */
+  /** The same for one that begins it. */
   begin(): number;
   /** Whether one that comes new should be sent away: the surer, the fuller the core. */
   isFull(): boolean;
@@ -26,7 +26,7 @@ export interface Frame {
 const WINDOW_MS = 100;
 /** What share of the time the event loop shall be busy; beyond it, turns begin to pile up. */
 const TARGET = 0.8;
-/** How busy a core counts whose frames nobody waits for, at most. */
+/** How busy a core counts that reads no upstream, at most. */
 const IDLE = TARGET / 2;
 /** How much longer than that of a full core a frame can become. */
 const STRETCH = 2;
@@ -60,7 +60,7 @@ export function createFrame({ leastMs, fullMs, clock, utilization, random, onCha
     if (windows < 1) return;
     lookedAt = now;
     const busy = utilization() || 0;
-    // Work that no frame can make less is none of its business, refusing included.
+    // To refuse is work, too, but none that frames make less.
     const excess = (used ? busy : Math.min(busy, IDLE)) / TARGET;
     used = false;
     const wanted = Math.max(ms, FIRST_MS) * (excess > 1 ? excess : Math.sqrt(excess));
@@ -73,11 +73,11 @@ export function createFrame({ leastMs, fullMs, clock, utilization, random, onCha
   return {
     ms() {
       look();
+      used = true;
       return ms;
     },
     begin() {
       look();
-      used = true;
       // Those that were read in one long turn would else be read in one turn for ever.
       return ms + ((ms - leastMs) * random()) / 4;
     },
