@@ -51,11 +51,7 @@ const Deadlines = Type.Object(
 
 const Limits = Type.Object(
   {
-    eventLoopDelayMs: ms(
-      'Mean delay of the event loop from which new questions are refused; 0: never, not on a full core either',
-      50,
-      0,
-    ),
+    eventLoopDelayMs: ms('Mean delay of the event loop from which new questions are refused; 0: never at all', 50, 0),
     messages: Type.Integer({
       description: 'Most messages of one question',
       minimum: 1,
