@@ -1,7 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { AnswerFailed } from './client.ts';
 import { type Quantiles, quantiles, sleep, start } from './scenarios.ts';
-import { type Side, startSide } from './side.ts';
+import { type Side, sluiceEnv, startSide } from './side.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 /**
@@ -94,14 +94,7 @@ async function recovery(side: Side, upstream: Upstream): Promise<number> {
 }
 
 const upstream = await startUpstream();
-const side = await startSide('sluice', 'dist/server.js', {
-  NODE_ENV: 'production',
-  LOG_LEVEL: 'fatal',
-  BELLA_API_KEY: 'bench',
-  BELLA_BASE_URL: `${upstream.url}/v1`,
-  DEFAULT_MODEL: 'bella/bench',
-  STREAM_GRACE_MS: '0',
-});
+const side = await startSide('sluice', 'dist/server.js', { ...sluiceEnv(upstream.url), STREAM_GRACE_MS: '0' });
 
 const line = (name: string, { offered, refused, open, cpu, delayMs, firstTokenMs, refusalMs, recoveryS }: Figures) => {
   const pair = ({ p50, p99 }: Quantiles) => (Number.isNaN(p50) ? '' : `${p50.toFixed(0)} / ${p99.toFixed(0)}`);

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { Redis } from 'ioredis';
 import { type Figures, type Load, run } from './scenarios.ts';
-import { type Side, startSide } from './side.ts';
+import { type Side, sluiceEnv, startSide } from './side.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 /** `npm run bench:redis`: what Redis costs; the service with it and without, in turn. Needs a `redis-server`. */
@@ -19,13 +19,7 @@ redis.on('error', () => {});
 while (redis.status !== 'ready') await new Promise((resolve) => setTimeout(resolve, 50));
 const upstream = await startUpstream();
 
-const env = {
-  NODE_ENV: 'production',
-  LOG_LEVEL: 'fatal',
-  BELLA_API_KEY: 'bench',
-  BELLA_BASE_URL: `${upstream.url}/v1`,
-  DEFAULT_MODEL: 'bella/bench',
-};
+const env = sluiceEnv(upstream.url);
 const start = (name: string) =>
   startSide(name, 'dist/server.js', name === 'redis' ? { ...env, REDIS_URL: `redis://127.0.0.1:${PORT}` } : env);
 

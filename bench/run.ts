@@ -5,7 +5,7 @@ import { cpus } from 'node:os';
 import { textOf } from './question.ts';
 import { markdown, plot, type Results } from './report.ts';
 import { cancel, type Figures, GROWTH, held, LOADS, run } from './scenarios.ts';
-import { type Side, startSide } from './side.ts';
+import { type Side, sluiceEnv, startSide } from './side.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 /** `npm run bench`: the service against a byte proxy in Node, in turn, under the same loads. */
@@ -18,15 +18,7 @@ const upstream = await startUpstream();
 
 const SIDES: Readonly<Record<string, () => Promise<Side>>> = {
   proxy: () => startSide('proxy', 'dist/bench/proxy.js', { UPSTREAM: upstream.url }),
-  sluice: () =>
-    startSide('sluice', 'dist/server.js', {
-      NODE_ENV: 'production',
-      LOG_LEVEL: 'fatal',
-      BELLA_API_KEY: 'bench',
-      BELLA_BASE_URL: `${upstream.url}/v1`,
-      DEFAULT_MODEL: 'bella/bench',
-      STREAM_GRACE_MS: '0',
-    }),
+  sluice: () => startSide('sluice', 'dist/server.js', { ...sluiceEnv(upstream.url), STREAM_GRACE_MS: '0' }),
 };
 
 /** Each figure on a process of its own, so that none pays for another's memory. */

@@ -26,6 +26,15 @@ async function freePort(): Promise<number> {
   return port;
 }
 
+/** The service with nothing to say and one model, which is the bench's upstream. */
+export const sluiceEnv = (upstream: string): Record<string, string> => ({
+  NODE_ENV: 'production',
+  LOG_LEVEL: 'fatal',
+  BELLA_API_KEY: 'bench',
+  BELLA_BASE_URL: `${upstream}/v1`,
+  DEFAULT_MODEL: 'bella/bench',
+});
+
 export async function startSide(name: string, script: string, env: Record<string, string>): Promise<Side> {
   const port = await freePort();
   const [command, ...args] = [...PIN, process.execPath, script];
