@@ -150,7 +150,9 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
       headers: { 'content-type': 'application/json' },
       body: '{"question":"q"}',
     });
-  t.equal((await ask()).status, 200, 'at first there is room');
+  const reading = await open(`${url}/ask/stream?question=q`);
+  t.equal(reading.response.statusCode, 200, 'at first there is room');
+  await reading.until('delta');
   const busy = setInterval(() => {
     const until = performance.now() + 20;
     while (performance.now() < until);
@@ -165,4 +167,5 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   t.ok(performance.now() - since < 10_000, 'let in again');
+  reading.cut();
 });
