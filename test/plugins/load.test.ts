@@ -157,6 +157,7 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
     const until = performance.now() + 20;
     while (performance.now() < until);
   }, 1);
+  t.teardown(() => clearInterval(busy));
   await until(() => app.load.isTooHigh(), 'the core is full', 10_000);
   t.notOk(app.isUnderPressure(), 'though no turn is long');
   clearInterval(busy);
