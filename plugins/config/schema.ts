@@ -7,8 +7,8 @@ import { Redis } from './schema-redis.ts';
 /** Every setting, its bounds and its default. The one place that knows them. */
 
 const closed = { additionalProperties: false, default: {} };
-const ms = (description: string, byDefault: number, minimum = 1) =>
-  Type.Integer({ description, minimum, maximum: 86_400_000, default: byDefault });
+const ms = (description: string, byDefault: number, minimum = 1, maximum = 86_400_000) =>
+  Type.Integer({ description, minimum, maximum, default: byDefault });
 const bytes = (description: string, byDefault: number, minimum: number, maximum = 2 ** 40) =>
   Type.Integer({ description, minimum, maximum, default: byDefault });
 
@@ -19,8 +19,13 @@ const Streams = Type.Object(
       16_384,
       1,
     ),
-    flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0),
-    busyFlushMs: ms('The same on a core that is full: the busier, the nearer to this; never below `flushMs`', 80, 0),
+    flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0, 1_000),
+    busyFlushMs: ms(
+      'The same on a core that is full: the busier, the nearer to this; never below `flushMs`',
+      80,
+      0,
+      1_000,
+    ),
     graceMs: ms('How long an answer goes on after its last reader has left; 0 ends it at once', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
     stallMs: ms('How long a reader may take nothing before it is cut off; it can resume', 30_000),
