@@ -20,12 +20,7 @@ const Streams = Type.Object(
       1,
     ),
     flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0, 1_000),
-    busyFlushMs: ms(
-      'The same on a core that is full: the busier, the nearer to this; never below `flushMs`',
-      80,
-      0,
-      1_000,
-    ),
+    busyFlushMs: ms('The same on a full core: the busier, the nearer to this; at least `flushMs`', 80, 0, 1_000),
     graceMs: ms('How long an answer goes on after its last reader has left; 0 ends it at once', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
     stallMs: ms('How long a reader may take nothing before it is cut off; it can resume', 30_000),
