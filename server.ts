@@ -27,7 +27,7 @@ const app = await buildApp(config, { logTo: process.stdout });
 
 const { close } = closeWithGrace(
   {
-    delay: config.drainMs + (config.redis ? config.handOverMs : 0) + CLOSE_MS,
+    delay: config.drainMs + (config.redis ? config.drainHandoverMs : 0) + CLOSE_MS,
     logger: false,
     skip: ['SIGHUP', 'SIGINT', 'SIGTERM'],
   },

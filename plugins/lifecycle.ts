@@ -12,7 +12,7 @@ export interface Lifecycle {
   /**
    * Turns readiness off, refuses new questions, gives running answers `drainMs`, then ends them with
    * an error and waits for their responses to close. Where other replicas have the same streams,
-   * readers are sent there first, and their answers get `handOverMs` more. Idempotent: later calls
+   * readers are sent there first, and their answers get `drainHandoverMs` more. Idempotent: later calls
    * wait for the first.
    */
   drain(): Promise<void>;
@@ -51,8 +51,8 @@ export default fp(
       if (streams.shared) {
         responses.sendOff();
         if (streams.active > 0) {
-          fastify.log.info({ streams: streams.active, handOverMs: config.handOverMs }, 'finishing for other replicas');
-          await idle(config.handOverMs);
+          fastify.log.info({ streams: streams.active, drainHandoverMs: config.drainHandoverMs }, 'finishing for other replicas');
+          await idle(config.drainHandoverMs);
         }
       }
       streams.endAll();

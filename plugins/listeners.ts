@@ -23,11 +23,11 @@ declare module 'fastify' {
  */
 export default fp(
   async (fastify) => {
-    const { listeners, streams } = fastify.config;
+    const { listenSockets, streams } = fastify.config;
     const siblings: Server[] = [];
 
     fastify.decorate('openListeners', async (host: string, port: number) => {
-      if (listeners === 1) return void (await fastify.listen({ host, port }));
+      if (listenSockets === 1) return void (await fastify.listen({ host, port }));
       // Claimed alone first: sockets that share would let a second instance in unnoticed, and give
       // it half of the connections.
       const claimed = await claim({ host, port });
@@ -41,7 +41,7 @@ export default fp(
       for (const bound of fastify.addresses()) {
         if (typeof bound === 'string') continue; // A pipe.
         const { address } = bound;
-        for (let i = 1; i < listeners; i++) siblings.push(await listening(open(), { host: address, ...shared }));
+        for (let i = 1; i < listenSockets; i++) siblings.push(await listening(open(), { host: address, ...shared }));
       }
     });
 

@@ -39,11 +39,11 @@ function create(name: string, entry: Config['providers'][string], fastify: Fasti
     allowPrivate: entry.allowPrivate,
     now: clock.now,
     onResting(why, first) {
-      metrics.keysResting.inc({ provider: name, why });
+      metrics.keysResting.inc({ provider: name, reason: why });
       if (why === 'credentials' && first) log.error({ provider: name }, 'the provider refuses a key');
     },
     // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
-    connections: streams.maxStreams,
+    connections: streams.maxGenerations,
     highWaterMark: streams.highWaterMark,
     pace: { now: clock.now, frameMs: load.frameMs, afterFrame: load.afterFrame },
     connectTimeoutMs: deadlines.connectMs,

@@ -52,7 +52,7 @@ export async function resume(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
-  const count = (result: string) => fastify.metrics.resumes.inc({ result });
+  const count = (result: string) => fastify.metrics.resumes.inc({ outcome: result });
   const { stream: id, position } = place;
   if (position === 'end') {
     count('ended');
@@ -89,7 +89,7 @@ export async function unlessAway(
     return await read();
   } catch (error) {
     if ((error as { statusCode?: number }).statusCode !== 503 || !isEventSource(request)) throw error;
-    request.server.metrics.resumes.inc({ result: 'unavailable' });
+    request.server.metrics.resumes.inc({ outcome: 'unavailable' });
     return reply.stream([retryEvent()]);
   }
 }

@@ -56,7 +56,7 @@ t.test('gone while back-pressured', async (t) => {
     more();
   });
   const { app, url } = await serve(t, {
-    env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0', STREAM_MAX_BYTES: '200000000' }),
+    env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0', STREAM_MAX_CHARS: '200000000' }),
   });
   const delays: number[] = [];
   for (let i = 1; i <= TIMES; i++) {

@@ -32,7 +32,7 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
       PORT: String(port),
       REDIS_URL: redis.url,
       TRUST_PROXY: '1',
-      EVENT_LOOP_DELAY_MS: '0',
+      MAX_EVENT_LOOP_DELAY_MS: '0',
       ...env,
     });
   const start = (port: number) => runServer(t, envOf(port));

@@ -148,7 +148,7 @@ const ROWS: Row[] = [
   },
   {
     name: 'an answer without end',
-    file: 'streams: { maxBytes: 2048 }',
+    file: 'streams: { maxChars: 2048 }',
     upstream: (socket) => {
       socket.write(CHUNKED);
       const more = setInterval(() => socket.write(chunked(text('more '.repeat(50)))), 1);
@@ -442,7 +442,7 @@ t.test('a client that stops reading is cut off, can resume, and slows nobody', a
   });
   const { app, url } = await service(
     t,
-    { file: 'streams: { stallMs: 500, graceMs: 60000, maxBytes: 268435456 }' },
+    { file: 'streams: { stallMs: 500, graceMs: 60000, maxChars: 268435456 }' },
     upstream.url,
   );
   const client = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
@@ -481,7 +481,7 @@ t.test('a thousand clients that vanish at once are all let go', async (t) => {
 
 t.test('under pressure new questions are refused, and readers come back', async (t) => {
   const upstream = await rawUpstream(t, partial);
-  const { app, url } = await service(t, {}, upstream.url, '', { EVENT_LOOP_DELAY_MS: '15' });
+  const { app, url } = await service(t, {}, upstream.url, '', { MAX_EVENT_LOOP_DELAY_MS: '15' });
   const reading = await open(`${url}/ask/stream?question=q`);
   const { id } = await reading.until('delta');
   const busy = setInterval(() => {
@@ -498,7 +498,7 @@ t.test('under pressure new questions are refused, and readers come back', async 
   t.equal(refused.status, 503);
   t.equal(refused.headers.get('retry-after'), '5');
   t.match(await refused.json(), { error: { code: 'overloaded' } });
-  t.equal(await counted(app, 'sluice_refusals_total', { why: 'pressure' }), 1);
+  t.equal(await counted(app, 'sluice_refusals_total', { reason: 'pressure' }), 1);
   const back = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
   t.equal(back.response.statusCode, 200);
   await until(() => back.retry !== undefined, 'readers are let in');

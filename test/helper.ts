@@ -15,9 +15,9 @@ export async function build(t: Test, { env = {}, ...overrides }: BuildOptions = 
     PORT: '0',
     LOG_LEVEL: overrides.logTo ? 'info' : 'silent',
     DRAIN_MS: '0',
-    HAND_OVER_MS: '0',
+    DRAIN_HANDOVER_MS: '0',
     // A browser beside it may take the core for longer than a service would bear.
-    EVENT_LOOP_DELAY_MS: '0',
+    MAX_EVENT_LOOP_DELAY_MS: '0',
     ...env,
   });
   const app = await buildApp(config, overrides);

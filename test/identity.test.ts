@@ -262,7 +262,7 @@ t.test('tokens: good ones, and every trick', async (t) => {
     ['models that are no names', shared, await hs({ models: ['small', 1] })],
     ['a limit of 0', shared, await hs({ requestsPerMinute: 0 })],
     ['a limit that is no number', shared, await hs({ tokensPerMinute: '1' })],
-    ['a limit of one and a half', shared, await hs({ streams: 1.5 })],
+    ['a limit of one and a half', shared, await hs({ maxConcurrent: 1.5 })],
     ['a changed claim', shared, (await hs()).replace(/\.(.*)\./, `.${b64({ ...CLAIMS, sub: 'admin' })}.`)],
   ];
   for (const [name, where, token] of bad) t.equal(await status(where, token), 401, name);
@@ -302,7 +302,7 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
   const keys = [
     'keys:',
     key('req', 'requestsPerMinute: 3'),
-    key('str', 'streams: 1'),
+    key('str', 'maxConcurrent: 1'),
     key('tok', 'tokensPerMinute: 3000'),
     key('guess', 'requestsPerMinute: 3'),
   ].join('\n');
@@ -377,7 +377,7 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
     await until(() => app.streams.active === 0, 'it has ended');
   }
   t.equal((await ask('tok', 'little')).status, 429, 'what was really used is charged');
-  t.equal((await app.metrics.refusals.get()).values.find(({ labels }) => labels.why === 'limit_tokens')?.value, 1);
+  t.equal((await app.metrics.refusals.get()).values.find(({ labels }) => labels.reason === 'limit_tokens')?.value, 1);
 });
 
 t.test('what a key may is looked up when its ticket is used', async (t) => {

@@ -16,7 +16,7 @@ const authorization = `Bearer ${KEY}`;
 async function withKey(t: Test, limits: string) {
   const file = join(t.testdir(), 'sluice.yaml');
   const sha256 = createHash('sha256').update(KEY).digest('hex');
-  writeFileSync(file, `keys: [{ name: web, sha256: "${sha256}", ${limits} }]\nredis: { replicas: 2 }\n`);
+  writeFileSync(file, `keys: [{ name: web, sha256: "${sha256}", ${limits} }]\nlimits: { expectedReplicas: 2 }\n`);
   const replicas = await startReplicas(t, beginning('x'), { CONFIG_FILE: file, TICKET_SECRET: 'x'.repeat(32) });
   const ask = ({ url }: { url: string }) =>
     open(`${url}/ask/stream`, { body: { question: 'q', resumable: true }, headers: { authorization } });
@@ -41,7 +41,7 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('answers at once, also of a replica that has died', async (t) => {
-    const { a, b, ask, upstream } = await withKey(t, 'streams: 2');
+    const { a, b, ask, upstream } = await withKey(t, 'maxConcurrent: 2');
     const [first, second] = [await ask(a), await ask(b)];
     t.equal((await ask(a)).response.statusCode, 429);
     t.equal((await ask(b)).response.statusCode, 429);
@@ -61,7 +61,7 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('answers that end while Redis is away give their places back', async (t) => {
-    const { a, b, ask, upstream, redis } = await withKey(t, 'streams: 2');
+    const { a, b, ask, upstream, redis } = await withKey(t, 'maxConcurrent: 2');
     const readings = [await ask(a), await ask(a)];
     await upstream.call(2);
     redis.child.kill('SIGSTOP');
@@ -81,7 +81,7 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('a ticket starts one stream, wherever it is shown', async (t) => {
-    const { a, b, upstream } = await withKey(t, 'streams: 5');
+    const { a, b, upstream } = await withKey(t, 'maxConcurrent: 5');
     const minted = await fetch(`${a.url}/tickets`, {
       method: 'POST',
       headers: { authorization, 'content-type': 'application/json' },

@@ -97,7 +97,7 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
         }
         response.end(STOP + DONE);
       },
-      { STREAM_MAX_BYTES: '100000000' },
+      { STREAM_MAX_CHARS: '100000000' },
     );
     const started = await fetch(`${a.url}/streams`, {
       method: 'POST',

@@ -6,7 +6,7 @@ export interface Allowance {
   /** Tokens a minute, in and out. */
   readonly tokensPerMinute?: number | undefined;
   /** Answers that may run at once. */
-  readonly streams?: number | undefined;
+  readonly maxConcurrent?: number | undefined;
 }
 
 export interface Identity extends Allowance {

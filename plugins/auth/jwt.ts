@@ -64,9 +64,9 @@ function isUnavailable(error: unknown): boolean {
  * subject is told by its hash: it may be an address, and owners stand in logs.
  */
 function identityOf(payload: JWTPayload): Identity | undefined {
-  const { iss, sub, models, requestsPerMinute, tokensPerMinute, streams } = payload;
+  const { iss, sub, models, requestsPerMinute, tokensPerMinute, maxConcurrent } = payload;
   if (!isListOfNames(models)) return undefined;
-  const counts = { requestsPerMinute, tokensPerMinute, streams };
+  const counts = { requestsPerMinute, tokensPerMinute, maxConcurrent };
   if (!Object.values(counts).every(isCount)) return undefined;
   const subject = createHash('sha256')
     .update(JSON.stringify([iss, sub]))

@@ -17,7 +17,7 @@ export const ApiKey = Type.Object(
     ),
     requestsPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Requests; no limit where absent' })),
     tokensPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Tokens, of question and answer' })),
-    streams: Type.Optional(Type.Integer({ ...MINUTE, description: 'Answers at once' })),
+    maxConcurrent: Type.Optional(Type.Integer({ ...MINUTE, description: 'Answers at once' })),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',

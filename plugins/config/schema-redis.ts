@@ -17,12 +17,6 @@ export const Redis = Type.Object(
       default: false,
       description: 'Whether this replica is not ready while Redis is away',
     }),
-    replicas: Type.Integer({
-      minimum: 1,
-      maximum: 1_000,
-      default: 1,
-      description: 'Among how many replicas limits are divided while Redis is away',
-    }),
   },
   { additionalProperties: false },
 );

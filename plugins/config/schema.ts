@@ -20,15 +20,15 @@ const Streams = Type.Object(
       1,
     ),
     flushMs: ms('Deltas that follow one another faster than this go out as one event', 10, 0, 1_000),
-    busyFlushMs: ms('The same on a full core: the busier, the nearer to this; at least `flushMs`', 80, 0, 1_000),
+    maxFlushMs: ms('The same on a full core: the busier, the nearer to this; at least `flushMs`', 80, 0, 1_000),
     graceMs: ms('How long an answer goes on after its last reader has left; 0 ends it at once', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
     stallMs: ms('How long a reader may take nothing before it is cut off; it can resume', 30_000),
     // An answer is joined to one string at its end, and V8's longest has some 2^29 units.
-    maxBytes: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024, 2 ** 28),
+    maxChars: bytes('Longest answer, in UTF-16 units', 8_388_608, 1_024, 2 ** 28),
     maxTotalBytes: bytes('Bound of all kept answers together', 134_217_728, 65_536),
     heartbeatMs: ms('Silence after which a comment keeps the connection open', 15_000),
-    maxStreams: Type.Integer({
+    maxGenerations: Type.Integer({
       description: 'Answers that may run at once',
       minimum: 1,
       maximum: 1_000_000,
@@ -51,12 +51,18 @@ const Deadlines = Type.Object(
 
 const Limits = Type.Object(
   {
-    eventLoopDelayMs: ms('Mean delay of the event loop from which new questions are refused; 0: never at all', 50, 0),
+    maxEventLoopDelayMs: ms('Mean delay of the event loop from which new questions are refused; 0: never at all', 50, 0),
     messages: Type.Integer({
       description: 'Most messages of one question',
       minimum: 1,
       maximum: 10_000,
       default: 1_000,
+    }),
+    expectedReplicas: Type.Integer({
+      minimum: 1,
+      maximum: 1_000,
+      default: 1,
+      description: 'With Redis: number of replicas that share the limits of a key while Redis is unavailable',
     }),
     chatBodyBytes: bytes('Largest body of /v1 and /ui, where images may stand', 16_777_216, 1_024, 2 ** 30),
   },
@@ -87,7 +93,7 @@ const ProviderEntry = Type.Object(
     allowPrivate: Type.Optional(
       Type.Boolean({ description: 'Whether it may live at a link-local or metadata address' }),
     ),
-    maxStreams: Type.Optional(
+    maxConcurrent: Type.Optional(
       Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Calls that may run at once' }),
     ),
     models: Type.Optional(
@@ -138,7 +144,7 @@ export const ConfigSchema = Type.Object(
       default: 3_000,
       description: 'Port to listen on; 0 picks a free one',
     }),
-    listeners: Type.Integer({
+    listenSockets: Type.Integer({
       minimum: 1,
       maximum: 256,
       default: 32,
@@ -176,7 +182,7 @@ export const ConfigSchema = Type.Object(
       description: 'Whether spans are sent by OTLP, as the OTEL_* variables say',
     }),
     drainMs: ms('How long running answers may go on after SIGTERM', 25_000, 0),
-    handOverMs: ms('With Redis: how long after that answers are finished for readers on other replicas', 30_000, 0),
+    drainHandoverMs: ms('With Redis: how long after that answers are finished for readers on other replicas', 30_000, 0),
     redis: Type.Optional(Redis),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,

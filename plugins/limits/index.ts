@@ -33,7 +33,7 @@ const BUSY_MS = 2_000;
 export default fp(
   async (fastify) => {
     const { shared, metrics, config } = fastify;
-    const { replicas = 1 } = config.redis ?? {};
+    const replicas = config.limits.expectedReplicas;
     const onDegraded = () => metrics.limiterDegraded.inc();
     const running = createRunning(shared, replicas, onDegraded);
     /** One counter for each number of points; what it counts goes by owner. */
@@ -55,11 +55,11 @@ export default fp(
         if (!passed) throw limited(fastify, 'requests', msBeforeNext);
       },
 
-      async takeAnswer({ owner, streams, tokensPerMinute }, prompt) {
+      async takeAnswer({ owner, maxConcurrent, tokensPerMinute }, prompt) {
         const budget = tokensPerMinute === undefined ? undefined : rateOf('tokens', tokensPerMinute);
-        if (streams !== undefined && !(await running.take(owner, streams))) throw limited(fastify, 'streams', BUSY_MS);
+        if (maxConcurrent !== undefined && !(await running.take(owner, maxConcurrent))) throw limited(fastify, 'concurrent', BUSY_MS);
         const release = () => {
-          if (streams !== undefined) running.release(owner);
+          if (maxConcurrent !== undefined) running.release(owner);
         };
         // A question larger than a minute's budget may be asked, with a whole minute's budget.
         const estimate = Math.min(estimateOf(prompt), tokensPerMinute ?? 0);
@@ -96,10 +96,10 @@ export default fp(
 const MESSAGES = {
   requests: 'Too many requests in this minute; ask again later.',
   tokens: 'Too many tokens in this minute; ask again later.',
-  streams: 'Too many of your answers are running; ask again when one has ended.',
+  concurrent: 'Too many of your answers are running; ask again when one has ended.',
 };
 
 function limited(fastify: FastifyInstance, why: keyof typeof MESSAGES, retryAfterMs: number): Error {
-  fastify.metrics.refusals.inc({ why: `limit_${why}` });
+  fastify.metrics.refusals.inc({ reason: `limit_${why}` });
   return fastify.refusal({ status: 429, code: 'rate_limited', message: MESSAGES[why], retryAfterMs });
 }

@@ -31,7 +31,7 @@ export default fp(
       routes = createModelRoutes(next);
     });
     const { clock, metrics, tracing, config } = fastify;
-    const mostCalls = (provider: string) => config.providers[provider]?.maxStreams ?? Number.POSITIVE_INFINITY;
+    const mostCalls = (provider: string) => config.providers[provider]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
     const targets = createTargets(fastify.providers, mostCalls, clock, metrics);
     const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing });
     const llm: Llm = {

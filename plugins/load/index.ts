@@ -29,10 +29,10 @@ const SAMPLE_MS = 1_000;
 export default fp(
   async (fastify) => {
     const { clock, config, metrics } = fastify;
-    const { flushMs, busyFlushMs } = config.streams;
-    const { eventLoopDelayMs } = config.limits;
+    const { flushMs, maxFlushMs } = config.streams;
+    const { maxEventLoopDelayMs } = config.limits;
     await fastify.register(underPressure, {
-      maxEventLoopDelay: eventLoopDelayMs,
+      maxEventLoopDelay: maxEventLoopDelayMs,
       sampleInterval: SAMPLE_MS,
       // New questions ask for themselves; readers that come back are never turned away for it.
       pressureHandler: () => {},
@@ -41,7 +41,7 @@ export default fp(
     let before = performance.eventLoopUtilization();
     const frame = createFrame({
       leastMs: flushMs,
-      fullMs: Math.max(flushMs, busyFlushMs),
+      fullMs: Math.max(flushMs, maxFlushMs),
       clock,
       utilization() {
         const now = performance.eventLoopUtilization();
@@ -55,7 +55,7 @@ export default fp(
     const load: Load = {
       frameMs: frame.ms,
       afterFrame: (then) => void clock.after(frame.begin(), then),
-      isTooHigh: () => eventLoopDelayMs > 0 && (fastify.isUnderPressure() || frame.isFull()),
+      isTooHigh: () => maxEventLoopDelayMs > 0 && (fastify.isUnderPressure() || frame.isFull()),
     };
     fastify.decorate('load', load);
   },

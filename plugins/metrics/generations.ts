@@ -28,13 +28,13 @@ export function generationMetrics(registers: Registry[]) {
     generationsAborted: new Counter({
       name: 'sluice_generations_aborted_total',
       help: 'Calls that this service ended: readers (all left), stop, limit, shutdown, taken (by another replica)',
-      labelNames: ['by'] as const,
+      labelNames: ['reason'] as const,
       registers,
     }),
     refusals: new Counter({
       name: 'sluice_refusals_total',
-      help: 'New questions refused: full, refusing, saturated, pressure, memory, store, limit_*',
-      labelNames: ['why'] as const,
+      help: 'New questions refused: full, draining, saturated, pressure, memory, store, limit_*',
+      labelNames: ['reason'] as const,
       registers,
     }),
     streamsEvicted: new Counter({

@@ -7,11 +7,11 @@ export function redisMetrics(registers: Registry[]) {
     redisFailures: new Counter({
       name: 'sluice_redis_failures_total',
       help: 'Redis commands that failed: timeout, connection, oom (out of memory), reply (refused)',
-      labelNames: ['why'] as const,
+      labelNames: ['reason'] as const,
       registers,
     }),
     streamsDetached: new Counter({
-      name: 'sluice_streams_detached_total',
+      name: 'sluice_streams_unsynced_total',
       help: 'Times that a stream went on without Redis, and could not be resumed elsewhere',
       registers,
     }),

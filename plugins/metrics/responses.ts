@@ -25,11 +25,11 @@ export function responseMetrics(registers: Registry[]) {
     resumes: new Counter({
       name: 'sluice_resumes_total',
       help: 'Reconnects by result: hit, unknown (stream or position gone), ended (nothing left), unavailable',
-      labelNames: ['result'] as const,
+      labelNames: ['outcome'] as const,
       registers,
     }),
     betweenTokens: new PaceHistogram(
-      'sluice_between_tokens_seconds',
+      'sluice_inter_event_seconds',
       'Between two events of an answer at one reader, while the client takes them',
       registers,
     ),

@@ -7,7 +7,7 @@ const FIRST_TOKEN_BUCKETS = [0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60];
 export function upstreamMetrics(registers: Registry[]) {
   return {
     firstTokenSeconds: new Histogram({
-      name: 'sluice_first_token_seconds',
+      name: 'sluice_time_to_first_token_seconds',
       help: 'From asking the upstream to the first part of its answer',
       labelNames: ['provider'] as const,
       buckets: FIRST_TOKEN_BUCKETS,
@@ -55,7 +55,7 @@ export function upstreamMetrics(registers: Registry[]) {
       registers,
     }),
     frameSeconds: new Gauge({
-      name: 'sluice_frame_seconds',
+      name: 'sluice_upstream_read_interval_seconds',
       help: 'Least time between two reads of one upstream now: it grows as the core fills',
       registers,
     }),
@@ -66,9 +66,9 @@ export function upstreamMetrics(registers: Registry[]) {
       registers,
     }),
     keysResting: new Counter({
-      name: 'sluice_keys_rested_total',
+      name: 'sluice_api_key_cooldowns_total',
       help: 'Times that a key was laid aside: credentials, rate_limited',
-      labelNames: ['provider', 'why'] as const,
+      labelNames: ['provider', 'reason'] as const,
       registers,
     }),
   };

@@ -49,7 +49,7 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   };
 
   const failed = (why: string) => {
-    metrics.redisFailures.inc({ why });
+    metrics.redisFailures.inc({ reason: why });
     failures += 1;
     if (failures >= MOST_FAILURES) down(why);
   };
@@ -81,7 +81,7 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
         (error: Error) =>
           settle(() => {
             if (error instanceof ReplyError) {
-              metrics.redisFailures.inc({ why: error.message.startsWith('OOM') ? 'oom' : 'reply' });
+              metrics.redisFailures.inc({ reason: error.message.startsWith('OOM') ? 'oom' : 'reply' });
               reject(error);
               return;
             }

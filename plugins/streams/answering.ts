@@ -26,7 +26,7 @@ export function createAnswering({ clock, metrics, llm, config }: FastifyInstance
       const generation = startGeneration({
         log,
         clock,
-        maxLength: config.streams.maxBytes,
+        maxLength: config.streams.maxChars,
         ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal, said),
         onFirstPart: report.onFirstPart,
         onEnd(terminal, fault) {

@@ -39,11 +39,11 @@ const SHUT_DOWN: Terminal = {
 export default fp<{ store?: StreamStore | undefined }>(
   async (fastify, options) => {
     const { llm, limits, config, metrics } = fastify;
-    const { maxStreams, graceMs } = config.streams;
+    const { maxGenerations, graceMs } = config.streams;
     const store = options.store ?? createStore(fastify);
     fastify.addHook('onClose', () => store.close());
 
-    const slots = new Slots(maxStreams);
+    const slots = new Slots(maxGenerations);
     const answering = createAnswering(fastify, slots);
     store.onInherited?.(createHeir(fastify, slots, answering));
 

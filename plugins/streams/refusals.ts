@@ -5,7 +5,7 @@ import { KeyConflict, StoreFull } from './types.ts';
 const RETRY_AFTER_MS = 5_000;
 
 const REASONS = {
-  refusing: 'The service is shutting down',
+  draining: 'The service is shutting down',
   full: 'Too many answers are running',
   saturated: 'Every provider of this model is busy',
   pressure: 'The service is overloaded',
@@ -23,7 +23,7 @@ export interface Refusals {
 /** Why a question is not taken, as what a client can act on. */
 export function createRefusals(fastify: FastifyInstance): Refusals {
   const overloaded = (why: keyof typeof REASONS) => {
-    fastify.metrics.refusals.inc({ why });
+    fastify.metrics.refusals.inc({ reason: why });
     const message = `${REASONS[why]}; ask again later.`;
     return fastify.refusal({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
   };

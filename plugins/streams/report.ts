@@ -38,7 +38,7 @@ export function createReport(
       metrics.generations.inc({ model, target: labelOf(target, route), outcome });
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
       const by = ABORTED_BY[outcome];
-      if (by !== undefined && fault === undefined) metrics.generationsAborted.inc({ by });
+      if (by !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason: by });
       if (terminal.type === 'end') countTokens(metrics, model, terminal.usage);
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(

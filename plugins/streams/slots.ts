@@ -21,8 +21,8 @@ export class Slots {
   }
 
   /** Takes a slot under a stream's id, or says why there is none. */
-  take(id: string): 'taken' | 'refusing' | 'full' {
-    if (this.#refusing) return 'refusing';
+  take(id: string): 'taken' | 'draining' | 'full' {
+    if (this.#refusing) return 'draining';
     if (this.#taken.size >= this.#most) return 'full';
     this.#taken.set(id, undefined);
     return 'taken';

@@ -20,7 +20,7 @@ async function heldFor(t: Test, highWaterMark: number): Promise<number> {
     };
     more();
   });
-  const env = { STREAM_HIGH_WATER_MARK: String(highWaterMark), STREAM_GRACE_MS: '0', STREAM_MAX_BYTES: '200000000' };
+  const env = { STREAM_HIGH_WATER_MARK: String(highWaterMark), STREAM_GRACE_MS: '0', STREAM_MAX_CHARS: '200000000' };
   const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const reading = await open(`${url}/ask/stream?question=q`);
   reading.response.pause();

@@ -20,7 +20,7 @@ t.test('nothing set: the demo provider on loopback', async (t) => {
     trustProxy: false,
     defaultModel: 'demo/demo',
     providers: { demo: { type: 'demo' } },
-    streams: { highWaterMark: 16_384, flushMs: 10, maxBytes: 8_388_608, maxStreams: 10_000 },
+    streams: { highWaterMark: 16_384, flushMs: 10, maxChars: 8_388_608, maxGenerations: 10_000 },
     deadlines: { connectMs: 3_000, headersMs: 30_000, firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 },
   });
 });
@@ -32,7 +32,7 @@ t.test('the environment', async (t) => {
     BASE_PATH: '/ai',
     TRUST_PROXY: '2',
     LOG_LEVEL: 'debug',
-    MAX_STREAMS: '5',
+    MAX_GENERATIONS: '5',
     STREAM_FLUSH_MS: '0',
     CORS_ORIGINS: 'https://a.example,https://b.example',
     BELLA_API_KEY: 'k1,k2',
@@ -49,7 +49,7 @@ t.test('the environment', async (t) => {
     trustProxy: 2,
     logLevel: 'debug',
     corsOrigins: ['https://a.example', 'https://b.example'],
-    streams: { maxStreams: 5, flushMs: 0 },
+    streams: { maxGenerations: 5, flushMs: 0 },
     providers: {
       bella: { type: 'bella', apiKeys: ['k1', 'k2'], baseUrl: 'http://127.0.0.1:9/v1' },
       deepseek: { type: 'deepseek', apiKeys: ['d'], models: '*' },

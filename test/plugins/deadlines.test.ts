@@ -177,7 +177,7 @@ t.test('an answer longer than allowed', async (t) => {
     };
     more();
   });
-  const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_MAX_BYTES: '2000' }) });
+  const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_MAX_CHARS: '2000' }) });
   const { events } = await readAll(`${url}/ask/stream?question=q`);
   t.match(events.at(-1)?.json, { type: 'error', code: 'limit_exceeded', retryable: false });
   await upstream.calls[0]?.closed;

@@ -21,7 +21,7 @@ const COUNT = shares ? 8 : 1;
 
 for (const host of ['127.0.0.1', '0.0.0.0', '::1', '::', 'localhost']) {
   t.test(`HOST=${host}`, async (t) => {
-    const server = await runServer(t, { HOST: host, LISTENERS: '8' });
+    const server = await runServer(t, { HOST: host, LISTEN_SOCKETS: '8' });
     const { port } = new URL(server.url);
     const addresses = new Set(
       server.lines.map(({ msg }) => msg).filter((msg) => String(msg).startsWith('Server listening')),
@@ -37,7 +37,7 @@ for (const host of ['127.0.0.1', '0.0.0.0', '::1', '::', 'localhost']) {
       'every connection is answered, whichever socket took it',
     );
 
-    const second = spawnServer({ HOST: host, PORT: port, LISTENERS: '8' });
+    const second = spawnServer({ HOST: host, PORT: port, LISTEN_SOCKETS: '8' });
     t.equal(await second.exit, 1, 'a second instance cannot start');
     t.match(second.output(), /EADDRINUSE/);
 
@@ -65,6 +65,6 @@ t.test(
 );
 
 t.test('one is one', async (t) => {
-  const server = await runServer(t, { LISTENERS: '1' });
+  const server = await runServer(t, { LISTEN_SOCKETS: '1' });
   t.equal(listening(Number(new URL(server.url).port)), 1);
 });

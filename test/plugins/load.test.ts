@@ -142,7 +142,7 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
     const more = setInterval(() => response.write(text('x')), 1);
     response.on('close', () => clearInterval(more));
   });
-  const env = { STREAM_BUSY_FLUSH_MS: '12', EVENT_LOOP_DELAY_MS: '10000' };
+  const env = { STREAM_MAX_FLUSH_MS: '12', MAX_EVENT_LOOP_DELAY_MS: '10000' };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const ask = () =>
     fetch(`${url}/ask/stream`, {
@@ -162,7 +162,7 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
   t.notOk(app.isUnderPressure(), 'though no turn is long');
   clearInterval(busy);
   const metrics = await app.metrics.text();
-  t.ok(Number(/^sluice_frame_seconds (\S+)$/m.exec(metrics)?.[1]) > 0.012, 'the gauge says so');
+  t.ok(Number(/^sluice_upstream_read_interval_seconds (\S+)$/m.exec(metrics)?.[1]) > 0.012, 'the gauge says so');
   const since = performance.now();
   while ((await ask()).status !== 200 && performance.now() - since < 10_000) {
     await new Promise((resolve) => setTimeout(resolve, 50));

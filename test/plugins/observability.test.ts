@@ -105,7 +105,7 @@ t.test('metrics', async (t) => {
   t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="ok"}'), 1);
   t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="bad_json"}'), 1);
   t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="aborted"}'), 1);
-  t.equal(await value('sluice_first_token_seconds_count{provider="bella"}'), 2);
+  t.equal(await value('sluice_time_to_first_token_seconds_count{provider="bella"}'), 2);
   t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="ok"}'), 1);
   t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="upstream_protocol"}'), 1);
   t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="abandoned"}'), 1);

@@ -214,7 +214,7 @@ t.test('pipelined questions on a connection that is cut leave nothing', async (t
 t.test('a reader that stops reading behind the last event is cut off, too', async (t) => {
   const upstream = await startUpstream(t, answering(...Array(70).fill('x'.repeat(100_000))));
   const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 300 }' });
-  const env = { STREAM_MAX_BYTES: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
+  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const whole = await readAll(`${url}/ask/stream?question=q&key=k1`);
   const stream = whole.events[0]?.json.stream as string;
@@ -305,7 +305,7 @@ t.test('a client that cannot resume does not pay for grace, one that says it can
 });
 
 t.test('too many answers: refused in words that each client understands', async (t) => {
-  const { ask, url, reading } = await begun(t, { MAX_STREAMS: '1' });
+  const { ask, url, reading } = await begun(t, { MAX_GENERATIONS: '1' });
   const { response, events } = await readAll(ask);
   t.equal(response.statusCode, 200, 'an EventSource gives up on anything else');
   t.match(events, [{ json: { type: 'error', code: 'overloaded', retryable: true, retryAfter: Number } }]);
@@ -333,7 +333,7 @@ t.test('a reader that takes nothing is cut off, others are not, and it can resum
     more();
   });
   const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 400 }' });
-  const env = { STREAM_MAX_BYTES: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
+  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const slow = await open(`${url}/ask/stream?question=q`);
   await slow.until('start');

@@ -150,7 +150,7 @@ t.test('a store that goes away between finding a stream and reading it', async (
 t.test('slots and the drain count what is about to start', async (t) => {
   const upstream = await startUpstream(t, beginning('one '));
   const store = distant({ away: false, failReads: false });
-  const { app } = await serve(t, { env: bellaAt(upstream.url, { MAX_STREAMS: '2' }), store });
+  const { app } = await serve(t, { env: bellaAt(upstream.url, { MAX_GENERATIONS: '2' }), store });
   const start = () => app.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
   const statuses = (await Promise.all(Array.from({ length: 10 }, start))).map(({ statusCode }) => statusCode);
   t.same(statuses.sort(), [201, 201, ...Array(8).fill(503)], 'two of ten that race');
