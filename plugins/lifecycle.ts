@@ -51,7 +51,10 @@ export default fp(
       if (streams.shared) {
         responses.sendOff();
         if (streams.active > 0) {
-          fastify.log.info({ streams: streams.active, drainHandoverMs: config.drainHandoverMs }, 'finishing for other replicas');
+          fastify.log.info(
+            { streams: streams.active, drainHandoverMs: config.drainHandoverMs },
+            'finishing for other replicas',
+          );
           await idle(config.drainHandoverMs);
         }
       }

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import fc from 'fast-check';
 import t from 'tap';
-import { duplicateKey } from '../plugins/json-keys.ts';
+import { duplicateKey } from '../plugins/http/json-keys.ts';
 import { bellaAt, build, serve } from './helper.ts';
 import { answering, startUpstream } from './upstream.ts';
 

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import t from 'tap';
-import { configurationReference } from '../plugins/config/reference.ts';
+import { configurationReference } from '../scripts/config-reference.ts';
 
 /** `docs/configuration.md` says what the schema says. `npm run docs` writes it. */
 

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net';
 import { isForbiddenHost } from '../../providers/addresses.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
-import { createModelRoutes } from '../llm/model-routes.ts';
+import { createModelRoutes } from './model-routes.ts';
 import type { Config } from './schema.ts';
 
 /** What no schema can say: that names refer to something. */

@@ -1,5 +1,5 @@
 import { Type } from '@sinclair/typebox';
-import { MODEL_NAME } from './schema-names.ts';
+import { MODEL_NAME } from './patterns.ts';
 
 /** Who may ask: keys and tokens. */
 

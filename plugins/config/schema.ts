@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { MODEL_NAME } from './patterns.ts';
 import { ApiKey, Jwt } from './schema-auth.ts';
-import { MODEL_NAME } from './schema-names.ts';
 import { Redis } from './schema-redis.ts';
 
 /** Every setting, its bounds and its default. The one place that knows them. */
@@ -51,7 +51,11 @@ const Deadlines = Type.Object(
 
 const Limits = Type.Object(
   {
-    maxEventLoopDelayMs: ms('Mean delay of the event loop from which new questions are refused; 0: never at all', 50, 0),
+    maxEventLoopDelayMs: ms(
+      'Mean delay of the event loop from which new questions are refused; 0: never at all',
+      50,
+      0,
+    ),
     messages: Type.Integer({
       description: 'Most messages of one question',
       minimum: 1,
@@ -182,7 +186,11 @@ export const ConfigSchema = Type.Object(
       description: 'Whether spans are sent by OTLP, as the OTEL_* variables say',
     }),
     drainMs: ms('How long running answers may go on after SIGTERM', 25_000, 0),
-    drainHandoverMs: ms('With Redis: how long after that answers are finished for readers on other replicas', 30_000, 0),
+    drainHandoverMs: ms(
+      'With Redis: how long after that answers are finished for readers on other replicas',
+      30_000,
+      0,
+    ),
     redis: Type.Optional(Redis),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,

@@ -3,8 +3,8 @@ import fp from 'fastify-plugin';
 import type { Usage } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
+import { createRunning } from './concurrency.ts';
 import { createRate, type Rate } from './rate.ts';
-import { createRunning } from './running.ts';
 import { estimateOf, tokensOf } from './tokens.ts';
 
 declare module 'fastify' {
@@ -57,7 +57,8 @@ export default fp(
 
       async takeAnswer({ owner, maxConcurrent, tokensPerMinute }, prompt) {
         const budget = tokensPerMinute === undefined ? undefined : rateOf('tokens', tokensPerMinute);
-        if (maxConcurrent !== undefined && !(await running.take(owner, maxConcurrent))) throw limited(fastify, 'concurrent', BUSY_MS);
+        if (maxConcurrent !== undefined && !(await running.take(owner, maxConcurrent)))
+          throw limited(fastify, 'concurrent', BUSY_MS);
         const release = () => {
           if (maxConcurrent !== undefined) running.release(owner);
         };

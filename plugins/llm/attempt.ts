@@ -1,7 +1,7 @@
 import { ProviderError, type TimeoutStage } from '../../providers/errors.ts';
 import type { StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { Limits } from './model-routes.ts';
+import type { Limits } from '../config/model-routes.ts';
 
 /** Where an answer goes, part by part. */
 export interface PartSink {

@@ -1,12 +1,12 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
+import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { reported } from './attempt-report.ts';
 import { continued } from './continuation.ts';
-import type { ModelRoute, Target } from './model-routes.ts';
 import { isFailureOfTarget, isRefusalOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Lease, Targets } from './targets.ts';

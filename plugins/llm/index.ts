@@ -1,6 +1,6 @@
 import fp from 'fastify-plugin';
+import { createModelRoutes, type ModelRoute } from '../config/model-routes.ts';
 import { createLlmClient, type LlmClient } from './client.ts';
-import { createModelRoutes, type ModelRoute } from './model-routes.ts';
 import { RetryBudget } from './retry-budget.ts';
 import { createTargets, type TargetState } from './targets.ts';
 

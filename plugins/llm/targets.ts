@@ -1,9 +1,9 @@
 import { ProviderError } from '../../providers/errors.ts';
 import type { Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
+import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import { type Admission, Breaker, type BreakerState } from './breaker.ts';
-import type { ModelRoute, Target } from './model-routes.ts';
 
 /** A place at a target, held for one call. */
 export interface Lease {

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import underPressure from '@fastify/under-pressure';
 import fp from 'fastify-plugin';
-import { createFrame } from './frame.ts';
+import { createFrame } from './read-interval.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {

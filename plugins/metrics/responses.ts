@@ -1,5 +1,5 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
-import { PaceHistogram } from './pace.ts';
+import { PaceHistogram } from './inter-event-histogram.ts';
 
 /** What clients get. */
 export function responseMetrics(registers: Registry[]) {

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import { Redis } from 'ioredis';
-import { createInbox, type Inbox } from './inbox.ts';
+import { createLink, type Link } from './connection.ts';
 import { createLease, type Lease } from './lease.ts';
-import { createLink, type Link } from './link.ts';
+import { createInbox, type Inbox } from './mailbox.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -1,5 +1,5 @@
 import type { Clock } from '../clock.ts';
-import type { Link } from './link.ts';
+import type { Link } from './connection.ts';
 
 /** The sign that a replica lives. Others take over what it produces when it has run out. */
 export interface Lease {

@@ -1,16 +1,16 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
+import type { ModelRoute } from '../config/model-routes.ts';
 import type { Grant } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { ModelRoute } from '../llm/model-routes.ts';
-import { createAnswering } from './answering.ts';
+import { Slots } from './admission.ts';
 import type { StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
-import { bequest, createHeir } from './inheritance.ts';
-import { createRefusals } from './refusals.ts';
-import { Slots } from './slots.ts';
+import { createAnswering } from './start-generation.ts';
+import { createRefusals } from './store-errors.ts';
+import { bequest, createHeir } from './takeover.ts';
 import {
   type Idempotency,
   type LogReader,

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import { ProviderError } from '../../providers/errors.ts';
 import type { Usage } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { ModelRoute, Target } from '../llm/model-routes.ts';
+import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { StreamLog, Terminal } from './types.ts';
 

@@ -3,8 +3,8 @@ import type { LookupFunction } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
-import { type ReadPace, readInFrames } from './frames.ts';
 import { networkError } from './network-error.ts';
+import { type ReadPace, readInFrames } from './read-coalescing.ts';
 import { statusError } from './status-error.ts';
 
 export interface UpstreamOptions {

@@ -1,5 +1,5 @@
 import { ProviderError, type UpstreamDetail } from '../errors.ts';
-import { isOutOfMoney } from './blame.ts';
+import { isOutOfMoney } from './classify-error.ts';
 
 /** Types by which providers blame the request or the account, so that asking again is of no use. */
 const BLAMED = new Set([

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
 import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../errors.ts';
-import { isBadKey, isOutOfMoney, isRecord, isSpendCap } from './blame.ts';
+import { isBadKey, isOutOfMoney, isRecord, isSpendCap } from './classify-error.ts';
 import { retryDelay } from './retry-delay.ts';
 
 /** Client errors that pass by themselves. */

@@ -1,8 +1,8 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
-import { type Failure, failureEvent } from '../events.ts';
-import { AskBody, AskQuery, questionOfBody, questionOfQuery } from '../question.ts';
-import { acceptsEvents, isEventSource, placeOf, readFromStart, resume } from '../reading.ts';
+import { AskBody, AskQuery, questionOfBody, questionOfQuery } from '../chat-request.ts';
+import { acceptsEvents, isEventSource, placeOf, readFromStart, resume } from '../resume.ts';
+import { type Failure, failureEvent } from '../sse-events.ts';
 
 /** Ask and read the answer in one request: GET for a plain EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {

@@ -1,8 +1,8 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { streamUrl } from '../events.ts';
-import { KEY, LastEventId, Question, questionOfBody, Ticket } from '../question.ts';
-import { acceptsEvents, placeOf, readFromStart, resume, unlessAway } from '../reading.ts';
+import { KEY, LastEventId, Question, questionOfBody, Ticket } from '../chat-request.ts';
+import { acceptsEvents, placeOf, readFromStart, resume, unlessAway } from '../resume.ts';
+import { streamUrl } from '../sse-events.ts';
 
 const StreamId = Type.Object({ id: Type.String() });
 const Started = Type.Object({

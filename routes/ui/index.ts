@@ -1,6 +1,6 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { eventsOf, type Stream, streamUrl } from '../events.ts';
+import { eventsOf, type Stream, streamUrl } from '../sse-events.ts';
 import { chunkEncoder, openingOf } from './chunks.ts';
 import { questionOfChat } from './request.ts';
 import { CHAT_ID, UiBody } from './schema.ts';

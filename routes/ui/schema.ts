@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox';
-import { MODEL, sampling } from '../question.ts';
+import { MODEL, sampling } from '../chat-request.ts';
 
 /** What the AI SDK's `DefaultChatTransport` posts, and what its `body` option may add to it. */
 

@@ -1,5 +1,5 @@
 import type { EventMessage } from 'fastify';
-import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../events.ts';
+import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
 
 /** An answer as OpenAI's clients read it: in chunks, or whole. */
 

@@ -1,8 +1,8 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { eventsOf, type Reader, type Stream, type Terminal } from '../events.ts';
-import { KEY } from '../question.ts';
-import { firstOf, leaving } from '../waiting.ts';
+import { KEY } from '../chat-request.ts';
+import { firstOf, leaving } from '../disconnect.ts';
+import { eventsOf, type Reader, type Stream, type Terminal } from '../sse-events.ts';
 import { chunkEncoder, collector } from './answer.ts';
 import { questionOfChat } from './request.ts';
 import { ChatBody } from './schema.ts';

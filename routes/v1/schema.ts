@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
-import { MODEL } from '../question.ts';
+import { MODEL } from '../chat-request.ts';
 
 /**
  * What clients of OpenAI's Chat Completions send. Fields that are not known here are ignored, as

@@ -1,9 +1,9 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
+import type { ModelRoute } from '../../plugins/config/model-routes.ts';
 import { Breaker } from '../../plugins/llm/breaker.ts';
 import { createLlmClient, type Prompt } from '../../plugins/llm/client.ts';
 import { CONTINUE_PROMPT } from '../../plugins/llm/continuation.ts';
-import type { ModelRoute } from '../../plugins/llm/model-routes.ts';
 import { RetryBudget } from '../../plugins/llm/retry-budget.ts';
 import { createTargets } from '../../plugins/llm/targets.ts';
 import { ProviderError, type ProviderErrorCode, type ProviderErrorInit } from '../../providers/errors.ts';

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { createFrame } from '../../plugins/load/frame.ts';
+import { createFrame } from '../../plugins/load/read-interval.ts';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { open } from '../sse-client.ts';

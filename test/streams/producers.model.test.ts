@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
+import { isRefused, Records } from '../../plugins/streams/redis/commands.ts';
 import { LAST } from '../../plugins/streams/redis/entries.ts';
-import { isRefused, Records } from '../../plugins/streams/redis/records.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { newId } from './conformance.ts';
 import { redisStore } from './redis-replica.ts';

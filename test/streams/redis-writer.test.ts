@@ -1,7 +1,7 @@
 import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { Records } from '../../plugins/streams/redis/records.ts';
-import { LogWriter } from '../../plugins/streams/redis/writer.ts';
+import type { Records } from '../../plugins/streams/redis/commands.ts';
+import { LogWriter } from '../../plugins/streams/redis/producer/writer.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, text } from './conformance.ts';
 

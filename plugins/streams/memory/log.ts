@@ -1,6 +1,5 @@
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
-import { partSize } from '../part.ts';
 import {
   type Audience,
   PositionUnknown,
@@ -9,6 +8,7 @@ import {
   type StreamLog,
   type Terminal,
 } from '../types.ts';
+import { partSize } from '../units.ts';
 import { MemoryReader, type ReadableLog } from './reader.ts';
 import { Segments } from './segments.ts';
 

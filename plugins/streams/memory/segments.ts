@@ -1,5 +1,5 @@
 import type { ContentPart } from '../../../providers/types.ts';
-import { contentOf, continues, cutPart, headless, partSize, withContent } from '../part.ts';
+import { contentOf, continues, cutPart, headless, partSize, withContent } from '../units.ts';
 
 /** How many pieces are joined at a time. */
 const JOIN = 64;

@@ -4,13 +4,13 @@ import type { Shared } from '../../redis/index.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';
 import { type Idempotency, KeyConflict, type StreamInfo, type StreamLog, type StreamStore } from '../types.ts';
-import { Detached } from './detached.ts';
-import { FollowedLog } from './followed-log.ts';
-import { Followers } from './followers.ts';
-import { Following } from './following.ts';
-import { ProducedLog } from './produced-log.ts';
-import { type Names, type Producer, Records, type Takeover } from './records.ts';
-import { listenForStops } from './stops.ts';
+import { type Names, type Producer, Records, type Takeover } from './commands.ts';
+import { ProducedLog } from './producer/log.ts';
+import { Followers } from './producer/remote-readers.ts';
+import { listenForStops } from './producer/stop-requests.ts';
+import { Detached } from './producer/unsynced.ts';
+import { FollowedLog } from './replica/log.ts';
+import { Following } from './replica/watcher.ts';
 
 export interface RedisStoreOptions extends MemoryStoreOptions {
   readonly shared: Shared;

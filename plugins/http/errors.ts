@@ -1,7 +1,7 @@
 import sensible from '@fastify/sensible';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { ProviderError } from '../providers/errors.ts';
+import { ProviderError } from '../../providers/errors.ts';
 import { envelope, type OpenAIError, openAIError, type PublicError, shouldRetry } from './error-shapes.ts';
 
 declare module 'fastify' {

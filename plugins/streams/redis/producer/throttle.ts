@@ -1,4 +1,4 @@
-import type { Clock } from '../../clock.ts';
+import type { Clock } from '../../../clock.ts';
 
 /** Lets something happen at once after a pause, and then no more often than every `ms`. */
 export class Frame {

@@ -1,7 +1,7 @@
-import type { Clock } from '../../clock.ts';
-import type { Lease } from '../../redis/lease.ts';
-import type { MemoryLog } from '../memory/log.ts';
-import type { Names, Records } from './records.ts';
+import type { Clock } from '../../../clock.ts';
+import type { Lease } from '../../../redis/lease.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { Names, Records } from '../commands.ts';
 
 /** What a `LogWriter` writes, where to, and whom it tells. */
 export interface WriterOptions {

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply } from 'fastify';
-import type { Reader, Slice } from './events.ts';
+import type { Reader, Slice } from './sse-events.ts';
 
 /** Waiting for an answer whose client may leave. */
 

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { encoderOf, eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './events.ts';
+import { encoderOf, eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './sse-events.ts';
 
 /** Reading a stream over SSE: from its start, or from where a connection was cut. */
 

@@ -1,10 +1,10 @@
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import type { ModelRoute } from '../config/model-routes.ts';
 import type { Grant } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { ModelRoute } from '../llm/model-routes.ts';
+import type { Slots } from './admission.ts';
 import { startGeneration } from './generation.ts';
 import { createReport } from './report.ts';
-import type { Slots } from './slots.ts';
 import type { StreamLog } from './types.ts';
 
 export interface Answering {

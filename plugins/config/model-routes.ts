@@ -1,5 +1,5 @@
-import type { Config } from '../config/index.ts';
-import { CONTINUE_PROMPT } from './continuation.ts';
+import { CONTINUE_PROMPT } from '../llm/continuation.ts';
+import type { Config } from './index.ts';
 
 /** Which upstream model answers to which public name. Pure. */
 

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { hashOf } from './api-keys.ts';
+import { hashOf } from '../plugins/auth/api-keys.ts';
 
 /** `npm run key -- name`: a new key, to be given away once, and the lines that let it in. */
 

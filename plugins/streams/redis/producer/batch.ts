@@ -1,5 +1,5 @@
-import type { ContentPart } from '../../../providers/types.ts';
-import { contentOf, continues, partSize, withContent } from '../part.ts';
+import type { ContentPart } from '../../../../providers/types.ts';
+import { contentOf, continues, partSize, withContent } from '../../units.ts';
 
 /** Parts that travel together, adjacent ones merged. */
 export class Batch {

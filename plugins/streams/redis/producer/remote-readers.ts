@@ -1,7 +1,7 @@
-import type { Clock } from '../../clock.ts';
-import type { Shared } from '../../redis/index.ts';
-import type { Follower, MemoryLog } from '../memory/log.ts';
-import { FOLLOW, type Follow, GONE, NEWS } from './messages.ts';
+import type { Clock } from '../../../clock.ts';
+import type { Shared } from '../../../redis/index.ts';
+import type { Follower, MemoryLog } from '../../memory/log.ts';
+import { FOLLOW, type Follow, GONE, NEWS } from '../messages.ts';
 
 /** Silence after which a replica reads no more. */
 const FORGET_MS = 3_500;

@@ -1,6 +1,6 @@
 import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
-import type { Link } from './link.ts';
+import type { Link } from './connection.ts';
 
 /**
  * Messages between replicas, each to the inbox of one. They may be lost, so that nothing may depend

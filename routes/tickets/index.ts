@@ -1,5 +1,5 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
-import { MODEL } from './question.ts';
+import { MODEL } from '../chat-request.ts';
 
 const TicketBody = Type.Object(
   {

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Clock } from '../../clock.ts';
-import type { MemoryLog } from '../memory/log.ts';
-import type { MemoryReader } from '../memory/reader.ts';
-import type { StreamInfo, StreamLog } from '../types.ts';
-import type { Producer, Records } from './records.ts';
+import type { Clock } from '../../../clock.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { MemoryReader } from '../../memory/reader.ts';
+import type { StreamInfo, StreamLog } from '../../types.ts';
+import type { Producer, Records } from '../commands.ts';
 import { LogTail } from './tail.ts';
 
 export interface FollowedLogOptions {

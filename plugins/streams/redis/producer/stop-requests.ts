@@ -1,7 +1,7 @@
-import type { Shared } from '../../redis/index.ts';
-import { STOP, type Stop } from './messages.ts';
-import type { ProducedLog } from './produced-log.ts';
-import type { Records } from './records.ts';
+import type { Shared } from '../../../redis/index.ts';
+import type { Records } from '../commands.ts';
+import { STOP, type Stop } from '../messages.ts';
+import type { ProducedLog } from './log.ts';
 
 /** Stops that other replicas were asked for: by message, or, where one may have been lost, as Redis has it. */
 export function listenForStops(shared: Shared, records: Records, running: ReadonlyMap<string, ProducedLog>): void {

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import net, { type AddressInfo, type Socket } from 'node:net';
 import tls from 'node:tls';
 import t, { type Test } from 'tap';
-import { readInFrames } from '../../providers/wire/frames.ts';
+import { readInFrames } from '../../providers/wire/read-coalescing.ts';
 import { until } from '../helper.ts';
 
 /** Frames on real sockets, with time and the ends of frames in the hand of the test. */

@@ -1,7 +1,7 @@
-import type { ContentPart } from '../../../providers/types.ts';
-import type { MemoryLog } from '../memory/log.ts';
-import type { MemoryReader } from '../memory/reader.ts';
-import type { Audience, StreamInfo, StreamLog, Terminal } from '../types.ts';
+import type { ContentPart } from '../../../../providers/types.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { MemoryReader } from '../../memory/reader.ts';
+import type { Audience, StreamInfo, StreamLog, Terminal } from '../../types.ts';
 import { LogWriter } from './writer.ts';
 import type { WriterOptions } from './writer-options.ts';
 

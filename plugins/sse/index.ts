@@ -1,6 +1,6 @@
 import type { EventMessage, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import { type EventSource, SseWriter } from './sse-writer.ts';
+import { type EventSource, SseWriter } from './writer.ts';
 
 declare module 'fastify' {
   interface FastifyReply {

@@ -1,8 +1,8 @@
-import type { Clock } from '../../clock.ts';
-import type { Shared } from '../../redis/index.ts';
-import type { FollowedLog } from './followed-log.ts';
-import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from './messages.ts';
-import type { Records, Takeover } from './records.ts';
+import type { Clock } from '../../../clock.ts';
+import type { Shared } from '../../../redis/index.ts';
+import type { Records, Takeover } from '../commands.ts';
+import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from '../messages.ts';
+import type { FollowedLog } from './log.ts';
 
 export interface FollowingOptions {
   readonly shared: Shared;

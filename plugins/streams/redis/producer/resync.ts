@@ -1,5 +1,5 @@
-import type { MemoryLog } from '../memory/log.ts';
-import type { Names, Records } from './records.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { Names, Records } from '../commands.ts';
 
 /**
  * Gives Redis what it lacks of a log: all of it, where Redis was emptied. Returns how far Redis has it

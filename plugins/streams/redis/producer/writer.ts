@@ -1,9 +1,9 @@
-import type { ContentPart } from '../../../providers/types.ts';
-import type { Terminal } from '../types.ts';
+import type { ContentPart } from '../../../../providers/types.ts';
+import type { Terminal } from '../../types.ts';
+import { isRefused } from '../commands.ts';
 import { Batch } from './batch.ts';
-import { catchUp } from './catch-up.ts';
-import { Frame } from './frame.ts';
-import { isRefused } from './records.ts';
+import { catchUp } from './resync.ts';
+import { Frame } from './throttle.ts';
 import type { WriterOptions } from './writer-options.ts';
 
 /**

@@ -1,6 +1,6 @@
 import type { TSchema } from '@sinclair/typebox';
-import { environmentNames } from './environment.ts';
-import { ConfigSchema } from './schema.ts';
+import { environmentNames } from '../plugins/config/environment.ts';
+import { ConfigSchema } from '../plugins/config/schema.ts';
 
 /** The table of all settings, made from the schema, so that `docs/configuration.md` cannot be wrong. Pure. */
 export function configurationReference(): string {

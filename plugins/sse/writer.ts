@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http';
 import type { EventMessage, FastifyBaseLogger } from 'fastify';
 import type {} from 'fastify-sse-v2';
 import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
-import type { Clock } from './clock.ts';
+import type { Clock } from '../clock.ts';
 
 /** Where a response's events come from. */
 export interface EventSource<T> {

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify';
+import type { ModelRoute } from '../config/model-routes.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { ModelRoute } from '../llm/model-routes.ts';
-import type { Answering } from './answering.ts';
-import type { Slots } from './slots.ts';
+import type { Slots } from './admission.ts';
+import type { Answering } from './start-generation.ts';
 import type { StreamLog, Terminal } from './types.ts';
 
 /** What becomes of a log whose producer has died: an end that says so, or, where the model's route says `continue`, its rest. */

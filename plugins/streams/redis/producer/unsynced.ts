@@ -1,6 +1,6 @@
-import type { Clock } from '../../clock.ts';
-import type { Link } from '../../redis/link.ts';
-import type { ProducedLog } from './produced-log.ts';
+import type { Clock } from '../../../clock.ts';
+import type { Link } from '../../../redis/connection.ts';
+import type { ProducedLog } from './log.ts';
 
 /** How often Redis is offered what it could not take. */
 const RETRY_MS = 1_000;

@@ -1,9 +1,9 @@
-import type { Clock } from '../../clock.ts';
-import type { MemoryLog } from '../memory/log.ts';
-import { cutPart, partSize } from '../part.ts';
-import type { Terminal } from '../types.ts';
-import type { Entry } from './entries.ts';
-import type { Producer, Records } from './records.ts';
+import type { Clock } from '../../../clock.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { Terminal } from '../../types.ts';
+import { cutPart, partSize } from '../../units.ts';
+import type { Producer, Records } from '../commands.ts';
+import type { Entry } from '../entries.ts';
 
 export interface TailOptions {
   readonly id: string;
