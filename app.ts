@@ -5,7 +5,7 @@ import type { DestinationStream } from 'pino';
 import auth from './plugins/auth/index.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
-import { refuseConnection, refuseExpectations } from './plugins/http/client-errors.ts';
+import { handleClientError, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
 import jsonBody from './plugins/http/json-body.ts';
@@ -56,7 +56,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     trustProxy: trusted(settings.trustProxy),
     exposeHeadRoutes: false,
     forceCloseConnections: true,
-    clientErrorHandler: refuseConnection,
+    clientErrorHandler: handleClientError,
     requestTimeout: 15_000,
     http: {
       highWaterMark: settings.streams.highWaterMark,
@@ -68,7 +68,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
   });
 
-  refuseExpectations(app.server);
+  rejectUnknownExpectations(app.server);
 
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
@@ -108,7 +108,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     },
     { prefix: settings.basePath },
   );
-  app.refuseOtherMethods();
+  app.addMethodNotAllowedRoutes();
   return app;
 }
 

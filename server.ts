@@ -7,7 +7,7 @@ import { ConfigError, loadConfig } from './plugins/config/load.ts';
 /** What closing may take beyond the drain and the hand-over: last words, sockets, pools. */
 const CLOSE_MS = 5_000;
 /** A signal that comes again this soon is the same one. */
-const ECHO_MS = 500;
+const REPEATED_SIGNAL_MS = 500;
 
 function configOrExit() {
   try {
@@ -42,7 +42,7 @@ const { close } = closeWithGrace(
 
 process.on('SIGHUP', () => {
   try {
-    app.reconfigure(loadConfig(process.env));
+    app.reloadConfig(loadConfig(process.env));
     app.log.info({ models: app.llm.models }, 'keys and models are read anew');
   } catch (error) {
     const { problems, message } = error as Partial<ConfigError>;
@@ -55,7 +55,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     const now = performance.now();
     // Ctrl-C under `npm start` comes twice: from the terminal, and passed on by npm.
-    if (firstSignalAt !== undefined && now - firstSignalAt > ECHO_MS) process.exit(1);
+    if (firstSignalAt !== undefined && now - firstSignalAt > REPEATED_SIGNAL_MS) process.exit(1);
     if (firstSignalAt !== undefined) return;
     firstSignalAt = now;
     app.log.info({ signal }, 'closing');
@@ -64,7 +64,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 }
 
 try {
-  await app.openListeners(config.host, config.port);
+  await app.openListenSockets(config.host, config.port);
 } catch (error) {
   const { code } = error as NodeJS.ErrnoException;
   const hint = code === 'EADDRINUSE' ? ' (something listens there already; set PORT to another)' : '';

@@ -19,7 +19,7 @@ export interface Lifecycle {
 }
 
 /** How long a client may take to read its last event after the drain. */
-const LAST_WORD_MS = 2_000;
+const FINAL_EVENT_MS = 2_000;
 
 /** `fastify.lifecycle`: readiness, and an orderly end. `close()` drains too. */
 export default fp(
@@ -27,11 +27,11 @@ export default fp(
     const { clock, config, streams, responses } = fastify;
     let ready = false;
     /** A replica that must not go on alone is not ready while Redis is away. */
-    const hasRedis = () => config.redis?.required !== true || fastify.shared?.link.up === true;
+    const isRedisReady = () => config.redis?.required !== true || fastify.cluster?.connection.isAvailable === true;
     let draining: Promise<void> | undefined;
 
     /** Until nothing runs any more, or for so long. */
-    const idle = async (ms: number) => {
+    const waitUntilIdle = async (ms: number) => {
       let cancel = () => {};
       const late = new Promise<void>((resolve) => (cancel = clock.after(ms, resolve)));
       await Promise.race([late, streams.idle()]);
@@ -40,31 +40,31 @@ export default fp(
 
     const drain = async () => {
       ready = false;
-      streams.refuse();
+      streams.close();
       // The gateway goes to another replica at once. Without one, readers have nowhere else to come back to.
-      if (streams.shared) fastify.refuseConnections();
+      if (streams.shared) fastify.stopAccepting();
       const deadline = clock.now() + config.drainMs;
       if (streams.active > 0) {
         fastify.log.info({ streams: streams.active, drainMs: config.drainMs }, 'draining');
-        await idle(config.drainMs);
+        await waitUntilIdle(config.drainMs);
       }
       if (streams.shared) {
-        responses.sendOff();
+        responses.disconnectResumable();
         if (streams.active > 0) {
           fastify.log.info(
             { streams: streams.active, drainHandoverMs: config.drainHandoverMs },
             'finishing for other replicas',
           );
-          await idle(config.drainHandoverMs);
+          await waitUntilIdle(config.drainHandoverMs);
         }
       }
       streams.endAll();
-      await responses.closed(Math.max(LAST_WORD_MS, deadline - clock.now()));
+      await responses.waitUntilClosed(Math.max(FINAL_EVENT_MS, deadline - clock.now()));
     };
 
     const lifecycle: Lifecycle = {
       get ready() {
-        return ready && hasRedis();
+        return ready && isRedisReady();
       },
       drain: () => (draining ??= drain()),
     };

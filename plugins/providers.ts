@@ -38,14 +38,14 @@ function create(name: string, entry: Config['providers'][string], fastify: Fasti
     apiVersion: entry.apiVersion,
     allowPrivate: entry.allowPrivate,
     now: clock.now,
-    onResting(why, first) {
-      metrics.keysResting.inc({ provider: name, reason: why });
+    onCooldown(why, first) {
+      metrics.apiKeyCooldowns.inc({ provider: name, reason: why });
       if (why === 'credentials' && first) log.error({ provider: name }, 'the provider refuses a key');
     },
     // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
     connections: streams.maxGenerations,
     highWaterMark: streams.highWaterMark,
-    pace: { now: clock.now, frameMs: load.frameMs, afterFrame: load.afterFrame },
+    readIntervals: { now: clock.now, intervalMs: load.readIntervalMs, afterInterval: load.afterInterval },
     connectTimeoutMs: deadlines.connectMs,
     headersTimeoutMs: deadlines.headersMs,
   });

@@ -8,7 +8,7 @@ const WORD_MS = 40;
 export function createDemo(name: string, wordMs: number = WORD_MS): Provider {
   return {
     name,
-    continues: false,
+    supportsContinuation: false,
     async *stream(request: ChatRequest, signal: AbortSignal) {
       const text = answerTo(request);
       const words = text.match(/\s*\S+/gu) ?? [];

@@ -36,7 +36,7 @@ export interface ProviderErrorInit {
 }
 
 /** A provider's status that blames the question says the same to whoever asked it; key and money are ours. */
-function blamed(code: ProviderErrorCode, { reason, upstreamStatus }: ProviderErrorInit): number | undefined {
+function clientFaultStatus(code: ProviderErrorCode, { reason, upstreamStatus }: ProviderErrorInit): number | undefined {
   if (code !== 'upstream_rejected' || reason === 'credentials' || reason === 'billing') return undefined;
   return [400, 413, 422].find((status) => status === upstreamStatus);
 }
@@ -58,7 +58,7 @@ export class ProviderError extends Error {
     const { status, message } = CODES[code];
     super(init.stage ? `${message.slice(0, -1)} (${init.stage}).` : message, { cause: init.cause });
     this.code = code;
-    this.status = blamed(code, init) ?? status;
+    this.status = clientFaultStatus(code, init) ?? status;
     this.reason = init.reason;
     this.retryable = init.retryable;
     this.retryAfterMs = init.retryAfterMs;
@@ -73,7 +73,7 @@ export class ProviderError extends Error {
   }
 
   /** The same with another delay, for whoever has another way to ask. */
-  after(retryAfterMs: number): ProviderError {
+  withRetryAfter(retryAfterMs: number): ProviderError {
     return new ProviderError(this.code, { ...this.#init, retryAfterMs });
   }
 }

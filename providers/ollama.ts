@@ -1,16 +1,16 @@
 import { ProviderError } from './errors.ts';
 import type { ChatMessage, ChatRequest, Provider, Usage } from './types.ts';
-import { counts } from './wire/counts.ts';
+import { usageFrom } from './wire/counts.ts';
 import { inlineData } from './wire/data-url.ts';
 import { finishPart } from './wire/finish-reason.ts';
 import { inBandError } from './wire/in-band-error.ts';
 import { parseEvent, parseObject } from './wire/json.ts';
-import { inCallOrder } from './wire/messages.ts';
+import { sortToolResults } from './wire/messages.ts';
 import { createNdjsonDecoder } from './wire/ndjson.ts';
 import { openAITools } from './wire/openai-body.ts';
 import type { PartBuffer } from './wire/parts.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
-import { type AnswerDecoder, truncated } from './wire/read-answer.ts';
+import { type AnswerDecoder, truncatedError } from './wire/read-answer.ts';
 import type { WireEvent } from './wire/sse.ts';
 import { upstreamDetail } from './wire/status-error.ts';
 
@@ -37,7 +37,7 @@ function ollamaBody(request: ChatRequest): Record<string, unknown> {
   const tools = request.toolChoice === 'none' ? undefined : request.tools;
   return {
     model: request.model,
-    messages: inCallOrder(request.messages).map(ollamaMessage),
+    messages: sortToolResults(request.messages).map(ollamaMessage),
     stream: true,
     ...(Object.keys(options).length > 0 && { options }),
     ...(tools !== undefined && { tools: openAITools(tools) }),
@@ -120,12 +120,12 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
       return last !== undefined;
     },
     finish() {
-      if (last === undefined) throw truncated();
+      if (last === undefined) throw truncatedError();
       return finishPart(last.done_reason ?? undefined, usageOf(last), calls > 0);
     },
   };
 }
 
 function usageOf({ prompt_eval_count: inputTokens, eval_count: outputTokens }: Line): Usage | undefined {
-  return counts({ inputTokens, outputTokens });
+  return usageFrom({ inputTokens, outputTokens });
 }

@@ -109,9 +109,9 @@ export type StreamPart = ContentPart | FinishPart;
 export interface Provider {
   readonly name: string;
   /** False where it cannot be asked to go on with an answer that another has begun. */
-  readonly continues?: boolean;
+  readonly supportsContinuation?: boolean;
   /** Why it cannot be asked now, as a call would throw it: all its keys rest. */
-  resting?(): Error | undefined;
+  cooldown?(): Error | undefined;
   /**
    * Asks the model once. Parts come as the upstream sends them, text that arrived together as one
    * part; the consumer's pace is the upstream's pace.

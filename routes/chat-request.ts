@@ -3,11 +3,11 @@ import { type Static, Type } from '@sinclair/typebox';
 /** What may be asked. Unknown fields are refused, so that a typing error is not silently ignored. */
 
 /** A page makes one up, usually a UUID: see `key` and `Idempotency-Key`. */
-export const KEY = '^[\\x21-\\x7e]{1,255}$';
+export const IDEMPOTENCY_KEY_PATTERN = '^[\\x21-\\x7e]{1,255}$';
 
 const closed = { additionalProperties: false };
 
-export const MODEL = Type.String({
+export const ModelName = Type.String({
   description: 'Public model name; the default one where absent',
   pattern: '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$',
 });
@@ -23,11 +23,11 @@ export const Ticket = Type.Optional(
 export const AskQuery = Type.Object(
   {
     question: Type.String({ description: 'The question', minLength: 1 }),
-    model: Type.Optional(MODEL),
+    model: Type.Optional(ModelName),
     system: System,
     key: Type.Optional(
       Type.String({
-        pattern: KEY,
+        pattern: IDEMPOTENCY_KEY_PATTERN,
         description: 'The same key and question attach to the same stream, as long as it is kept',
       }),
     ),
@@ -56,7 +56,7 @@ export const sampling = {
 const asked = {
   question: Type.Optional(Type.String({ minLength: 1 })),
   messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 10_000 })),
-  model: Type.Optional(MODEL),
+  model: Type.Optional(ModelName),
   ...sampling,
 };
 
@@ -80,16 +80,16 @@ type AskQuery = Static<typeof AskQuery>;
 type Question = Static<typeof Question>;
 type Messages = NonNullable<Question['messages']>;
 
-export function questionOfQuery({ question, system, model }: AskQuery) {
-  return { model, messages: conversation(system, [{ role: 'user', content: question }]) };
+export function questionFromQuery({ question, system, model }: AskQuery) {
+  return { model, messages: withSystem(system, [{ role: 'user', content: question }]) };
 }
 
 /** Undefined where the body names neither a question nor messages, or both. */
-export function questionOfBody({ question, messages, system, ...rest }: Question) {
+export function questionFromBody({ question, messages, system, ...rest }: Question) {
   if ((question === undefined) === (messages === undefined)) return undefined;
-  return { ...rest, messages: conversation(system, messages ?? [{ role: 'user', content: question as string }]) };
+  return { ...rest, messages: withSystem(system, messages ?? [{ role: 'user', content: question as string }]) };
 }
 
-function conversation(system: string | undefined, messages: Messages): Messages {
+function withSystem(system: string | undefined, messages: Messages): Messages {
   return system === undefined ? messages : [{ role: 'system', content: system }, ...messages];
 }

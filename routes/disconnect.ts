@@ -4,7 +4,7 @@ import type { Reader, Slice } from './sse-events.ts';
 /** Waiting for an answer whose client may leave. */
 
 /** Resolves when the client has left, or has its answer. */
-export function leaving({ raw, request }: FastifyReply): Promise<undefined> {
+export function clientDisconnected({ raw, request }: FastifyReply): Promise<undefined> {
   const { socket } = request.raw;
   return new Promise((resolve) => {
     const onClose = () => {
@@ -25,7 +25,7 @@ export function leaving({ raw, request }: FastifyReply): Promise<undefined> {
  * Waits for a reader's first slice, at most `ms`, or until the client leaves. `source` gives all
  * slices, the first again.
  */
-export async function firstOf(
+export async function waitForFirstSlice(
   reader: Reader,
   clock: FastifyInstance['clock'],
   ms: number,

@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { encoderOf, eventsOf, failureEvent, retryEvent, type Stream, startEvent } from './sse-events.ts';
+import { createEventEncoder, createEventFeed, errorEvent, retryEvent, type Stream, startEvent } from './sse-events.ts';
 
 /** Reading a stream over SSE: from its start, or from where a connection was cut. */
 
-export interface Place {
+export interface ResumePoint {
   readonly stream: string;
   /** `end`: the terminal event was delivered. */
   readonly position: number | 'end';
@@ -16,7 +16,10 @@ const LAST_EVENT_ID = /^([A-Za-z0-9_-]{16,64})\.(\d{1,15}|end)$/;
  * that is new.
  * @throws 400 for an id that is none of ours
  */
-export function placeOf(fastify: FastifyInstance, { headers, query }: FastifyRequest): Place | undefined {
+export function parseLastEventId(
+  fastify: FastifyInstance,
+  { headers, query }: FastifyRequest,
+): ResumePoint | undefined {
   const given = headers['last-event-id'] || (query as { lastEventId?: string } | undefined)?.lastEventId;
   if (given === undefined) return undefined;
   const [, stream, position] = LAST_EVENT_ID.exec(String(given)) ?? [];
@@ -41,38 +44,38 @@ export async function readFromStart(
   if (reader === undefined) throw new Error('a log without a beginning');
   return reply.stream(
     [startEvent(fastify, stream)],
-    eventsOf(reader, encoderOf(stream), () => canMove(fastify, stream)),
+    createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
   );
 }
 
 /** Right behind a place: no loss, no repetition, and never a new generation. */
 export async function resume(
   fastify: FastifyInstance,
-  place: Place,
+  point: ResumePoint,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   const count = (result: string) => fastify.metrics.resumes.inc({ outcome: result });
-  const { stream: id, position } = place;
+  const { stream: id, position } = point;
   if (position === 'end') {
     count('ended');
     return reply.code(204).send();
   }
-  return unlessAway(request, reply, async () => {
+  return readOrAskToReconnect(request, reply, async () => {
     const stream = await fastify.streams.find(id, request.identity);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
     // Who comes back is not counted; who guesses is.
-    if (!reader) await fastify.limits.takeRequest(request.identity, reply);
-    if (!stream || !reader) return reply.stream([failureEvent(STREAM_UNKNOWN, id)]);
+    if (!reader) await fastify.limits.countRequest(request.identity, reply);
+    if (!stream || !reader) return reply.stream([errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(
       [retryEvent()],
-      eventsOf(reader, encoderOf(stream), () => canMove(fastify, stream)),
+      createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
     );
   });
 }
 
-function canMove({ streams }: FastifyInstance, { resumable }: Stream): boolean {
+function canResumeElsewhere({ streams }: FastifyInstance, { resumable }: Stream): boolean {
   return streams.shared && resumable;
 }
 
@@ -80,7 +83,7 @@ function canMove({ streams }: FastifyInstance, { resumable }: Stream): boolean {
  * Reads, or, where the store cannot be asked now, tells an EventSource to come back: any status but
  * 200 would end its reconnecting for good. Other clients get the status.
  */
-export async function unlessAway(
+export async function readOrAskToReconnect(
   request: FastifyRequest,
   reply: FastifyReply,
   read: () => Promise<FastifyReply>,

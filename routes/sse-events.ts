@@ -6,7 +6,7 @@ import type { EventMessage, FastifyInstance } from 'fastify';
 export type Stream = Awaited<ReturnType<FastifyInstance['streams']['start']>>;
 export type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
 export type Slice = Awaited<ReturnType<Reader['next']>>;
-export type Part = Slice['parts'][number]['part'];
+export type ContentPart = Slice['parts'][number]['part'];
 export type Terminal = NonNullable<Slice['terminal']>;
 
 /** Spread out, so that a restarted service is not met by all its readers at once. */
@@ -31,16 +31,20 @@ function statusEvent(resumable: boolean): EventMessage {
 
 /** Where a stream is read again, and stopped; with a ticket where one is needed. */
 export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stream, action = ''): string {
-  return `${config.basePath}/streams/${id}${action}${auth.readTicket(id, owner)}`;
+  return `${config.basePath}/streams/${id}${action}${auth.createReadTicketQuery(id, owner)}`;
 }
 
 /**
  * What a reader gives, as events. `canMove`: whether the client comes back by itself for what is left,
  * and another replica has it.
  */
-export function eventsOf(reader: Reader, encode: (slice: Slice) => EventMessage[], canMove = () => false) {
+export function createEventFeed(
+  reader: Reader,
+  encode: (slice: Slice) => EventMessage[],
+  canResumeElsewhere = () => false,
+) {
   return {
-    canMove,
+    canMove: canResumeElsewhere,
     next: () => reader.next(),
     close: () => reader.close(),
     isLast: (slice: Slice) => slice.terminal !== undefined,
@@ -54,24 +58,24 @@ export function jsonEvent(value: object): EventMessage {
 }
 
 /** Gemini and Ollama name no id, and clients want one: the same each time the stream is read. */
-export function toolCallId({ id, index }: Extract<Part, { type: 'tool_call' }>, stream: Stream): string {
+export function toolCallId({ id, index }: Extract<ContentPart, { type: 'tool_call' }>, stream: Stream): string {
   return id ?? `call_${stream.id}_${index}`;
 }
 
 /** A slice as our own events. */
-export function encoderOf({ id, model }: Stream): (slice: Slice) => EventMessage[] {
+export function createEventEncoder({ id, model }: Stream): (slice: Slice) => EventMessage[] {
   return ({ parts, terminal, answer, resumable }) => {
     const events: EventMessage[] = parts.map(({ part, position }) => ({
       id: `${id}.${position}`,
-      data: JSON.stringify(content(part)),
+      data: JSON.stringify(contentPayload(part)),
     }));
     if (resumable !== undefined) events.push(statusEvent(resumable));
-    if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(last(terminal, model, answer)) });
+    if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(terminalPayload(terminal, model, answer)) });
     return events;
   };
 }
 
-export interface Failure {
+export interface ErrorPayload {
   readonly code: string;
   readonly message: string;
   readonly retryable: boolean;
@@ -83,16 +87,16 @@ export interface Failure {
  * A failure as the only event. Its id says that nothing follows, so that a reconnect is answered 204:
  * a browser takes no other status than these two for anything but the end of all.
  */
-export function failureEvent(failure: Failure, id: string = randomBytes(16).toString('base64url')): EventMessage {
+export function errorEvent(failure: ErrorPayload, id: string = randomBytes(16).toString('base64url')): EventMessage {
   return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...failure }) };
 }
 
-function content(part: Part): object {
+function contentPayload(part: ContentPart): object {
   if (part.type === 'tool_call') return part;
   return { type: part.type === 'text' ? 'delta' : 'reasoning', content: part.text };
 }
 
-function last(terminal: Terminal, model: string, answer: string | undefined): object {
+function terminalPayload(terminal: Terminal, model: string, answer: string | undefined): object {
   if (terminal.type === 'end') {
     const { finishReason, usage, targets } = terminal;
     return { type: 'end', answer, model, finishReason, usage, targets };

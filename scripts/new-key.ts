@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { hashOf } from '../plugins/auth/api-keys.ts';
+import { hashKey } from '../plugins/auth/api-keys.ts';
 
 /** `npm run key -- name`: a new key, to be given away once, and the lines that let it in. */
 
@@ -13,4 +13,4 @@ console.log(`The key, which is stored nowhere:
 For the file that CONFIG_FILE names:
 
 keys:
-  - { name: ${JSON.stringify(name)}, sha256: ${hashOf(key)} }`);
+  - { name: ${JSON.stringify(name)}, sha256: ${hashKey(key)} }`);

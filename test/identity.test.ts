@@ -387,10 +387,10 @@ t.test('what a key may is looked up when its ticket is used', async (t) => {
   const ask = (text: string) => fetch(`${url}/ask/stream?question=q&model=small&ticket=${text}`);
   t.equal((await ask(await ticket(A))).status, 200, 'however many models it has');
   const text = await ticket(A);
-  app.reconfigure({ ...app.config, keys: [{ name: 'b', sha256: sha256(B) }] });
+  app.reloadConfig({ ...app.config, keys: [{ name: 'b', sha256: sha256(B) }] });
   t.equal((await ask(text)).status, 401, 'it is worth nothing once its key is taken back');
   t.throws(
-    () => app.reconfigure({ ...app.config, keys: [] }),
+    () => app.reloadConfig({ ...app.config, keys: [] }),
     /only a restart/,
     'and nobody opens the door by mistake',
   );

@@ -52,8 +52,8 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
     t.equal(third.response.statusCode, 200, 'one has ended');
     t.equal((await ask(a)).response.statusCode, 429);
     // As after a `kill -9`: it says nothing any more, and its lease runs out.
-    b.app.shared?.link.close();
-    b.app.shared?.inbox.close();
+    b.app.cluster?.connection.close();
+    b.app.cluster?.mailbox.close();
     await sleep(5_500);
     t.equal((await ask(a)).response.statusCode, 200, 'its places are free');
     second.cut();

@@ -52,7 +52,11 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     const strict = await serve(t, { env: { ...env, REDIS_REQUIRED: 'true' } });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready, where the configuration says so');
     await redis.start();
-    await until(() => app.shared?.link.up === true && strict.app.shared?.link.up === true, 'Redis is found', 5_000);
+    await until(
+      () => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true,
+      'Redis is found',
+      5_000,
+    );
     t.match((await readAll(`${url}/ask/stream?question=q`)).events[0]?.json, { type: 'start', resumable: true });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 200);
   });

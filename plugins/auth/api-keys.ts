@@ -4,20 +4,20 @@ import type { Identity } from './identity.ts';
 
 export interface ApiKeys {
   /** Whose key it is. */
-  byKey(key: string): Identity | undefined;
+  findByKey(key: string): Identity | undefined;
   /** What the key of this owner may now. */
-  holderOf(owner: string): Identity | undefined;
+  findByOwner(owner: string): Identity | undefined;
 }
 
-const OWNER = 'key:';
+const OWNER_PREFIX = 'key:';
 
 /** Whether an owner is a key of the configuration, and not a token's subject. */
 export function isKeyOwner(owner: string): boolean {
-  return owner.startsWith(OWNER);
+  return owner.startsWith(OWNER_PREFIX);
 }
 
 /** SHA-256 of a key, in hexadecimal: what the configuration holds. */
-export function hashOf(key: string): string {
+export function hashKey(key: string): string {
   return createHash('sha256').update(key).digest('hex');
 }
 
@@ -29,15 +29,15 @@ export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys 
   const byHash = new Map(
     keys.map(({ name, sha256, expiresAt, ...allowed }) => {
       const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
-      return [sha256.toLowerCase(), { expires, identity: { owner: `${OWNER}${name}`, ...allowed } }];
+      return [sha256.toLowerCase(), { expires, identity: { owner: `${OWNER_PREFIX}${name}`, ...allowed } }];
     }),
   );
   const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));
-  const present = (found: { expires: number; identity: Identity } | undefined) =>
+  const ifNotExpired = (found: { expires: number; identity: Identity } | undefined) =>
     found && found.expires > now() ? found.identity : undefined;
 
   return {
-    byKey: (key) => present(byHash.get(hashOf(key))),
-    holderOf: (owner) => present(byOwner.get(owner)),
+    findByKey: (key) => ifNotExpired(byHash.get(hashKey(key))),
+    findByOwner: (owner) => ifNotExpired(byOwner.get(owner)),
   };
 }

@@ -1,6 +1,6 @@
 /** Who asks, and what they may. */
 
-export interface Allowance {
+export interface Quota {
   /** Questions a minute. */
   readonly requestsPerMinute?: number | undefined;
   /** Tokens a minute, in and out. */
@@ -9,7 +9,7 @@ export interface Allowance {
   readonly maxConcurrent?: number | undefined;
 }
 
-export interface Identity extends Allowance {
+export interface Identity extends Quota {
   /** Whom streams belong to: unique, stable, and no secret. */
   readonly owner: string;
   /** Public names of models; absent for all. */
@@ -17,8 +17,8 @@ export interface Identity extends Allowance {
   /** The ticket that this came with, by which the stream it started is known. */
   readonly ticket?: string | undefined;
   /** A ticket whose time is over: the stream that it started may still be read. */
-  readonly resumesOnly?: boolean | undefined;
+  readonly resumeOnly?: boolean | undefined;
 }
 
 /** Everybody, where no keys are configured. */
-export const ANYBODY: Identity = { owner: 'anybody' };
+export const ANONYMOUS: Identity = { owner: 'anybody' };

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { type Config, NeedsRestart } from '../config/index.ts';
+import { type Config, RestartRequired } from '../config/index.ts';
 import { createApiKeys, isKeyOwner } from './api-keys.ts';
-import { ANYBODY, type Identity } from './identity.ts';
-import { createJwt, KeysUnavailable } from './jwt.ts';
-import { ASK_MS, createTickets, newNonce } from './tickets.ts';
+import { ANONYMOUS, type Identity } from './identity.ts';
+import { createJwt, KeySetUnavailable } from './jwt.ts';
+import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -27,29 +27,29 @@ export interface Auth {
   /** Whether anybody has to say who they are. */
   readonly required: boolean;
   /** A ticket for one question, in at most `ms`. */
-  askTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
+  createAskTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
   /** What to put behind a stream's path, so that an EventSource may read it: `?ticket=…`, or nothing. */
-  readTicket(stream: string, owner: string): string;
+  createReadTicketQuery(stream: string, owner: string): string;
 }
 
 /** `request.identity`: who asks, by a key, a token, or a ticket. */
 export default fp(
   async (fastify) => {
     const { config } = fastify;
-    let doors = doorsOf(config);
-    fastify.onReconfigure((next) => {
-      const opened = doorsOf(next);
+    let authenticators = createAuthenticators(config);
+    fastify.onConfigReload((config) => {
+      const next = createAuthenticators(config);
       // A file that is empty for a moment must not let everybody in.
-      if (doors.required && !opened.required) throw new NeedsRestart('a service without keys or tokens');
-      doors = opened;
+      if (authenticators.required && !next.required) throw new RestartRequired('a service without keys or tokens');
+      authenticators = next;
     });
     const tickets = createTickets(config.ticketSecret ? Buffer.from(config.ticketSecret) : randomBytes(32));
-    const longest = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
+    const longestAnswerMs = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
     fastify.decorateRequest('identity', undefined as unknown as Identity);
     fastify.addHook('onRequest', async (request, reply) => {
       const { access } = request.routeOptions.config;
-      const identity = doors.required && access ? await identify(request, access) : ANYBODY;
+      const identity = authenticators.required && access ? await identify(request, access) : ANONYMOUS;
       if (identity === undefined) {
         reply.header('www-authenticate', 'Bearer');
         throw fastify.httpErrors.unauthorized('Send Authorization: Bearer with a key or token that is valid here.');
@@ -62,38 +62,40 @@ export default fp(
       const { authorization } = request.headers;
       if (authorization !== undefined) {
         const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
-        return credentials === undefined ? undefined : (doors.byKey(credentials) ?? (await verify(credentials)));
+        return credentials === undefined
+          ? undefined
+          : (authenticators.findByKey(credentials) ?? (await identifyByToken(credentials)));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
-      return access === 'api' || typeof ticket !== 'string' ? undefined : byTicket(ticket, request, access);
+      return access === 'api' || typeof ticket !== 'string' ? undefined : identifyByTicket(ticket, request, access);
     }
 
-    async function verify(token: string): Promise<Identity | undefined> {
+    async function identifyByToken(token: string): Promise<Identity | undefined> {
       try {
-        return await doors.byToken?.(token);
+        return await authenticators.verifyToken?.(token);
       } catch (error) {
-        if (!(error instanceof KeysUnavailable)) throw error;
+        if (!(error instanceof KeySetUnavailable)) throw error;
         fastify.log.error('the key set of the token issuer cannot be fetched');
         const message = 'Tokens cannot be checked now; ask again later.';
-        throw fastify.refusal({ status: 503, code: 'overloaded', message, retryAfterMs: 5_000 });
+        throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: 5_000 });
       }
     }
 
-    function byTicket(text: string, request: FastifyRequest, access: 'ask' | 'read'): Identity | undefined {
+    function identifyByTicket(text: string, request: FastifyRequest, access: 'ask' | 'read'): Identity | undefined {
       const ticket = tickets.open(text);
       if (ticket === undefined) return undefined;
-      const over = ticket.expires <= Date.now();
+      const isExpired = ticket.expires <= Date.now();
       // What a key may is looked up anew: it may have been taken back.
-      const holder = doors.holderOf(ticket.owner) ?? ticket.claims;
-      if (holder === undefined) return undefined;
+      const keyHolder = authenticators.findByOwner(ticket.owner) ?? ticket.claims;
+      if (keyHolder === undefined) return undefined;
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
-        return access === 'read' && ticket.stream === id && !over ? holder : undefined;
+        return access === 'read' && ticket.stream === id && !isExpired ? keyHolder : undefined;
       }
-      if (access !== 'ask' || (over && !isResuming(request))) return undefined;
+      if (access !== 'ask' || (isExpired && !isResuming(request))) return undefined;
       const { model, nonce } = ticket;
-      if (model !== undefined && holder.models?.includes(model) === false) return undefined;
-      return { ...holder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumesOnly: over };
+      if (model !== undefined && keyHolder.models?.includes(model) === false) return undefined;
+      return { ...keyHolder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumeOnly: isExpired };
     }
 
     /** A token's own claims have to travel with its tickets: nobody else knows them. A key is looked up. */
@@ -101,33 +103,33 @@ export default fp(
 
     const auth: Auth = {
       get required() {
-        return doors.required;
+        return authenticators.required;
       },
-      askTicket(identity, model, ms = ASK_MS) {
+      createAskTicket(identity, model, ms = MAX_TICKET_MS) {
         // It is good for one question for as long as that question's stream is kept.
-        const expires = Date.now() + Math.min(ms, ASK_MS, config.streams.ttlMs);
+        const expires = Date.now() + Math.min(ms, MAX_TICKET_MS, config.streams.ttlMs);
         const { owner } = identity;
         const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, owner, model, ...claimsOf(identity) });
         if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
         return { ticket, expiresAt: new Date(expires) };
       },
-      readTicket(stream, owner) {
-        if (!doors.required) return '';
-        const expires = Date.now() + longest + config.streams.ttlMs;
+      createReadTicketQuery(stream, owner) {
+        if (!authenticators.required) return '';
+        const expires = Date.now() + longestAnswerMs + config.streams.ttlMs;
         return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
       },
     };
     fastify.decorate('auth', auth);
-    warnIfOpen(fastify, doors.required);
+    warnIfOpen(fastify, authenticators.required);
   },
   { name: 'auth', dependencies: ['config', 'errors'] },
 );
 
-function doorsOf({ keys, jwt }: Config) {
+function createAuthenticators({ keys, jwt }: Config) {
   return {
     required: keys.length > 0 || jwt !== undefined,
     ...createApiKeys(keys, Date.now),
-    byToken: jwt && createJwt(jwt),
+    verifyToken: jwt && createJwt(jwt),
   };
 }
 

@@ -4,17 +4,17 @@ import { isIP } from 'node:net';
 import { createRemoteJWKSet, customFetch, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import { isForbiddenHost } from '../../providers/addresses.ts';
 import type { Config } from '../config/index.ts';
-import type { Allowance, Identity } from './identity.ts';
+import type { Identity, Quota } from './identity.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
 /** Clocks of two machines may differ so much, in seconds. */
-const LEEWAY_S = 30;
+const CLOCK_TOLERANCE_S = 30;
 /** How long a key set is kept, how soon it is fetched again for a key that is not in it, how long that may take. */
-const JWKS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 3_000 };
+const KEY_SET_OPTIONS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 3_000 };
 
 /** The issuer's keys cannot be had now: not the caller's fault. */
-export class KeysUnavailable extends Error {
+export class KeySetUnavailable extends Error {
   override readonly name = 'KeysUnavailable';
 }
 
@@ -28,8 +28,8 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
   const key: JWTVerifyGetKey =
     jwksUrl === undefined
       ? async () => new TextEncoder().encode(secret)
-      : createRemoteJWKSet(new URL(jwksUrl), { ...JWKS, [customFetch]: fetchSafely });
-  const options = { issuer, audience, algorithms, clockTolerance: LEEWAY_S, requiredClaims: ['exp', 'sub'] };
+      : createRemoteJWKSet(new URL(jwksUrl), { ...KEY_SET_OPTIONS, [customFetch]: fetchFromAllowedHost });
+  const options = { issuer, audience, algorithms, clockTolerance: CLOCK_TOLERANCE_S, requiredClaims: ['exp', 'sub'] };
 
   return async (token) => {
     try {
@@ -38,14 +38,14 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
       if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return undefined;
       return identityOf(payload);
     } catch (error) {
-      if (isUnavailable(error)) throw new KeysUnavailable();
+      if (isUnavailable(error)) throw new KeySetUnavailable();
       return undefined;
     }
   };
 }
 
 /** A name may come to mean another address after the start. */
-async function fetchSafely(url: string, options: RequestInit): Promise<Response> {
+async function fetchFromAllowedHost(url: string, options: RequestInit): Promise<Response> {
   const { hostname } = new URL(url);
   const addresses = isIP(hostname.replace(/^\[|\]$/g, '')) ? [] : await lookup(hostname, { all: true });
   if (addresses.some(({ address }) => isForbiddenHost(address))) throw new TypeError('forbidden address');
@@ -72,7 +72,7 @@ function identityOf(payload: JWTPayload): Identity | undefined {
     .update(JSON.stringify([iss, sub]))
     .digest('base64url')
     .slice(0, 22);
-  return { owner: `jwt:${subject}`, ...(models && { models }), ...(counts as Allowance) };
+  return { owner: `jwt:${subject}`, ...(models && { models }), ...(counts as Quota) };
 }
 
 function isListOfNames(value: unknown): value is string[] | undefined {

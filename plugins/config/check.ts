@@ -5,24 +5,24 @@ import { createModelRoutes } from './model-routes.ts';
 import type { Config } from './schema.ts';
 
 /** What no schema can say: that names refer to something. */
-export function crossProblems(config: Config): string[] {
+export function findCrossReferenceProblems(config: Config): string[] {
   const problems: string[] = [];
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
     if (!isAddress(address)) problems.push('TRUST_PROXY: neither a number of hops nor a list of addresses');
   }
-  problems.push(...authProblems(config), ...unknownModels(config));
-  const opened = new Set<string>();
+  problems.push(...findAuthProblems(config), ...findUnknownModels(config));
+  const providersWithModels = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
       problems.push(`providers.${name}.baseUrl: not a URL`);
-    else if (!provider.allowPrivate && leadsAstray(provider.baseUrl))
+    else if (!provider.allowPrivate && isForbiddenUrl(provider.baseUrl))
       problems.push(`providers.${name}.baseUrl: a link-local or metadata address needs allowPrivate: true`);
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(
         `providers.${name}.baseUrl: required for type ${provider.type}${type?.baseUrlEnv ? `; or set ${type.baseUrlEnv}` : ''}`,
       );
-    if (provider.models !== undefined) opened.add(name);
+    if (provider.models !== undefined) providersWithModels.add(name);
   }
   const names = new Set<string>();
   config.models.forEach((route, i) => {
@@ -30,20 +30,20 @@ export function crossProblems(config: Config): string[] {
     names.add(route.name);
     route.targets.forEach(({ provider }, j) => {
       if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider of that name`);
-      opened.add(provider);
+      providersWithModels.add(provider);
     });
   });
-  const byDefault = config.defaultModel;
-  if (byDefault !== undefined && !names.has(byDefault)) {
-    const [, provider = ''] = /^([^/]+)\/.+/.exec(byDefault) ?? [];
+  const defaultModel = config.defaultModel;
+  if (defaultModel !== undefined && !names.has(defaultModel)) {
+    const [, provider = ''] = /^([^/]+)\/.+/.exec(defaultModel) ?? [];
     if (!config.providers[provider]) {
       const known = Object.keys(config.providers).join(', ');
       return [...problems, `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${known})`];
     }
-    opened.add(provider);
+    providersWithModels.add(provider);
   }
   for (const name of Object.keys(config.providers)) {
-    if (opened.has(name)) continue;
+    if (providersWithModels.has(name)) continue;
     problems.push(
       `DEFAULT_MODEL: provider ${name} has no model to answer with; add DEFAULT_MODEL=${name}/<model>, or models to the file`,
     );
@@ -52,7 +52,7 @@ export function crossProblems(config: Config): string[] {
 }
 
 /** A key for models that nobody can ask opens nothing. */
-function unknownModels(config: Config): string[] {
+function findUnknownModels(config: Config): string[] {
   const routes = createModelRoutes(config);
   return config.keys.flatMap(({ models = [] }, i) =>
     models
@@ -61,11 +61,11 @@ function unknownModels(config: Config): string[] {
   );
 }
 
-function leadsAstray(url: string | undefined): boolean {
+function isForbiddenUrl(url: string | undefined): boolean {
   return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
 }
 
-function authProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): string[] {
+function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): string[] {
   const problems: string[] = [];
   if (redis !== undefined && (keys.length > 0 || jwt !== undefined) && ticketSecret === undefined) {
     problems.push('TICKET_SECRET: needed with REDIS_URL, keys and tokens, the same on every replica');
@@ -84,7 +84,7 @@ function authProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): 
   });
   if (jwt === undefined) return problems;
   if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: give either jwksUrl or secret');
-  if (leadsAstray(jwt.jwksUrl)) problems.push('jwt.jwksUrl: a link-local or metadata address');
+  if (isForbiddenUrl(jwt.jwksUrl)) problems.push('jwt.jwksUrl: a link-local or metadata address');
   // A public key taken for a shared secret is the oldest trick of all.
   const shared = jwt.algorithms.filter((one) => one.startsWith('HS'));
   if (jwt.secret === undefined ? shared.length > 0 : shared.length < jwt.algorithms.length) {

@@ -42,14 +42,14 @@ export function environmentNames(): Map<string, string> {
   return new Map([...Object.entries(SETTINGS), ...Object.entries(LIST_PATHS)].map(([name, path]) => [path, name]));
 }
 
-export interface FromEnvironment {
+export interface EnvironmentValues {
   readonly values: ReadonlyMap<string, unknown>;
   /** JSON pointer to the variable that it came from, for messages. */
   readonly names: ReadonlyMap<string, string>;
 }
 
 /** Empty variables count as unset, as compose files and charts leave them. */
-export function fromEnvironment(env: Environment): FromEnvironment {
+export function readEnvironment(env: Environment): EnvironmentValues {
   const values = new Map<string, unknown>();
   const names = new Map<string, string>();
   const put = (pointer: string, name: string, value: unknown) => {

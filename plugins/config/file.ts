@@ -3,12 +3,12 @@ import { parse } from 'yaml';
 import type { Environment } from './environment.ts';
 
 /** The CONFIG_FILE: YAML or JSON, with `${NAME}` taken from the environment. */
-export function fromFile(path: string, env: Environment, problems: string[]): Record<string, unknown> {
+export function readConfigFile(path: string, env: Environment, problems: string[]): Record<string, unknown> {
   let document: unknown;
   try {
     document = parse(readFileSync(path, 'utf8'), { maxAliasCount: 100 });
   } catch (error) {
-    problems.push(`CONFIG_FILE: ${reason(error)}`);
+    problems.push(`CONFIG_FILE: ${describeReadError(error)}`);
     return {};
   }
   if (document === null || document === undefined) return {};
@@ -20,7 +20,7 @@ export function fromFile(path: string, env: Environment, problems: string[]): Re
 }
 
 /** Where it is wrong, and never the line itself: a line may hold a key. */
-function reason(error: unknown): string {
+function describeReadError(error: unknown): string {
   const { code, linePos } = error as { code?: string; linePos?: [{ line: number; col: number }] };
   if (linePos) return `not valid YAML at line ${linePos[0].line}, column ${linePos[0].col}`;
   return code === 'ENOENT' ? 'no such file' : `cannot be read (${code ?? 'unknown reason'})`;

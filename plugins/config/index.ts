@@ -11,30 +11,30 @@ declare module 'fastify' {
      * says waits for a restart.
      * @throws where its models need a provider that does not run
      */
-    reconfigure(next: Config): void;
+    reloadConfig(next: Config): void;
     /** Calls `take` with every configuration that is taken. */
-    onReconfigure(take: (next: Config) => void): void;
+    onConfigReload(take: (next: Config) => void): void;
   }
 }
 
 /** `fastify.config` */
 export default fp<{ config: Config }>(
   async (fastify, { config }) => {
-    const takers: ((next: Config) => void)[] = [];
+    const reloadListeners: ((next: Config) => void)[] = [];
     fastify.decorate('config', config);
-    fastify.decorate('onReconfigure', (take: (next: Config) => void) => {
-      takers.push(take);
+    fastify.decorate('onConfigReload', (take: (next: Config) => void) => {
+      reloadListeners.push(take);
     });
-    fastify.decorate('reconfigure', (next: Config) => {
+    fastify.decorate('reloadConfig', (next: Config) => {
       const missing = Object.keys(next.providers).filter((name) => config.providers[name] === undefined);
-      if (missing.length > 0) throw new NeedsRestart(`the providers ${missing.join(', ')}`);
-      for (const take of takers) take(next);
+      if (missing.length > 0) throw new RestartRequired(`the providers ${missing.join(', ')}`);
+      for (const take of reloadListeners) take(next);
     });
   },
   { name: 'config' },
 );
 
-export class NeedsRestart extends Error {
+export class RestartRequired extends Error {
   override readonly name = 'NeedsRestart';
 
   constructor(what: string) {

@@ -1,7 +1,7 @@
 import { Value, type ValueError, ValuePointer } from '@sinclair/typebox/value';
-import { crossProblems } from './check.ts';
-import { type Environment, type FromEnvironment, fromEnvironment } from './environment.ts';
-import { fromFile } from './file.ts';
+import { findCrossReferenceProblems } from './check.ts';
+import { type Environment, type EnvironmentValues, readEnvironment } from './environment.ts';
+import { readConfigFile } from './file.ts';
 import { type Config, ConfigSchema } from './schema.ts';
 
 /** A wrong configuration: `problems` names every bad key, and never shows a value. */
@@ -21,11 +21,11 @@ export class ConfigError extends Error {
  */
 export function loadConfig(env: Environment): Config {
   const problems: string[] = [];
-  const file = env.CONFIG_FILE ? fromFile(env.CONFIG_FILE, env, problems) : {};
-  const overlay = fromEnvironment(env);
+  const file = env.CONFIG_FILE ? readConfigFile(env.CONFIG_FILE, env, problems) : {};
+  const overlay = readEnvironment(env);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
-  const config = withValues(Value.Default(ConfigSchema, file));
+  const config = convertText(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
   // Names can be followed where what they stand in is sound, whatever else is wrong.
   if (
@@ -35,14 +35,14 @@ export function loadConfig(env: Environment): Config {
       ),
     )
   ) {
-    problems.push(...crossProblems(withDemo(config as Config)));
+    problems.push(...findCrossReferenceProblems(addDemoProvider(config as Config)));
   }
   if (problems.length > 0) throw new ConfigError(problems);
   return config as Config;
 }
 
 /** Text that came from the environment as what it stands for; as a whole number `3e5` and `1.9` stay wrong. */
-function withValues(config: unknown): unknown {
+function convertText(config: unknown): unknown {
   for (const { path, schema, value } of [...Value.Errors(ConfigSchema, config)]) {
     if (schema.type === 'integer' && typeof value === 'string' && /^\d{1,15}$/.test(value)) {
       ValuePointer.Set(config, path, Number(value));
@@ -55,7 +55,7 @@ function withValues(config: unknown): unknown {
 }
 
 /** Without any provider the embedded one answers, so that the first run needs no key. */
-function withDemo(config: Config): Config {
+function addDemoProvider(config: Config): Config {
   if (Object.keys(config.providers).length === 0) {
     config.providers.demo = { type: 'demo', models: ['demo'] };
     config.defaultModel ??= 'demo/demo';
@@ -74,10 +74,10 @@ function set(target: Record<string, unknown>, pointer: string, value: unknown): 
   place[last] = value;
 }
 
-function schemaProblems(config: unknown, { names }: FromEnvironment): string[] {
+function schemaProblems(config: unknown, { names }: EnvironmentValues): string[] {
   const seen = new Map<string, string>();
   for (const error of Value.Errors(ConfigSchema, config)) {
-    const { path, message } = deepest(error);
+    const { path, message } = describeError(error);
     const name = names.get(path) ?? names.get(path.replace(/\/\d+$/, '')) ?? path.slice(1).replaceAll('/', '.');
     if (!seen.has(name)) seen.set(name, `${name}: ${message}`);
   }
@@ -85,7 +85,7 @@ function schemaProblems(config: unknown, { names }: FromEnvironment): string[] {
 }
 
 /** For a choice of literals say the choices; TypeBox says "expected union value". */
-function deepest({ path, schema, message }: ValueError): { path: string; message: string } {
+function describeError({ path, schema, message }: ValueError): { path: string; message: string } {
   const literals = (schema.anyOf as { const?: unknown }[] | undefined)?.map((one) => one.const);
   if (literals?.every((literal) => literal !== undefined))
     return { path, message: `must be one of ${literals.join(', ')}` };

@@ -8,7 +8,7 @@ export interface Target {
   readonly model: string;
 }
 
-export interface Limits {
+export interface Deadlines {
   readonly firstTokenMs: number;
   readonly idleMs: number;
   readonly totalMs: number;
@@ -19,7 +19,7 @@ export interface ModelRoute {
   /** The name in metrics: names that come from outside would have no bound there. */
   readonly label: string;
   readonly targets: readonly [Target, ...Target[]];
-  readonly limits: Limits;
+  readonly deadlines: Deadlines;
   /** What follows when a target fails in the middle of its answer. */
   readonly onMidStreamFailure: 'error' | 'continue';
   readonly continuePrompt: string;
@@ -34,13 +34,13 @@ export interface ModelRoutes {
 
 export function createModelRoutes({ models, providers, defaultModel, deadlines }: Config): ModelRoutes {
   const routes = new Map<string, ModelRoute>();
-  const open = new Set<string>();
+  const openProviders = new Set<string>();
 
   const direct = (name: string, label = name): ModelRoute => ({
     name,
     label,
-    targets: [split(name)],
-    limits: deadlines,
+    targets: [parseTarget(name)],
+    deadlines: deadlines,
     onMidStreamFailure: 'error',
     continuePrompt: CONTINUE_PROMPT,
   });
@@ -55,7 +55,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       name,
       label: name,
       targets: [first, ...rest],
-      limits: {
+      deadlines: {
         firstTokenMs: own.firstTokenMs ?? deadlines.firstTokenMs,
         idleMs: own.idleMs ?? deadlines.idleMs,
         totalMs: own.totalMs ?? deadlines.totalMs,
@@ -66,28 +66,28 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
   }
   if (defaultModel !== undefined) addDirect(defaultModel);
   for (const [provider, entry] of Object.entries(providers)) {
-    if (entry.models === '*') open.add(provider);
+    if (entry.models === '*') openProviders.add(provider);
     else for (const model of entry.models ?? []) addDirect(`${provider}/${model}`);
   }
 
-  const byDefault = defaultModel ?? (routes.has('default') ? 'default' : routes.keys().next().value);
-  const listed = [...routes.keys()].sort((a, b) => Number(b === byDefault) - Number(a === byDefault));
+  const defaultName = defaultModel ?? (routes.has('default') ? 'default' : routes.keys().next().value);
+  const listed = [...routes.keys()].sort((a, b) => Number(b === defaultName) - Number(a === defaultName));
 
   return {
-    find(name = byDefault) {
+    find(name = defaultName) {
       if (name === undefined) return undefined;
-      if (!routes.has(name) && open.has(split(name).provider)) {
+      if (!routes.has(name) && openProviders.has(parseTarget(name).provider)) {
         // Not kept: names come from outside, and a map of them would have no bound.
-        return split(name).model === '' ? undefined : direct(name, `${split(name).provider}/*`);
+        return parseTarget(name).model === '' ? undefined : direct(name, `${parseTarget(name).provider}/*`);
       }
       return routes.get(name);
     },
-    names: [...listed, ...[...open].map((provider) => `${provider}/*`)],
+    names: [...listed, ...[...openProviders].map((provider) => `${provider}/*`)],
   };
 }
 
 /** `bella/gpt-4o` → the provider before the first slash, its model after it. */
-function split(name: string): Target {
+function parseTarget(name: string): Target {
   const slash = name.indexOf('/');
   return slash < 0 ? { provider: '', model: name } : { provider: name.slice(0, slash), model: name.slice(slash + 1) };
 }

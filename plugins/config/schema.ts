@@ -6,7 +6,7 @@ import { Redis } from './schema-redis.ts';
 
 /** Every setting, its bounds and its default. The one place that knows them. */
 
-const closed = { additionalProperties: false, default: {} };
+const CLOSED = { additionalProperties: false, default: {} };
 const ms = (description: string, byDefault: number, minimum = 1, maximum = 86_400_000) =>
   Type.Integer({ description, minimum, maximum, default: byDefault });
 const bytes = (description: string, byDefault: number, minimum: number, maximum = 2 ** 40) =>
@@ -35,7 +35,7 @@ const Streams = Type.Object(
       default: 10_000,
     }),
   },
-  closed,
+  CLOSED,
 );
 
 const Deadlines = Type.Object(
@@ -46,7 +46,7 @@ const Deadlines = Type.Object(
     idleMs: ms('Longest silence between two parts', 30_000),
     totalMs: ms('Longest answer', 600_000),
   },
-  closed,
+  CLOSED,
 );
 
 const Limits = Type.Object(
@@ -70,7 +70,7 @@ const Limits = Type.Object(
     }),
     chatBodyBytes: bytes('Largest body of /v1 and /ui, where images may stand', 16_777_216, 1_024, 2 ** 30),
   },
-  closed,
+  CLOSED,
 );
 
 const ProviderEntry = Type.Object(
@@ -117,16 +117,16 @@ const Target = Type.Object(
   { additionalProperties: false },
 );
 
-const ownMs = (name: string) =>
+const overrideMs = (name: string) =>
   Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000, description: `In place of \`deadlines.${name}\`` }));
 
 const ModelRoute = Type.Object(
   {
     name: Type.String({ pattern: MODEL_NAME, description: 'The public name' }),
     targets: Type.Array(Target, { minItems: 1, maxItems: 20, description: 'Asked in this order' }),
-    firstTokenMs: ownMs('firstTokenMs'),
-    idleMs: ownMs('idleMs'),
-    totalMs: ownMs('totalMs'),
+    firstTokenMs: overrideMs('firstTokenMs'),
+    idleMs: overrideMs('idleMs'),
+    totalMs: overrideMs('totalMs'),
     onMidStreamFailure: Type.Optional(
       Type.Union([Type.Literal('error'), Type.Literal('continue')], {
         description: 'When a target fails in the middle: an error, or the next target goes on with the text',

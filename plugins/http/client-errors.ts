@@ -5,7 +5,7 @@ import { envelope, type PublicError } from './error-shapes.ts';
 
 /** What Node's parser refuses before there is a request: the same envelope as everywhere, and the end. */
 
-const REFUSALS: Readonly<Record<string, PublicError>> = {
+const CLIENT_ERRORS: Readonly<Record<string, PublicError>> = {
   HPE_HEADER_OVERFLOW: { status: 431, code: 'invalid_request', message: 'The headers or the URL are too long.' },
   ERR_HTTP_REQUEST_TIMEOUT: { status: 408, code: 'invalid_request', message: 'The request did not come in time.' },
 };
@@ -15,34 +15,34 @@ const MALFORMED: PublicError = {
   code: 'invalid_request',
   message: 'This is not a valid HTTP/1.1 request.',
 };
-const EXPECTATION: PublicError = {
+const UNKNOWN_EXPECTATION: PublicError = {
   status: 417,
   code: 'invalid_request',
   message: 'Only 100-continue can be expected.',
 };
 
-export function refuseConnection(error: NodeJS.ErrnoException, socket: Socket): void {
+export function handleClientError(error: NodeJS.ErrnoException, socket: Socket): void {
   // A reset has nobody left to answer, and a response that has begun must not be broken into.
   const answered = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true;
   if (error.code === 'ECONNRESET' || !socket.writable || answered) {
     socket.destroy();
     return;
   }
-  const refusal = REFUSALS[error.code ?? ''] ?? MALFORMED;
-  const { head, body } = answerOf(refusal);
+  const refusal = CLIENT_ERRORS[error.code ?? ''] ?? MALFORMED;
+  const { head, body } = errorResponse(refusal);
   const lines = Object.entries(head).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(`HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}\r\n${lines.join('')}\r\n${body}`);
 }
 
 /** Node answers an unknown `Expect` by itself, and without a body. */
-export function refuseExpectations(server: Server): void {
+export function rejectUnknownExpectations(server: Server): void {
   server.on('checkExpectation', (_: IncomingMessage, response: ServerResponse) => {
-    const { head, body } = answerOf(EXPECTATION);
-    response.writeHead(EXPECTATION.status, head).end(body);
+    const { head, body } = errorResponse(UNKNOWN_EXPECTATION);
+    response.writeHead(UNKNOWN_EXPECTATION.status, head).end(body);
   });
 }
 
-function answerOf(refusal: PublicError) {
+function errorResponse(refusal: PublicError) {
   const id = randomUUID();
   const body = JSON.stringify(envelope(refusal, id));
   const head = {

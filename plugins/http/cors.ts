@@ -11,8 +11,8 @@ export default fp(
     // Before the CORS headers are written: who is refused is told nothing of who is not.
     fastify.addHook('onRequest', async (request) => {
       const { origin } = request.headers;
-      const asks = origin !== undefined && request.headers['access-control-request-method'] !== undefined;
-      if (request.method === 'OPTIONS' && !asks) throw fastify.httpErrors.notFound('OPTIONS is for CORS alone.');
+      const isPreflight = origin !== undefined && request.headers['access-control-request-method'] !== undefined;
+      if (request.method === 'OPTIONS' && !isPreflight) throw fastify.httpErrors.notFound('OPTIONS is for CORS alone.');
       if (origin === undefined || open || corsOrigins.includes(origin) || isSameOrigin(request, origin)) return;
       throw fastify.httpErrors.forbidden('Pages of this origin may not call.');
     });

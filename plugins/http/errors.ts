@@ -7,23 +7,23 @@ import { envelope, type OpenAIError, openAIError, type PublicError, shouldRetry 
 declare module 'fastify' {
   interface FastifyInstance {
     /** An error of the contract, to be thrown before a stream. */
-    refusal(error: RefusalInit): Error;
+    apiError(error: ApiErrorInit): Error;
     /** The same for clients of OpenAI's API, as the data of an event. */
     openAIError(error: PublicError): { readonly error: OpenAIError };
   }
 }
 
-export interface RefusalInit extends PublicError {
+export interface ApiErrorInit extends PublicError {
   readonly retryAfterMs?: number | undefined;
 }
 
-class Refusal extends Error {
+class ApiError extends Error {
   override readonly name = 'Refusal';
   readonly statusCode: number;
   readonly code: string;
   readonly retryAfterMs: number | undefined;
 
-  constructor({ status, code, message, retryAfterMs }: RefusalInit) {
+  constructor({ status, code, message, retryAfterMs }: ApiErrorInit) {
     super(message);
     this.statusCode = status;
     this.code = code;
@@ -56,7 +56,7 @@ const MESSAGES: Readonly<Record<string, string>> = {
 export default fp(
   async (fastify) => {
     await fastify.register(sensible);
-    fastify.decorate('refusal', (error: RefusalInit) => new Refusal(error));
+    fastify.decorate('apiError', (error: ApiErrorInit) => new ApiError(error));
     fastify.decorate('openAIError', openAIError);
     fastify.setErrorHandler(sendError);
     fastify.setNotFoundHandler((request, reply) =>
@@ -67,7 +67,7 @@ export default fp(
 );
 
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
-  const described = describe(error);
+  const described = toPublicError(error);
   const { status, code } = described;
   if (status >= 500 && code === 'internal') request.log.error({ err: error }, 'internal error');
   const retryAfterMs = (error as { retryAfterMs?: number } | undefined)?.retryAfterMs;
@@ -79,11 +79,11 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(body));
 }
 
-function describe(error: unknown): PublicError {
+function toPublicError(error: unknown): PublicError {
   if (error instanceof ProviderError) return error;
-  if (error instanceof Refusal) return { status: error.statusCode, code: error.code, message: error.message };
+  if (error instanceof ApiError) return { status: error.statusCode, code: error.code, message: error.message };
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
-  if (validation) return { status: 400, code: 'invalid_request', message: invalidField(error as FastifyError) };
+  if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };
   if (status < 400 || status === 500 || status > 599) {
     return { status: 500, code: 'internal', message: 'Something went wrong here.' };
   }
@@ -101,7 +101,7 @@ function depth({ instancePath }: { instancePath: string }): number {
 }
 
 /** Names the field, never its value. */
-function invalidField({ validation = [], validationContext }: FastifyError): string {
+function describeInvalidField({ validation = [], validationContext }: FastifyError): string {
   const place = validationContext ?? 'request';
   // Of a choice that none of whose kinds fits, the problem that lies deepest says most.
   const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));

@@ -42,11 +42,11 @@ function isKey(json: string, end: number): boolean {
 }
 
 /** Deeper and wider than this no question is; parsing it would hold everybody up. */
-const MOST_DEPTH = 64;
-const MOST_CONTAINERS = 100_000;
+const MAX_DEPTH = 64;
+const MAX_CONTAINERS = 100_000;
 
 /** Whether the text opens more objects and lists than are taken. Of any text, before it is parsed; linear. */
-export function isTooNested(text: string): boolean {
+export function isTooComplex(text: string): boolean {
   let depth = 0;
   let containers = 0;
   for (let i = 0; i < text.length; i++) {
@@ -57,7 +57,7 @@ export function isTooNested(text: string): boolean {
     } else if (char === 0x7b || char === 0x5b) {
       depth += 1;
       containers += 1;
-      if (depth > MOST_DEPTH || containers > MOST_CONTAINERS) return true;
+      if (depth > MAX_DEPTH || containers > MAX_CONTAINERS) return true;
     } else if (char === 0x7d || char === 0x5d) depth -= 1;
   }
   return false;

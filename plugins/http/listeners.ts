@@ -10,9 +10,9 @@ declare module 'fastify' {
      * platform can share a port between sockets, else through one.
      * @throws the system's error, such as EADDRINUSE
      */
-    openListeners(host: string, port: number): Promise<void>;
+    openListenSockets(host: string, port: number): Promise<void>;
     /** From now on new connections are refused, and those that fall idle are closed, so that a gateway goes elsewhere. */
-    refuseConnections(): void;
+    stopAccepting(): void;
   }
 }
 
@@ -24,68 +24,69 @@ declare module 'fastify' {
 export default fp(
   async (fastify) => {
     const { listenSockets, streams } = fastify.config;
-    const siblings: Server[] = [];
+    const extraSockets: Server[] = [];
 
-    fastify.decorate('openListeners', async (host: string, port: number) => {
+    fastify.decorate('openListenSockets', async (host: string, port: number) => {
       if (listenSockets === 1) return void (await fastify.listen({ host, port }));
       // Claimed alone first: sockets that share would let a second instance in unnoticed, and give
       // it half of the connections.
-      const claimed = await claim({ host, port });
+      const claimed = await reservePort({ host, port });
       if (!(await canShare({ host, port: claimed }))) {
         fastify.log.debug({ node: process.version }, 'this platform cannot share a port: listening through one socket');
         return void (await fastify.listen({ host, port: claimed }));
       }
       const shared = { port: claimed, reusePort: true };
       await fastify.listen({ host, ...shared });
-      const open = () => siblingOf(fastify, streams.highWaterMark);
+      const open = () => createExtraSocket(fastify, streams.highWaterMark);
       for (const bound of fastify.addresses()) {
         if (typeof bound === 'string') continue; // A pipe.
         const { address } = bound;
-        for (let i = 1; i < listenSockets; i++) siblings.push(await listening(open(), { host: address, ...shared }));
+        for (let i = 1; i < listenSockets; i++)
+          extraSockets.push(await listening(open(), { host: address, ...shared }));
       }
     });
 
     // Their connections are the main server's, which closes them; so nothing is waited for here.
-    const closeSiblings = () => {
-      for (const sibling of siblings.splice(0)) sibling.close();
+    const closeExtraSockets = () => {
+      for (const sibling of extraSockets.splice(0)) sibling.close();
     };
 
-    let refusing = false;
-    fastify.decorate('refuseConnections', () => {
-      refusing = true;
-      closeSiblings();
+    let isStopped = false;
+    fastify.decorate('stopAccepting', () => {
+      isStopped = true;
+      closeExtraSockets();
       // Closes what is idle, too.
       fastify.server.close();
     });
     fastify.addHook('onRequest', async (_, reply) => {
-      if (refusing) reply.header('connection', 'close');
+      if (isStopped) reply.header('connection', 'close');
     });
     // Those that were open before, at once: a gateway would send the next question on it.
     fastify.addHook('onResponse', async ({ raw }) => {
-      if (refusing) raw.socket.end();
+      if (isStopped) raw.socket.end();
     });
 
-    fastify.addHook('onClose', async () => closeSiblings());
+    fastify.addHook('onClose', async () => closeExtraSockets());
   },
   { name: 'listeners', dependencies: ['config'] },
 );
 
 /** A socket whose connections the main server handles, with the settings of Node's HTTP servers. */
-function siblingOf({ server }: FastifyInstance, highWaterMark: number): Server {
+function createExtraSocket({ server }: FastifyInstance, highWaterMark: number): Server {
   const options = { allowHalfOpen: true, noDelay: true, highWaterMark };
   return createServer(options, (socket) => server.emit('connection', socket));
 }
 
-type Shared = ListenOptions & { reusePort?: boolean };
+type SharedPortOptions = ListenOptions & { reusePort?: boolean };
 
-async function listening(server: Server, options: Shared): Promise<Server> {
+async function listening(server: Server, options: SharedPortOptions): Promise<Server> {
   server.listen(options);
   await once(server, 'listening');
   return server;
 }
 
 /** Binds the port without sharing, and gives it up again; the port, which may have been 0. */
-async function claim(options: ListenOptions): Promise<number> {
+async function reservePort(options: ListenOptions): Promise<number> {
   const server = await listening(createServer(), options);
   const { port } = server.address() as { port: number };
   await closed(server);
@@ -96,7 +97,8 @@ async function claim(options: ListenOptions): Promise<number> {
 async function canShare(options: ListenOptions): Promise<boolean> {
   const opened: Server[] = [];
   try {
-    for (let i = 0; i < 2; i++) opened.push(await listening(createServer(), { ...options, reusePort: true } as Shared));
+    for (let i = 0; i < 2; i++)
+      opened.push(await listening(createServer(), { ...options, reusePort: true } as SharedPortOptions));
     return true;
   } catch {
     return false;

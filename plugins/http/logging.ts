@@ -4,14 +4,17 @@ import type { DestinationStream, LoggerOptions } from 'pino';
 /** How this service logs: never a question, a secret, a stack, or a message that may quote one of them. */
 
 export function loggerOptions(level: string, destination?: DestinationStream) {
-  const options: LoggerOptions = { level, serializers: { err: fault, error: fault, req: request } };
+  const options: LoggerOptions = {
+    level,
+    serializers: { err: serializeError, error: serializeError, req: serializeRequest },
+  };
   return destination ? { ...options, stream: destination } : options;
 }
 
 /** Fastify's own lines would show the query; `request-log.ts` and the streams write theirs. */
 export const logController = new LogController({ disableRequestLogging: true });
 
-export interface Fault {
+export interface SerializedError {
   readonly name: string;
   readonly code: string | undefined;
   /** File and line of birth. */
@@ -19,12 +22,12 @@ export interface Fault {
 }
 
 /** What may be told of a fault. Its message may repeat input: `JSON.parse` does. */
-export function fault(error: unknown): Fault {
+export function serializeError(error: unknown): SerializedError {
   const { name = 'Error', code, stack = '' } = (error ?? {}) as NodeJS.ErrnoException;
   const frame = stack.split('\n').find((line) => /^\s+at /.test(line)) ?? '';
   return { name, code, at: /([^/\s(]+\/[^/\s(]+:\d+):\d+/.exec(frame)?.[1] };
 }
 
-function request({ method }: { method?: string }): object {
+function serializeRequest({ method }: { method?: string }): object {
   return { method };
 }

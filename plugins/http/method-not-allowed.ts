@@ -4,7 +4,7 @@ import fp from 'fastify-plugin';
 declare module 'fastify' {
   interface FastifyInstance {
     /** Answers 405 with `Allow` for every other method on the paths known so far. Call once, last. */
-    refuseOtherMethods(): void;
+    addMethodNotAllowedRoutes(): void;
   }
 }
 
@@ -22,7 +22,7 @@ export default fp(
     fastify.addHook('onRoute', (route) => {
       if (collecting) onRoute(route);
     });
-    fastify.decorate('refuseOtherMethods', function refuse(this: FastifyInstance) {
+    fastify.decorate('addMethodNotAllowedRoutes', function refuse(this: FastifyInstance) {
       collecting = false;
       for (const [url, methods] of allowed) addRoute(this, url, methods);
     });

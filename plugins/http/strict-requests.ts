@@ -2,28 +2,29 @@ import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 
 /** Longest URL, in bytes: a question of 900 Chinese characters fits. */
-const MOST_URL = 8_192;
-const MOST_HEADERS = 100;
+const MAX_URL_LENGTH = 8_192;
+const MAX_HEADERS = 100;
 /** Headers that mean something only once. */
-const SINGLE = ['host', 'authorization', 'last-event-id', 'content-type', 'content-length', 'origin'];
+const SINGLE_VALUE_HEADERS = ['host', 'authorization', 'last-event-id', 'content-type', 'content-length', 'origin'];
 
 /** Requests that a parser lets pass, and that two servers in a row could understand in two ways. */
 export default fp(
   async (fastify) => {
     fastify.addHook('onRequest', async (request) => {
       const { raw } = request;
-      if (request.url.length > MOST_URL) throw refuse(414, 'The URL is too long.');
-      if (raw.rawHeaders.length / 2 > MOST_HEADERS) throw refuse(431, 'There are too many headers.');
-      const twice = repeated(request);
-      if (twice !== undefined) throw refuse(400, `The header ${twice} stands there twice.`);
-      if (raw.headers.host === undefined && raw.httpVersion === '1.1') throw refuse(400, 'The header host is missing.');
-      if (raw.method === 'GET' && hasBody(request)) throw refuse(400, 'A GET has no body.');
+      if (request.url.length > MAX_URL_LENGTH) throw invalid(414, 'The URL is too long.');
+      if (raw.rawHeaders.length / 2 > MAX_HEADERS) throw invalid(431, 'There are too many headers.');
+      const duplicate = duplicateHeader(request);
+      if (duplicate !== undefined) throw invalid(400, `The header ${duplicate} stands there twice.`);
+      if (raw.headers.host === undefined && raw.httpVersion === '1.1')
+        throw invalid(400, 'The header host is missing.');
+      if (raw.method === 'GET' && hasBody(request)) throw invalid(400, 'A GET has no body.');
       const encoding = raw.headers['content-encoding'];
       if (encoding !== undefined && encoding !== 'identity')
-        throw refuse(415, 'Send the body without Content-Encoding.');
+        throw invalid(415, 'Send the body without Content-Encoding.');
     });
 
-    const refuse = (status: number, message: string) => fastify.refusal({ status, code: 'invalid_request', message });
+    const invalid = (status: number, message: string) => fastify.apiError({ status, code: 'invalid_request', message });
   },
   { name: 'strict-requests', dependencies: ['errors'] },
 );
@@ -34,11 +35,11 @@ function hasBody({ raw: { headers } }: FastifyRequest): boolean {
 }
 
 /** Node joins some of them, and drops the second of others. */
-function repeated({ raw: { rawHeaders } }: FastifyRequest): string | undefined {
+function duplicateHeader({ raw: { rawHeaders } }: FastifyRequest): string | undefined {
   const seen = new Set<string>();
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = (rawHeaders[i] as string).toLowerCase();
-    if (!SINGLE.includes(name)) continue;
+    if (!SINGLE_VALUE_HEADERS.includes(name)) continue;
     if (seen.has(name)) return name;
     seen.add(name);
   }

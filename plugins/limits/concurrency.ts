@@ -1,21 +1,21 @@
-import type { Shared } from '../redis/index.ts';
-import { run, script } from '../redis/script.ts';
+import type { Cluster } from '../redis/index.ts';
+import { defineScript, runScript } from '../redis/script.ts';
 
 /**
  * Answers at once, by owner, on all replicas. Each replica says how many of an owner's run there, and
  * what a dead one said does not count.
  */
-export interface Running {
+export interface ConcurrencyLimiter {
   /** Whether there is a place; if so, it is taken. */
-  take(owner: string, most: number): Promise<boolean>;
+  reserve(owner: string, max: number): Promise<boolean>;
   release(owner: string): void;
 }
 
 /** Nothing runs for so long: what is left behind goes then. */
-const KEPT_MS = 86_400_000;
+const COUNT_TTL_MS = 86_400_000;
 
 /** KEYS counts. ARGV replica, its count, most, what leases begin with, time to live. */
-const TAKE = script(`
+const RESERVE = defineScript(`
 local sum = tonumber(ARGV[2])
 local counts = redis.call('HGETALL', KEYS[1])
 for i = 1, #counts, 2 do
@@ -31,14 +31,18 @@ return 1
 `);
 
 /** KEYS counts. ARGV replica, its count. */
-const SAY = script(`
+const PUBLISH = defineScript(`
 if tonumber(ARGV[2]) == 0 then redis.call('HDEL', KEYS[1], ARGV[1])
 elseif redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 return 1
 `);
 
 /** `onDegraded`: Redis is away, and this replica grants its part alone. */
-export function createRunning(shared: Shared | undefined, replicas: number, onDegraded: () => void): Running {
+export function createConcurrencyLimiter(
+  shared: Cluster | undefined,
+  replicas: number,
+  onDegraded: () => void,
+): ConcurrencyLimiter {
   const counts = new Map<string, number>();
 
   const add = (owner: string, difference: number): number => {
@@ -49,34 +53,39 @@ export function createRunning(shared: Shared | undefined, replicas: number, onDe
   };
 
   /** Owners of whom the others have not heard yet that some have ended. */
-  const unsaid = new Set<string>();
-  const say = async (owner: string, { link, replica, key }: Shared) => {
+  const unpublished = new Set<string>();
+  const publishCount = async (owner: string, { connection, replica, key }: Cluster) => {
     const args = [replica, counts.get(owner) ?? 0];
-    await link.ask((redis) => run(redis, SAY, [key('running', owner)], args));
-    unsaid.delete(owner);
+    await connection.run((redis) => runScript(redis, PUBLISH, [key('running', owner)], args));
+    unpublished.delete(owner);
   };
   shared?.lease.onRenewed(() => {
-    for (const owner of unsaid) say(owner, shared).catch(() => {});
+    for (const owner of unpublished) publishCount(owner, shared).catch(() => {});
   });
 
   const release = (owner: string) => {
     add(owner, -1);
     if (shared === undefined) return;
-    unsaid.add(owner);
-    say(owner, shared).catch(() => {}); // Said again with the next renewal.
+    unpublished.add(owner);
+    publishCount(owner, shared).catch(() => {}); // Said again with the next renewal.
   };
 
-  const takeShared = async ({ link, replica, key, leaseOf }: Shared, owner: string, count: number, most: number) => {
-    const args = [replica, count, most, leaseOf(''), KEPT_MS];
-    return (await link.ask((redis) => run(redis, TAKE, [key('running', owner)], args))) === 1;
+  const reserveInRedis = async (
+    { connection, replica, key, leaseKey }: Cluster,
+    owner: string,
+    count: number,
+    most: number,
+  ) => {
+    const args = [replica, count, most, leaseKey(''), COUNT_TTL_MS];
+    return (await connection.run((redis) => runScript(redis, RESERVE, [key('running', owner)], args))) === 1;
   };
 
   return {
-    async take(owner, most) {
+    async reserve(owner, most) {
       const count = add(owner, 1);
       let passed = count <= most;
       if (passed && shared !== undefined) {
-        passed = await takeShared(shared, owner, count, most).catch(() => {
+        passed = await reserveInRedis(shared, owner, count, most).catch(() => {
           onDegraded();
           return count <= Math.ceil(most / replicas);
         });

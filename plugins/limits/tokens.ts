@@ -4,35 +4,35 @@ import type { Prompt } from '../llm/client.ts';
 /** Tokens before a provider has counted them. Pure. */
 
 /** Characters of one, about, in English; other scripts have fewer, so that real counts are charged at the end. */
-const CHARACTERS = 4;
+const CHARS_PER_TOKEN = 4;
 /** What an answer is thought to take where nobody has set its limit. */
-const ANSWER_TOKENS = 1_024;
+const DEFAULT_ANSWER_TOKENS = 1_024;
 
 /** What an image counts as. */
-const IMAGE_CHARACTERS = 4_096;
+const CHARS_PER_IMAGE = 4_096;
 
-export function estimateOf(prompt: Prompt): number {
-  return promptTokens(prompt) + (prompt.maxTokens ?? ANSWER_TOKENS);
+export function estimateTokens(prompt: Prompt): number {
+  return estimatePromptTokens(prompt) + (prompt.maxTokens ?? DEFAULT_ANSWER_TOKENS);
 }
 
 /** What was used: as the provider counted, else by the length of what was written. */
-export function tokensOf(usage: Usage | undefined, prompt: Prompt, characters: number): number {
+export function usedTokens(usage: Usage | undefined, prompt: Prompt, characters: number): number {
   const { inputTokens, outputTokens, totalTokens } = usage ?? {};
   if (totalTokens !== undefined) return totalTokens;
-  return (inputTokens ?? promptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARACTERS));
+  return (inputTokens ?? estimatePromptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN));
 }
 
-function promptTokens({ messages, tools = [] }: Prompt): number {
-  const characters = messages.reduce((sum, message) => sum + lengthOf(message), JSON.stringify(tools).length);
-  return Math.ceil(characters / CHARACTERS);
+function estimatePromptTokens({ messages, tools = [] }: Prompt): number {
+  const characters = messages.reduce((sum, message) => sum + messageLength(message), JSON.stringify(tools).length);
+  return Math.ceil(characters / CHARS_PER_TOKEN);
 }
 
-function lengthOf(message: Prompt['messages'][number]): number {
+function messageLength(message: Prompt['messages'][number]): number {
   const { content } = message;
   if (message.role === 'assistant') {
     const calls = message.toolCalls ?? [];
     return calls.reduce((sum, call) => sum + call.arguments.length, content.length + (message.reasoning?.length ?? 0));
   }
   if (typeof content === 'string') return content.length;
-  return content.reduce((sum, block) => sum + (block.type === 'text' ? block.text.length : IMAGE_CHARACTERS), 0);
+  return content.reduce((sum, block) => sum + (block.type === 'text' ? block.text.length : CHARS_PER_IMAGE), 0);
 }

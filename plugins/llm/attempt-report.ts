@@ -5,7 +5,7 @@ import type { AttemptSpan } from '../tracing/index.ts';
 import type { PartSink } from './attempt.ts';
 
 /** A sink that also tells operators how one call went: in metrics, and in its span. */
-export function reported(
+export function withReport(
   sink: PartSink,
   provider: string,
   span: AttemptSpan,
@@ -16,7 +16,7 @@ export function reported(
   return {
     onPart(part) {
       if (first) {
-        metrics.firstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
+        metrics.timeToFirstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
         span.firstToken();
       }
       first = false;

@@ -1,7 +1,7 @@
 import { ProviderError, type TimeoutStage } from '../../providers/errors.ts';
 import type { StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { Limits } from '../config/model-routes.ts';
+import type { Deadlines } from '../config/model-routes.ts';
 
 /** Where an answer goes, part by part. */
 export interface PartSink {
@@ -24,7 +24,7 @@ export interface PartSink {
  */
 export function runAttempt(
   call: (signal: AbortSignal) => AsyncGenerator<StreamPart, void, undefined>,
-  limits: Limits,
+  limits: Deadlines,
   clock: Clock,
   sink: PartSink,
   signal: AbortSignal,

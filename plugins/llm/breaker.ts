@@ -3,7 +3,7 @@ import type { Clock } from '../clock.ts';
 export type BreakerState = 'closed' | 'half_open' | 'open';
 
 /** Failures in a row that open it. */
-const FAILURES = 5;
+const FAILURE_THRESHOLD = 5;
 /** How long it stays open at first; twice as long after every probe that fails, up to the most. */
 const OPEN_MS = { first: 5_000, most: 60_000 };
 
@@ -38,7 +38,7 @@ export class Breaker {
   }
 
   /** Milliseconds until a probe may start; 0 where calls may. */
-  get opensInMs(): number {
+  get retryInMs(): number {
     return this.#openUntil === undefined ? 0 : Math.max(0, this.#openUntil - this.#clock.now());
   }
 
@@ -67,7 +67,7 @@ export class Breaker {
     if (admission.epoch !== this.#epoch) return;
     this.#failures += 1;
     const probed = admission === this.#probe;
-    if (!probed && this.#failures < FAILURES) return;
+    if (!probed && this.#failures < FAILURE_THRESHOLD) return;
     if (probed) this.#openMs = Math.min(this.#openMs * 2, OPEN_MS.most);
     this.#openUntil = this.#clock.now() + this.#openMs;
     this.#turn('open');

@@ -5,11 +5,11 @@ import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
-import { reported } from './attempt-report.ts';
-import { continued } from './continuation.ts';
-import { isFailureOfTarget, isRefusalOfTarget, mayFallBack, waitBeforeRetry } from './retry.ts';
+import { withReport } from './attempt-report.ts';
+import { appendContinuation } from './continuation.ts';
+import { canFallBack, countsAgainstTarget, isRejectedByTarget, retryWaitMs } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
-import type { Lease, Targets } from './targets.ts';
+import type { TargetSlot, Targets } from './targets.ts';
 
 /** A question without its model, which the route names. */
 export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
@@ -29,7 +29,7 @@ export interface LlmClient {
    *
    * With `said` the answer is not begun but gone on with, behind that text.
    */
-  ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, said?: string): void;
+  generate(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, partialAnswer?: string): void;
 }
 
 export interface ClientOptions {
@@ -50,53 +50,59 @@ export function createLlmClient({
   tracing,
   random = Math.random,
 }: ClientOptions): LlmClient {
-  return { ask };
+  return { generate };
 
-  function ask(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, said = ''): void {
-    const deadline = clock.now() + route.limits.totalMs;
-    const answered: string[] = [];
+  function generate(
+    route: ModelRoute,
+    prompt: Prompt,
+    sink: AnswerSink,
+    signal: AbortSignal,
+    partialAnswer = '',
+  ): void {
+    const deadline = clock.now() + route.deadlines.totalMs;
+    const answeredBy: string[] = [];
     /** Kept only where another target may have to go on with it; undefined once tools were called. */
-    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [said] : undefined;
-    let asking = said ? continued(prompt, said, route.continuePrompt) : prompt;
+    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [partialAnswer] : undefined;
+    let currentPrompt = partialAnswer ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
     /** Whom the question may go to. */
-    let able = said ? canContinue : (_: Provider) => true;
-    let denied = false;
+    let isEligible = partialAnswer ? supportsContinuation : (_: Provider) => true;
+    let isBudgetDenied = false;
 
     budget.deposit();
-    const first = targets.take(route, 0, able);
-    if (first) begin(first, 1);
-    else sink.onFault(targets.unavailable(route));
+    const first = targets.reserve(route, 0, isEligible);
+    if (first) startAttempt(first, 1);
+    else sink.onFault(targets.unavailableError(route));
 
-    function begin(lease: Lease, tries: number): void {
+    function startAttempt(lease: TargetSlot, tries: number): void {
       const { target, provider } = lease;
       let content = false;
       const onPart = (part: StreamPart) => {
         if (part.type === 'finish') {
-          if (!content) lease.works();
-          lease.end(false);
-          return sink.onPart(answered.length > 1 ? { ...part, targets: answered } : part);
+          if (!content) lease.succeeded();
+          lease.release(false);
+          return sink.onPart(answeredBy.length > 1 ? { ...part, targets: answeredBy } : part);
         }
         if (!content) {
           content = true;
-          lease.works();
-          answered.push(`${target.provider}/${target.model}`);
+          lease.succeeded();
+          answeredBy.push(`${target.provider}/${target.model}`);
         }
         if (part.type === 'text') text?.push(part.text);
         else if (part.type === 'tool_call') text = undefined;
         return sink.onPart(part);
       };
       const onFault = (fault: unknown) => {
-        lease.end(!signal.aborted && isFailureOfTarget(fault));
+        lease.release(!signal.aborted && countsAgainstTarget(fault));
         if (signal.aborted) sink.onFault(fault);
-        else if (content) goOn(lease, fault);
-        else askAgain(lease, tries, fault);
+        else if (content) continueAnswer(lease, fault);
+        else retryOrFallBack(lease, tries, fault);
       };
       sink.onTarget(target);
-      const limits = { ...route.limits, totalMs: deadline - clock.now() };
-      const request = { ...asking, model: target.model };
+      const limits = { ...route.deadlines, totalMs: deadline - clock.now() };
+      const request = { ...currentPrompt, model: target.model };
       const span = tracing.attempt(target.provider, request);
       const call = (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders: span.headers }, upstream);
-      const attempt = reported({ onPart, onFault }, target.provider, span, { clock, metrics });
+      const attempt = withReport({ onPart, onFault }, target.provider, span, { clock, metrics });
       try {
         runAttempt(call, limits, clock, attempt, signal);
       } catch (fault) {
@@ -105,46 +111,51 @@ export function createLlmClient({
     }
 
     /** The same target after a pause, or the next one at once. */
-    function askAgain(lease: Lease, tries: number, fault: unknown): void {
+    function retryOrFallBack(lease: TargetSlot, tries: number, fault: unknown): void {
       const { index, target } = lease;
-      const wait = lease.mayRetry() ? waitBeforeRetry(fault, tries, random) : undefined;
-      if (wait !== undefined && clock.now() + wait < deadline && afford()) {
+      const wait = lease.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
+      if (wait !== undefined && clock.now() + wait < deadline && withdrawBudget()) {
         pause(wait, () => {
-          const again = targets.take(route, index, able);
+          const again = targets.reserve(route, index, isEligible);
           if (again === undefined) return sink.onFault(fault);
           if (again.index === index) metrics.retries.inc({ provider: target.provider });
           else metrics.fallbacks.inc({ from: target.provider, to: again.target.provider });
-          begin(again, again.index === index ? tries + 1 : 1);
+          startAttempt(again, again.index === index ? tries + 1 : 1);
         });
         return;
       }
-      const next = mayFallBack(fault) ? targets.take(route, index + 1, able) : undefined;
-      handOver(fault, target, next, metrics.fallbacks);
+      const next = canFallBack(fault) ? targets.reserve(route, index + 1, isEligible) : undefined;
+      startNext(fault, target, next, metrics.fallbacks);
     }
 
     /** The next target continues the answer, where the route wants that and it can be done. */
-    function goOn({ index, target }: Lease, fault: unknown): void {
-      const said = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
-      if (said !== undefined) able = canContinue;
-      const next = said === undefined ? undefined : targets.take(route, index + 1, able);
+    function continueAnswer({ index, target }: TargetSlot, fault: unknown): void {
+      const textSoFar = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
+      if (textSoFar !== undefined) isEligible = supportsContinuation;
+      const next = textSoFar === undefined ? undefined : targets.reserve(route, index + 1, isEligible);
       // Of one that had only thought there is nothing to go on with.
-      asking = said ? continued(prompt, said, route.continuePrompt) : prompt;
-      handOver(fault, target, next, metrics.continuations);
+      currentPrompt = textSoFar ? appendContinuation(prompt, textSoFar, route.continuePrompt) : prompt;
+      startNext(fault, target, next, metrics.continuations);
     }
 
-    function handOver(fault: unknown, from: Target, next: Lease | undefined, counter: Metrics['fallbacks']): void {
-      if (next !== undefined && (isRefusalOfTarget(fault) || afford())) {
+    function startNext(
+      fault: unknown,
+      from: Target,
+      next: TargetSlot | undefined,
+      counter: Metrics['fallbacks'],
+    ): void {
+      if (next !== undefined && (isRejectedByTarget(fault) || withdrawBudget())) {
         counter.inc({ from: from.provider, to: next.target.provider });
-        begin(next, 1);
+        startAttempt(next, 1);
         return;
       }
-      next?.end(false);
+      next?.release(false);
       sink.onFault(fault);
     }
 
-    function afford(): boolean {
-      if (denied || budget.withdraw()) return !denied;
-      denied = true;
+    function withdrawBudget(): boolean {
+      if (isBudgetDenied || budget.withdraw()) return !isBudgetDenied;
+      isBudgetDenied = true;
       metrics.retriesDenied.inc();
       return false;
     }
@@ -163,6 +174,6 @@ export function createLlmClient({
   }
 }
 
-function canContinue({ continues }: Provider): boolean {
-  return continues !== false;
+function supportsContinuation({ supportsContinuation }: Provider): boolean {
+  return supportsContinuation !== false;
 }

@@ -18,7 +18,7 @@ export interface Llm extends LlmClient {
   route(model: string | undefined): ModelRoute;
   readonly models: readonly string[];
   /** Whether one of the route's providers has room for a call. */
-  hasRoom(route: ModelRoute): boolean;
+  hasCapacity(route: ModelRoute): boolean;
   /** Targets whose last call failed. */
   targets(): readonly TargetState[];
 }
@@ -27,7 +27,7 @@ export interface Llm extends LlmClient {
 export default fp(
   async (fastify) => {
     let routes = createModelRoutes(fastify.config);
-    fastify.onReconfigure((next) => {
+    fastify.onConfigReload((next) => {
       routes = createModelRoutes(next);
     });
     const { clock, metrics, tracing, config } = fastify;
@@ -39,7 +39,7 @@ export default fp(
       get models() {
         return routes.names;
       },
-      hasRoom: targets.hasRoom,
+      hasCapacity: targets.hasCapacity,
       targets: targets.states,
       route(model) {
         const route = routes.find(model);

@@ -1,11 +1,11 @@
 import type { Clock } from '../clock.ts';
 
 /** What one question adds: a tenth of the traffic may be asked again. */
-const SHARE = 0.1;
+const DEPOSIT_PER_QUESTION = 0.1;
 /** What may be saved up, and is there at the start. */
-const MOST = 10;
+const MAX_BALANCE = 10;
 /** What a second adds, so that a service with little traffic has some, too. */
-const PER_SECOND = 0.1;
+const DEPOSIT_PER_SECOND = 0.1;
 
 /**
  * Bounds how much is asked again when an upstream fails: a retry for each failure would double the
@@ -13,7 +13,7 @@ const PER_SECOND = 0.1;
  */
 export class RetryBudget {
   readonly #clock: Clock;
-  #balance = MOST;
+  #balance = MAX_BALANCE;
   #countedAt: number;
 
   constructor(clock: Clock) {
@@ -24,9 +24,9 @@ export class RetryBudget {
   /** A question has come. */
   deposit(): void {
     const now = this.#clock.now();
-    const earned = SHARE + ((now - this.#countedAt) / 1000) * PER_SECOND;
+    const earned = DEPOSIT_PER_QUESTION + ((now - this.#countedAt) / 1000) * DEPOSIT_PER_SECOND;
     this.#countedAt = now;
-    this.#balance = Math.min(MOST, this.#balance + earned);
+    this.#balance = Math.min(MAX_BALANCE, this.#balance + earned);
   }
 
   /** Whether one more call may be made beside the first of a question. */

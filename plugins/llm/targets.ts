@@ -6,17 +6,17 @@ import type { Metrics } from '../metrics/index.ts';
 import { type Admission, Breaker, type BreakerState } from './breaker.ts';
 
 /** A place at a target, held for one call. */
-export interface Lease {
+export interface TargetSlot {
   /** Where the target stands in its route. */
   readonly index: number;
   readonly target: Target;
   readonly provider: Provider;
   /** The first content has come: whatever follows, it answers. */
-  works(): void;
+  succeeded(): void;
   /** Gives the place back. Once. */
-  end(failed: boolean): void;
+  release(recordFailure: boolean): void;
   /** Whether the same target may be asked again: its breaker has not opened. */
-  mayRetry(): boolean;
+  canRetry(): boolean;
 }
 
 export interface TargetState extends Target {
@@ -26,31 +26,31 @@ export interface TargetState extends Target {
 /** Who may be asked now: breakers of targets that fail, keys that rest, calls that each provider has. */
 export interface Targets {
   /** The first target from `from` on that may be asked, and for which `fits` holds. */
-  take(route: ModelRoute, from: number, fits?: (provider: Provider) => boolean): Lease | undefined;
+  reserve(route: ModelRoute, from: number, fits?: (provider: Provider) => boolean): TargetSlot | undefined;
   /** Whether one of the route's providers has room for a call. */
-  hasRoom(route: ModelRoute): boolean;
+  hasCapacity(route: ModelRoute): boolean;
   /** Why none may be asked. */
-  unavailable(route: ModelRoute): Error;
+  unavailableError(route: ModelRoute): Error;
   /** Targets whose last call failed. */
   states(): TargetState[];
 }
 
 /** When to come back to providers that are all busy. */
-const BUSY_MS = 1_000;
+const MIN_RETRY_MS = 1_000;
 /** Names come from outside where a provider is open to all models, so that breakers have a bound. */
-const MOST_BREAKERS = 10_000;
+const MAX_BREAKERS = 10_000;
 
 export function createTargets(
   providers: ReadonlyMap<string, Provider>,
-  mostCalls: (provider: string) => number,
+  maxConcurrent: (provider: string) => number,
   clock: Clock,
   metrics: Metrics,
 ): Targets {
   /** Kept from a target's first failure to its next success. */
   const breakers = new Map<string, { readonly target: Target; readonly breaker: Breaker }>();
   const calls = new Map<string, number>();
-  const callsOf = (name: string) => calls.get(name) ?? 0;
-  const isFull = ({ provider }: Target) => callsOf(provider) >= mostCalls(provider);
+  const runningCalls = (name: string) => calls.get(name) ?? 0;
+  const isFull = ({ provider }: Target) => runningCalls(provider) >= maxConcurrent(provider);
   const keyOf = ({ provider, model }: Target) => `${provider}/${model}`;
   const breakerOf = (target: Target) => breakers.get(keyOf(target))?.breaker;
   const labelsOf = ({ provider, model }: Target) => ({ provider, model });
@@ -64,14 +64,14 @@ export function createTargets(
   const failed = (target: Target, admission: Admission | undefined) => {
     let breaker = breakerOf(target);
     if (breaker === undefined) {
-      if (breakers.size >= MOST_BREAKERS) return;
-      breaker = new Breaker(clock, (state) => metrics.breakerState.set(labelsOf(target), LEVELS[state]));
+      if (breakers.size >= MAX_BREAKERS) return;
+      breaker = new Breaker(clock, (state) => metrics.breakerState.set(labelsOf(target), STATE_VALUES[state]));
       breakers.set(keyOf(target), { target, breaker });
     }
     breaker.failed(admission ?? { epoch: 0 });
   };
 
-  const worked = (target: Target, admission: Admission | undefined) => {
+  const recordSuccess = (target: Target, admission: Admission | undefined) => {
     const breaker = breakerOf(target);
     if (breaker === undefined) return;
     breaker.succeeded(admission ?? { epoch: 0 });
@@ -80,51 +80,56 @@ export function createTargets(
     metrics.breakerState.remove(labelsOf(target));
   };
 
-  const lease = (target: Target, index: number, provider: Provider, admission: Admission | undefined): Lease => {
-    calls.set(target.provider, callsOf(target.provider) + 1);
+  const createSlot = (
+    target: Target,
+    index: number,
+    provider: Provider,
+    admission: Admission | undefined,
+  ): TargetSlot => {
+    calls.set(target.provider, runningCalls(target.provider) + 1);
     return {
       index,
       target,
       provider,
-      works: () => worked(target, admission),
-      end(hasFailed) {
-        calls.set(target.provider, callsOf(target.provider) - 1);
+      succeeded: () => recordSuccess(target, admission),
+      release(hasFailed) {
+        calls.set(target.provider, runningCalls(target.provider) - 1);
         if (hasFailed) failed(target, admission);
         else if (admission) breakerOf(target)?.released(admission);
       },
-      mayRetry: () => (breakerOf(target)?.state ?? 'closed') === 'closed',
+      canRetry: () => (breakerOf(target)?.state ?? 'closed') === 'closed',
     };
   };
 
   return {
-    take(route, from, fits = () => true) {
+    reserve(route, from, fits = () => true) {
       for (let index = from; index < route.targets.length; index++) {
         const target = route.targets[index] as Target;
         const provider = providerOf(target, route);
-        if (!fits(provider) || isFull(target) || provider.resting?.() !== undefined) continue;
+        if (!fits(provider) || isFull(target) || provider.cooldown?.() !== undefined) continue;
         const breaker = breakerOf(target);
         const admission = breaker?.admit();
-        if (breaker === undefined || admission) return lease(target, index, provider, admission);
+        if (breaker === undefined || admission) return createSlot(target, index, provider, admission);
       }
       return undefined;
     },
-    hasRoom: ({ targets }) => targets.some((target) => !isFull(target)),
-    unavailable(route) {
+    hasCapacity: ({ targets }) => targets.some((target) => !isFull(target)),
+    unavailableError(route) {
       const { targets } = route;
       if (targets.every(isFull)) {
-        const init = { reason: 'saturated', retryable: true, retryAfterMs: BUSY_MS };
+        const init = { reason: 'saturated', retryable: true, retryAfterMs: MIN_RETRY_MS };
         return new ProviderError('upstream_rate_limited', init);
       }
       for (const target of targets) {
-        const resting = providerOf(target, route).resting?.();
+        const resting = providerOf(target, route).cooldown?.();
         if (resting) return resting;
       }
-      const waits = targets.map((target) => breakerOf(target)?.opensInMs ?? 0);
-      const retryAfterMs = Math.max(BUSY_MS, Math.min(...waits));
+      const waits = targets.map((target) => breakerOf(target)?.retryInMs ?? 0);
+      const retryAfterMs = Math.max(MIN_RETRY_MS, Math.min(...waits));
       return new ProviderError('upstream_failed', { reason: 'circuit_open', retryable: true, retryAfterMs });
     },
     states: () => [...breakers.values()].map(({ target, breaker }) => ({ ...target, state: breaker.state })),
   };
 }
 
-const LEVELS: Readonly<Record<BreakerState, number>> = { closed: 0, half_open: 1, open: 2 };
+const STATE_VALUES: Readonly<Record<BreakerState, number>> = { closed: 0, half_open: 1, open: 2 };

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import underPressure from '@fastify/under-pressure';
 import fp from 'fastify-plugin';
-import { createFrame } from './read-interval.ts';
+import { createReadInterval } from './read-interval.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -12,15 +12,15 @@ declare module 'fastify' {
 /** What the core still bears: how often upstreams are read, and whether there is time for one more answer. */
 export interface Load {
   /** Least milliseconds between two reads of one connection to an upstream now. */
-  frameMs(): number;
+  readIntervalMs(): number;
   /** Calls `then` once that time has passed; on a busy core up to a quarter later, by chance. */
-  afterFrame(then: () => void): void;
+  afterInterval(then: () => void): void;
   /** Whether a new question should be refused, since one more answer would slow all others. */
-  isTooHigh(): boolean;
+  isOverloaded(): boolean;
 }
 
 /** What the delay is the mean of: shorter, and a moment in which many come at once counts as overload. */
-const SAMPLE_MS = 1_000;
+const DELAY_SAMPLE_MS = 1_000;
 
 /**
  * `fastify.load`. A core that is merely busy keeps its pace in longer frames. The load is too high
@@ -33,15 +33,15 @@ export default fp(
     const { maxEventLoopDelayMs } = config.limits;
     await fastify.register(underPressure, {
       maxEventLoopDelay: maxEventLoopDelayMs,
-      sampleInterval: SAMPLE_MS,
+      sampleInterval: DELAY_SAMPLE_MS,
       // New questions ask for themselves; readers that come back are never turned away for it.
       pressureHandler: () => {},
     });
 
     let before = performance.eventLoopUtilization();
-    const frame = createFrame({
-      leastMs: flushMs,
-      fullMs: Math.max(flushMs, maxFlushMs),
+    const readInterval = createReadInterval({
+      minMs: flushMs,
+      maxMs: Math.max(flushMs, maxFlushMs),
       clock,
       utilization() {
         const now = performance.eventLoopUtilization();
@@ -50,12 +50,12 @@ export default fp(
         return utilization;
       },
       random: Math.random,
-      onChange: (ms) => metrics.frameSeconds.set(ms / 1_000),
+      onChange: (ms) => metrics.upstreamReadIntervalSeconds.set(ms / 1_000),
     });
     const load: Load = {
-      frameMs: frame.ms,
-      afterFrame: (then) => void clock.after(frame.begin(), then),
-      isTooHigh: () => maxEventLoopDelayMs > 0 && (fastify.isUnderPressure() || frame.isFull()),
+      readIntervalMs: readInterval.ms,
+      afterInterval: (then) => void clock.after(readInterval.nextMs(), then),
+      isOverloaded: () => maxEventLoopDelayMs > 0 && (fastify.isUnderPressure() || readInterval.isSaturated()),
     };
     fastify.decorate('load', load);
   },

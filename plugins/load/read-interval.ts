@@ -1,41 +1,41 @@
 import type { Clock } from '../clock.ts';
 
-export interface FrameOptions {
+export interface ReadIntervalOptions {
   /** The frame of a core with time to spare, in milliseconds. */
-  readonly leastMs: number;
+  readonly minMs: number;
   /** The frame of a full core; it grows further only where too much was let in. */
-  readonly fullMs: number;
+  readonly maxMs: number;
   readonly clock: Clock;
   /** Share of the time since the last call in which the event loop was busy, 0 to 1. */
   utilization(): number;
   /** From 0 to 1. */
   random(): number;
-  onChange(ms: number): void;
+  onChange(currentMs: number): void;
 }
 
-export interface Frame {
+export interface ReadInterval {
   /** Milliseconds that it lasts now, for a connection that is read: where none is, it does not grow. */
   ms(): number;
   /** The same for one that begins it. */
-  begin(): number;
+  nextMs(): number;
   /** Whether one that comes new should be sent away: the surer, the fuller the core. */
-  isFull(): boolean;
+  isSaturated(): boolean;
 }
 
 /** How often the core is looked at, at most. */
-const WINDOW_MS = 100;
+const SAMPLE_MS = 100;
 /** What share of the time the event loop shall be busy; beyond it, turns begin to pile up. */
-const TARGET = 0.8;
+const TARGET_UTILIZATION = 0.8;
 /** How busy a core counts that reads no upstream, at most. */
-const IDLE = TARGET / 2;
+const MAX_UNUSED_UTILIZATION = TARGET_UTILIZATION / 2;
 /** How much longer than that of a full core a frame can become. */
-const STRETCH = 2;
+const MAX_STRETCH = 2;
 /** At how much longer everybody is sent away. */
-const CLOSED = 1.25;
+const REJECT_ALL_FACTOR = 1.25;
 /** A moment in which many come at once is not a full core: about so many windows count. */
-const MEAN_OF = 8;
+const MEAN_SAMPLES = 8;
 /** Where a frame of nothing begins to grow, in milliseconds. */
-const FIRST_MS = 4;
+const FIRST_STEP_MS = 4;
 
 /**
  * How long a frame lasts: the busier the core, the longer, since a longer one makes fewer reads and
@@ -47,43 +47,50 @@ const FIRST_MS = 4;
  *
  * No timer: it is reckoned when somebody asks.
  */
-export function createFrame({ leastMs, fullMs, clock, utilization, random, onChange }: FrameOptions): Frame {
-  let ms = leastMs;
-  let mean = leastMs;
+export function createReadInterval({
+  minMs,
+  maxMs,
+  clock,
+  utilization,
+  random,
+  onChange,
+}: ReadIntervalOptions): ReadInterval {
+  let ms = minMs;
+  let mean = minMs;
   let used = false;
-  let lookedAt = clock.now();
+  let sampledAt = clock.now();
   onChange(ms);
 
-  function look(): void {
+  function sample(): void {
     const now = clock.now();
-    const windows = (now - lookedAt) / WINDOW_MS;
-    if (windows < 1) return;
-    lookedAt = now;
+    const samples = (now - sampledAt) / SAMPLE_MS;
+    if (samples < 1) return;
+    sampledAt = now;
     const busy = utilization() || 0;
     // To refuse is work, too, but none that frames make less.
-    const excess = (used ? busy : Math.min(busy, IDLE)) / TARGET;
+    const excess = (used ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION)) / TARGET_UTILIZATION;
     used = false;
-    const wanted = Math.max(ms, FIRST_MS) * (excess > 1 ? excess : Math.sqrt(excess));
-    const next = wanted <= FIRST_MS ? leastMs : Math.min(Math.max(wanted, leastMs), fullMs * STRETCH);
-    mean += (next - mean) * (1 - (1 - 1 / MEAN_OF) ** windows);
-    if (next !== ms) onChange(next);
-    ms = next;
+    const targetMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
+    const nextValue = targetMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(targetMs, minMs), maxMs * MAX_STRETCH);
+    mean += (nextValue - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
+    if (nextValue !== ms) onChange(nextValue);
+    ms = nextValue;
   }
 
   return {
     ms() {
-      look();
+      sample();
       used = true;
       return ms;
     },
-    begin() {
-      look();
+    nextMs() {
+      sample();
       // Those that were read in one long turn would else be read in one turn for ever.
-      return ms + ((ms - leastMs) * random()) / 4;
+      return ms + ((ms - minMs) * random()) / 4;
     },
-    isFull() {
-      look();
-      return mean > fullMs * (1 + (CLOSED - 1) * random());
+    isSaturated() {
+      sample();
+      return mean > maxMs * (1 + (REJECT_ALL_FACTOR - 1) * random());
     },
   };
 }

@@ -7,7 +7,7 @@ const BOUNDS_MS = [5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30
  * A histogram for what happens at every event of every stream: an observation is a few comparisons
  * and an addition (6 to 10 ns, against 180 of prom-client's; Node 20 and 26), and the labels are made when it is read.
  */
-export class PaceHistogram {
+export class InterEventHistogram {
   readonly #counts = new Float64Array(BOUNDS_MS.length + 1);
   #sumMs = 0;
 

@@ -10,7 +10,7 @@ export function redisMetrics(registers: Registry[]) {
       labelNames: ['reason'] as const,
       registers,
     }),
-    streamsDetached: new Counter({
+    streamsUnsynced: new Counter({
       name: 'sluice_streams_unsynced_total',
       help: 'Times that a stream went on without Redis, and could not be resumed elsewhere',
       registers,

@@ -1,5 +1,5 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
-import { PaceHistogram } from './inter-event-histogram.ts';
+import { InterEventHistogram } from './inter-event-histogram.ts';
 
 /** What clients get. */
 export function responseMetrics(registers: Registry[]) {
@@ -28,7 +28,7 @@ export function responseMetrics(registers: Registry[]) {
       labelNames: ['outcome'] as const,
       registers,
     }),
-    betweenTokens: new PaceHistogram(
+    interEventSeconds: new InterEventHistogram(
       'sluice_inter_event_seconds',
       'Between two events of an answer at one reader, while the client takes them',
       registers,

@@ -6,7 +6,7 @@ const FIRST_TOKEN_BUCKETS = [0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60];
 /** Calls of providers, and what is done about those that fail. */
 export function upstreamMetrics(registers: Registry[]) {
   return {
-    firstTokenSeconds: new Histogram({
+    timeToFirstTokenSeconds: new Histogram({
       name: 'sluice_time_to_first_token_seconds',
       help: 'From asking the upstream to the first part of its answer',
       labelNames: ['provider'] as const,
@@ -54,7 +54,7 @@ export function upstreamMetrics(registers: Registry[]) {
       help: 'Repetitions, fallbacks and continuations that the retry budget did not allow',
       registers,
     }),
-    frameSeconds: new Gauge({
+    upstreamReadIntervalSeconds: new Gauge({
       name: 'sluice_upstream_read_interval_seconds',
       help: 'Least time between two reads of one upstream now: it grows as the core fills',
       registers,
@@ -65,7 +65,7 @@ export function upstreamMetrics(registers: Registry[]) {
       labelNames: ['provider', 'model'] as const,
       registers,
     }),
-    keysResting: new Counter({
+    apiKeyCooldowns: new Counter({
       name: 'sluice_api_key_cooldowns_total',
       help: 'Times that a key was laid aside: credentials, rate_limited',
       labelNames: ['provider', 'reason'] as const,
@@ -92,8 +92,8 @@ export function countBytesIn(registers: Registry[]): () => Promise<void> {
   const onChunk = (message: unknown) => {
     bytes += (message as { chunk: Buffer }).chunk.length;
   };
-  subscribe(CHUNKS, onChunk);
-  return async () => void unsubscribe(CHUNKS, onChunk);
+  subscribe(CHUNK_CHANNEL, onChunk);
+  return async () => void unsubscribe(CHUNK_CHANNEL, onChunk);
 }
 
-const CHUNKS = 'undici:request:bodyChunkReceived';
+const CHUNK_CHANNEL = 'undici:request:bodyChunkReceived';

@@ -4,35 +4,40 @@ import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
 
 /** Redis cannot be asked now: it is away, or too slow to wait for. */
-export class RedisAway extends Error {
+export class RedisUnavailable extends Error {
   override readonly name = 'RedisAway';
 }
 
 /** The one connection for commands, all pipelined. No command waits for a Redis that is away. */
-export interface Link {
+export interface RedisConnection {
   /** Whether commands are sent at all. */
-  readonly up: boolean;
+  readonly isAvailable: boolean;
   /**
    * Runs a command.
    * @throws RedisAway while the breaker is open, and after 250 ms; what Redis says against the command as it is
    */
-  ask<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  run<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
   /** Calls the listener each time that Redis is back. */
-  onBack(listener: () => void): void;
+  onReconnect(listener: () => void): void;
   /** Resolves when Redis has answered for the first time, or after `ms`. */
-  opened(ms: number): Promise<void>;
+  waitUntilReady(ms: number): Promise<void>;
   close(): void;
 }
 
 /** Longest wait for an answer: slow is as bad as away. */
-const COMMAND_MS = 250;
+const COMMAND_TIMEOUT_MS = 250;
 /** After so many failures in a row nothing is sent any more but a probe. */
-const MOST_FAILURES = 5;
+const MAX_FAILURES = 5;
 const PROBE_MS = 500;
 /** So many probes without an answer, on a connection that looks open: it is given up. */
-const MOST_PROBES = 6;
+const MAX_UNANSWERED_PROBES = 6;
 
-export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: FastifyBaseLogger): Link {
+export function createRedisConnection(
+  redis: Redis,
+  clock: Clock,
+  metrics: Metrics,
+  log: FastifyBaseLogger,
+): RedisConnection {
   const listeners: (() => void)[] = [];
   let up = false;
   let closed = false;
@@ -40,7 +45,7 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   let unanswered = 0;
   let cancelProbe: (() => void) | undefined;
 
-  const down = (why: string) => {
+  const markUnavailable = (why: string) => {
     if (closed) return;
     if (up) log.warn({ why }, 'redis is away: streams go on in this process alone');
     up = false;
@@ -48,24 +53,24 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
     cancelProbe ??= clock.after(PROBE_MS, () => void probe());
   };
 
-  const failed = (why: string) => {
+  const countFailure = (why: string) => {
     metrics.redisFailures.inc({ reason: why });
     failures += 1;
-    if (failures >= MOST_FAILURES) down(why);
+    if (failures >= MAX_FAILURES) markUnavailable(why);
   };
 
   /** What it settles to is decided at the deadline, whatever comes later. */
-  const timed = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
+  const withTimeout = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
     new Promise((resolve, reject) => {
       let over = false;
       const expire = () => {
         if (over) return;
         over = true;
-        failed('timeout');
-        reject(new RedisAway('no answer in time'));
+        countFailure('timeout');
+        reject(new RedisUnavailable('no answer in time'));
       };
       // One turn later: after a long turn, or a stopped process, the answer may lie in the socket.
-      const cancel = clock.after(COMMAND_MS, () => void setImmediate(expire));
+      const cancel = clock.after(COMMAND_TIMEOUT_MS, () => void setImmediate(expire));
       const settle = (then: () => void) => {
         if (over) return;
         over = true;
@@ -85,8 +90,8 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
               reject(error);
               return;
             }
-            failed('connection');
-            reject(new RedisAway(error.message));
+            countFailure('connection');
+            reject(new RedisUnavailable(error.message));
           }),
       );
     });
@@ -95,8 +100,8 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
     cancelProbe = undefined;
     if (closed) return;
     try {
-      if (redis.status !== 'ready') throw new RedisAway('not connected');
-      await timed((one) => one.ping());
+      if (redis.status !== 'ready') throw new RedisUnavailable('not connected');
+      await withTimeout((one) => one.ping());
       unanswered = 0;
       if (up || closed) return;
       up = true;
@@ -105,13 +110,13 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
       for (const listener of listeners) listener();
     } catch {
       unanswered = redis.status === 'ready' ? unanswered + 1 : 0;
-      if (unanswered >= MOST_PROBES) redis.disconnect(true);
-      down('probe');
+      if (unanswered >= MAX_UNANSWERED_PROBES) redis.disconnect(true);
+      markUnavailable('probe');
     }
   };
 
   redis.on('error', () => {}); // 'close' follows
-  redis.on('close', () => down('connection'));
+  redis.on('close', () => markUnavailable('connection'));
   redis.on('ready', () => {
     cancelProbe?.();
     cancelProbe = undefined;
@@ -120,12 +125,12 @@ export function createLink(redis: Redis, clock: Clock, metrics: Metrics, log: Fa
   metrics.redisUp.set(0);
 
   return {
-    get up() {
+    get isAvailable() {
       return up;
     },
-    ask: (call) => (up ? timed(call) : Promise.reject(new RedisAway('redis is away'))),
-    onBack: (listener) => void listeners.push(listener),
-    opened: (ms) =>
+    run: (call) => (up ? withTimeout(call) : Promise.reject(new RedisUnavailable('redis is away'))),
+    onReconnect: (listener) => void listeners.push(listener),
+    waitUntilReady: (ms) =>
       new Promise((resolve) => {
         const cancel = clock.after(ms, resolve);
         listeners.push(() => {

@@ -1,31 +1,31 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import { Redis } from 'ioredis';
-import { createLink, type Link } from './connection.ts';
+import { createRedisConnection, type RedisConnection } from './connection.ts';
 import { createLease, type Lease } from './lease.ts';
-import { createInbox, type Inbox } from './mailbox.ts';
+import { createMailbox, type Mailbox } from './mailbox.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** What this process shares with other replicas; undefined where it is alone. */
-    readonly shared: Shared | undefined;
+    readonly cluster: Cluster | undefined;
   }
 }
 
-export interface Shared {
+export interface Cluster {
   /** This process, from its start to its end. */
   readonly replica: string;
-  readonly link: Link;
-  readonly inbox: Inbox;
+  readonly connection: RedisConnection;
+  readonly mailbox: Mailbox;
   readonly lease: Lease;
   /** The full name of a key. */
   key(...names: string[]): string;
   /** The key that exists for as long as a replica lives. */
-  leaseOf(replica: string): string;
+  leaseKey(replica: string): string;
 }
 
 /** How long a start waits for Redis before it goes on without. */
-const OPEN_MS = 1_000;
+const CONNECT_WAIT_MS = 1_000;
 
 const OPTIONS = {
   lazyConnect: true,
@@ -46,25 +46,25 @@ export default fp(
   async (fastify) => {
     const { clock, metrics, log, config } = fastify;
     if (config.redis === undefined) {
-      fastify.decorate('shared', undefined);
+      fastify.decorate('cluster', undefined);
       return;
     }
     const replica = randomBytes(9).toString('base64url');
     const key = (...names: string[]) => [config.redis?.prefix, ...names].join(':');
-    const leaseOf = (one: string) => key('replica', one);
+    const leaseKey = (one: string) => key('replica', one);
     const connect = () => new Redis(config.redis?.url ?? '', { ...OPTIONS, connectionName: `sluice-${replica}` });
-    const link = createLink(connect(), clock, metrics, log);
-    const inbox = createInbox({ subscriber: connect(), link, clock }, replica, (to) => key('to', to));
-    const lease = createLease(link, clock, leaseOf(replica));
-    const shared: Shared = { replica, link, inbox, lease, key, leaseOf };
-    fastify.decorate('shared', shared);
+    const connection = createRedisConnection(connect(), clock, metrics, log);
+    const mailbox = createMailbox({ subscriber: connect(), link: connection, clock }, replica, (to) => key('to', to));
+    const lease = createLease(connection, clock, leaseKey(replica));
+    const shared: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
+    fastify.decorate('cluster', shared);
     fastify.addHook('onClose', async () => {
       await lease.close();
-      inbox.close();
-      link.close();
+      mailbox.close();
+      connection.close();
     });
-    await link.opened(OPEN_MS);
-    if (!link.up) log.warn('redis does not answer: started without it');
+    await connection.waitUntilReady(CONNECT_WAIT_MS);
+    if (!connection.isAvailable) log.warn('redis does not answer: started without it');
   },
   { name: 'redis', dependencies: ['config', 'clock', 'metrics'] },
 );

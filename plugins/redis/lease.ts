@@ -1,5 +1,5 @@
 import type { Clock } from '../clock.ts';
-import type { Link } from './connection.ts';
+import type { RedisConnection } from './connection.ts';
 
 /** The sign that a replica lives. Others take over what it produces when it has run out. */
 export interface Lease {
@@ -9,7 +9,7 @@ export interface Lease {
    * Milliseconds for which it was renewed without a break. While that is short, others may not have been
    * able to renew theirs: Redis was away, or refused to write.
    */
-  readonly steadyMs: number;
+  readonly renewedForMs: number;
   /** Calls the listener when it was found gone: the process was stopped for long, or Redis was emptied. */
   onLost(listener: () => void): void;
   /** Calls the listener each time that it was renewed. */
@@ -21,11 +21,11 @@ export interface Lease {
 const LEASE_MS = 5_000;
 const RENEW_MS = 1_000;
 
-export function createLease(link: Link, clock: Clock, key: string): Lease {
-  const lost: (() => void)[] = [];
-  const renewed: (() => void)[] = [];
+export function createLease(link: RedisConnection, clock: Clock, key: string): Lease {
+  const lostListeners: (() => void)[] = [];
+  const renewedListeners: (() => void)[] = [];
   let heldUntil = Number.NEGATIVE_INFINITY;
-  let steadySince: number | undefined;
+  let renewedSince: number | undefined;
   let closed = false;
   let cancel = () => {};
 
@@ -35,32 +35,32 @@ export function createLease(link: Link, clock: Clock, key: string): Lease {
     const sentAt = clock.now();
     const isFirst = heldUntil === Number.NEGATIVE_INFINITY;
     try {
-      const before = await link.ask((redis) => redis.set(key, '1', 'PX', LEASE_MS, 'GET'));
+      const before = await link.run((redis) => redis.set(key, '1', 'PX', LEASE_MS, 'GET'));
       if (closed) return;
-      if (sentAt > heldUntil) steadySince = undefined;
+      if (sentAt > heldUntil) renewedSince = undefined;
       heldUntil = sentAt + LEASE_MS;
-      steadySince ??= clock.now();
-      if (before === null && !isFirst) for (const listener of lost) listener();
-      for (const listener of renewed) listener();
+      renewedSince ??= clock.now();
+      if (before === null && !isFirst) for (const listener of lostListeners) listener();
+      for (const listener of renewedListeners) listener();
     } catch {
-      steadySince = undefined; // Asked again in a second.
+      renewedSince = undefined; // Asked again in a second.
     }
   };
-  link.onBack(() => void renew());
+  link.onReconnect(() => void renew());
 
   return {
     get isHeld() {
       return clock.now() < heldUntil;
     },
-    get steadyMs() {
-      return steadySince === undefined || clock.now() >= heldUntil ? 0 : clock.now() - steadySince;
+    get renewedForMs() {
+      return renewedSince === undefined || clock.now() >= heldUntil ? 0 : clock.now() - renewedSince;
     },
-    onLost: (listener) => void lost.push(listener),
-    onRenewed: (listener) => void renewed.push(listener),
+    onLost: (listener) => void lostListeners.push(listener),
+    onRenewed: (listener) => void renewedListeners.push(listener),
     async close() {
       closed = true;
       cancel();
-      await link.ask((redis) => redis.del(key)).catch(() => {});
+      await link.run((redis) => redis.del(key)).catch(() => {});
     },
   };
 }

@@ -1,16 +1,16 @@
 import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
-import type { Link } from './connection.ts';
+import type { RedisConnection } from './connection.ts';
 
 /**
  * Messages between replicas, each to the inbox of one. They may be lost, so that nothing may depend
  * on one alone: whoever sends says it again.
  */
-export interface Inbox {
+export interface Mailbox {
   on(kind: string, handler: (from: string, body: unknown) => void): void;
   send(to: string, kind: string, body: unknown): void;
   /** Calls the listener each time that the inbox is open again: messages may have been lost before. */
-  onOpen(listener: () => void): void;
+  onSubscribed(listener: () => void): void;
   close(): void;
 }
 
@@ -18,20 +18,20 @@ export interface Inbox {
  * How often the connection is tried, which sends nothing by itself, and how long its answer may take.
  * The subscription is said again, which changes nothing where it is there.
  */
-const TRY_MS = 2_000;
+const CHECK_MS = 2_000;
 
-export function createInbox(
-  { subscriber, link, clock }: { subscriber: Redis; link: Link; clock: Clock },
+export function createMailbox(
+  { subscriber, link, clock }: { subscriber: Redis; link: RedisConnection; clock: Clock },
   own: string,
   channelOf: (replica: string) => string,
-): Inbox {
+): Mailbox {
   const handlers = new Map<string, (from: string, body: unknown) => void>();
   const listeners: (() => void)[] = [];
   let answered = true;
-  let cancel = clock.after(TRY_MS, tryIt);
+  let cancel = clock.after(CHECK_MS, check);
 
-  function tryIt(): void {
-    cancel = clock.after(TRY_MS, tryIt);
+  function check(): void {
+    cancel = clock.after(CHECK_MS, check);
     if (subscriber.status !== 'ready') return;
     if (!answered) subscriber.disconnect(true);
     answered = false;
@@ -54,7 +54,7 @@ export function createInbox(
     if (await subscribe()) for (const listener of listeners) listener();
   });
   subscriber.on('message', (_channel: string, text: string) => {
-    const message = parsed(text);
+    const message = parseMessage(text);
     if (message) handlers.get(message[0])?.(message[1], message[2]);
   });
   void subscriber.connect().catch(() => {});
@@ -63,9 +63,9 @@ export function createInbox(
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {
       const message = JSON.stringify([kind, own, body]);
-      if (link.up) link.ask((redis) => redis.publish(channelOf(to), message)).catch(() => {});
+      if (link.isAvailable) link.run((redis) => redis.publish(channelOf(to), message)).catch(() => {});
     },
-    onOpen: (listener) => void listeners.push(listener),
+    onSubscribed: (listener) => void listeners.push(listener),
     close() {
       cancel();
       subscriber.disconnect();
@@ -74,7 +74,7 @@ export function createInbox(
 }
 
 /** Undefined for what no replica has sent. */
-function parsed(text: string): [kind: string, from: string, body: unknown] | undefined {
+function parseMessage(text: string): [kind: string, from: string, body: unknown] | undefined {
   try {
     return JSON.parse(text);
   } catch {

@@ -5,16 +5,16 @@ import { type Redis, ReplyError } from 'ioredis';
 
 export interface Script {
   readonly text: string;
-  readonly hash: string;
+  readonly sha1: string;
 }
 
-export function script(text: string): Script {
-  return { text, hash: createHash('sha1').update(text).digest('hex') };
+export function defineScript(text: string): Script {
+  return { text, sha1: createHash('sha1').update(text).digest('hex') };
 }
 
-export async function run(redis: Redis, { text, hash }: Script, keys: string[], args: (string | number)[]) {
+export async function runScript(redis: Redis, { text, sha1 }: Script, keys: string[], args: (string | number)[]) {
   try {
-    return await redis.evalsha(hash, keys.length, ...keys, ...args);
+    return await redis.evalsha(sha1, keys.length, ...keys, ...args);
   } catch (error) {
     if (!(error instanceof ReplyError && (error as Error).message.startsWith('NOSCRIPT'))) throw error;
     return redis.eval(text, keys.length, ...keys, ...args);

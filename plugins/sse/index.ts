@@ -1,6 +1,6 @@
 import type { EventMessage, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import { type EventSource, SseWriter } from './writer.ts';
+import { type EventFeed, SseWriter } from './writer.ts';
 
 declare module 'fastify' {
   interface FastifyReply {
@@ -9,7 +9,7 @@ declare module 'fastify' {
      * detaches from it in either case. Headers and `opening` leave at once; without a source they
      * are all there is.
      */
-    stream<T>(opening: readonly EventMessage[], source?: EventSource<T>): FastifyReply;
+    stream<T>(opening: readonly EventMessage[], source?: EventFeed<T>): FastifyReply;
   }
   interface FastifyInstance {
     readonly responses: Responses;
@@ -19,22 +19,22 @@ declare module 'fastify' {
 export interface Responses {
   readonly open: number;
   /** Sends clients away, with when to come back, that find the rest of their stream elsewhere. */
-  sendOff(): void;
+  disconnectResumable(): void;
   /** Resolves once all open responses have closed, or after `ms`, when the rest is cut off. */
-  closed(ms: number): Promise<void>;
+  waitUntilClosed(ms: number): Promise<void>;
 }
 
-interface Open {
-  beat(silentSince: number): void;
-  sendOff(farewell: EventMessage): void;
+interface OpenResponse {
+  sendHeartbeat(silentSince: number): void;
+  disconnect(farewell: EventMessage): void;
   readonly closed: Promise<void>;
 }
 
 /** How many times in one `heartbeatMs` silence is looked for. */
-const LOOKS = 4;
+const TICKS_PER_HEARTBEAT = 4;
 
 /** When a client comes back that is sent to another replica: soon, but not all at once. */
-const SOON_MS = { least: 50, spread: 450 };
+const RECONNECT_MS = { least: 50, spread: 450 };
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -47,19 +47,19 @@ export default fp(
   async (fastify) => {
     const { clock, metrics, config } = fastify;
     const { heartbeatMs, stallMs } = config.streams;
-    const open = new Map<FastifyReply, Open>();
+    const open = new Map<FastifyReply, OpenResponse>();
 
     // One timer for all responses.
-    const tickMs = heartbeatMs / LOOKS;
+    const tickMs = heartbeatMs / TICKS_PER_HEARTBEAT;
     let cancelTick = clock.after(tickMs, tick);
     function tick(): void {
       const silentSince = clock.now() - heartbeatMs + tickMs;
-      for (const response of open.values()) response.beat(silentSince);
+      for (const response of open.values()) response.sendHeartbeat(silentSince);
       cancelTick = clock.after(tickMs, tick);
     }
     fastify.addHook('onClose', async () => cancelTick());
 
-    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: EventSource<T>): FastifyReply {
+    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: EventFeed<T>): FastifyReply {
       const { raw, log } = this;
       const { socket } = this.request.raw;
       this.headers(HEADERS);
@@ -69,7 +69,7 @@ export default fp(
         source?.close();
         return this;
       }
-      const writer = new SseWriter(raw, source, { clock, log, pace: metrics.betweenTokens });
+      const writer = new SseWriter(raw, source, { clock, log, pace: metrics.interEventSeconds });
       const bytesBefore = socket.bytesWritten;
       let stalled = false;
       metrics.responsesOpen.inc();
@@ -89,7 +89,11 @@ export default fp(
         // A pipelined response has no socket of its own until the one before it is done.
         socket.once('close', onClose);
       });
-      open.set(this, { beat: (since) => writer.beat(since), sendOff: (farewell) => writer.sendOff(farewell), closed });
+      open.set(this, {
+        sendHeartbeat: (since) => writer.sendHeartbeat(since),
+        disconnect: (farewell) => writer.disconnect(farewell),
+        closed,
+      });
       // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
       raw.setTimeout(stallMs, () => {
         // Not `writableNeedDrain`, which is false once the last event was written.
@@ -108,12 +112,12 @@ export default fp(
       get open() {
         return open.size;
       },
-      sendOff() {
+      disconnectResumable() {
         for (const response of open.values()) {
-          response.sendOff({ retry: SOON_MS.least + Math.floor(Math.random() * SOON_MS.spread) });
+          response.disconnect({ retry: RECONNECT_MS.least + Math.floor(Math.random() * RECONNECT_MS.spread) });
         }
       },
-      async closed(ms: number) {
+      async waitUntilClosed(ms: number) {
         let cancel = () => {};
         const late = new Promise<void>((resolve) => {
           cancel = clock.after(ms, resolve);

@@ -5,7 +5,7 @@ import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
 import type { Clock } from '../clock.ts';
 
 /** Where a response's events come from. */
-export interface EventSource<T> {
+export interface EventFeed<T> {
   /** Waits for the next item; one call at a time. */
   next(): Promise<T>;
   /** Detaches; a waiting `next` may stay unsettled. Idempotent. */
@@ -15,11 +15,11 @@ export interface EventSource<T> {
   /** Whether nothing follows this item. */
   isLast(item: T): boolean;
   /** Whether the client, when it is sent away now, finds the rest elsewhere by itself. */
-  canMove?(): boolean;
+  canResumeElsewhere?(): boolean;
 }
 
 /** Is told the milliseconds between two items, while the client takes them. */
-interface Pace {
+interface IntervalObserver {
   observe(ms: number): void;
 }
 
@@ -33,10 +33,10 @@ export class SseWriter<T> {
   /** Events and comments written. */
   count = 0;
   readonly #raw: ServerResponse;
-  readonly #source: EventSource<T> | undefined;
+  readonly #source: EventFeed<T> | undefined;
   readonly #clock: Clock;
   readonly #log: FastifyBaseLogger;
-  readonly #pace: Pace;
+  readonly #pace: IntervalObserver;
   #lastWrite = 0;
   /** When content was last written, while the client has taken all since; else 0. */
   #lastItem = 0;
@@ -44,8 +44,8 @@ export class SseWriter<T> {
 
   constructor(
     raw: ServerResponse,
-    source: EventSource<T> | undefined,
-    { clock, log, pace }: { clock: Clock; log: FastifyBaseLogger; pace: Pace },
+    source: EventFeed<T> | undefined,
+    { clock, log, pace }: { clock: Clock; log: FastifyBaseLogger; pace: IntervalObserver },
   ) {
     this.#raw = raw;
     this.#source = source;
@@ -63,14 +63,14 @@ export class SseWriter<T> {
   }
 
   /** Sends a comment if nothing was written since then and the client is not behind. */
-  beat(silentSince: number): void {
+  sendHeartbeat(silentSince: number): void {
     if (this.#over || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
     this.#write([HEARTBEAT]);
   }
 
   /** Sends the client away with `farewell`, if it finds the rest elsewhere. */
-  sendOff(farewell: EventMessage): void {
-    if (this.#over || !this.#source?.canMove?.()) return;
+  disconnect(farewell: EventMessage): void {
+    if (this.#over || !this.#source?.canResumeElsewhere?.()) return;
     this.#write([farewell]);
     this.#end();
   }
@@ -88,7 +88,7 @@ export class SseWriter<T> {
   readonly #onItem = (item: T): void => {
     if (this.#over) return;
     try {
-      const source = this.#source as EventSource<T>;
+      const source = this.#source as EventFeed<T>;
       const flowing = this.#write(source.encode(item));
       if (this.#lastItem > 0) this.#pace.observe(this.#lastWrite - this.#lastItem);
       this.#lastItem = flowing ? this.#lastWrite : 0;

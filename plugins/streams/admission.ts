@@ -5,23 +5,23 @@ import type { Terminal } from './types.ts';
  * The generations of this process, each counted from the moment it is admitted: what is about to
  * start, and waits for the store, holds its slot already.
  */
-export class Slots {
+export class AdmissionControl {
   readonly #most: number;
   readonly #taken = new Map<string, Generation | undefined>();
   #refusing = false;
   #ending: Terminal | undefined;
   #waiting: (() => void)[] = [];
 
-  constructor(most: number) {
-    this.#most = most;
+  constructor(max: number) {
+    this.#most = max;
   }
 
-  get taken(): number {
+  get active(): number {
     return this.#taken.size;
   }
 
   /** Takes a slot under a stream's id, or says why there is none. */
-  take(id: string): 'taken' | 'draining' | 'full' {
+  reserve(id: string): 'taken' | 'draining' | 'full' {
     if (this.#refusing) return 'draining';
     if (this.#taken.size >= this.#most) return 'full';
     this.#taken.set(id, undefined);
@@ -29,7 +29,7 @@ export class Slots {
   }
 
   /** What runs in the slot, unless it has ended already. */
-  fill(id: string, generation: Generation): void {
+  attach(id: string, generation: Generation): void {
     if (!this.#taken.has(id)) return;
     this.#taken.set(id, generation);
     if (this.#ending) generation.abort(this.#ending);
@@ -42,7 +42,7 @@ export class Slots {
   }
 
   /** No slot is given from now on. */
-  refuse(): void {
+  close(): void {
     this.#refusing = true;
   }
 

@@ -53,7 +53,7 @@ export interface Streams {
   /** The newest stream of a conversation, if it still runs; else as `find`. */
   findByChat(chat: string, identity: Identity): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
-  refuse(): void;
+  close(): void;
   /** Resolves once nothing runs any more. */
   idle(): Promise<void>;
   /** Ends all that still runs, with an error that readers see. */

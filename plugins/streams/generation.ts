@@ -11,7 +11,7 @@ export interface GenerationOptions {
   /** Longest answer, in units of the log. */
   readonly maxLength: number;
   /** Asks the model once; ends the call when the signal aborts. */
-  ask(sink: PartSink, signal: AbortSignal): void;
+  generate(sink: PartSink, signal: AbortSignal): void;
   onFirstPart(): void;
   /** Called once, with the fault itself where there was one. */
   onEnd(terminal: Terminal, fault?: unknown): void;
@@ -23,17 +23,17 @@ export interface Generation {
 }
 
 /** Writes one answer into its log, no faster than the log takes it, for as long as somebody may want it. */
-export function startGeneration(options: GenerationOptions): Generation {
+export function runGeneration(options: GenerationOptions): Generation {
   const { log, maxLength } = options;
   const controller = new AbortController();
-  let over = false;
+  let isOver = false;
   let first = true;
 
   const lifetime = createLifetime(log.info.graceMs, options.clock, () => abort(ABANDONED));
-  log.attend({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED), onLost: () => abort(STREAM_LOST) });
-  const onFault = (fault: unknown) => end(failure(fault), fault);
+  log.subscribe({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED), onLost: () => abort(STREAM_LOST) });
+  const onFault = (fault: unknown) => end(errorTerminal(fault), fault);
   try {
-    options.ask({ onPart, onFault }, controller.signal);
+    options.generate({ onPart, onFault }, controller.signal);
   } catch (fault) {
     onFault(fault);
   }
@@ -42,7 +42,7 @@ export function startGeneration(options: GenerationOptions): Generation {
     if (first) options.onFirstPart();
     first = false;
     if (part.type === 'finish') {
-      end(success(part));
+      end(endTerminal(part));
       return undefined;
     }
     const room = log.append(part);
@@ -51,9 +51,9 @@ export function startGeneration(options: GenerationOptions): Generation {
   }
 
   function end(terminal: Terminal, fault?: unknown): void {
-    if (over) return;
-    over = true;
-    lifetime.over();
+    if (isOver) return;
+    isOver = true;
+    lifetime.cancel();
     log.end(terminal);
     options.onEnd(terminal, fault);
   }
@@ -93,11 +93,11 @@ const LIMIT_EXCEEDED: Terminal = {
   retryable: false,
 };
 
-function success({ reason, usage, targets }: FinishPart): Terminal {
+function endTerminal({ reason, usage, targets }: FinishPart): Terminal {
   return { type: 'end', finishReason: reason, usage, targets };
 }
 
-function failure(fault: unknown): Terminal {
+function errorTerminal(fault: unknown): Terminal {
   if (!(fault instanceof ProviderError)) {
     return { type: 'error', code: 'internal', message: 'Something went wrong here.', status: 500, retryable: false };
   }

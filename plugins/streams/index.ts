@@ -2,15 +2,15 @@ import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
-import type { Grant } from '../limits/index.ts';
+import type { Reservation } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
-import { Slots } from './admission.ts';
+import { AdmissionControl } from './admission.ts';
 import type { StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
-import { createAnswering } from './start-generation.ts';
-import { createRefusals } from './store-errors.ts';
-import { bequest, createHeir } from './takeover.ts';
+import { createGenerationStarter } from './start-generation.ts';
+import { createStoreErrors } from './store-errors.ts';
+import { createTakeoverHandler, serializePrompt } from './takeover.ts';
 import {
   type Idempotency,
   type LogReader,
@@ -43,11 +43,11 @@ export default fp<{ store?: StreamStore | undefined }>(
     const store = options.store ?? createStore(fastify);
     fastify.addHook('onClose', () => store.close());
 
-    const slots = new Slots(maxGenerations);
-    const answering = createAnswering(fastify, slots);
-    store.onInherited?.(createHeir(fastify, slots, answering));
+    const slots = new AdmissionControl(maxGenerations);
+    const generationStarter = createGenerationStarter(fastify, slots);
+    store.onTakeover?.(createTakeoverHandler(fastify, slots, generationStarter));
 
-    const { overloaded, asked } = createRefusals(fastify);
+    const { overloaded, mapStoreErrors } = createStoreErrors(fastify);
 
     const findOrCreate = async (
       route: ModelRoute,
@@ -58,34 +58,34 @@ export default fp<{ store?: StreamStore | undefined }>(
       const existing = idempotency && (await store.openByKey(idempotency));
       if (existing) return { log: existing };
       // A stream that a key has found is no new one, and asks no leave.
-      if (fastify.load.isTooHigh()) throw overloaded('pressure');
-      if (!llm.hasRoom(route)) throw overloaded('saturated');
+      if (fastify.load.isOverloaded()) throw overloaded('pressure');
+      if (!llm.hasCapacity(route)) throw overloaded('saturated');
       const { identity, resumable } = options;
       const { owner, ticket } = identity;
-      const chat = options.chat && scoped(identity, options.chat);
+      const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const question = store.shared ? bequest(route, prompt) : undefined;
+      const question = store.shared ? serializePrompt(route, prompt) : undefined;
       const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat };
-      const slot = slots.take(id);
+      const slot = slots.reserve(id);
       if (slot !== 'taken') throw overloaded(slot);
-      let grant: Grant | undefined;
-      const giveBack = () => {
+      let grant: Reservation | undefined;
+      const releaseAll = () => {
         slots.release(id);
-        grant?.end({ totalTokens: 0 }, 0);
+        grant?.settle({ totalTokens: 0 }, 0);
       };
       try {
-        grant = await limits.takeAnswer(identity, prompt);
+        grant = await limits.reserveGeneration(identity, prompt);
         const { log, created } = await store.create(info, idempotency, question);
         if (created) return { log, grant };
-        giveBack();
+        releaseAll();
         return { log };
       } catch (error) {
-        giveBack();
+        releaseAll();
         throw error;
       }
     };
 
-    const counted = (reader: LogReader): LogReader => {
+    const countReader = (reader: LogReader): LogReader => {
       let isOpen = true;
       metrics.readers.inc();
       return {
@@ -98,17 +98,17 @@ export default fp<{ store?: StreamStore | undefined }>(
       };
     };
 
-    const streamOf = (log: StreamLog): Stream => ({
+    const toStream = (log: StreamLog): Stream => ({
       id: log.info.id,
       owner: log.info.owner,
       model: log.info.model,
       get resumable() {
         return log.resumable;
       },
-      stop: () => asked(log.stop()),
+      stop: () => mapStoreErrors(log.stop()),
       read: (position) =>
-        asked(
-          log.read(position).then(counted, (error: unknown) => {
+        mapStoreErrors(
+          log.read(position).then(countReader, (error: unknown) => {
             if (error instanceof PositionUnknown) return undefined;
             throw error;
           }),
@@ -118,7 +118,7 @@ export default fp<{ store?: StreamStore | undefined }>(
     const streams: Streams = {
       shared: store.shared === true,
       get active() {
-        return slots.taken;
+        return slots.active;
       },
 
       async start({ model, ...prompt }, options) {
@@ -129,26 +129,26 @@ export default fp<{ store?: StreamStore | undefined }>(
         if (identity.models?.includes(route.name) === false) {
           throw fastify.httpErrors.forbidden('This key may not use this model.');
         }
-        const key = options.key && scoped(identity, options.key);
+        const key = options.key && scopeToOwner(identity, options.key);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, grant } = await asked(findOrCreate(route, prompt, options, idempotency));
-        if (grant === undefined) return streamOf(log);
+        const { log, grant } = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
+        if (grant === undefined) return toStream(log);
 
-        answering.answer(log, route, prompt, { logger, grant });
-        return streamOf(log);
+        generationStarter.start(log, route, prompt, { logger, reservation: grant });
+        return toStream(log);
       },
 
       async find(id, identity) {
-        const log = await asked(store.open(id));
-        return log && isTheirs(log.info, identity) ? streamOf(log) : undefined;
+        const log = await mapStoreErrors(store.open(id));
+        return log && isOwnedBy(log.info, identity) ? toStream(log) : undefined;
       },
 
       async findByChat(chat, identity) {
-        const log = await asked(store.openByChat(scoped(identity, chat)));
-        return log && streamOf(log);
+        const log = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
+        return log && toStream(log);
       },
 
-      refuse: () => slots.refuse(),
+      close: () => slots.close(),
       idle: () => slots.idle(),
       endAll: () => slots.endAll(SHUT_DOWN),
     };
@@ -158,11 +158,11 @@ export default fp<{ store?: StreamStore | undefined }>(
 );
 
 /** What clients make up is theirs alone: two may think of the same. */
-function scoped({ owner }: Identity, name: string): string {
+function scopeToOwner({ owner }: Identity, name: string): string {
   return `${owner}\n${name}`;
 }
 
 /** Another's stream is as unknown as one that never was. */
-function isTheirs({ owner, ticket }: StreamInfo, identity: Identity): boolean {
+function isOwnedBy({ owner, ticket }: StreamInfo, identity: Identity): boolean {
   return owner === identity.owner && (identity.ticket === undefined || ticket === identity.ticket);
 }

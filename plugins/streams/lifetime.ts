@@ -1,12 +1,12 @@
 import type { Clock } from '../clock.ts';
 
 /** How long a stream that nobody has read yet waits where no grace is given. */
-const UNREAD_MS = 10_000;
+const UNREAD_GRACE_MS = 10_000;
 
 export interface Lifetime {
   onReaders(count: number): void;
   /** Call when the generation has ended: no timer is left behind. */
-  over(): void;
+  cancel(): void;
 }
 
 /**
@@ -14,17 +14,17 @@ export interface Lifetime {
  * after the last has left. A stream counts as left from its creation.
  */
 export function createLifetime(graceMs: number, clock: Clock, abandon: () => void): Lifetime {
-  let cancel: (() => void) | undefined = clock.after(graceMs || UNREAD_MS, abandon);
+  let cancelTimer: (() => void) | undefined = clock.after(graceMs || UNREAD_GRACE_MS, abandon);
 
-  const over = () => {
-    cancel?.();
-    cancel = undefined;
+  const cancel = () => {
+    cancelTimer?.();
+    cancelTimer = undefined;
   };
   return {
     onReaders(count) {
-      over();
-      if (count === 0) cancel = clock.after(graceMs, abandon);
+      cancel();
+      if (count === 0) cancelTimer = clock.after(graceMs, abandon);
     },
-    over,
+    cancel,
   };
 }

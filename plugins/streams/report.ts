@@ -35,9 +35,9 @@ export function createReport(
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
       const model = route.label;
-      metrics.generations.inc({ model, target: labelOf(target, route), outcome });
+      metrics.generations.inc({ model, target: targetLabel(target, route), outcome });
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
-      const by = ABORTED_BY[outcome];
+      const by = ABORT_REASONS[outcome];
       if (by !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason: by });
       if (terminal.type === 'end') countTokens(metrics, model, terminal.usage);
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
@@ -61,7 +61,7 @@ export function createReport(
 }
 
 /** Why this service ended a call that had not failed. */
-const ABORTED_BY: Readonly<Record<string, string>> = {
+const ABORT_REASONS: Readonly<Record<string, string>> = {
   abandoned: 'readers',
   stopped: 'stop',
   limit_exceeded: 'limit',
@@ -69,7 +69,7 @@ const ABORTED_BY: Readonly<Record<string, string>> = {
 };
 
 /** Upstream models of a provider that is open to all come from outside, and are not told apart. */
-function labelOf({ provider, model }: Target, { label }: ModelRoute): string {
+function targetLabel({ provider, model }: Target, { label }: ModelRoute): string {
   return label === `${provider}/*` ? label : `${provider}/${model}`;
 }
 

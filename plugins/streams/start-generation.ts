@@ -1,41 +1,45 @@
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
 import type { ModelRoute } from '../config/model-routes.ts';
-import type { Grant } from '../limits/index.ts';
+import type { Reservation } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { Slots } from './admission.ts';
-import { startGeneration } from './generation.ts';
+import type { AdmissionControl } from './admission.ts';
+import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
 import type { StreamLog } from './types.ts';
 
-export interface Answering {
+export interface GenerationStarter {
   /** Asks the model, into a log that holds its slot already. With `said` it goes on behind that text. */
-  answer(log: StreamLog, route: ModelRoute, prompt: Prompt, more: AnswerOptions): void;
+  start(log: StreamLog, route: ModelRoute, prompt: Prompt, more: GenerationStartOptions): void;
 }
 
-export interface AnswerOptions {
+export interface GenerationStartOptions {
   readonly logger: FastifyBaseLogger;
-  readonly grant?: Grant;
-  readonly said?: string;
+  readonly reservation?: Reservation;
+  readonly partialAnswer?: string;
 }
 
-export function createAnswering({ clock, metrics, llm, config }: FastifyInstance, slots: Slots): Answering {
+export function createGenerationStarter(
+  { clock, metrics, llm, config }: FastifyInstance,
+  slots: AdmissionControl,
+): GenerationStarter {
   return {
-    answer(log, route, prompt, { logger, grant, said }) {
+    start(log, route, prompt, { logger, reservation, partialAnswer }) {
       const { id } = log.info;
       const report = createReport(log, route, { clock, metrics, logger });
-      const generation = startGeneration({
+      const generation = runGeneration({
         log,
         clock,
         maxLength: config.streams.maxChars,
-        ask: (sink, signal) => llm.ask(route, prompt, { ...sink, onTarget: report.onTarget }, signal, said),
+        generate: (sink, signal) =>
+          llm.generate(route, prompt, { ...sink, onTarget: report.onTarget }, signal, partialAnswer),
         onFirstPart: report.onFirstPart,
         onEnd(terminal, fault) {
           slots.release(id);
-          grant?.end(terminal.type === 'end' ? terminal.usage : undefined, log.length);
+          reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
           report.onEnd(terminal, fault);
         },
       });
-      slots.fill(id, generation);
+      slots.attach(id, generation);
     },
   };
 }

@@ -4,7 +4,7 @@ import { KeyConflict, StoreFull } from './types.ts';
 /** When to ask again after a refusal. */
 const RETRY_AFTER_MS = 5_000;
 
-const REASONS = {
+const MESSAGES = {
   draining: 'The service is shutting down',
   full: 'Too many answers are running',
   saturated: 'Every provider of this model is busy',
@@ -13,22 +13,22 @@ const REASONS = {
   store: 'The store of streams cannot be reached',
 };
 
-export interface Refusals {
+export interface StoreErrors {
   /** A 503 that passes by itself, and its count. */
-  overloaded(why: keyof typeof REASONS): Error;
+  overloaded(why: keyof typeof MESSAGES): Error;
   /** Every call of the store that fails is a refusal. */
-  asked<T>(call: Promise<T>): Promise<T>;
+  mapStoreErrors<T>(call: Promise<T>): Promise<T>;
 }
 
 /** Why a question is not taken, as what a client can act on. */
-export function createRefusals(fastify: FastifyInstance): Refusals {
-  const overloaded = (why: keyof typeof REASONS) => {
+export function createStoreErrors(fastify: FastifyInstance): StoreErrors {
+  const overloaded = (why: keyof typeof MESSAGES) => {
     fastify.metrics.refusals.inc({ reason: why });
-    const message = `${REASONS[why]}; ask again later.`;
-    return fastify.refusal({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
+    const message = `${MESSAGES[why]}; ask again later.`;
+    return fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
   };
 
-  const refusal = (error: unknown) => {
+  const toApiError = (error: unknown) => {
     if (error instanceof KeyConflict) return fastify.httpErrors.conflict('This key was used for another question.');
     if (error instanceof StoreFull) return overloaded('memory');
     if ((error as { statusCode?: number }).statusCode !== undefined) return error;
@@ -38,9 +38,9 @@ export function createRefusals(fastify: FastifyInstance): Refusals {
 
   return {
     overloaded,
-    asked: (call) =>
+    mapStoreErrors: (call) =>
       call.catch((error: unknown) => {
-        throw refusal(error);
+        throw toApiError(error);
       }),
   };
 }

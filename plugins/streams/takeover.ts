@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { Slots } from './admission.ts';
-import type { Answering } from './start-generation.ts';
+import type { AdmissionControl } from './admission.ts';
+import type { GenerationStarter } from './start-generation.ts';
 import type { StreamLog, Terminal } from './types.ts';
 
 /** What becomes of a log whose producer has died: an end that says so, or, where the model's route says `continue`, its rest. */
@@ -16,50 +16,54 @@ const LOST: Terminal = {
 };
 
 /** A longer question, as one with images, dies with its replica: others would hold it for nothing. */
-const LONGEST = 262_144;
+const MAX_PROMPT_CHARS = 262_144;
 
 /** The question as other replicas may need it; undefined where its answer is never gone on with. */
-export function bequest({ onMidStreamFailure }: ModelRoute, prompt: Prompt): string | undefined {
+export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prompt): string | undefined {
   if (onMidStreamFailure !== 'continue') return undefined;
   const question = JSON.stringify(prompt);
-  return question.length > LONGEST ? undefined : question;
+  return question.length > MAX_PROMPT_CHARS ? undefined : question;
 }
 
-type Heir = (log: StreamLog, question: string | undefined) => void;
+type TakeoverHandler = (log: StreamLog, question: string | undefined) => void;
 
-export function createHeir(fastify: FastifyInstance, slots: Slots, { answer }: Answering): Heir {
+export function createTakeoverHandler(
+  fastify: FastifyInstance,
+  slots: AdmissionControl,
+  { start }: GenerationStarter,
+): TakeoverHandler {
   const { metrics, llm, log: logger } = fastify;
 
-  const lose = (log: StreamLog) => {
+  const endAsLost = (log: StreamLog) => {
     metrics.takeovers.inc({ outcome: 'lost' });
     logger.warn({ stream: log.info.id }, 'the replica that produced a stream is gone');
     log.end(LOST);
   };
 
-  const goOn = async (log: StreamLog, question: string | undefined) => {
+  const continueAnswer = async (log: StreamLog, question: string | undefined) => {
     const { id, model } = log.info;
-    const said = question === undefined ? undefined : await textOf(log);
-    if (said === undefined || slots.take(id) !== 'taken') return lose(log);
+    const partialAnswer = question === undefined ? undefined : await readText(log);
+    if (partialAnswer === undefined || slots.reserve(id) !== 'taken') return endAsLost(log);
     try {
-      answer(log, llm.route(model), JSON.parse(question as string) as Prompt, { logger, said });
+      start(log, llm.route(model), JSON.parse(question as string) as Prompt, { logger, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
       logger.warn({ stream: id }, 'the replica that produced a stream is gone: this one goes on');
     } catch {
       slots.release(id);
-      lose(log);
+      endAsLost(log);
     }
   };
 
   return (log, question) => {
-    goOn(log, question).catch((error: unknown) => {
+    continueAnswer(log, question).catch((error: unknown) => {
       logger.error({ err: error }, 'taking over a stream failed');
-      lose(log);
+      endAsLost(log);
     });
   };
 }
 
 /** All text so far; undefined where tools were called, since their answer cannot be gone on with. */
-async function textOf(log: StreamLog): Promise<string | undefined> {
+async function readText(log: StreamLog): Promise<string | undefined> {
   let text = '';
   if (log.length === 0) return text;
   const reader = await log.read(0);

@@ -65,7 +65,7 @@ export interface StreamInfo {
 }
 
 /** What a producer hears from its log, in turn with its own calls. */
-export interface Audience {
+export interface ProducerEvents {
   /** The number of readers, on every replica, has changed. */
   onReaders(count: number): void;
   /** Somebody asks for an end now. */
@@ -83,7 +83,7 @@ export interface StreamLog {
   readonly resumable: boolean;
 
   /** Producer: who reads. Call once, before the first append. */
-  attend(audience: Audience): void;
+  subscribe(audience: ProducerEvents): void;
   /**
    * Producer: appends one part. A promise means: wait for it before going on, because the fastest
    * reader is more than the high-water mark behind, or the store is.
@@ -115,7 +115,7 @@ export interface StreamStore {
    * Who takes care of a log whose producer has died, and which this process has taken over, with the
    * question that it was created with. Call once.
    */
-  onInherited?(heir: (log: StreamLog, question: string | undefined) => void): void;
+  onTakeover?(heir: (log: StreamLog, question: string | undefined) => void): void;
   /**
    * Creates a log, or finds the one that was created under the same key, which only one of several
    * racing callers can do. `question`: what another replica needs to go on with the answer, if it may.

@@ -15,7 +15,7 @@ export function partSize(part: ContentPart): number {
 }
 
 /** Whether `next` only goes on with what `part` began, so that both make one part. */
-export function continues(part: ContentPart, next: ContentPart): boolean {
+export function canMerge(part: ContentPart, next: ContentPart): boolean {
   if (part.type !== 'tool_call' || next.type !== 'tool_call') return part.type === next.type;
   return part.index === next.index && headSize(next) === 0;
 }
@@ -25,7 +25,7 @@ export function withContent(part: ContentPart, content: string): ContentPart {
 }
 
 /** `part` without what only its beginning carries. */
-export function headless(part: ContentPart, content: string): ContentPart {
+export function withoutHead(part: ContentPart, content: string): ContentPart {
   return part.type === 'tool_call'
     ? { type: 'tool_call', index: part.index, arguments: content }
     : { type: part.type, text: content };
@@ -45,7 +45,7 @@ export function cutPart(part: ContentPart, from: number, room: number): ContentP
   let end = Math.min(content.length, from + room - head);
   if (end < content.length && (content.charCodeAt(end) & 0xfc00) === 0xdc00) end += 1;
   const rest = content.slice(start, end);
-  return from === 0 ? withContent(part, rest) : headless(part, rest);
+  return from === 0 ? withContent(part, rest) : withoutHead(part, rest);
 }
 
 function headSize(part: ContentPart): number {

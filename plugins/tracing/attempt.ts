@@ -24,7 +24,7 @@ export interface AttemptSpan {
 export const NO_SPAN: AttemptSpan = { headers: undefined, firstToken() {}, end() {} };
 
 /** `gen_ai.provider.name` of provider types whose well-known name is another. */
-const NAMES: Readonly<Record<string, string>> = {
+const PROVIDER_NAMES: Readonly<Record<string, string>> = {
   azure: 'azure.ai.openai',
   gemini: 'gcp.gemini',
   vertex: 'gcp.vertex_ai',
@@ -37,7 +37,11 @@ const NAMES: Readonly<Record<string, string>> = {
 export function createAttemptSpans(tracer: Tracer, providers: Config['providers']) {
   return (provider: string, request: ChatRequest): AttemptSpan => {
     const type = providers[provider]?.type ?? provider;
-    const attributes = { 'gen_ai.provider.name': NAMES[type] ?? type, 'sluice.provider': provider, ...asked(request) };
+    const attributes = {
+      'gen_ai.provider.name': PROVIDER_NAMES[type] ?? type,
+      'sluice.provider': provider,
+      ...requestAttributes(request),
+    };
     const span = tracer.startSpan(`chat ${request.model}`, { kind: SpanKind.CLIENT, attributes });
     const headers: Record<string, string> = {};
     propagation.inject(trace.setSpan(context.active(), span), headers);
@@ -45,15 +49,15 @@ export function createAttemptSpans(tracer: Tracer, providers: Config['providers'
       headers,
       firstToken: () => void span.addEvent('gen_ai.first_token'),
       end(finish, fault) {
-        if (finish !== undefined) span.setAttributes(answered(finish));
-        else fail(span, fault);
+        if (finish !== undefined) span.setAttributes(responseAttributes(finish));
+        else setError(span, fault);
         span.end();
       },
     };
   };
 }
 
-function asked({ model, maxTokens, temperature, topP, stop }: ChatRequest): Attributes {
+function requestAttributes({ model, maxTokens, temperature, topP, stop }: ChatRequest): Attributes {
   return {
     'gen_ai.operation.name': 'chat',
     'gen_ai.request.model': model,
@@ -64,7 +68,7 @@ function asked({ model, maxTokens, temperature, topP, stop }: ChatRequest): Attr
   };
 }
 
-function answered({ reason, usage }: FinishPart): Attributes {
+function responseAttributes({ reason, usage }: FinishPart): Attributes {
   const { inputTokens, outputTokens } = usage ?? {};
   return {
     'gen_ai.response.finish_reasons': [reason],
@@ -73,7 +77,7 @@ function answered({ reason, usage }: FinishPart): Attributes {
   };
 }
 
-function fail(span: Span, fault: unknown): void {
+function setError(span: Span, fault: unknown): void {
   const type = fault instanceof ProviderError ? fault.reason : 'aborted';
   span.setAttribute('error.type', type);
   // A call that nobody wants any more is no failure of the provider.

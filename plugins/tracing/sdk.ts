@@ -7,7 +7,7 @@ export interface Sdk {
 }
 
 /** How long the last spans may take to leave. */
-const LAST_SPANS_MS = 3_000;
+const FLUSH_MS = 3_000;
 
 /**
  * Sends spans by OTLP over HTTP. The SDK itself reads the standard variables: `OTEL_EXPORTER_OTLP_*`
@@ -32,7 +32,7 @@ export async function startSdk(): Promise<Sdk> {
   return {
     tracer: provider.getTracer('sluice'),
     async stop() {
-      const late = new Promise<void>((resolve) => setTimeout(resolve, LAST_SPANS_MS).unref());
+      const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS).unref());
       await Promise.race([provider.shutdown().catch(() => {}), late]);
       context.disable();
       propagation.disable();

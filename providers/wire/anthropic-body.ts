@@ -1,7 +1,7 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
 import { inlineData } from './data-url.ts';
 import { parseObject } from './json.ts';
-import { worthSending } from './messages.ts';
+import { withoutBlankText } from './messages.ts';
 
 /** The API wants a limit; this is one that every model of theirs takes. */
 const MAX_TOKENS = 4_096;
@@ -54,7 +54,7 @@ function blocks(message: ChatMessage): object[] {
     return [{ type: 'tool_result', tool_use_id: message.toolCallId, content: message.content }];
   }
   if (typeof message.content !== 'string') {
-    return worthSending(message.content).map((block) => (block.type === 'image' ? image(block.url) : block));
+    return withoutBlankText(message.content).map((block) => (block.type === 'image' ? image(block.url) : block));
   }
   const text = message.content.trim() === '' ? [] : [{ type: 'text', text: message.content }];
   const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];

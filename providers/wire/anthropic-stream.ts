@@ -1,10 +1,10 @@
 import type { Usage } from '../types.ts';
-import { counts } from './counts.ts';
+import { usageFrom } from './counts.ts';
 import { finishPart } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncated } from './read-answer.ts';
+import { type AnswerDecoder, truncatedError } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { upstreamDetail } from './status-error.ts';
 
@@ -100,7 +100,7 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
       return done;
     },
     finish() {
-      if (!done && rawReason === undefined) throw truncated();
+      if (!done && rawReason === undefined) throw truncatedError();
       return finishPart(rawReason, usageOf(counted));
     },
   };
@@ -111,7 +111,7 @@ function usageOf(counted: Counts): Usage | undefined {
   const details = (counted.output_tokens_details ?? {}) as Counts;
   const input = [counted.input_tokens, counted.cache_read_input_tokens, counted.cache_creation_input_tokens];
   const given = input.filter((count) => typeof count === 'number');
-  return counts({
+  return usageFrom({
     inputTokens: given.length > 0 ? given.reduce((sum, count) => sum + count, 0) : undefined,
     outputTokens: counted.output_tokens,
     reasoningTokens: details.thinking_tokens,

@@ -7,7 +7,7 @@ import type { UpstreamDetail } from '../errors.ts';
  * Money alone mends it. Anthropic says so with 400, Bella in words only: `已达每月额度上限`, and for a
  * parent key `主ak的总额度已达上限`.
  */
-export function isOutOfMoney({ code, type, message = '' }: UpstreamDetail): boolean {
+export function isOutOfCredit({ code, type, message = '' }: UpstreamDetail): boolean {
   return (
     code === 'insufficient_quota' ||
     type === 'insufficient_quota' ||

@@ -1,7 +1,7 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
 import { inlineData } from './data-url.ts';
 import { parseObject } from './json.ts';
-import { inCallOrder, worthSending } from './messages.ts';
+import { sortToolResults, withoutBlankText } from './messages.ts';
 
 interface Content {
   readonly role: 'user' | 'model';
@@ -41,7 +41,7 @@ function declaration({ parameters, strict: _, ...tool }: NonNullable<ChatRequest
 /** Neighbours of one role become one content: all results of one step have to stand together. */
 function contents(messages: readonly ChatMessage[], signed: boolean): Content[] {
   const contents: Content[] = [];
-  for (const message of inCallOrder(messages)) {
+  for (const message of sortToolResults(messages)) {
     const parts = partsOf(message, signed);
     if (parts.length === 0) continue;
     const role = message.role === 'assistant' ? 'model' : 'user';
@@ -58,7 +58,7 @@ function partsOf(message: ChatMessage, signed: boolean): object[] {
     return [{ functionResponse: { name: message.name, response: result(message.content) } }];
   }
   if (typeof message.content !== 'string') {
-    return worthSending(message.content).map((block) =>
+    return withoutBlankText(message.content).map((block) =>
       block.type === 'image' ? image(block.url) : { text: block.text },
     );
   }

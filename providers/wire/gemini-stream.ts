@@ -1,11 +1,11 @@
 import { ProviderError } from '../errors.ts';
 import type { Usage } from '../types.ts';
-import { counts } from './counts.ts';
+import { usageFrom } from './counts.ts';
 import { finishPart } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncated } from './read-answer.ts';
+import { type AnswerDecoder, truncatedError } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { upstreamDetail } from './status-error.ts';
 
@@ -44,7 +44,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     if (event.event === 'error' || (chunk.error ?? null) !== null) throw inBandError(upstreamDetail(chunk));
     usage = usageOf(chunk.usageMetadata) ?? usage; // cumulative
     const candidates = chunk.candidates ?? [];
-    if (candidates.length === 0 && chunk.promptFeedback?.blockReason) throw blocked();
+    if (candidates.length === 0 && chunk.promptFeedback?.blockReason) throw promptBlockedError();
     for (const candidate of candidates) {
       if (candidate === null || (candidate.index ?? 0) !== 0) continue;
       for (const part of candidate.content?.parts ?? []) if (part !== null) onPart(part);
@@ -71,20 +71,20 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     end: sse.end,
     done: false,
     finish() {
-      if (rawReason === undefined) throw truncated();
+      if (rawReason === undefined) throw truncatedError();
       return finishPart(rawReason, usage, calls > 0);
     },
   };
 }
 
 /** A question that their filter did not let through has no candidates at all. */
-function blocked(): ProviderError {
+function promptBlockedError(): ProviderError {
   return new ProviderError('upstream_rejected', { reason: 'prompt_blocked', retryable: false });
 }
 
 /** Thoughts are not among `candidatesTokenCount`. */
 function usageOf(raw: Record<string, unknown> | null | undefined): Usage | undefined {
-  return counts({
+  return usageFrom({
     inputTokens: raw?.promptTokenCount,
     outputTokens: raw?.candidatesTokenCount,
     totalTokens: raw?.totalTokenCount,

@@ -4,7 +4,7 @@ import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
 import { networkError } from './network-error.ts';
-import { type ReadPace, readInFrames } from './read-coalescing.ts';
+import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
 import { statusError } from './status-error.ts';
 
 export interface UpstreamOptions {
@@ -14,7 +14,7 @@ export interface UpstreamOptions {
   readonly connections: number;
   /** Bytes that may wait in the response body before the socket is no longer read. */
   readonly highWaterMark: number;
-  readonly pace: ReadPace;
+  readonly readIntervals: ReadIntervals;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
   /** Whether it may live at a link-local address. */
@@ -45,9 +45,9 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
   const prefix = base.pathname.replace(/\/+$/, '');
   const connector = buildConnector({
     timeout: options.connectTimeoutMs,
-    ...(!options.allowPrivate && { lookup: publicLookup }),
+    ...(!options.allowPrivate && { lookup: lookupAllowedHost }),
   });
-  let waiting = 0;
+  let pendingCalls = 0;
   const pool = new Pool(base.origin, {
     connections: options.connections,
     pipelining: 1,
@@ -58,9 +58,9 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     // After an abort undici 7 connects anew for the call that was aborted: a thousand readers that
     // leave would be a thousand connections for nobody.
     connect(target, callback) {
-      if (waiting === 0) return callback(new Error('nobody waits for this connection'), null);
+      if (pendingCalls === 0) return callback(new Error('nobody waits for this connection'), null);
       connector(target, (...[error, socket]) => {
-        if (socket) readInFrames(socket, options.pace);
+        if (socket) coalesceReads(socket, options.readIntervals);
         callback(...([error, socket] as Parameters<typeof callback>));
       });
     },
@@ -69,7 +69,7 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
   return {
     async post(path, headers, body, signal) {
       let response: Dispatcher.ResponseData;
-      waiting += 1;
+      pendingCalls += 1;
       try {
         response = await pool.request({
           method: 'POST',
@@ -87,9 +87,9 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
       } catch (error) {
         throw networkError(error, 'before_headers');
       } finally {
-        waiting -= 1;
+        pendingCalls -= 1;
       }
-      await refuse(response, contentType);
+      await checkResponse(response, contentType);
       return response.body;
     },
     close: () => pool.destroy(),
@@ -97,7 +97,7 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
 }
 
 /** A name may come to mean another address between the start and a connection. */
-const publicLookup: LookupFunction = (hostname, options, callback) => {
+const lookupAllowedHost: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses) => {
     if (error) return callback(error, '');
     const [first] = addresses;
@@ -109,16 +109,19 @@ const publicLookup: LookupFunction = (hostname, options, callback) => {
   });
 };
 
-async function refuse({ statusCode, headers, body }: Dispatcher.ResponseData, contentType: string): Promise<void> {
+async function checkResponse(
+  { statusCode, headers, body }: Dispatcher.ResponseData,
+  contentType: string,
+): Promise<void> {
   if (statusCode >= 400) throw statusError(statusCode, headers, await readText(body));
-  const reason = unreadable(statusCode, headers, contentType);
+  const reason = findUnreadableReason(statusCode, headers, contentType);
   if (reason === undefined) return;
   body.on('error', () => {}).destroy();
   throw new ProviderError('upstream_protocol', { reason, retryable: false, upstreamStatus: statusCode });
 }
 
 /** Why a response that is no error cannot be read as a stream. Redirects are never followed. */
-function unreadable(
+function findUnreadableReason(
   status: number,
   headers: Dispatcher.ResponseData['headers'],
   contentType: string,

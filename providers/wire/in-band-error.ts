@@ -1,8 +1,8 @@
 import { ProviderError, type UpstreamDetail } from '../errors.ts';
-import { isOutOfMoney } from './classify-error.ts';
+import { isOutOfCredit } from './classify-error.ts';
 
 /** Types by which providers blame the request or the account, so that asking again is of no use. */
-const BLAMED = new Set([
+const PERMANENT_TYPES = new Set([
   'invalid_request_error',
   'authentication_error',
   'permission_error',
@@ -12,14 +12,14 @@ const BLAMED = new Set([
 ]);
 
 /** Client error statuses that pass by themselves; 499 is Google's "cancelled". */
-const PASSING = new Set([408, 409, 425, 429, 499]);
+const TEMPORARY_STATUSES = new Set([408, 409, 425, 429, 499]);
 
 /** An error inside a 200. Asking again helps unless the provider blames the request. */
 export function inBandError(upstream: UpstreamDetail): ProviderError {
   const status = Number(upstream.code);
   const blamed =
-    BLAMED.has(upstream.type ?? '') ||
-    isOutOfMoney(upstream) ||
-    (status >= 400 && status < 500 && !PASSING.has(status));
+    PERMANENT_TYPES.has(upstream.type ?? '') ||
+    isOutOfCredit(upstream) ||
+    (status >= 400 && status < 500 && !TEMPORARY_STATUSES.has(status));
   return new ProviderError('upstream_error', { reason: 'in_band', retryable: !blamed, upstream });
 }

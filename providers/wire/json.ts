@@ -1,6 +1,6 @@
 import { ProviderError } from '../errors.ts';
 import { inBandError } from './in-band-error.ts';
-import { truncated } from './read-answer.ts';
+import { truncatedError } from './read-answer.ts';
 import type { WireEvent } from './sse.ts';
 
 /**
@@ -13,7 +13,7 @@ export function parseEvent<T extends object>({ event, unterminated }: WireEvent,
     value = JSON.parse(data);
   } catch {
     if (event === 'error') throw inBandError({});
-    if (unterminated) throw truncated();
+    if (unterminated) throw truncatedError();
     throw new ProviderError('upstream_protocol', { reason: 'bad_json', retryable: false });
   }
   if (typeof value === 'object' && value !== null) return value as T;

@@ -3,7 +3,7 @@ import type { ChatMessage, ImageContent, TextContent } from '../types.ts';
 /** What several APIs ask of messages. */
 
 /** Without texts that are empty or blank, which Anthropic and Gemini refuse. */
-export function worthSending(content: readonly (TextContent | ImageContent)[]): (TextContent | ImageContent)[] {
+export function withoutBlankText(content: readonly (TextContent | ImageContent)[]): (TextContent | ImageContent)[] {
   return content.filter((block) => block.type === 'image' || block.text.trim() !== '');
 }
 
@@ -11,7 +11,7 @@ export function worthSending(content: readonly (TextContent | ImageContent)[]): 
  * Results in the order of their calls: Gemini and Ollama know them by the name of the tool alone, so
  * that two results of one tool are told apart by their order.
  */
-export function inCallOrder(messages: readonly ChatMessage[]): ChatMessage[] {
+export function sortToolResults(messages: readonly ChatMessage[]): ChatMessage[] {
   const order = new Map<string, number>();
   for (const message of messages) {
     const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
@@ -24,13 +24,13 @@ export function inCallOrder(messages: readonly ChatMessage[]): ChatMessage[] {
     if (end === i) sorted.push(messages[i++] as ChatMessage);
     else {
       const run = messages.slice(i, end);
-      sorted.push(...run.sort((a, b) => place(a) - place(b)));
+      sorted.push(...run.sort((a, b) => callOrder(a) - callOrder(b)));
       i = end;
     }
   }
   return sorted;
 
-  function place(message: ChatMessage): number {
+  function callOrder(message: ChatMessage): number {
     return message.role === 'tool' ? (order.get(message.toolCallId) ?? 0) : 0;
   }
 }

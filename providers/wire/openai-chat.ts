@@ -4,7 +4,7 @@ import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncated } from './read-answer.ts';
+import { type AnswerDecoder, truncatedError } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { upstreamDetail } from './status-error.ts';
 import { createToolCalls, type ToolCallDelta } from './tool-calls.ts';
@@ -111,7 +111,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
       return done;
     },
     finish() {
-      if (!done && !complete && rawReason === undefined) throw truncated();
+      if (!done && !complete && rawReason === undefined) throw truncatedError();
       // Snowflake gives no reason, so that its calls are all there is to tell by.
       const part = finishPart(rawReason, usage, rawReason === undefined && called);
       return refused ? { ...part, reason: 'content_filter' } : part;

@@ -1,5 +1,5 @@
 import type { Usage } from '../types.ts';
-import { counts } from './counts.ts';
+import { usageFrom } from './counts.ts';
 
 type Counts = Record<string, unknown>;
 
@@ -9,7 +9,7 @@ export function openAIUsage(raw: unknown): Usage | undefined {
   const given = raw as Counts;
   const completion = (given.completion_tokens_details ?? {}) as Counts;
   const prompt = (given.prompt_tokens_details ?? {}) as Counts;
-  return counts({
+  return usageFrom({
     inputTokens: given.prompt_tokens,
     outputTokens: given.completion_tokens,
     totalTokens: given.total_tokens,

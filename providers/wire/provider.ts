@@ -2,7 +2,7 @@ import type { ChatRequest, Provider } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, type Opened, readAnswer } from './read-answer.ts';
+import { type AnswerDecoder, type OpenedCall, readAnswer } from './read-answer.ts';
 
 export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly name: string;
@@ -36,9 +36,9 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
   const upstream = createUpstream(options, dialect.contentType);
   const keys = createApiKeys(options.apiKeys, options);
 
-  const ask = (request: ChatRequest, signal: AbortSignal): Opened => {
+  const startCall = (request: ChatRequest, signal: AbortSignal): OpenedCall => {
     const { path, body } = dialect.call(request);
-    const lease = keys.take();
+    const lease = keys.use();
     const authorization = lease ? dialect.authorization(lease.key) : {};
     const call = upstream.post(path, { ...request.traceHeaders, ...dialect.headers, ...authorization }, body, signal);
     if (lease === undefined) return { opening: call, release: () => {} };
@@ -56,8 +56,8 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
 
   return {
     name: options.name,
-    resting: keys.resting,
-    stream: (request, signal) => readAnswer(() => ask(request, signal), dialect.createDecoder),
+    cooldown: keys.cooldown,
+    stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder),
     close: upstream.close,
   };
 }

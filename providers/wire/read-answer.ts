@@ -17,7 +17,7 @@ export interface AnswerDecoder {
 }
 
 /** A call that was made. */
-export interface Opened {
+export interface OpenedCall {
   readonly opening: Promise<Body>;
   /** Call once, when nothing more is read of it. */
   release(): void;
@@ -31,7 +31,7 @@ const DRAIN_MS = 1_000;
  * happens. The one async generator between the socket and the LLM client: each costs a promise a part.
  */
 export async function* readAnswer(
-  ask: () => Opened,
+  ask: () => OpenedCall,
   createDecoder: (parts: PartBuffer) => AnswerDecoder,
 ): AsyncGenerator<StreamPart, void, undefined> {
   const { opening, release } = ask();
@@ -45,15 +45,15 @@ export async function* readAnswer(
   try {
     while (!decoder.done) {
       let taken = 0;
-      const failure = attempt(() => {
-        taken = takeAll(body, decoder);
+      const failure = catchError(() => {
+        taken = readAvailable(body, decoder);
       });
       for (const part of parts.take()) yield part;
       if (failure !== undefined) throw failure;
       // Only a read that found nothing makes the body say when there is something, or its end.
       if (taken === 0 && (await readable())) break;
     }
-    const failure = decoder.done ? undefined : attempt(() => decoder.end());
+    const failure = decoder.done ? undefined : catchError(() => decoder.end());
     for (const part of parts.flush()) yield part;
     if (failure !== undefined) throw failure;
     yield decoder.finish();
@@ -61,7 +61,7 @@ export async function* readAnswer(
     throw networkError(error, 'in_body');
   } finally {
     release();
-    letGo(body, decoder.done);
+    releaseBody(body, decoder.done);
   }
 }
 
@@ -69,7 +69,7 @@ export async function* readAnswer(
  * All that waits, up to the body's `highWaterMark`. Newer versions of Node hand it out in the pieces
  * that it came in, and a part for each would be a write for each. Gives the bytes taken.
  */
-function takeAll(body: Body, decoder: AnswerDecoder): number {
+function readAvailable(body: Body, decoder: AnswerDecoder): number {
   let taken = 0;
   while (taken < body.readableHighWaterMark && !decoder.done) {
     const chunk: Buffer | null = body.read();
@@ -100,13 +100,13 @@ function whenReadable(body: Body): () => Promise<boolean> {
     }
     if (body.errored) throw body.errored;
     if (body.readableEnded) return true;
-    if (body.destroyed) throw truncated();
+    if (body.destroyed) throw truncatedError();
     return false;
   };
 }
 
 /** What was decoded before a fault is still delivered, so the fault waits. */
-function attempt(step: () => void): unknown {
+function catchError(step: () => void): unknown {
   try {
     step();
     return undefined;
@@ -115,7 +115,7 @@ function attempt(step: () => void): unknown {
   }
 }
 
-function letGo(body: Body, complete: boolean): void {
+function releaseBody(body: Body, complete: boolean): void {
   if (body.destroyed) return;
   if (!complete) {
     body.destroy();
@@ -127,6 +127,6 @@ function letGo(body: Body, complete: boolean): void {
 }
 
 /** The fault of a stream that stopped before its provider said that it was complete. */
-export function truncated(): ProviderError {
+export function truncatedError(): ProviderError {
   return new ProviderError('upstream_truncated', { reason: 'truncated', retryable: true });
 }

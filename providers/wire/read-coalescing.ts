@@ -1,17 +1,17 @@
 import type { Socket } from 'node:net';
 
 /** How often one connection is read. */
-export interface ReadPace {
+export interface ReadIntervals {
   /** Monotonic milliseconds. */
   now(): number;
   /** Least milliseconds between two reads of one connection, at this moment; 0 for none. */
-  frameMs(): number;
+  intervalMs(): number;
   /** Calls `then` after a frame. It cannot be called off. */
-  afterFrame(then: () => void): void;
+  afterInterval(then: () => void): void;
 }
 
 /** Bytes that were worth their read: to wait for more would only make a flood slower. TLS hands out 16 KB at most. */
-const ENOUGH = 8 * 1024;
+const MAX_COALESCED_BYTES = 8 * 1024;
 
 /**
  * Reads a connection that is quicker than the frames once a frame. What a model sent in the meantime
@@ -24,51 +24,51 @@ const ENOUGH = 8 * 1024;
  * It works through the contract of Readable: when `push` says that it is enough, the socket rests
  * until `_read`, which may answer when it likes.
  */
-export function readInFrames(socket: Socket, pace: ReadPace): void {
+export function coalesceReads(socket: Socket, intervals: ReadIntervals): void {
   const { push, _read: read, write } = socket;
   let since = Number.NEGATIVE_INFINITY;
-  let held = false;
+  let isPaused = false;
   /** Whether more was wanted since: not of one whose reader is behind. */
-  let asked = false;
+  let wantsMore = false;
   /** Bytes since it was last let go. */
-  let taken = 0;
+  let bytesRead = 0;
 
   socket.push = (chunk: Buffer | null) => {
-    asked = false;
-    const wantsMore = push.call(socket, chunk);
+    wantsMore = false;
+    const hasRoom = push.call(socket, chunk);
     if (chunk === null) return false;
-    taken += chunk.length;
-    const now = pace.now();
-    const quick = now - since < pace.frameMs();
+    bytesRead += chunk.length;
+    const now = intervals.now();
+    const quick = now - since < intervals.intervalMs();
     if (!quick) since = now;
-    if (taken >= ENOUGH || (held && isLast(chunk))) hold(setImmediate);
-    else if (quick && !held && !isLast(chunk)) hold(pace.afterFrame);
-    return wantsMore && !held;
+    if (bytesRead >= MAX_COALESCED_BYTES || (isPaused && isLast(chunk))) pause(setImmediate);
+    else if (quick && !isPaused && !isLast(chunk)) pause(intervals.afterInterval);
+    return hasRoom && !isPaused;
   };
 
   socket._read = (size) => {
-    asked = true;
-    if (!held) read.call(socket, size);
+    wantsMore = true;
+    if (!isPaused) read.call(socket, size);
   };
 
   socket.write = ((...args: Parameters<typeof write>) => {
-    if (held) go();
+    if (isPaused) resume();
     since = Number.NEGATIVE_INFINITY;
     return write.apply(socket, args);
   }) as typeof write;
 
-  function hold(until: (then: () => void) => void): void {
-    held = true;
+  function pause(until: (then: () => void) => void): void {
+    isPaused = true;
     until(() => {
-      if (held) go();
+      if (isPaused) resume();
     });
   }
 
-  function go(): void {
-    held = false;
-    taken = 0;
-    since = pace.now();
-    if (asked && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
+  function resume(): void {
+    isPaused = false;
+    bytesRead = 0;
+    since = intervals.now();
+    if (wantsMore && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
   }
 }
 

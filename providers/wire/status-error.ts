@@ -1,12 +1,12 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
 import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../errors.ts';
-import { isBadKey, isOutOfMoney, isRecord, isSpendCap } from './classify-error.ts';
+import { isBadKey, isOutOfCredit, isRecord, isSpendCap } from './classify-error.ts';
 import { retryDelay } from './retry-delay.ts';
 
 /** Client errors that pass by themselves. */
-const PASSING = new Set([408, 409, 425]);
+const TEMPORARY_STATUSES = new Set([408, 409, 425]);
 /** Server errors that do not. */
-const LASTING = new Set([501, 505]);
+const PERMANENT_STATUSES = new Set([501, 505]);
 
 /**
  * An HTTP status of 400 and above as a `ProviderError`, by the classes of the provider wire sheets:
@@ -25,14 +25,14 @@ export function statusError(status: number, headers: IncomingHttpHeaders, body: 
   };
 
   if (status === 429) {
-    return fault('upstream_rate_limited', 'http_429', !isOutOfMoney(upstream) && !isSpendCap(document, headers));
+    return fault('upstream_rate_limited', 'http_429', !isOutOfCredit(upstream) && !isSpendCap(document, headers));
   }
-  if (status >= 500) return fault('upstream_failed', `http_${status}`, !LASTING.has(status));
+  if (status >= 500) return fault('upstream_failed', `http_${status}`, !PERMANENT_STATUSES.has(status));
   if (status === 401 || status === 403 || isBadKey(upstream, document)) {
     return fault('upstream_rejected', 'credentials', false);
   }
-  if (status === 402 || isOutOfMoney(upstream)) return fault('upstream_rejected', 'billing', false);
-  return fault('upstream_rejected', `http_${status}`, PASSING.has(status));
+  if (status === 402 || isOutOfCredit(upstream)) return fault('upstream_rejected', 'billing', false);
+  return fault('upstream_rejected', `http_${status}`, TEMPORARY_STATUSES.has(status));
 }
 
 /** The error that a provider put into a body or an event, wherever it keeps it. */

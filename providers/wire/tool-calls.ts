@@ -11,7 +11,7 @@ export interface ToolCallDelta {
  * empty ones (DashScope, Bella) or repeat them; a missing `index` (Mistral) is counted by `id`.
  */
 export function createToolCalls(parts: PartBuffer): { add(delta: ToolCallDelta): void } {
-  const seen = new Map<number, { id: string; name: string; told: boolean }>();
+  const seen = new Map<number, { id: string; name: string; isSent: boolean }>();
   let last = -1;
 
   const indexOf = ({ index, id }: ToolCallDelta): number => {
@@ -23,15 +23,15 @@ export function createToolCalls(parts: PartBuffer): { add(delta: ToolCallDelta):
     add(delta) {
       const index = indexOf(delta);
       last = Math.max(last, index);
-      const known = seen.get(index) ?? { id: '', name: '', told: false };
+      const known = seen.get(index) ?? { id: '', name: '', isSent: false };
       seen.set(index, known);
       known.id ||= delta.id ?? '';
       known.name ||= delta.function?.name ?? '';
       const args = argumentText(delta.function?.arguments);
-      const first = !known.told;
+      const first = !known.isSent;
       // An id alone waits for its name, so that the head goes on in one piece.
       if (first ? known.name === '' && args === '' : args === '') return;
-      known.told = true;
+      known.isSent = true;
       parts.toolCall({
         type: 'tool_call',
         index,

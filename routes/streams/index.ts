@@ -1,7 +1,7 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { KEY, LastEventId, Question, questionOfBody, Ticket } from '../chat-request.ts';
-import { acceptsEvents, placeOf, readFromStart, resume, unlessAway } from '../resume.ts';
+import { IDEMPOTENCY_KEY_PATTERN, LastEventId, Question, questionFromBody, Ticket } from '../chat-request.ts';
+import { acceptsEvents, parseLastEventId, readFromStart, readOrAskToReconnect, resume } from '../resume.ts';
 import { streamUrl } from '../sse-events.ts';
 
 const StreamId = Type.Object({ id: Type.String() });
@@ -19,7 +19,7 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
   const find = async (id: string, { identity }: FastifyRequest, reply: FastifyReply) => {
     const stream = await fastify.streams.find(id, identity);
     if (stream) return stream;
-    await fastify.limits.takeRequest(identity, reply);
+    await fastify.limits.countRequest(identity, reply);
     throw fastify.httpErrors.notFound('There is no such stream, or it is not kept any more.');
   };
 
@@ -34,12 +34,12 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       config: { access: 'api' },
       schema: {
         body: Question,
-        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: IDEMPOTENCY_KEY_PATTERN })) }),
         response: { 201: Started },
       },
     },
     async (request, reply) => {
-      const question = questionOfBody(request.body);
+      const question = questionFromBody(request.body);
       if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
       const key = request.headers['idempotency-key'];
       const { log: logger, identity } = request;
@@ -63,9 +63,9 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
       onRequest: acceptsEvents,
     },
     async (request, reply) => {
-      const place = placeOf(fastify, request);
+      const place = parseLastEventId(fastify, request);
       if (!place) {
-        return unlessAway(request, reply, async () =>
+        return readOrAskToReconnect(request, reply, async () =>
           readFromStart(fastify, await find(request.params.id, request, reply), reply),
         );
       }

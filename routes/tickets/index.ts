@@ -1,9 +1,9 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
-import { MODEL } from '../chat-request.ts';
+import { ModelName } from '../chat-request.ts';
 
 const TicketBody = Type.Object(
   {
-    model: Type.Optional(MODEL),
+    model: Type.Optional(ModelName),
     seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 60, description: 'How long it may start a question' })),
   },
   { additionalProperties: false },
@@ -19,7 +19,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
       if (model !== undefined && identity.models?.includes(fastify.llm.route(model).name) === false) {
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
-      const { ticket, expiresAt } = fastify.auth.askTicket(
+      const { ticket, expiresAt } = fastify.auth.createAskTicket(
         identity,
         model && fastify.llm.route(model).name,
         seconds * 1000,

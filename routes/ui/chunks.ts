@@ -1,5 +1,5 @@
 import type { EventMessage } from 'fastify';
-import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
+import { type ContentPart, jsonEvent, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
 
 /** An answer as the Vercel AI SDK's UI message stream: parts with a start, deltas and an end. */
 
@@ -11,13 +11,17 @@ const REASONS: Readonly<Record<string, string>> = {
   other: 'other',
 };
 
-type ToolPart = Extract<Part, { type: 'tool_call' }>;
+type ToolPart = Extract<ContentPart, { type: 'tool_call' }>;
 
 /**
  * The first chunks. `messageId` is the message that grows; `messageMetadata` lands in
  * `message.metadata`, where a page finds how to stop the answer.
  */
-export function openingOf(stream: Stream, urls: { url: string; stopUrl: string }, messageId: string): EventMessage[] {
+export function openingChunks(
+  stream: Stream,
+  urls: { url: string; stopUrl: string },
+  messageId: string,
+): EventMessage[] {
   const messageMetadata = { stream: stream.id, ...urls, model: stream.model };
   return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }].map(jsonEvent);
 }
@@ -57,7 +61,7 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   const onEnd = (terminal: Terminal): object[] => {
     if (terminal.type === 'error') return [...close(), { type: 'error', errorText: terminal.message }];
     const { finishReason, usage } = terminal;
-    const ready = [...calls.values()].map(({ text, ...call }) => inputOf(call, text, finishReason));
+    const ready = [...calls.values()].map(({ text, ...call }) => toolInputChunk(call, text, finishReason));
     const finish = {
       type: 'finish',
       finishReason: REASONS[finishReason] ?? 'stop',
@@ -76,7 +80,7 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
 }
 
 /** A page runs what it is told is available, so that what was cut off must not be. */
-function inputOf(call: { toolCallId: string; toolName: string }, text: string, finishReason: string): object {
+function toolInputChunk(call: { toolCallId: string; toolName: string }, text: string, finishReason: string): object {
   const cut = finishReason === 'stopped' || (finishReason === 'length' && text === '');
   try {
     if (cut) throw new SyntaxError('cut off');

@@ -1,8 +1,8 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { eventsOf, type Stream, streamUrl } from '../sse-events.ts';
-import { chunkEncoder, openingOf } from './chunks.ts';
-import { questionOfChat } from './request.ts';
+import { createEventFeed, type Stream, streamUrl } from '../sse-events.ts';
+import { chunkEncoder, openingChunks } from './chunks.ts';
+import { toQuestion } from './request.ts';
 import { CHAT_ID, UiBody } from './schema.ts';
 
 /** The Vercel AI SDK's UI message stream, so that `useChat` needs nothing but this URL. */
@@ -14,7 +14,7 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
     { config: { access: 'api' }, bodyLimit, schema: { body: UiBody } },
     async (request, reply) => {
       const { body, log: logger, identity } = request;
-      const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
+      const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
       const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id };
       const stream = await fastify.streams.start(question, options);
       const last = body.messages.at(-1);
@@ -37,12 +37,12 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
     const reader = await stream.read(0);
     if (reader === undefined) throw new Error('a log without a beginning');
     reply.header('x-vercel-ai-ui-message-stream', 'v1').header('x-sluice-stream', stream.id);
-    const opening = openingOf(
+    const opening = openingChunks(
       stream,
       { url: streamUrl(fastify, stream), stopUrl: streamUrl(fastify, stream, '/stop') },
       messageId,
     );
-    return reply.stream(opening, eventsOf(reader, chunkEncoder(stream)));
+    return reply.stream(opening, createEventFeed(reader, chunkEncoder(stream)));
   }
 };
 

@@ -23,13 +23,13 @@ interface Part {
 }
 
 /** @throws the error that `refuse` makes, for what cannot be asked here */
-export function questionOfChat(body: UiBody, refuse: (message: string) => Error): Question {
+export function toQuestion(body: UiBody, invalid: (message: string) => Error): Question {
   const { model, messages, system, temperature, maxTokens, stop, tools } = body;
   return {
     model,
     messages: [
       ...(system === undefined ? [] : [{ role: 'system' as const, content: system }]),
-      ...messages.flatMap((message, i) => messagesOf(message, `body.messages.${i}`, refuse)),
+      ...messages.flatMap((message, i) => messagesOf(message, `body.messages.${i}`, invalid)),
     ],
     ...(temperature !== undefined && { temperature }),
     ...(maxTokens !== undefined && { maxTokens }),
@@ -39,7 +39,7 @@ export function questionOfChat(body: UiBody, refuse: (message: string) => Error)
 }
 
 function messagesOf({ role, parts }: UiMessage, at: string, refuse: (message: string) => Error): Message[] {
-  if (role === 'assistant') return stepsOf(parts).flatMap(assistantStep);
+  if (role === 'assistant') return splitSteps(parts).flatMap(assistantStep);
   if (role === 'system') return [{ role, content: textOf(parts) }];
   const content = parts.flatMap((part: Part, i): Content[] => {
     if (part.type === 'text' && typeof part.text === 'string') return [{ type: 'text', text: part.text }];
@@ -55,7 +55,7 @@ function messagesOf({ role, parts }: UiMessage, at: string, refuse: (message: st
 }
 
 /** A message of the assistant holds every step of a turn: text and calls, results, text again. */
-function stepsOf(parts: readonly Part[]): Part[][] {
+function splitSteps(parts: readonly Part[]): Part[][] {
   const steps: Part[][] = [[]];
   for (const part of parts) {
     if (part.type === 'step-start') steps.push([]);

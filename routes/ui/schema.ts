@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox';
-import { MODEL, sampling } from '../chat-request.ts';
+import { ModelName, sampling } from '../chat-request.ts';
 
 /** What the AI SDK's `DefaultChatTransport` posts, and what its `body` option may add to it. */
 
@@ -22,7 +22,7 @@ const Tool = Type.Object({
 export const UiBody = Type.Object({
   id: Type.Optional(Type.String({ pattern: CHAT_ID, description: "The client's id of the conversation" })),
   messages: Type.Array(UiMessage, { minItems: 1, maxItems: 10_000 }),
-  model: Type.Optional(MODEL),
+  model: Type.Optional(ModelName),
   ...sampling,
   tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
   resumable: Type.Optional(Type.Boolean()),

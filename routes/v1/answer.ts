@@ -1,5 +1,5 @@
 import type { EventMessage } from 'fastify';
-import { jsonEvent, type Part, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
+import { type ContentPart, jsonEvent, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
 
 /** An answer as OpenAI's clients read it: in chunks, or whole. */
 
@@ -17,7 +17,7 @@ export function chunkEncoder(
   stream: Stream,
   { includeUsage, failure }: AnswerOptions,
 ): (slice: Slice) => EventMessage[] {
-  const shared = { ...headOf(stream), object: 'chat.completion.chunk' };
+  const shared = { ...commonFields(stream), object: 'chat.completion.chunk' };
   const usageField = includeUsage ? { usage: null } : {};
   let begun = false;
 
@@ -36,19 +36,19 @@ export function chunkEncoder(
     if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
     const events = [...opening(), ...chunksOf(parts)];
     if (terminal === undefined) return events.map(jsonEvent);
-    events.push(chunk({}, finishOf(terminal)));
-    const usage = usageOf(terminal);
+    events.push(chunk({}, toFinishReason(terminal)));
+    const usage = toUsage(terminal);
     const last = includeUsage && usage ? [{ ...shared, choices: [], usage }] : [];
     return [...[...events, ...last].map(jsonEvent), { data: '[DONE]' }];
   };
 
   function chunksOf(parts: Slice['parts']): object[] {
-    return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(deltaOf(part, stream)))];
+    return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part, stream)))];
   }
 }
 
 /** Collects slices into one `chat.completion`. */
-export function collector(stream: Stream) {
+export function createCompletionCollector(stream: Stream) {
   let reasoning = '';
   const calls = new Map<number, { id: string; type: 'function'; function: { name: string; arguments: string } }>();
 
@@ -75,22 +75,22 @@ export function collector(stream: Stream) {
         ...(reasoning !== '' && { reasoning_content: reasoning }),
         ...(calls.size > 0 && { tool_calls: [...calls.values()] }),
       };
-      const usage = usageOf(terminal);
+      const usage = toUsage(terminal);
       return {
-        ...headOf(stream),
+        ...commonFields(stream),
         object: 'chat.completion',
-        choices: [{ index: 0, message, logprobs: null, finish_reason: finishOf(terminal) }],
+        choices: [{ index: 0, message, logprobs: null, finish_reason: toFinishReason(terminal) }],
         ...(usage && { usage }),
       };
     },
   };
 }
 
-function headOf({ id, model }: Stream) {
+function commonFields({ id, model }: Stream) {
   return { id: `chatcmpl-${id}`, created: Math.floor(Date.now() / 1000), model };
 }
 
-function deltaOf(part: Part, stream: Stream): object {
+function toDelta(part: ContentPart, stream: Stream): object {
   if (part.type !== 'tool_call')
     return part.type === 'text' ? { content: part.text } : { reasoning_content: part.text };
   const begins = part.id !== undefined || part.name !== undefined;
@@ -100,11 +100,11 @@ function deltaOf(part: Part, stream: Stream): object {
   return { tool_calls: [{ index: part.index, ...call }] };
 }
 
-function finishOf({ finishReason }: End): string {
+function toFinishReason({ finishReason }: End): string {
   return finishReason === 'stopped' || finishReason === 'other' ? 'stop' : finishReason;
 }
 
-function usageOf({ usage }: End): object | undefined {
+function toUsage({ usage }: End): object | undefined {
   if (usage === undefined) return undefined;
   const { inputTokens = 0, outputTokens = 0, totalTokens = inputTokens + outputTokens } = usage;
   const { cachedTokens, reasoningTokens } = usage;

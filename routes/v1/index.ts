@@ -1,10 +1,10 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { KEY } from '../chat-request.ts';
-import { firstOf, leaving } from '../disconnect.ts';
-import { eventsOf, type Reader, type Stream, type Terminal } from '../sse-events.ts';
-import { chunkEncoder, collector } from './answer.ts';
-import { questionOfChat } from './request.ts';
+import { IDEMPOTENCY_KEY_PATTERN } from '../chat-request.ts';
+import { clientDisconnected, waitForFirstSlice } from '../disconnect.ts';
+import { createEventFeed, type Reader, type Stream, type Terminal } from '../sse-events.ts';
+import { chunkEncoder, createCompletionCollector } from './answer.ts';
+import { toQuestion } from './request.ts';
 import { ChatBody } from './schema.ts';
 
 /** OpenAI's Chat Completions, so that its SDKs work unchanged, whichever provider answers. */
@@ -12,8 +12,8 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   const { config } = fastify;
 
   /** A failure before anything was delivered is a status; the SDKs are told not to ask again by themselves. */
-  const refusalOf = ({ status, code, message, retryAfterMs }: Extract<Terminal, { type: 'error' }>) =>
-    fastify.refusal({ status, code, message, retryAfterMs });
+  const toApiError = ({ status, code, message, retryAfterMs }: Extract<Terminal, { type: 'error' }>) =>
+    fastify.apiError({ status, code, message, retryAfterMs });
 
   fastify.post(
     '/v1/chat/completions',
@@ -22,12 +22,12 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       bodyLimit: config.limits.chatBodyBytes,
       schema: {
         body: ChatBody,
-        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: KEY })) }),
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: IDEMPOTENCY_KEY_PATTERN })) }),
       },
     },
     async (request, reply) => {
       const { body, log: logger, headers, identity } = request;
-      const question = questionOfChat(body, (message) => fastify.httpErrors.badRequest(message));
+      const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
       const key = headers['idempotency-key'];
       // A key is for asking again after a cut, which has to find the answer still running.
       const resumable = body.resumable ?? key !== undefined;
@@ -35,8 +35,8 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       const reader = await stream.read(0);
       if (reader === undefined) throw new Error('a log without a beginning');
       reply.header('x-sluice-stream', stream.id);
-      if (body.stream !== true) return whole(stream, reader, reply);
-      return streamed(stream, reader, reply, body.stream_options?.include_usage === true);
+      if (body.stream !== true) return sendCompletion(stream, reader, reply);
+      return sendChunks(stream, reader, reply, body.stream_options?.include_usage === true);
     },
   );
 
@@ -44,29 +44,34 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
    * The status is held back until the model has begun, so that a refusal keeps its own; not longer
    * than a heartbeat, since a gateway must not see silence.
    */
-  async function streamed(stream: Stream, reader: Reader, reply: FastifyReply, includeUsage: boolean) {
-    const { first, source } = await firstOf(reader, fastify.clock, config.streams.heartbeatMs, leaving(reply));
+  async function sendChunks(stream: Stream, reader: Reader, reply: FastifyReply, includeUsage: boolean) {
+    const { first, source } = await waitForFirstSlice(
+      reader,
+      fastify.clock,
+      config.streams.heartbeatMs,
+      clientDisconnected(reply),
+    );
     if (first?.terminal?.type === 'error' && first.parts.length === 0) {
       reader.close();
-      throw refusalOf(first.terminal);
+      throw toApiError(first.terminal);
     }
     const encode = chunkEncoder(stream, { includeUsage, failure: fastify.openAIError });
-    return reply.stream([], eventsOf(source, encode));
+    return reply.stream([], createEventFeed(source, encode));
   }
 
-  async function whole(stream: Stream, reader: Reader, reply: FastifyReply) {
-    const answer = collector(stream);
+  async function sendCompletion(stream: Stream, reader: Reader, reply: FastifyReply) {
+    const answer = createCompletionCollector(stream);
     const collect = async () => {
       for (;;) {
         const slice = await reader.next();
         answer.add(slice);
-        if (slice.terminal?.type === 'error') throw refusalOf(slice.terminal);
+        if (slice.terminal?.type === 'error') throw toApiError(slice.terminal);
         if (slice.terminal) return answer.completion(slice.terminal, slice.answer ?? '');
       }
     };
     try {
       // One race and not one a slice: each would be kept until the client has left.
-      return (await Promise.race([collect(), leaving(reply)])) ?? reply.hijack();
+      return (await Promise.race([collect(), clientDisconnected(reply)])) ?? reply.hijack();
     } finally {
       reader.close();
     }

@@ -7,7 +7,7 @@ export type Question = Parameters<FastifyInstance['streams']['start']>[0];
 type Message = Question['messages'][number];
 
 /** What the provider gets as it stands, where it speaks Chat Completions; none can name a URL, a header or a key. */
-const FORWARDED = [
+const FORWARDED_FIELDS = [
   'frequency_penalty',
   'logit_bias',
   'min_p',
@@ -25,29 +25,37 @@ const FORWARDED = [
 ];
 
 /** What would change the answer, and has no place in a stream of parts. */
-const REFUSED = ['audio', 'function_call', 'functions', 'logprobs', 'prediction', 'top_logprobs', 'web_search_options'];
+const UNSUPPORTED_FIELDS = [
+  'audio',
+  'function_call',
+  'functions',
+  'logprobs',
+  'prediction',
+  'top_logprobs',
+  'web_search_options',
+];
 
 /** @throws the error that `refuse` makes, for what cannot be asked here */
-export function questionOfChat(body: ChatBody, refuse: (message: string) => Error): Question {
+export function toQuestion(body: ChatBody, invalid: (message: string) => Error): Question {
   const given = body as ChatBody & Record<string, unknown>;
-  const name = REFUSED.find((field) => isSet(given[field]) && given[field] !== false && given[field] !== 0);
-  if (name !== undefined) throw refuse(`${name} is not supported here.`);
-  if (isSet(given.n) && given.n !== 1) throw refuse('n other than 1 is not supported: ask once for each answer.');
+  const name = UNSUPPORTED_FIELDS.find((field) => isSet(given[field]) && given[field] !== false && given[field] !== 0);
+  if (name !== undefined) throw invalid(`${name} is not supported here.`);
+  if (isSet(given.n) && given.n !== 1) throw invalid('n other than 1 is not supported: ask once for each answer.');
   if (Array.isArray(given.modalities) && given.modalities.some((one) => one !== 'text')) {
-    throw refuse('modalities other than text are not supported.');
+    throw invalid('modalities other than text are not supported.');
   }
 
-  const infinite = FORWARDED.find((field) => typeof given[field] === 'number' && !Number.isFinite(given[field]));
-  if (infinite !== undefined) throw refuse(`${infinite} is too large a number.`);
+  const infinite = FORWARDED_FIELDS.find((field) => typeof given[field] === 'number' && !Number.isFinite(given[field]));
+  if (infinite !== undefined) throw invalid(`${infinite} is too large a number.`);
 
   const options = Object.fromEntries(
-    FORWARDED.filter((field) => isSet(given[field])).map((field) => [field, given[field]]),
+    FORWARDED_FIELDS.filter((field) => isSet(given[field])).map((field) => [field, given[field]]),
   );
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   const stop = typeof body.stop === 'string' ? [body.stop] : body.stop;
   return {
     model: body.model ?? undefined,
-    messages: messagesOf(body.messages, refuse),
+    messages: messagesOf(body.messages, invalid),
     ...(isSet(body.temperature) && { temperature: body.temperature }),
     ...(isSet(body.top_p) && { topP: body.top_p }),
     ...(isSet(maxTokens) && { maxTokens }),

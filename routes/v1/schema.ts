@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
-import { MODEL } from '../chat-request.ts';
+import { ModelName } from '../chat-request.ts';
 
 /**
  * What clients of OpenAI's Chat Completions send. Fields that are not known here are ignored, as
@@ -58,7 +58,7 @@ const ToolChoice = Type.Union([
 const Limit = Type.Integer({ minimum: 1, maximum: 10_000_000 });
 
 export const ChatBody = Type.Object({
-  model: OrNull(MODEL),
+  model: OrNull(ModelName),
   messages: Type.Array(Message, { minItems: 1, maxItems: 10_000 }),
   stream: OrNull(Type.Boolean()),
   stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),

@@ -59,7 +59,7 @@ t.test(
       },
     });
     const app = await build(t, { logTo, env: { LOG_LEVEL: 'debug' } });
-    await app.openListeners('127.0.0.1', 0);
+    await app.openListenSockets('127.0.0.1', 0);
     t.equal(log.match(/cannot share a port/g)?.length, 1);
   },
 );

@@ -28,11 +28,11 @@ interface Fake extends Provider {
   readonly asked: ChatRequest[];
 }
 
-function fake(name: string, calls: Call[], continues = true): Fake {
+function fake(name: string, calls: Call[], supportsContinuation = true): Fake {
   const asked: ChatRequest[] = [];
   return {
     name,
-    continues,
+    supportsContinuation,
     asked,
     async *stream(request, signal) {
       const steps = calls[asked.length] ?? calls.at(-1) ?? [];
@@ -76,12 +76,12 @@ async function setUp(
   });
   const [first, ...rest] = providers.map(({ name }) => ({ provider: name, model: 'm' }));
   if (first === undefined) throw new Error('no provider');
-  const limits = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 };
+  const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 };
   const full: ModelRoute = {
     name: 'r',
     label: 'r',
     targets: [first, ...rest],
-    limits,
+    deadlines,
     onMidStreamFailure: 'error',
     continuePrompt: CONTINUE_PROMPT,
     ...route,
@@ -94,7 +94,7 @@ async function setUp(
     async ask(prompt = { messages: [{ role: 'user', content: 'q' }] }, signal = new AbortController().signal) {
       const outcome = { text: '', asked: [] as string[] } as Awaited<ReturnType<SetUp['ask']>>;
       let over = false;
-      client.ask(
+      client.generate(
         full,
         prompt,
         {
@@ -171,10 +171,10 @@ t.test('what nothing mends is not repeated; what blames the question goes nowher
 
 t.test('one total deadline over all', async (t) => {
   const slow = fault('upstream_rate_limited', { retryAfterMs: 9_000 });
-  const limits = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 5_000 };
-  const { ask, clock } = await setUp(t, [fake('a', [[slow]])], { limits });
+  const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 5_000 };
+  const { ask, clock } = await setUp(t, [fake('a', [[slow]])], { deadlines });
   t.equal((await ask()).fault, slow, 'no pause goes past it');
-  const hanging = await setUp(t, [fake('a', [[BROKEN], ['silence']])], { limits: { ...limits, totalMs: 1_000 } });
+  const hanging = await setUp(t, [fake('a', [[BROKEN], ['silence']])], { deadlines: { ...deadlines, totalMs: 1_000 } });
   t.match((await hanging.ask()).fault, { code: 'upstream_timeout', stage: 'total' });
   t.equal(hanging.clock.now(), 1_000);
   t.equal(clock.pending + hanging.clock.pending, 0, 'no timer is left');
@@ -251,7 +251,7 @@ t.test('a breaker opens after five failures in a row, and one probe decides', as
   t.equal(breaker.admit(), undefined);
   t.equal(breaker.state, 'open');
   breaker.failed(old[0] as never);
-  t.equal(breaker.opensInMs, 5_000, 'a call from before it opened is no failed probe');
+  t.equal(breaker.retryInMs, 5_000, 'a call from before it opened is no failed probe');
   clock.advance(5_000);
   t.equal(breaker.state, 'half_open');
   const probe = call();
@@ -263,7 +263,7 @@ t.test('a breaker opens after five failures in a row, and one probe decides', as
   breaker.released(probe);
   const second = call();
   breaker.failed(second);
-  t.equal(breaker.opensInMs, 10_000, 'twice as long');
+  t.equal(breaker.retryInMs, 10_000, 'twice as long');
   clock.advance(10_000);
   breaker.succeeded(call());
   t.equal(breaker.state, 'closed');
@@ -271,7 +271,7 @@ t.test('a breaker opens after five failures in a row, and one probe decides', as
 });
 
 t.test('a target whose keys all rest is passed over, which costs nothing', async (t) => {
-  const a: Fake = { ...fake('a', [ANSWER]), resting: () => fault('upstream_rejected', { reason: 'credentials' }) };
+  const a: Fake = { ...fake('a', [ANSWER]), cooldown: () => fault('upstream_rejected', { reason: 'credentials' }) };
   const b = fake('b', [ANSWER]);
   const { ask, metric } = await setUp(t, [a, b]);
   for (let i = 0; i < 30; i++) t.same((await ask()).asked, ['b']);
@@ -331,9 +331,12 @@ t.test('a provider that is full is passed over, too', async (t) => {
 t.test('keys: the one with the fewest calls, and those that were refused rest', async (t) => {
   let now = 0;
   const rested: [string, boolean][] = [];
-  const keys = createApiKeys(['x', 'y', 'z'], { now: () => now, onResting: (why, first) => rested.push([why, first]) });
+  const keys = createApiKeys(['x', 'y', 'z'], {
+    now: () => now,
+    onCooldown: (why, first) => rested.push([why, first]),
+  });
   const take = () => {
-    const lease = keys.take();
+    const lease = keys.use();
     if (lease === undefined) throw new Error('no key');
     return lease;
   };
@@ -367,24 +370,22 @@ t.test('keys: the one with the fewest calls, and those that were refused rest', 
   ]);
 
   const many = createApiKeys(['x', 'y'], { now: () => now });
-  const flying = [many.take(), many.take(), many.take(), many.take()];
+  const flying = [many.use(), many.use(), many.use(), many.use()];
   for (const lease of flying) if (lease?.key === 'x') lease.failed(refused);
   now += 5_000;
-  t.same([many.take()?.key, many.take()?.key].sort(), ['x', 'y'], 'what many report together counts once');
+  t.same([many.use()?.key, many.use()?.key].sort(), ['x', 'y'], 'what many report together counts once');
   flying[0]?.failed(fault('upstream_rate_limited', { retryAfterMs: 1_763_850_000_000 }));
   now += 300_000;
-  t.equal(many.resting(), undefined, 'nor does a key rest for ever');
+  t.equal(many.cooldown(), undefined, 'nor does a key rest for ever');
   const broke = createApiKeys(['x', 'y'], { now: () => now });
-  broke.take()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
-  t.same([broke.take()?.key, broke.take()?.key], ['y', 'y'], 'one without money rests, too');
+  broke.use()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
+  t.same([broke.use()?.key, broke.use()?.key], ['y', 'y'], 'one without money rests, too');
   const forbidden = createApiKeys(['x'], { now: () => now });
-  forbidden
-    .take()
-    ?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
-  t.equal(forbidden.resting(), undefined, 'a 403 is as often about the question');
+  forbidden.use()?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
+  t.equal(forbidden.cooldown(), undefined, 'a 403 is as often about the question');
 
   const single = createApiKeys(['x'], { now: () => now });
-  single.take()?.failed(refused);
-  t.throws(() => single.take(), { code: 'upstream_rejected', reason: 'credentials' }, 'not asked in vain');
-  t.equal(createApiKeys([], { now: () => now }).take(), undefined);
+  single.use()?.failed(refused);
+  t.throws(() => single.use(), { code: 'upstream_rejected', reason: 'credentials' }, 'not asked in vain');
+  t.equal(createApiKeys([], { now: () => now }).use(), undefined);
 });

@@ -1,18 +1,18 @@
 import t from 'tap';
-import { createFrame } from '../../plugins/load/read-interval.ts';
+import { createReadInterval } from '../../plugins/load/read-interval.ts';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { open } from '../sse-client.ts';
 import { DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
 
 /** A frame under a load that is so many times the core, at a frame of a millisecond. */
-function frameUnder(load: { work: number }, leastMs = 10, fullMs = 80) {
+function frameUnder(load: { work: number }, minMs = 10, maxMs = 80) {
   const clock = manualClock();
   const seen: number[] = [];
-  let ms = leastMs;
-  const frame = createFrame({
-    leastMs,
-    fullMs,
+  let ms = minMs;
+  const frame = createReadInterval({
+    minMs,
+    maxMs,
     clock,
     utilization: () => Math.min(1, load.work / Math.max(ms, 1)),
     random: () => 0.5,
@@ -25,7 +25,7 @@ function frameUnder(load: { work: number }, leastMs = 10, fullMs = 80) {
     for (let i = 0; i < seconds * 10; i++) {
       clock.advance(100);
       if (read) frame.ms();
-      else frame.isFull();
+      else frame.isSaturated();
     }
   };
   return { frame, pass, seen, clock };
@@ -36,7 +36,7 @@ t.test('the frame of a core with time to spare is the least', async (t) => {
   pass(5);
   t.equal(frame.ms(), 10);
   t.same(seen, [10], 'and does not move');
-  t.notOk(frame.isFull());
+  t.notOk(frame.isSaturated());
 });
 
 t.test('it grows until the core is busy enough, and no further, and comes back', async (t) => {
@@ -44,7 +44,7 @@ t.test('it grows until the core is busy enough, and no further, and comes back',
   const { frame, pass } = frameUnder(load);
   pass(3);
   t.ok(Math.abs(frame.ms() - 40) < 2, `${frame.ms()} ms, where 40 make it 80 % busy`);
-  t.notOk(frame.isFull(), 'busy is not full');
+  t.notOk(frame.isSaturated(), 'busy is not full');
   const settled = frame.ms();
   pass(1);
   t.ok(Math.abs(frame.ms() - settled) < 1, 'it does not swing');
@@ -57,41 +57,41 @@ t.test('a core that stays too busy is full, a moment is not', async (t) => {
   const load = { work: 1_000 };
   const { frame, pass } = frameUnder(load);
   pass(1);
-  t.notOk(frame.isFull(), 'after a second');
+  t.notOk(frame.isSaturated(), 'after a second');
   pass(2);
-  t.ok(frame.isFull(), 'after three');
+  t.ok(frame.isSaturated(), 'after three');
   t.equal(frame.ms(), 160, 'twice the frame of a full core, and no more');
   load.work = 0;
   pass(2);
-  t.notOk(frame.isFull(), 'and two seconds later there is room');
+  t.notOk(frame.isSaturated(), 'and two seconds later there is room');
 });
 
 t.test('work that no frame makes less does not close the door', async (t) => {
   const load = { work: 1_000 };
   const { frame, pass } = frameUnder(load);
   pass(3);
-  t.ok(frame.isFull());
+  t.ok(frame.isSaturated());
   pass(3, false); // As busy as ever, with refusals: but nothing is read.
   t.equal(frame.ms(), 10);
-  t.notOk(frame.isFull());
+  t.notOk(frame.isSaturated());
 });
 
 t.test('who begins a longer frame waits up to a quarter of its growth more', async (t) => {
   const { frame, pass } = frameUnder({ work: 32 });
-  t.equal(frame.begin(), 10, 'the least is exact');
+  t.equal(frame.nextMs(), 10, 'the least is exact');
   pass(3);
   const ms = frame.ms();
-  t.equal(frame.begin(), ms + (ms - 10) / 8, 'half of it at random 0.5');
+  t.equal(frame.nextMs(), ms + (ms - 10) / 8, 'half of it at random 0.5');
 });
 
 t.test('one look after a quiet minute is enough to let in again', async (t) => {
   const load = { work: 1_000 };
   const { frame, pass, clock } = frameUnder(load);
   pass(3);
-  t.ok(frame.isFull());
+  t.ok(frame.isSaturated());
   load.work = 0;
   clock.advance(60_000);
-  t.notOk(frame.isFull());
+  t.notOk(frame.isSaturated());
 });
 
 t.test('a frame of nothing', async (t) => {
@@ -158,7 +158,7 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
     while (performance.now() < until);
   }, 1);
   t.teardown(() => clearInterval(busy));
-  await until(() => app.load.isTooHigh(), 'the core is full', 10_000);
+  await until(() => app.load.isOverloaded(), 'the core is full', 10_000);
   t.notOk(app.isUnderPressure(), 'though no turn is long');
   clearInterval(busy);
   const metrics = await app.metrics.text();

@@ -87,15 +87,15 @@ t.test('a quick upstream is read in frames', async (t) => {
     response.end(STOP + DONE);
   });
   let begun = 0;
-  const pace = {
+  const readIntervals = {
     now: () => performance.now(),
-    frameMs: () => 40,
-    afterFrame: (then: () => void) => {
+    intervalMs: () => 40,
+    afterInterval: (then: () => void) => {
       begun += 1;
       setTimeout(then, 40);
     },
   };
-  const provider = createOpenAICompatible({ ...OPTIONS, pace, baseUrl: url });
+  const provider = createOpenAICompatible({ ...OPTIONS, readIntervals, baseUrl: url });
   t.teardown(() => provider.close());
   const parts = [];
   for await (const part of provider.stream({ model: 'm', messages: [] }, new AbortController().signal))

@@ -3,7 +3,7 @@ export const OPTIONS = {
   name: 'p',
   apiKeys: [] as string[],
   connections: 10,
-  pace: { now: () => performance.now(), frameMs: () => 0, afterFrame: () => {} },
+  readIntervals: { now: () => performance.now(), intervalMs: () => 0, afterInterval: () => {} },
   highWaterMark: 16_384,
   connectTimeoutMs: 1_000,
   headersTimeoutMs: 2_000,

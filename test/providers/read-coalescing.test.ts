@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import net, { type AddressInfo, type Socket } from 'node:net';
 import tls from 'node:tls';
 import t, { type Test } from 'tap';
-import { readInFrames } from '../../providers/wire/read-coalescing.ts';
+import { coalesceReads } from '../../providers/wire/read-coalescing.ts';
 import { until } from '../helper.ts';
 
 /** Frames on real sockets, with time and the ends of frames in the hand of the test. */
@@ -24,7 +24,11 @@ async function connection(t: Test, connect: (port: number) => Socket, server: ne
 
   let now = 0;
   const frames: (() => void)[] = [];
-  readInFrames(socket, { now: () => now, frameMs: () => FRAME_MS, afterFrame: (then) => void frames.push(then) });
+  coalesceReads(socket, {
+    now: () => now,
+    intervalMs: () => FRAME_MS,
+    afterInterval: (then) => void frames.push(then),
+  });
   const reads: string[] = [];
   let reading = true;
   const take = () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { isRefused, Records } from '../../plugins/streams/redis/commands.ts';
-import { LAST } from '../../plugins/streams/redis/entries.ts';
+import { isStaleProducerError, StreamCommands } from '../../plugins/streams/redis/commands.ts';
+import { END_POSITION } from '../../plugins/streams/redis/entries.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { newId } from './conformance.ts';
 import { redisStore } from './redis-replica.ts';
@@ -21,7 +21,7 @@ interface Model {
 
 interface Real {
   readonly id: string;
-  readonly records: Records[];
+  readonly records: StreamCommands[];
   setLease(replica: number, alive: boolean): Promise<void>;
   forget(): Promise<void>;
   readonly names: string[];
@@ -39,7 +39,7 @@ const owns = ({ log }: Model, who: number, epoch: number | undefined) =>
 /** What writing comes to: true, false where the log is gone, or refused. */
 const outcome = (write: Promise<boolean>) =>
   write.catch((error: unknown) => {
-    if (isRefused(error)) return 'refused';
+    if (isStaleProducerError(error)) return 'refused';
     throw error;
   });
 
@@ -59,7 +59,7 @@ class Append implements Command {
   async run(model: Model, { id, records }: Real): Promise<void> {
     const me = model.replicas[this.#who] as Model['replicas'][number];
     const position = me.text.length + this.#text.length;
-    const append = (records[this.#who] as Records).append(id, me.epoch as number, position, [
+    const append = (records[this.#who] as StreamCommands).append(id, me.epoch as number, position, [
       { type: 'text', text: this.#text },
     ]);
     const written = await outcome(append);
@@ -81,7 +81,7 @@ class End implements Command {
   async run(model: Model, { id, records }: Real): Promise<void> {
     const me = model.replicas[this.#who] as Model['replicas'][number];
     const names = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
-    const end = (records[this.#who] as Records).end(names, me.epoch as number, me.text.length, {
+    const end = (records[this.#who] as StreamCommands).end(names, me.epoch as number, me.text.length, {
       type: 'end',
       finishReason: 'stop',
     });
@@ -102,7 +102,7 @@ class TakeOver implements Command {
   async run(model: Model, { id, records, names }: Real): Promise<void> {
     const log = model.log as NonNullable<Model['log']>;
     const dead = { replica: names[log.producer] as string, epoch: log.epoch };
-    const { epoch, position } = (await (records[this.#who] as Records).takeOver(id, dead)) ?? {};
+    const { epoch, position } = (await (records[this.#who] as StreamCommands).takeOver(id, dead)) ?? {};
     const may = !model.replicas[log.producer]?.alive && !log.ended;
     same(epoch, may ? log.epoch + 1 : undefined, `taken over by ${this.#who}`);
     if (epoch === undefined) return;
@@ -122,7 +122,7 @@ class Restore implements Command {
   async run(model: Model, { id, records }: Real): Promise<void> {
     const me = model.replicas[this.#who] as Model['replicas'][number];
     const names = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
-    const mine = records[this.#who] as Records;
+    const mine = records[this.#who] as StreamCommands;
     const position = await mine.restore(names, me.epoch as number);
     if (model.log === undefined) {
       same(position, 0, 'all of it is missing');
@@ -133,7 +133,7 @@ class Restore implements Command {
     const { text, ended } = model.log;
     same(
       position,
-      owns(model, this.#who, me.epoch) ? (ended ? LAST : text.length) : undefined,
+      owns(model, this.#who, me.epoch) ? (ended ? END_POSITION : text.length) : undefined,
       `restored by ${this.#who}`,
     );
   }
@@ -171,7 +171,7 @@ class Read implements Command {
   }
   check = () => true;
   async run({ log }: Model, { id, records }: Real): Promise<void> {
-    const entries = await (records[this.#who] as Records).after(id, '0-0', 1_000);
+    const entries = await (records[this.#who] as StreamCommands).after(id, '0-0', 1_000);
     const text = entries.flatMap(({ parts }) => parts.map((part) => (part.type === 'text' ? part.text : ''))).join('');
     same(text, log?.text ?? '', 'what is read');
     same(entries.filter(({ terminal }) => terminal).length, log?.ended ? 1 : 0, 'ends');
@@ -188,7 +188,7 @@ t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => 
   const redis = await startRedis(t);
   const stores = [await redisStore(t, redis, {}, 'model'), await redisStore(t, redis, {}, 'model')];
   const shareds = stores.map(({ shared }) => shared);
-  const records = shareds.map((shared) => new Records(shared, 60_000, 60_000));
+  const records = shareds.map((shared) => new StreamCommands(shared, 60_000, 60_000));
   // The leases of the model's own replicas are set by hand.
   const commands = [
     fc.tuple(replica, words).map(([who, text]) => new Append(who, text)),
@@ -204,13 +204,13 @@ t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => 
   for (const { shared } of stores) await shared.lease.close();
   const run = fc.asyncProperty(fc.commands(commands, { maxCommands: 40 }), async (sequence) => {
     const id = newId();
-    await (records[0] as Records).create({ info: { id, model: 'm', graceMs: 1, owner: 'o' } });
+    await (records[0] as StreamCommands).create({ info: { id, model: 'm', graceMs: 1, owner: 'o' } });
     const real: Real = {
       id,
       records,
       names: shareds.map((shared) => shared.replica),
       async setLease(who, alive) {
-        const key = (shareds[who] as (typeof shareds)[number]).leaseOf((shareds[who] as { replica: string }).replica);
+        const key = (shareds[who] as (typeof shareds)[number]).leaseKey((shareds[who] as { replica: string }).replica);
         if (alive) await redis.client.set(key, '1', 'PX', 60_000);
         else await redis.client.del(key);
       },

@@ -5,13 +5,13 @@ import clockPlugin, { systemClock } from '../../plugins/clock.ts';
 import configPlugin from '../../plugins/config/index.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
 import metricsPlugin from '../../plugins/metrics/index.ts';
-import redisPlugin, { type Shared } from '../../plugins/redis/index.ts';
+import redisPlugin, { type Cluster } from '../../plugins/redis/index.ts';
 import { RedisStore, type RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
 import type { RedisServer } from '../redis.ts';
 
 export interface Replica {
   readonly store: RedisStore;
-  readonly shared: Shared;
+  readonly shared: Cluster;
   /** Ends it without a word, as a `kill -9` does. */
   die(): void;
 }
@@ -31,7 +31,7 @@ export async function redisStore(
   await app.register(redisPlugin);
   await app.ready();
   t.teardown(() => app.close());
-  const shared = app.shared as Shared;
+  const shared = app.cluster as Cluster;
   const store = new RedisStore({
     ...config.streams,
     clock: systemClock,
@@ -46,8 +46,8 @@ export async function redisStore(
     store,
     shared,
     die() {
-      shared.link.close();
-      shared.inbox.close();
+      shared.connection.close();
+      shared.mailbox.close();
     },
   };
 }

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { Records } from '../../plugins/streams/redis/commands.ts';
+import type { StreamCommands } from '../../plugins/streams/redis/commands.ts';
 import { LogWriter } from '../../plugins/streams/redis/producer/writer.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, text } from './conformance.ts';
@@ -29,8 +29,8 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
       return true;
     },
     restore: () => new Promise<number>((resolve) => (restored = resolve)),
-  } as unknown as Records;
-  const lease = { isHeld: true, steadyMs: 1e6, onLost() {}, onRenewed() {}, close: async () => {} };
+  } as unknown as StreamCommands;
+  const lease = { isHeld: true, renewedForMs: 1e6, onLost() {}, onRenewed() {}, close: async () => {} };
   const writer = new LogWriter({
     memory,
     names: { info: memory.info },
@@ -38,9 +38,9 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
     clock,
     flushMs: 10,
     epoch: 1,
-    attached: true,
+    isSynced: true,
     lease,
-    onDetached() {},
+    onUnsynced() {},
     onFenced() {},
     onDone() {},
   });
@@ -70,5 +70,5 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
     end = position;
   }
   t.equal(end, memory.length, 'and Redis has all of it');
-  t.equal(writer.isAttached, true);
+  t.equal(writer.isSynced, true);
 });

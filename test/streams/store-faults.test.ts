@@ -45,7 +45,7 @@ export function distant(distance: Distance): StreamStore {
     get resumable() {
       return log.resumable;
     },
-    attend: (audience) => log.attend(audience),
+    subscribe: (audience) => log.subscribe(audience),
     end: (terminal) => log.end(terminal),
     append: (part) => travel(() => log.append(part)).then(() => {}),
     read: async (from) => farReader(await travel(() => log.read(from))),

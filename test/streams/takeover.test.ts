@@ -18,7 +18,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     const redis = await startRedis(t);
     const a = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
     const b = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
-    b.store.onInherited((log) => log.end(LOST));
+    b.store.onTakeover((log) => log.end(LOST));
     const logs: StreamLog[] = [];
     for (let i = 0; i < 2; i++) logs.push((await a.store.create(info())).log);
     const [stopped, healthy] = await Promise.all(
@@ -43,7 +43,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     const others = await Promise.all([1, 2, 3].map(() => redisStore(t, redis, {}, 'q')));
     let heirs = 0;
     for (const { store } of others) {
-      store.onInherited((log) => {
+      store.onTakeover((log) => {
         heirs += 1;
         void log.append(text(' more'));
         log.end({ type: 'end', finishReason: 'stop' });

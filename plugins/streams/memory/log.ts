@@ -1,8 +1,8 @@
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
 import {
-  type Audience,
   PositionUnknown,
+  type ProducerEvents,
   type Slice,
   type StreamInfo,
   type StreamLog,
@@ -20,14 +20,14 @@ export interface MemoryLogOptions {
 }
 
 /** What the log tells the store that keeps it. */
-export interface Keeper {
+export interface LogObserver {
   /** The log has grown by so many units. */
   onGrown(log: StreamLog, units: number): void;
   onEnded(log: StreamLog): void;
 }
 
 /** Whoever follows a log: a reader here, or another replica with readers of its own. */
-export interface Follower {
+export interface LogConsumer {
   /** How far it has come. */
   readonly position: number;
   /** The log has grown, or ended, or can be resumed no more, or again. */
@@ -35,22 +35,22 @@ export interface Follower {
 }
 
 /** Most units in one slice, so that a reader far behind is not handed the whole backlog at once. */
-const MAX_SLICE = 65_536;
+const MAX_SLICE_UNITS = 65_536;
 
 /** A log in this process. A class, because there are many and methods cost each of them nothing. */
 export class MemoryLog implements StreamLog, ReadableLog {
   readonly info: StreamInfo;
   readonly #options: MemoryLogOptions;
-  readonly #keeper: Keeper;
+  readonly #keeper: LogObserver;
   readonly #segments = new Segments();
-  readonly #followers = new Set<Follower>();
+  readonly #followers = new Set<LogConsumer>();
   #resumable: boolean;
   #terminal: Terminal | undefined;
-  #audience: Audience | undefined;
+  #audience: ProducerEvents | undefined;
   #room: Promise<void> | undefined;
   #releaseProducer: (() => void) | undefined;
 
-  constructor(info: StreamInfo, options: MemoryLogOptions, keeper: Keeper) {
+  constructor(info: StreamInfo, options: MemoryLogOptions, keeper: LogObserver) {
     this.info = info;
     this.#options = options;
     this.#keeper = keeper;
@@ -78,7 +78,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
   get resumable(): boolean {
     return this.#resumable;
   }
-  get isFollowed(): boolean {
+  get hasConsumers(): boolean {
     return this.#followers.size > 0;
   }
 
@@ -89,7 +89,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
     this.#wakeAll();
   }
 
-  attend(audience: Audience): void {
+  subscribe(audience: ProducerEvents): void {
     this.#audience = audience;
     if (this.#followers.size > 0) audience.onReaders(this.#followers.size);
   }
@@ -99,11 +99,11 @@ export class MemoryLog implements StreamLog, ReadableLog {
     this.#segments.append(part);
     this.#keeper.onGrown(this, partSize(part));
     this.#wakeAll();
-    return this.room();
+    return this.drained();
   }
 
   /** A promise while the fastest reader is too far behind, with `coming` units that no reader sees yet. */
-  room(coming = 0): Promise<void> | undefined {
+  drained(coming = 0): Promise<void> | undefined {
     if (this.ended || !this.#isTooFarAhead(coming)) return undefined;
     this.#room ??= new Promise((resolve) => {
       this.#releaseProducer = resolve;
@@ -124,7 +124,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
   async read(from: number): Promise<MemoryReader> {
     if (from > this.length) throw new PositionUnknown();
     const reader = new MemoryReader(this, from);
-    this.follow(reader);
+    this.addConsumer(reader);
     return reader;
   }
 
@@ -133,20 +133,20 @@ export class MemoryLog implements StreamLog, ReadableLog {
   }
 
   /** The producer has lost the log to another. */
-  lose(): void {
+  onLost(): void {
     const audience = this.#audience;
     this.#audience = undefined;
     audience?.onLost();
     this.#release();
   }
 
-  follow(follower: Follower): void {
+  addConsumer(follower: LogConsumer): void {
     this.#followers.add(follower);
     this.onProgress();
     this.#audience?.onReaders(this.#followers.size);
   }
 
-  detach(follower: Follower): void {
+  removeConsumer(follower: LogConsumer): void {
     if (!this.#followers.delete(follower)) return;
     this.onProgress();
     this.#audience?.onReaders(this.#followers.size);
@@ -154,7 +154,7 @@ export class MemoryLog implements StreamLog, ReadableLog {
 
   sliceFrom(position: number): Slice {
     let end = position;
-    const parts = this.#segments.slice(position, Math.max(MAX_SLICE, this.highWaterMark)).map((part) => {
+    const parts = this.#segments.slice(position, Math.max(MAX_SLICE_UNITS, this.highWaterMark)).map((part) => {
       end += partSize(part);
       return { part, position: end };
     });

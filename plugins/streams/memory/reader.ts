@@ -15,7 +15,7 @@ export interface ReadableLog {
   sliceFrom(position: number): Slice;
   /** A reader has taken, or left. */
   onProgress(): void;
-  detach(reader: MemoryReader): void;
+  removeConsumer(reader: MemoryReader): void;
 }
 
 /**
@@ -47,7 +47,7 @@ export class MemoryReader implements LogReader {
   close(): void {
     this.#resolve = undefined;
     this.#cancelFlush?.();
-    this.#log.detach(this);
+    this.#log.removeConsumer(this);
   }
 
   wake(): void {

@@ -1,8 +1,8 @@
 import type { ContentPart } from '../../../providers/types.ts';
-import { contentOf, continues, cutPart, headless, partSize, withContent } from '../units.ts';
+import { canMerge, contentOf, cutPart, partSize, withContent, withoutHead } from '../units.ts';
 
 /** How many pieces are joined at a time. */
-const JOIN = 64;
+const PIECES_PER_SEGMENT = 64;
 
 /**
  * The parts of one answer, merged, readable from any position.
@@ -26,13 +26,13 @@ export class Segments {
 
   append(part: ContentPart): void {
     this.#length += partSize(part);
-    if (this.#open === undefined || !continues(this.#open, part)) {
+    if (this.#open === undefined || !canMerge(this.#open, part)) {
       this.#join();
       this.#open = part;
     }
     this.#pieces.push(contentOf(part));
-    if (this.#pieces.length < JOIN) return;
-    const rest = headless(this.#open, '');
+    if (this.#pieces.length < PIECES_PER_SEGMENT) return;
+    const rest = withoutHead(this.#open, '');
     this.#join();
     this.#open = rest;
   }
@@ -49,7 +49,7 @@ export class Segments {
       if (part === undefined) return;
       room -= partSize(part);
       const last = out.at(-1);
-      if (last !== undefined && continues(last, part)) {
+      if (last !== undefined && canMerge(last, part)) {
         out[out.length - 1] = withContent(last, contentOf(last) + contentOf(part));
       } else out.push(part);
     };
@@ -73,7 +73,7 @@ export class Segments {
     const runs: ContentPart[][] = [];
     for (const part of this.#closed) {
       const run = runs.at(-1);
-      if (run?.[0] !== undefined && continues(run[0], part)) run.push(part);
+      if (run?.[0] !== undefined && canMerge(run[0], part)) run.push(part);
       else runs.push([part]);
     }
     this.#closed = [];
@@ -115,6 +115,6 @@ export class Segments {
     let start = this.#length;
     while (start > from) start -= (pieces[--first] as string).length;
     const content = first === pieces.length - 1 ? (pieces[first] as string) : pieces.slice(first).join('');
-    return headless(this.#open, start === from ? content : content.slice(from - start));
+    return withoutHead(this.#open, start === from ? content : content.slice(from - start));
   }
 }

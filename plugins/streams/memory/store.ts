@@ -6,7 +6,7 @@ import {
   type StreamLog,
   type StreamStore,
 } from '../types.ts';
-import { type Keeper, MemoryLog, type MemoryLogOptions } from './log.ts';
+import { type LogObserver, MemoryLog, type MemoryLogOptions } from './log.ts';
 
 export interface MemoryStoreOptions extends MemoryLogOptions {
   /** How long an ended stream stays readable, in milliseconds. */
@@ -16,7 +16,7 @@ export interface MemoryStoreOptions extends MemoryLogOptions {
   onEvicted(): void;
 }
 
-interface Kept {
+interface Entry {
   readonly log: MemoryLog;
   readonly idempotency: Idempotency | undefined;
   bytes: number;
@@ -29,14 +29,14 @@ const LOG_BYTES = 2_048;
 const UNIT_BYTES = 2;
 
 /** Streams of one process. Past the bound the oldest ended ones go first, then new ones are refused. */
-export class MemoryStore implements StreamStore, Keeper {
+export class MemoryStore implements StreamStore, LogObserver {
   readonly #options: MemoryStoreOptions;
-  readonly #streams = new Map<string, Kept>();
-  readonly #keys = new Map<string, Kept>();
+  readonly #streams = new Map<string, Entry>();
+  readonly #keys = new Map<string, Entry>();
   /** The newest running log of each conversation. */
   readonly #chats = new Map<string, MemoryLog>();
   /** In the order in which they ended, which is the order in which they expire. */
-  readonly #ended = new Set<Kept>();
+  readonly #ended = new Set<Entry>();
   #totalBytes = 0;
   #cancelExpiry: (() => void) | undefined;
 
@@ -49,7 +49,7 @@ export class MemoryStore implements StreamStore, Keeper {
     if (existing) return { log: existing, created: false };
     if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
     const log = new MemoryLog(info, this.#options, this);
-    const kept: Kept = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
+    const kept: Entry = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
     this.#streams.set(info.id, kept);
     if (idempotency) this.#keys.set(idempotency.key, kept);
     if (info.chat !== undefined) this.#chats.set(info.chat, log);
@@ -110,7 +110,7 @@ export class MemoryStore implements StreamStore, Keeper {
     return kept?.log;
   }
 
-  #grow(kept: Kept, bytes: number): void {
+  #grow(kept: Entry, bytes: number): void {
     kept.bytes += bytes;
     this.#totalBytes += bytes;
     this.#evict();
@@ -124,7 +124,7 @@ export class MemoryStore implements StreamStore, Keeper {
     }
   }
 
-  #forget(kept: Kept): void {
+  #forget(kept: Entry): void {
     const { id, chat } = kept.log.info;
     this.#streams.delete(id);
     if (chat !== undefined && this.#chats.get(chat) === kept.log) this.#chats.delete(chat);

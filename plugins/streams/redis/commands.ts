@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { type Redis, ReplyError } from 'ioredis';
 import type { ContentPart } from '../../../providers/types.ts';
-import type { Shared } from '../../redis/index.ts';
-import { run } from '../../redis/script.ts';
+import type { Cluster } from '../../redis/index.ts';
+import { runScript } from '../../redis/script.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
-import { type Entry, entryId, entryOf, fieldsOf, LAST } from './entries.ts';
-import { CREATE, END, RESTORE, TAKE_OVER, WISH_STOP } from './scripts.ts';
+import { decodeEntry, END_POSITION, type Entry, encodeParts, entryId } from './entries.ts';
+import { CREATE, END, REQUEST_STOP, RESTORE, TAKE_OVER } from './scripts.ts';
 
 /** Whose log it is now: a replica, and the number of producers that the log has had. */
 export interface Producer {
@@ -28,7 +28,7 @@ export interface Meta extends Producer {
 }
 
 /** What a stream is called in Redis by. */
-export interface Names {
+export interface StreamKeys {
   readonly info: StreamInfo;
   readonly idempotency?: Idempotency | undefined;
 }
@@ -39,24 +39,27 @@ export interface Names {
  *
  * Every call @throws RedisAway, or what Redis says.
  */
-export class Records {
-  readonly #shared: Shared;
+export class StreamCommands {
+  readonly #shared: Cluster;
   readonly #ttlMs: number;
   readonly #longestMs: number;
 
   /** `longestMs`: for how long a log may be written; what its producer's death leaves behind goes then. */
-  constructor(shared: Shared, ttlMs: number, longestMs: number) {
+  constructor(shared: Cluster, ttlMs: number, longestMs: number) {
     this.#shared = shared;
     this.#ttlMs = ttlMs;
     this.#longestMs = longestMs;
   }
 
   /** Undefined where it was created; else what the key stands for. */
-  async create({ info, idempotency }: Names, question = ''): Promise<{ id: string; fingerprint: string } | undefined> {
+  async create(
+    { info, idempotency }: StreamKeys,
+    question = '',
+  ): Promise<{ id: string; fingerprint: string } | undefined> {
     const { replica } = this.#shared;
     const args = [info.id, JSON.stringify(info), replica, this.#longestMs + this.#ttlMs];
     const found = await this.#ask((redis) =>
-      run(redis, CREATE, this.#keys({ info, idempotency }), [
+      runScript(redis, CREATE, this.#keys({ info, idempotency }), [
         ...args,
         idempotency?.fingerprint ?? '',
         this.#shared.key('meta', ''),
@@ -69,29 +72,29 @@ export class Records {
   }
 
   /** As if it had never been. */
-  async drop(names: Names): Promise<void> {
+  async drop(names: StreamKeys): Promise<void> {
     await this.#ask((redis) => redis.del(this.#keys(names).filter((key) => key !== '')));
   }
 
   /** False where the log is gone. @throws where another has taken it over */
   async append(id: string, epoch: number, position: number, parts: readonly ContentPart[]): Promise<boolean> {
-    const fields = fieldsOf(parts);
+    const fields = encodeParts(parts);
     const log = this.#log(id);
     return (await this.#ask((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
   }
 
   /** As `append`. */
-  async end(names: Names, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const args = [names.info.id, entryId(epoch, LAST), JSON.stringify(terminal), this.#ttlMs, length];
-    return (await this.#ask((redis) => run(redis, END, this.#keys(names), args))) !== null;
+  async end(names: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
+    const args = [names.info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length];
+    return (await this.#ask((redis) => runScript(redis, END, this.#keys(names), args))) !== null;
   }
 
   /** How far Redis has the log, `LAST` where it has its end; undefined where another has taken it over. */
-  async restore({ info, idempotency }: Names, epoch: number): Promise<number | undefined> {
+  async restore({ info, idempotency }: StreamKeys, epoch: number): Promise<number | undefined> {
     const args = [info.id, JSON.stringify(info), this.#shared.replica, this.#longestMs + this.#ttlMs];
     // As text: a large number does not survive Lua.
     const found = await this.#ask((redis) =>
-      run(redis, RESTORE, this.#keys({ info, idempotency }), [...args, idempotency?.fingerprint ?? '', epoch]),
+      runScript(redis, RESTORE, this.#keys({ info, idempotency }), [...args, idempotency?.fingerprint ?? '', epoch]),
     );
     const position = Number(found);
     return position < 0 ? undefined : position;
@@ -99,15 +102,15 @@ export class Records {
 
   /** Undefined where the old producer lives, or another was first. */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
-    const keys = [this.#meta(id), this.#log(id), this.#shared.leaseOf(replica)];
-    const won = await this.#ask((redis) => run(redis, TAKE_OVER, keys, [this.#shared.replica, replica, epoch]));
+    const keys = [this.#meta(id), this.#log(id), this.#shared.leaseKey(replica)];
+    const won = await this.#ask((redis) => runScript(redis, TAKE_OVER, keys, [this.#shared.replica, replica, epoch]));
     if (won === null) return undefined;
     const [own, position, question] = won as [number, string, string | null];
     return { epoch: own, position: Number(position), question: question ?? undefined };
   }
 
   async isAlive(replica: string): Promise<boolean> {
-    return (await this.#ask((redis) => redis.exists(this.#shared.leaseOf(replica)))) === 1;
+    return (await this.#ask((redis) => redis.exists(this.#shared.leaseKey(replica)))) === 1;
   }
 
   async meta(id: string): Promise<Meta | undefined> {
@@ -129,23 +132,23 @@ export class Records {
   /** Entries behind one, at most so many. */
   async after(id: string, lastEntry: string, count: number): Promise<Entry[]> {
     const found = await this.#ask((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
-    return found.map(entryOf);
+    return found.map(decodeEntry);
   }
 
   /** For its producer to find when it can be told no other way. */
-  async wishStop(id: string): Promise<void> {
-    await this.#ask((redis) => run(redis, WISH_STOP, [this.#meta(id)], []));
+  async requestStop(id: string): Promise<void> {
+    await this.#ask((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
   }
 
-  async isStopWished(id: string): Promise<boolean> {
+  async isStopRequested(id: string): Promise<boolean> {
     return (await this.#ask((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
   }
 
   #ask<T>(call: (redis: Redis) => Promise<T>): Promise<T> {
-    return this.#shared.link.ask(call);
+    return this.#shared.connection.run(call);
   }
 
-  #keys({ info, idempotency }: Names): string[] {
+  #keys({ info, idempotency }: StreamKeys): string[] {
     return [
       this.#meta(info.id),
       this.#log(info.id),
@@ -169,6 +172,6 @@ export class Records {
 }
 
 /** Redis refuses an entry below its last: a producer with a higher number may have begun. */
-export function isRefused(error: unknown): boolean {
+export function isStaleProducerError(error: unknown): boolean {
   return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
 }

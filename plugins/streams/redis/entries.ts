@@ -12,7 +12,7 @@ export function entryId(epoch: number, position: number): string {
 }
 
 /** Where the end of a log stands: no entry of its producer can follow it. */
-export const LAST = Number.MAX_SAFE_INTEGER;
+export const END_POSITION = Number.MAX_SAFE_INTEGER;
 
 const TEXT = 't';
 const REASONING = 'r';
@@ -21,7 +21,7 @@ const PART = 'p';
 const TERMINAL = 'e';
 const LENGTH = 'n';
 
-export function fieldsOf(parts: readonly ContentPart[]): string[] {
+export function encodeParts(parts: readonly ContentPart[]): string[] {
   return parts.flatMap((part) => {
     if (part.type === 'tool_call' || !part.text.isWellFormed()) return [PART, JSON.stringify(part)];
     return [part.type === 'text' ? TEXT : REASONING, part.text];
@@ -36,7 +36,7 @@ export interface Entry {
   readonly terminal: Terminal | undefined;
 }
 
-export function entryOf([id, fields]: [string, string[]]): Entry {
+export function decodeEntry([id, fields]: [string, string[]]): Entry {
   const parts: ContentPart[] = [];
   let position = Number(id.slice(id.indexOf('-') + 1));
   let terminal: Terminal | undefined;

@@ -1,4 +1,4 @@
-import { script } from '../../redis/script.ts';
+import { defineScript } from '../../redis/script.ts';
 
 /** What has to happen as one, in Redis. */
 
@@ -7,7 +7,7 @@ import { script } from '../../redis/script.ts';
  * KEYS meta, log, key or '', chat or ''. ARGV id, info, replica, ttl, fingerprint, prefix of metas,
  * question or ''.
  */
-export const CREATE = script(`
+export const CREATE = defineScript(`
 if KEYS[3] ~= '' then
   local known = redis.call('GET', KEYS[3])
   if known then
@@ -29,7 +29,7 @@ return false
  * The last entry. From here on everything of the stream lives for the ttl. KEYS as CREATE.
  * ARGV id, entry id, terminal, ttl, length. False where the log is gone.
  */
-export const END = script(`
+export const END = defineScript(`
 if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[2], 'e', ARGV[3], 'n', ARGV[5]) then return false end
 redis.call('HSET', KEYS[1], 'ended', 1)
 redis.call('HDEL', KEYS[1], 'question')
@@ -45,7 +45,7 @@ return 1
  * -1 where another replica is its producer now. What is gone is created anew.
  * KEYS as CREATE. ARGV id, info, replica, ttl, fingerprint, epoch.
  */
-export const RESTORE = script(`
+export const RESTORE = defineScript(`
 local producer = redis.call('HGET', KEYS[1], 'producer')
 if producer and (producer ~= ARGV[3] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[6]) then return -1 end
 if producer and redis.call('EXISTS', KEYS[2]) == 1 then
@@ -68,7 +68,7 @@ return 0
  * KEYS meta, log, lease of the dead. ARGV replica, dead replica, epoch. The new epoch, where the log
  * ends, and the question; or false.
  */
-export const TAKE_OVER = script(`
+export const TAKE_OVER = defineScript(`
 local meta = redis.call('HMGET', KEYS[1], 'producer', 'epoch', 'ended')
 if meta[1] ~= ARGV[2] or meta[2] ~= ARGV[3] or meta[3] or redis.call('EXISTS', KEYS[3]) == 1 then return false end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
@@ -81,7 +81,7 @@ return {epoch, position, redis.call('HGET', KEYS[1], 'question')}
 `);
 
 /** For the producer to find when it can be told no other way. KEYS meta. */
-export const WISH_STOP = script(`
+export const REQUEST_STOP = defineScript(`
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'stop', 1) end
 return 1
 `);

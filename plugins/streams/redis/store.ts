@@ -1,19 +1,19 @@
 import type { Clock } from '../../clock.ts';
 import type { Metrics } from '../../metrics/index.ts';
-import type { Shared } from '../../redis/index.ts';
+import type { Cluster } from '../../redis/index.ts';
 import type { MemoryLog } from '../memory/log.ts';
 import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';
 import { type Idempotency, KeyConflict, type StreamInfo, type StreamLog, type StreamStore } from '../types.ts';
-import { type Names, type Producer, Records, type Takeover } from './commands.ts';
-import { ProducedLog } from './producer/log.ts';
-import { Followers } from './producer/remote-readers.ts';
-import { listenForStops } from './producer/stop-requests.ts';
-import { Detached } from './producer/unsynced.ts';
-import { FollowedLog } from './replica/log.ts';
-import { Following } from './replica/watcher.ts';
+import { type Producer, StreamCommands, type StreamKeys, type Takeover } from './commands.ts';
+import { ProducerLog } from './producer/log.ts';
+import { RemoteReaders } from './producer/remote-readers.ts';
+import { handleStopRequests } from './producer/stop-requests.ts';
+import { UnsyncedLogs } from './producer/unsynced.ts';
+import { ReplicaLog } from './replica/log.ts';
+import { ReplicaWatcher } from './replica/watcher.ts';
 
 export interface RedisStoreOptions extends MemoryStoreOptions {
-  readonly shared: Shared;
+  readonly shared: Cluster;
   readonly metrics: Metrics;
   /** For how long an answer may be written, in milliseconds. */
   readonly longestMs: number;
@@ -31,46 +31,46 @@ export class RedisStore implements StreamStore {
   readonly shared = true;
   readonly #options: RedisStoreOptions;
   readonly #clock: Clock;
-  readonly #records: Records;
+  readonly #records: StreamCommands;
   readonly #local: MemoryStore;
-  readonly #logs = new WeakMap<MemoryLog, ProducedLog>();
-  readonly #running = new Map<string, ProducedLog>();
-  readonly #detached: Detached;
-  readonly #followers: Followers;
-  readonly #following: Following;
+  readonly #logs = new WeakMap<MemoryLog, ProducerLog>();
+  readonly #running = new Map<string, ProducerLog>();
+  readonly #detached: UnsyncedLogs;
+  readonly #followers: RemoteReaders;
+  readonly #following: ReplicaWatcher;
   #heir: (log: StreamLog, question: string | undefined) => void = () => {};
 
   constructor(options: RedisStoreOptions) {
     const { shared, clock, ttlMs, longestMs, highWaterMark } = options;
     this.#options = options;
     this.#clock = clock;
-    this.#records = new Records(shared, ttlMs, longestMs);
+    this.#records = new StreamCommands(shared, ttlMs, longestMs);
     // What Redis has acknowledged has waited for its frame already.
     this.#local = new MemoryStore({ ...options, flushMs: 0 });
-    this.#detached = new Detached(
+    this.#detached = new UnsyncedLogs(
       clock,
-      shared.link,
+      shared.connection,
       (log) => this.#local.has(log.memory),
       (log) => this.#forget(log),
     );
-    this.#followers = new Followers(shared, clock, (id) => this.#running.get(id)?.memory);
-    this.#following = new Following({
+    this.#followers = new RemoteReaders(shared, clock, (id) => this.#running.get(id)?.memory);
+    this.#following = new ReplicaWatcher({
       shared,
       clock,
       records: this.#records,
       step: highWaterMark / 2,
       onTakenOver: (log, won) => this.#inherit(log, won),
     });
-    listenForStops(shared, this.#records, this.#running);
+    handleStopRequests(shared, this.#records, this.#running);
     // It was stopped for long, or Redis was emptied, or has come back as it was some time ago.
     const verify = () => {
       for (const log of this.#running.values()) void log.writer.verify();
     };
     shared.lease.onLost(verify);
-    shared.link.onBack(verify);
+    shared.connection.onReconnect(verify);
   }
 
-  onInherited(heir: (log: StreamLog, question: string | undefined) => void): void {
+  onTakeover(heir: (log: StreamLog, question: string | undefined) => void): void {
     this.#heir = heir;
   }
 
@@ -99,7 +99,7 @@ export class RedisStore implements StreamStore {
   async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
     const known = await this.#local.openByKey(idempotency);
     if (known) return this.#logOf(known);
-    if (!this.#options.shared.link.up) return undefined;
+    if (!this.#options.shared.connection.isAvailable) return undefined;
     const found = await this.#records.byKey(idempotency).catch(() => undefined);
     return found && this.#openFound(found, idempotency);
   }
@@ -121,7 +121,7 @@ export class RedisStore implements StreamStore {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#running.values()].map(({ writer }) => writer.settled()));
+    await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
     this.#detached.close();
     this.#followers.close();
     this.#following.close();
@@ -137,14 +137,14 @@ export class RedisStore implements StreamStore {
     return this.#logs.get(memory) ?? memory;
   }
 
-  #produce(memory: MemoryLog, names: Names, epoch: number, attached: boolean): ProducedLog {
+  #produce(memory: MemoryLog, names: StreamKeys, epoch: number, isSynced: boolean): ProducerLog {
     const { shared, flushMs, metrics } = this.#options;
     const { lease } = shared;
-    const options = { memory, names, records: this.#records, clock: this.#clock, flushMs, epoch, attached, lease };
+    const options = { memory, names, records: this.#records, clock: this.#clock, flushMs, epoch, isSynced, lease };
     const { id } = memory.info;
-    const log = new ProducedLog(options, {
-      onDetached: (one) => {
-        metrics.streamsDetached.inc();
+    const log = new ProducerLog(options, {
+      onUnsynced: (one) => {
+        metrics.streamsUnsynced.inc();
         this.#detached.add(one);
       },
       onFenced: (one) => this.#lose(one),
@@ -155,13 +155,13 @@ export class RedisStore implements StreamStore {
     return log;
   }
 
-  #forget(log: ProducedLog): void {
+  #forget(log: ProducerLog): void {
     this.#running.delete(log.info.id);
     this.#detached.delete(log);
   }
 
-  #follow(info: StreamInfo, producer: Producer): FollowedLog {
-    return new FollowedLog({
+  #follow(info: StreamInfo, producer: Producer): ReplicaLog {
+    return new ReplicaLog({
       info,
       producer,
       records: this.#records,
@@ -177,7 +177,7 @@ export class RedisStore implements StreamStore {
   }
 
   /** The producer of a log that is read here has died: this process is its producer now. */
-  #inherit(followed: FollowedLog, { epoch, position, question }: Takeover): void {
+  #inherit(followed: ReplicaLog, { epoch, position, question }: Takeover): void {
     const memory = followed.release();
     this.#following.forget(followed);
     if (memory === undefined) return;
@@ -187,12 +187,12 @@ export class RedisStore implements StreamStore {
   }
 
   /** Another replica has taken over what was produced here: readers go on with what it writes. */
-  #lose(log: ProducedLog): void {
+  #lose(log: ProducerLog): void {
     const { memory, info } = log;
     this.#forget(log);
     this.#logs.delete(memory);
-    memory.lose();
-    if (memory.isFollowed) void this.#following.leaderOf(this.#follow(info, NOBODY)).adopt(memory);
+    memory.onLost();
+    if (memory.hasConsumers) void this.#following.leaderOf(this.#follow(info, NOBODY)).adopt(memory);
     else this.#local.forget(info.id);
   }
 }

@@ -1,5 +1,5 @@
 import type { ContentPart } from '../../../../providers/types.ts';
-import { contentOf, continues, partSize, withContent } from '../../units.ts';
+import { canMerge, contentOf, partSize, withContent } from '../../units.ts';
 
 /** Parts that travel together, adjacent ones merged. */
 export class Batch {
@@ -8,7 +8,7 @@ export class Batch {
 
   add(part: ContentPart): void {
     const last = this.parts.at(-1);
-    if (last !== undefined && continues(last, part)) {
+    if (last !== undefined && canMerge(last, part)) {
       this.parts[this.parts.length - 1] = withContent(last, contentOf(last) + contentOf(part));
     } else this.parts.push(part);
     this.units += partSize(part);

@@ -1,27 +1,27 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryReader } from '../../memory/reader.ts';
-import type { Audience, StreamInfo, StreamLog, Terminal } from '../../types.ts';
+import type { ProducerEvents, StreamInfo, StreamLog, Terminal } from '../../types.ts';
 import { LogWriter } from './writer.ts';
 import type { WriterOptions } from './writer-options.ts';
 
 /** What the store is told of a log that is produced here. */
-export interface Producing {
-  onDetached(log: ProducedLog): void;
-  onFenced(log: ProducedLog): void;
-  onDone(log: ProducedLog): void;
+export interface ProducerLogEvents {
+  onUnsynced(log: ProducerLog): void;
+  onFenced(log: ProducerLog): void;
+  onDone(log: ProducerLog): void;
 }
 
 /** A log whose producer is this process: read from memory, and written to Redis. */
-export class ProducedLog implements StreamLog {
+export class ProducerLog implements StreamLog {
   readonly memory: MemoryLog;
   readonly writer: LogWriter;
 
-  constructor(options: Omit<WriterOptions, keyof Producing>, producing: Producing) {
+  constructor(options: Omit<WriterOptions, keyof ProducerLogEvents>, producing: ProducerLogEvents) {
     this.memory = options.memory;
     this.writer = new LogWriter({
       ...options,
-      onDetached: () => producing.onDetached(this),
+      onUnsynced: () => producing.onUnsynced(this),
       onFenced: () => producing.onFenced(this),
       onDone: () => producing.onDone(this),
     });
@@ -31,20 +31,22 @@ export class ProducedLog implements StreamLog {
     return this.memory.info;
   }
   get length(): number {
-    return this.memory.length + this.writer.unseen;
+    return this.memory.length + this.writer.unacknowledgedUnits;
   }
   get resumable(): boolean {
     return this.memory.resumable;
   }
 
-  attend(audience: Audience): void {
-    this.memory.attend(audience);
+  subscribe(audience: ProducerEvents): void {
+    this.memory.subscribe(audience);
   }
 
   append(part: ContentPart): Promise<void> | undefined {
     this.writer.push(part);
-    const { unseen } = this.writer;
-    return unseen > MOST_UNSEEN ? this.writer.settled() : this.memory.room(unseen);
+    const { unacknowledgedUnits } = this.writer;
+    return unacknowledgedUnits > MAX_UNACKNOWLEDGED_UNITS
+      ? this.writer.flushed()
+      : this.memory.drained(unacknowledgedUnits);
   }
 
   end(terminal: Terminal): void {
@@ -52,7 +54,7 @@ export class ProducedLog implements StreamLog {
   }
 
   async read(from: number): Promise<MemoryReader> {
-    if (from > this.memory.length) await this.writer.settled();
+    if (from > this.memory.length) await this.writer.flushed();
     return this.memory.read(from);
   }
 
@@ -62,4 +64,4 @@ export class ProducedLog implements StreamLog {
 }
 
 /** Units that may wait for a slow Redis. */
-const MOST_UNSEEN = 65_536;
+const MAX_UNACKNOWLEDGED_UNITS = 65_536;

@@ -1,28 +1,28 @@
 import type { Clock } from '../../../clock.ts';
-import type { Shared } from '../../../redis/index.ts';
-import type { Follower, MemoryLog } from '../../memory/log.ts';
+import type { Cluster } from '../../../redis/index.ts';
+import type { LogConsumer, MemoryLog } from '../../memory/log.ts';
 import { FOLLOW, type Follow, GONE, NEWS } from '../messages.ts';
 
 /** Silence after which a replica reads no more. */
-const FORGET_MS = 3_500;
+const READER_TIMEOUT_MS = 3_500;
 
 /**
  * The producer's view of readers elsewhere: each replica that has some follows a log as one reader
  * would, so that it counts for grace and pace, and is told when there is news.
  */
-export class Followers {
-  readonly #shared: Shared;
+export class RemoteReaders {
+  readonly #shared: Cluster;
   readonly #clock: Clock;
   readonly #find: (id: string) => MemoryLog | undefined;
   readonly #known = new Map<string, RemoteReader>();
   readonly #news = new Map<string, Set<string>>();
   #cancelSweep: (() => void) | undefined;
 
-  constructor(shared: Shared, clock: Clock, find: (id: string) => MemoryLog | undefined) {
+  constructor(shared: Cluster, clock: Clock, find: (id: string) => MemoryLog | undefined) {
     this.#shared = shared;
     this.#clock = clock;
     this.#find = find;
-    shared.inbox.on(FOLLOW, (from, body) => {
+    shared.mailbox.on(FOLLOW, (from, body) => {
       for (const [id, readers, position] of body as Follow) this.#onFollow(from, id, readers, position);
     });
   }
@@ -41,7 +41,7 @@ export class Followers {
     const log = known?.log ?? this.#find(id);
     if (log === undefined) {
       // It has ended, and the other may have missed that; or it never will be written again.
-      this.#shared.inbox.send(from, GONE, id);
+      this.#shared.mailbox.send(from, GONE, id);
       return;
     }
     const reader = known ?? new RemoteReader(log, () => this.#tell(from, id));
@@ -49,8 +49,8 @@ export class Followers {
     reader.seenAt = this.#clock.now();
     if (known === undefined) {
       this.#known.set(key, reader);
-      log.follow(reader);
-      this.#cancelSweep ??= this.#clock.after(FORGET_MS / 2, () => this.#sweep());
+      log.addConsumer(reader);
+      this.#cancelSweep ??= this.#clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
     } else log.onProgress();
     // It may have missed what it was told.
     if (log.length > position || log.ended) reader.wake();
@@ -59,18 +59,19 @@ export class Followers {
   #drop(key: string): void {
     const reader = this.#known.get(key);
     this.#known.delete(key);
-    reader?.log.detach(reader);
+    reader?.log.removeConsumer(reader);
   }
 
   #sweep(): void {
     const now = this.#clock.now();
     // Nobody could be heard while Redis was away: all have time to speak again.
-    const isDeaf = this.#shared.lease.steadyMs < FORGET_MS;
+    const isDeaf = this.#shared.lease.renewedForMs < READER_TIMEOUT_MS;
     for (const [key, reader] of this.#known) {
       if (isDeaf) reader.seenAt = now;
-      else if (reader.seenAt < now - FORGET_MS) this.#drop(key);
+      else if (reader.seenAt < now - READER_TIMEOUT_MS) this.#drop(key);
     }
-    this.#cancelSweep = this.#known.size === 0 ? undefined : this.#clock.after(FORGET_MS / 2, () => this.#sweep());
+    this.#cancelSweep =
+      this.#known.size === 0 ? undefined : this.#clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
   }
 
   /** One message a turn and replica, whatever the number of logs. */
@@ -81,12 +82,12 @@ export class Followers {
   }
 
   #flush(): void {
-    for (const [replica, ids] of this.#news) this.#shared.inbox.send(replica, NEWS, [...ids]);
+    for (const [replica, ids] of this.#news) this.#shared.mailbox.send(replica, NEWS, [...ids]);
     this.#news.clear();
   }
 }
 
-class RemoteReader implements Follower {
+class RemoteReader implements LogConsumer {
   position = 0;
   seenAt = 0;
   readonly log: MemoryLog;

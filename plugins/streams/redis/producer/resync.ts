@@ -1,5 +1,5 @@
 import type { MemoryLog } from '../../memory/log.ts';
-import type { Names, Records } from '../commands.ts';
+import type { StreamCommands, StreamKeys } from '../commands.ts';
 
 /**
  * Gives Redis what it lacks of a log: all of it, where Redis was emptied. Returns how far Redis has it
@@ -7,10 +7,10 @@ import type { Names, Records } from '../commands.ts';
  *
  * @throws RedisAway, or what Redis says
  */
-export async function catchUp(
+export async function resync(
   memory: MemoryLog,
-  names: Names,
-  records: Records,
+  names: StreamKeys,
+  records: StreamCommands,
   epoch: number,
 ): Promise<number | 'gone' | 'taken'> {
   const { id } = names.info;

@@ -1,7 +1,7 @@
 import type { Clock } from '../../../clock.ts';
 
 /** Lets something happen at once after a pause, and then no more often than every `ms`. */
-export class Frame {
+export class Throttle {
   readonly #clock: Clock;
   readonly #ms: number;
   #last = Number.NEGATIVE_INFINITY;
@@ -13,7 +13,7 @@ export class Frame {
   }
 
   /** Calls `fn` in this frame if it is due, else when it is. Asked again before that, it stays one call. */
-  when(fn: () => void, isUrgent: boolean): void {
+  schedule(fn: () => void, isUrgent: boolean): void {
     const pause = this.#last + this.#ms - this.#clock.now();
     if (pause > 0 && !isUrgent) {
       this.#cancel ??= this.#clock.after(pause, () => this.#run(fn));

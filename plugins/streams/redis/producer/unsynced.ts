@@ -1,34 +1,39 @@
 import type { Clock } from '../../../clock.ts';
-import type { Link } from '../../../redis/connection.ts';
-import type { ProducedLog } from './log.ts';
+import type { RedisConnection } from '../../../redis/connection.ts';
+import type { ProducerLog } from './log.ts';
 
 /** How often Redis is offered what it could not take. */
 const RETRY_MS = 1_000;
 
 /** The logs of which Redis lacks something. They catch up when it answers, for as long as they are kept here. */
-export class Detached {
+export class UnsyncedLogs {
   readonly #clock: Clock;
-  readonly #link: Link;
-  readonly #isKept: (log: ProducedLog) => boolean;
-  readonly #onDropped: (log: ProducedLog) => void;
-  readonly #logs = new Set<ProducedLog>();
+  readonly #link: RedisConnection;
+  readonly #isKept: (log: ProducerLog) => boolean;
+  readonly #onDropped: (log: ProducerLog) => void;
+  readonly #logs = new Set<ProducerLog>();
   #cancelRetry: (() => void) | undefined;
 
   /** `onDropped`: a log is no longer kept here, and Redis will never have it. */
-  constructor(clock: Clock, link: Link, isKept: (log: ProducedLog) => boolean, onDropped: (log: ProducedLog) => void) {
+  constructor(
+    clock: Clock,
+    link: RedisConnection,
+    isStored: (log: ProducerLog) => boolean,
+    onDropped: (log: ProducerLog) => void,
+  ) {
     this.#clock = clock;
     this.#link = link;
-    this.#isKept = isKept;
+    this.#isKept = isStored;
     this.#onDropped = onDropped;
-    link.onBack(() => this.#retry());
+    link.onReconnect(() => this.#retry());
   }
 
-  add(log: ProducedLog): void {
+  add(log: ProducerLog): void {
     this.#logs.add(log);
     this.#cancelRetry ??= this.#clock.after(RETRY_MS, () => this.#retry());
   }
 
-  delete(log: ProducedLog): void {
+  delete(log: ProducerLog): void {
     this.#logs.delete(log);
   }
 
@@ -41,9 +46,9 @@ export class Detached {
     this.#cancelRetry?.();
     this.#cancelRetry = undefined;
     for (const log of this.#logs) {
-      if (log.writer.isAttached) this.#logs.delete(log);
+      if (log.writer.isSynced) this.#logs.delete(log);
       else if (!this.#isKept(log)) this.#onDropped(log);
-      else if (this.#link.up) void log.writer.catchUp();
+      else if (this.#link.isAvailable) void log.writer.resync();
     }
     if (this.#logs.size > 0) this.#cancelRetry = this.#clock.after(RETRY_MS, () => this.#retry());
   }

@@ -1,9 +1,9 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import type { Terminal } from '../../types.ts';
-import { isRefused } from '../commands.ts';
+import { isStaleProducerError } from '../commands.ts';
 import { Batch } from './batch.ts';
-import { catchUp } from './resync.ts';
-import { Frame } from './throttle.ts';
+import { resync } from './resync.ts';
+import { Throttle } from './throttle.ts';
 import type { WriterOptions } from './writer-options.ts';
 
 /**
@@ -14,7 +14,7 @@ import type { WriterOptions } from './writer-options.ts';
  */
 export class LogWriter {
   readonly #options: WriterOptions;
-  readonly #frame: Frame;
+  readonly #frame: Throttle;
   #attached: boolean;
   /** Another is the producer, and this one silent. */
   #fenced = false;
@@ -33,14 +33,14 @@ export class LogWriter {
 
   constructor(options: WriterOptions) {
     this.#options = options;
-    this.#frame = new Frame(options.clock, options.flushMs);
-    this.#attached = options.attached;
-    this.#written = options.attached ? options.memory.length : 0;
+    this.#frame = new Throttle(options.clock, options.flushMs);
+    this.#attached = options.isSynced;
+    this.#written = options.isSynced ? options.memory.length : 0;
     if (!this.#attached) this.#detach();
   }
 
   /** Whether Redis has what readers have. */
-  get isAttached(): boolean {
+  get isSynced(): boolean {
     return this.#attached;
   }
   /** Whether the end was appended, be it on its way still. */
@@ -49,7 +49,7 @@ export class LogWriter {
   }
 
   /** Units that no reader sees yet. */
-  get unseen(): number {
+  get unacknowledgedUnits(): number {
     return this.#pending.units + (this.#flying?.units ?? 0);
   }
 
@@ -69,8 +69,8 @@ export class LogWriter {
   }
 
   /** Resolves once readers see all that was appended. */
-  settled(): Promise<void> {
-    if (this.#flying === undefined && (this.unseen === 0 || this.#held)) return Promise.resolve();
+  flushed(): Promise<void> {
+    if (this.#flying === undefined && (this.unacknowledgedUnits === 0 || this.#held)) return Promise.resolve();
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
@@ -80,7 +80,7 @@ export class LogWriter {
     if (this.#held) return;
     // What is sent meanwhile could fall behind a gap.
     this.#held = true;
-    await this.settled();
+    await this.flushed();
     if (this.#attached && !this.#fenced) {
       const position = await records.restore(names, epoch).catch(() => -1);
       if (position === undefined) this.#onTaken();
@@ -88,20 +88,20 @@ export class LogWriter {
     }
     this.#held = false;
     if (this.#attached && !this.#fenced && (this.#pending.units > 0 || this.hasEnded)) this.#schedule();
-    else await this.catchUp();
+    else await this.resync();
   }
 
   /** Gives Redis what it lacks. Call it when Redis answers; it may be called too often. */
-  async catchUp(): Promise<void> {
+  async resync(): Promise<void> {
     if (this.#attached || this.#catchingUp || this.#fenced || this.#taken) return;
     this.#catchingUp = true;
     const { memory, names, records, epoch, onDone } = this.#options;
-    const position = await catchUp(memory, names, records, epoch).catch(() => 'gone' as const);
+    const position = await resync(memory, names, records, epoch).catch(() => 'gone' as const);
     this.#catchingUp = false;
     if (position === 'taken') this.#onTaken();
     if (typeof position !== 'number') return;
     // More has come in the moment of the answer.
-    if (position < memory.length) return this.catchUp();
+    if (position < memory.length) return this.resync();
     this.#attached = true;
     this.#written = memory.length;
     memory.setResumable(true);
@@ -109,7 +109,7 @@ export class LogWriter {
   }
 
   #schedule(): void {
-    if (this.#flying === undefined && !this.#held) this.#frame.when(this.#send, this.hasEnded);
+    if (this.#flying === undefined && !this.#held) this.#frame.schedule(this.#send, this.hasEnded);
   }
 
   readonly #send = (): void => {
@@ -143,7 +143,7 @@ export class LogWriter {
   async #onFailed(batch: Batch, error: unknown): Promise<void> {
     const { lease, records, names, epoch } = this.#options;
     // The log may be another's, as after a long stop of this process: readers get nothing before that is known.
-    const isDoubtful = isRefused(error) || !lease.isHeld;
+    const isDoubtful = isStaleProducerError(error) || !lease.isHeld;
     if (isDoubtful && (await records.restore(names, epoch).catch(() => 0)) === undefined) this.#onTaken();
     else this.#goOnAlone(batch);
   }
@@ -181,6 +181,6 @@ export class LogWriter {
     this.#attached = false;
     this.#frame.cancel();
     this.#options.memory.setResumable(false);
-    this.#options.onDetached();
+    this.#options.onUnsynced();
   }
 }

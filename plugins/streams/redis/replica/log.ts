@@ -3,41 +3,41 @@ import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryReader } from '../../memory/reader.ts';
 import type { StreamInfo, StreamLog } from '../../types.ts';
-import type { Producer, Records } from '../commands.ts';
+import type { Producer, StreamCommands } from '../commands.ts';
 import { LogTail } from './tail.ts';
 
-export interface FollowedLogOptions {
+export interface ReplicaLogOptions {
   readonly info: StreamInfo;
   readonly producer: Producer;
-  readonly records: Records;
+  readonly records: StreamCommands;
   readonly clock: Clock;
   /** The one of several logs of this stream that has the copy; this one, if there is none yet. */
-  leaderOf(log: FollowedLog): FollowedLog;
+  leaderOf(log: ReplicaLog): ReplicaLog;
   /** Makes the copy. */
   createCopy(info: StreamInfo): Promise<MemoryLog>;
   /** The number of readers here has changed, or how far they have come; 0 when the copy is dropped. */
-  onFollowed(log: FollowedLog, readers: number): void;
+  onFollowed(log: ReplicaLog, readers: number): void;
   /** Asks the producer to end. */
-  stop(log: FollowedLog): Promise<void>;
+  stop(log: ReplicaLog): Promise<void>;
 }
 
 /** How long a reader may wait for a place that its log has not reached: Redis may be catching up. */
-const AHEAD_MS = 2_000;
-const LOOK_MS = 50;
+const MAX_AHEAD_WAIT_MS = 2_000;
+const AHEAD_POLL_MS = 50;
 
 /** A log that another replica produces: copied from Redis for as long as somebody reads it here. */
-export class FollowedLog implements StreamLog {
+export class ReplicaLog implements StreamLog {
   readonly info: StreamInfo;
   producer: Producer;
   /** How often its producer has said that it has no such log. */
   goneTimes = 0;
-  readonly #options: FollowedLogOptions;
+  readonly #options: ReplicaLogOptions;
   #copy: Promise<{ memory: MemoryLog; tail: LogTail }> | undefined;
   #memory: MemoryLog | undefined;
   #tail: LogTail | undefined;
   #readers = 0;
 
-  constructor(options: FollowedLogOptions) {
+  constructor(options: ReplicaLogOptions) {
     this.info = options.info;
     this.producer = options.producer;
     this.#options = options;
@@ -65,10 +65,10 @@ export class FollowedLog implements StreamLog {
     // Counts as a reader while it waits, so that the copy stays, and is filled past slower ones.
     let onReached = () => {};
     const guest = { position: from, wake: () => memory.length >= from && onReached() };
-    memory.follow(guest);
+    memory.addConsumer(guest);
     try {
-      for (let waited = 0; waited <= AHEAD_MS; waited += LOOK_MS) {
-        if (waited > 0) await sleep(LOOK_MS);
+      for (let waited = 0; waited <= MAX_AHEAD_WAIT_MS; waited += AHEAD_POLL_MS) {
+        if (waited > 0) await sleep(AHEAD_POLL_MS);
         // It may never be read to its end: it goes no further than readers do.
         const reached = new Promise<void>((resolve) => {
           onReached = resolve;
@@ -80,7 +80,7 @@ export class FollowedLog implements StreamLog {
       }
       return await memory.read(from);
     } finally {
-      memory.detach(guest);
+      memory.removeConsumer(guest);
     }
   }
 
@@ -103,11 +103,11 @@ export class FollowedLog implements StreamLog {
    */
   async fill(): Promise<void> {
     const guest = { position: Number.POSITIVE_INFINITY, wake() {} };
-    this.#memory?.follow(guest);
+    this.#memory?.addConsumer(guest);
     try {
       await this.#tail?.wake();
     } finally {
-      this.#memory?.detach(guest);
+      this.#memory?.removeConsumer(guest);
     }
   }
 
@@ -132,7 +132,7 @@ export class FollowedLog implements StreamLog {
     return this.#options.stop(this);
   }
 
-  attend(): never {
+  subscribe(): never {
     throw new Error('only the producer attends');
   }
   append(): never {
@@ -152,7 +152,7 @@ export class FollowedLog implements StreamLog {
     const tail = new LogTail({ id: info.id, memory, records, clock, onGrown: () => onFollowed(this, this.#readers) });
     this.#memory = memory;
     this.#tail = tail;
-    memory.attend({
+    memory.subscribe({
       onReaders: (count) => {
         this.#readers = count;
         if (count === 0) {

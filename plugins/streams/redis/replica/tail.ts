@@ -2,13 +2,13 @@ import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { Terminal } from '../../types.ts';
 import { cutPart, partSize } from '../../units.ts';
-import type { Producer, Records } from '../commands.ts';
+import type { Producer, StreamCommands } from '../commands.ts';
 import type { Entry } from '../entries.ts';
 
 export interface TailOptions {
   readonly id: string;
   readonly memory: MemoryLog;
-  readonly records: Records;
+  readonly records: StreamCommands;
   readonly clock: Clock;
   /** Where reading begins: the id of the entry before. */
   readonly lastEntry?: string;
@@ -17,9 +17,9 @@ export interface TailOptions {
 }
 
 /** Entries in one read. */
-const BATCH = 256;
+const BATCH_ENTRIES = 256;
 /** How long a log that Redis does not have any more may take to come back. */
-const GONE_MS = 2_000;
+const MISSING_TIMEOUT_MS = 2_000;
 
 const LOST: Terminal = {
   type: 'error',
@@ -67,12 +67,12 @@ export class LogTail {
     const { id, memory, records } = this.#options;
     while (this.#again && !this.#closed && !memory.ended) {
       this.#again = false;
-      const entries = await records.after(id, this.#lastEntry, BATCH);
+      const entries = await records.after(id, this.#lastEntry, BATCH_ENTRIES);
       for (const entry of entries) {
         if (this.#closed || memory.ended) return;
         await this.#take(entry);
       }
-      if (entries.length === BATCH) this.#again = true;
+      if (entries.length === BATCH_ENTRIES) this.#again = true;
       if (entries.length > 0) this.#options.onGrown();
     }
   }
@@ -101,7 +101,7 @@ export class LogTail {
       return meta;
     }
     this.#goneSince ??= clock.now();
-    if (clock.now() - this.#goneSince >= GONE_MS) memory.end(LOST);
+    if (clock.now() - this.#goneSince >= MISSING_TIMEOUT_MS) memory.end(LOST);
     return undefined;
   }
 }

@@ -1,83 +1,83 @@
 import type { Clock } from '../../../clock.ts';
-import type { Shared } from '../../../redis/index.ts';
-import type { Records, Takeover } from '../commands.ts';
+import type { Cluster } from '../../../redis/index.ts';
+import type { StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from '../messages.ts';
-import type { FollowedLog } from './log.ts';
+import type { ReplicaLog } from './log.ts';
 
-export interface FollowingOptions {
-  readonly shared: Shared;
+export interface ReplicaWatcherOptions {
+  readonly shared: Cluster;
   readonly clock: Clock;
-  readonly records: Records;
+  readonly records: StreamCommands;
   /** Progress, in units, that is worth a message. */
   readonly step: number;
   /** The producer has died, and this replica is the first to say so. */
-  onTakenOver(log: FollowedLog, won: Takeover): void;
+  onTakenOver(log: ReplicaLog, won: Takeover): void;
 }
 
-const LOOK_MS = 500;
+const TICK_MS = 500;
 /** Logs of a dead producer that are taken over at once. */
-const AT_ONCE = 64;
-const MOST_TRIES = 5;
+const TAKEOVER_BATCH = 64;
+const MAX_FILL_TRIES = 5;
 /** Times that a producer says it has no such log, before its reader believes it. */
-const MOST_GONE = 3;
+const MAX_GONE_REPLIES = 3;
 /** Looks between two messages to a producer that everything is as it was. */
-const LOOKS_A_WORD = 2;
-const LOOKS_A_READ = 4;
+const TICKS_PER_KEEPALIVE = 2;
+const TICKS_PER_READ = 4;
 /** A lease counts as lost only where this replica could renew its own for so long: so could the other. */
-const STEADY_MS = 2_000;
+const MIN_RENEWED_MS = 2_000;
 
 /** The logs that readers here follow: tells their producers so, and looks after those producers. */
-export class Following {
-  readonly #options: FollowingOptions;
-  readonly #logs = new Map<string, FollowedLog>();
+export class ReplicaWatcher {
+  readonly #options: ReplicaWatcherOptions;
+  readonly #logs = new Map<string, ReplicaLog>();
   /** What each producer was told last. */
-  readonly #told = new Map<FollowedLog, { readers: number; position: number }>();
+  readonly #told = new Map<ReplicaLog, { readers: number; position: number }>();
   readonly #looking = new Set<string>();
   #looks = 0;
   #cancelLook: (() => void) | undefined;
 
-  constructor(options: FollowingOptions) {
+  constructor(options: ReplicaWatcherOptions) {
     this.#options = options;
-    const { inbox, link } = options.shared;
-    inbox.on(NEWS, (_, body) => {
+    const { mailbox, connection } = options.shared;
+    mailbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.wake();
     });
-    inbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // It is said again.
+    mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // It is said again.
     const wakeAll = () => {
       for (const log of this.#logs.values()) void log.wake();
       this.#tellAll();
     };
-    inbox.onOpen(wakeAll);
-    link.onBack(wakeAll);
+    mailbox.onSubscribed(wakeAll);
+    connection.onReconnect(wakeAll);
   }
 
-  get(id: string): FollowedLog | undefined {
+  get(id: string): ReplicaLog | undefined {
     return this.#logs.get(id);
   }
 
-  leaderOf(log: FollowedLog): FollowedLog {
+  leaderOf(log: ReplicaLog): ReplicaLog {
     const known = this.#logs.get(log.info.id);
     if (known) return known;
     this.#logs.set(log.info.id, log);
-    this.#cancelLook ??= this.#options.clock.after(LOOK_MS, () => this.#look());
+    this.#cancelLook ??= this.#options.clock.after(TICK_MS, () => this.#look());
     return log;
   }
 
-  onFollowed(log: FollowedLog, readers: number): void {
+  onFollowed(log: ReplicaLog, readers: number): void {
     const told = this.#told.get(log);
     const hasChanged = (told?.readers ?? 0) > 0 !== readers > 0;
     if (hasChanged || log.length - (told?.position ?? 0) >= this.#options.step) this.#tell(log.producer.replica, [log]);
     if (readers === 0) this.forget(log);
   }
 
-  forget(log: FollowedLog): void {
+  forget(log: ReplicaLog): void {
     this.#told.delete(log);
     if (this.#logs.get(log.info.id) === log) this.#logs.delete(log.info.id);
   }
 
-  async stop(log: FollowedLog): Promise<void> {
-    await this.#options.records.wishStop(log.info.id);
-    this.#options.shared.inbox.send(log.producer.replica, STOP, log.info.id);
+  async stop(log: ReplicaLog): Promise<void> {
+    await this.#options.records.requestStop(log.info.id);
+    this.#options.shared.mailbox.send(log.producer.replica, STOP, log.info.id);
   }
 
   close(): void {
@@ -92,15 +92,15 @@ export class Following {
     await log.fill();
     await log.refreshProducer();
     log.goneTimes = log.producer.replica === from ? log.goneTimes + 1 : 0;
-    if (log.goneTimes >= MOST_GONE) log.lose();
+    if (log.goneTimes >= MAX_GONE_REPLIES) log.lose();
   }
 
-  #tell(replica: string, logs: readonly FollowedLog[]): void {
+  #tell(replica: string, logs: readonly ReplicaLog[]): void {
     const said: Follow = logs.map((log) => {
       this.#told.set(log, { readers: log.readers, position: log.length });
       return [log.info.id, log.readers, log.length];
     });
-    this.#options.shared.inbox.send(replica, FOLLOW, said);
+    this.#options.shared.mailbox.send(replica, FOLLOW, said);
   }
 
   #tellAll(): void {
@@ -108,14 +108,14 @@ export class Following {
   }
 
   #look(): void {
-    this.#cancelLook = this.#logs.size === 0 ? undefined : this.#options.clock.after(LOOK_MS, () => this.#look());
+    this.#cancelLook = this.#logs.size === 0 ? undefined : this.#options.clock.after(TICK_MS, () => this.#look());
     // A copy that is whole needs no producer.
     for (const log of this.#logs.values()) if (log.ended) this.forget(log);
     this.#looks += 1;
-    if (this.#looks % LOOKS_A_WORD === 0) this.#tellAll();
+    if (this.#looks % TICKS_PER_KEEPALIVE === 0) this.#tellAll();
     // No message is needed for a reader to get its end, only for it to get it soon.
-    if (this.#looks % LOOKS_A_READ === 0) for (const log of this.#logs.values()) void log.wake();
-    if (this.#options.shared.lease.steadyMs < STEADY_MS) return;
+    if (this.#looks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.wake();
+    if (this.#options.shared.lease.renewedForMs < MIN_RENEWED_MS) return;
     for (const [replica, logs] of this.#byProducer()) {
       if (this.#looking.has(replica)) continue;
       this.#looking.add(replica);
@@ -125,27 +125,27 @@ export class Following {
     }
   }
 
-  async #lookAfter(replica: string, logs: readonly FollowedLog[]): Promise<void> {
+  async #lookAfter(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
     const { records } = this.#options;
     if (await records.isAlive(replica)) return;
-    for (let i = 0; i < logs.length; i += AT_ONCE) {
-      await Promise.all(logs.slice(i, i + AT_ONCE).map((log) => this.#takeOver(log)));
+    for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
+      await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#takeOver(log)));
     }
   }
 
-  async #takeOver(log: FollowedLog): Promise<void> {
+  async #takeOver(log: ReplicaLog): Promise<void> {
     const { records, onTakenOver } = this.#options;
     await log.fill();
     if (log.ended || log.readers === 0) return;
     const won = await records.takeOver(log.info.id, log.producer);
     if (won === undefined) return log.refreshProducer();
     // What the dead one wrote last may have come behind what was read.
-    for (let tries = 0; tries < MOST_TRIES && log.length < won.position; tries++) await log.fill().catch(() => {});
+    for (let tries = 0; tries < MAX_FILL_TRIES && log.length < won.position; tries++) await log.fill().catch(() => {});
     onTakenOver(log, won);
   }
 
-  #byProducer(): Map<string, FollowedLog[]> {
-    const groups = new Map<string, FollowedLog[]>();
+  #byProducer(): Map<string, ReplicaLog[]> {
+    const groups = new Map<string, ReplicaLog[]>();
     for (const log of this.#logs.values()) {
       const { replica } = log.producer;
       groups.set(replica, [...(groups.get(replica) ?? []), log]);
