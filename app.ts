@@ -3,8 +3,10 @@ import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
 import auth from './plugins/auth/index.ts';
+import authScope from './plugins/auth/scope.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
+import { longestAnswerMs } from './plugins/config/model-routes.ts';
 import { handleClientError, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
@@ -16,6 +18,7 @@ import requestLog from './plugins/http/request-log.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
 import lifecycle from './plugins/lifecycle.ts';
 import limits from './plugins/limits/index.ts';
+import limitsScope from './plugins/limits/scope.ts';
 import llm from './plugins/llm/index.ts';
 import load from './plugins/load/index.ts';
 import metrics from './plugins/metrics/index.ts';
@@ -38,7 +41,7 @@ import ui from './routes/ui/index.ts';
 import v1 from './routes/v1/index.ts';
 
 export interface Overrides {
-  /** Providers by configured name, in place of those that the configuration describes. */
+  /** Providers by configured name, instead of those that the configuration describes. */
   readonly providers?: Readonly<Record<string, Provider>>;
   readonly clock?: Clock;
   readonly store?: StreamStore;
@@ -46,14 +49,14 @@ export interface Overrides {
   readonly logTo?: DestinationStream;
 }
 
-/** The whole service, not yet listening. The order of registration is the order of dependence. */
+/** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
 export async function buildApp(settings: Config, overrides: Overrides = {}): Promise<FastifyInstance> {
   const app = Fastify({
     logger: loggerOptions(settings.logLevel, overrides.logTo),
     logController,
     requestIdHeader: false,
     genReqId: requestId,
-    trustProxy: trusted(settings.trustProxy),
+    trustProxy: toTrustFunction(settings.trustProxy),
     exposeHeadRoutes: false,
     forceCloseConnections: true,
     clientErrorHandler: handleClientError,
@@ -62,7 +65,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       highWaterMark: settings.streams.highWaterMark,
       headersTimeout: 10_000,
       connectionsCheckingInterval: 1_000,
-      requireHostHeader: false, // Checked by `strict-requests`, with a body that says so.
+      requireHostHeader: false, // `strict-requests` checks it and answers with a body.
     },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
     frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
@@ -70,55 +73,79 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
 
   rejectUnknownExpectations(app.server);
 
+  const { basePath, models, defaultModel, deadlines } = settings;
+  const { highWaterMark, heartbeatMs, stallMs, ttlMs, maxGenerations, flushMs, maxFlushMs } = settings.streams;
+  const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
+  const { keys, jwt, ticketSecret, host } = settings;
+  const longest = longestAnswerMs(settings);
+
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
-  await app.register(metrics);
+  await app.register(metrics, { hasRedis: settings.redis !== undefined });
   await app.register(errors);
-  await app.register(tracing);
+  await app.register(tracing, { enabled: settings.tracing, providers: settings.providers });
   await app.register(requestLog);
   await app.register(strictRequests);
   await app.register(jsonBody);
-  await app.register(cors);
+  await app.register(cors, { origins: settings.corsOrigins });
   await app.register(methodNotAllowed);
-  await app.register(auth);
-  await app.register(redis);
-  await app.register(limits);
-  await app.register(load);
-  await app.register(providers, { overrides: overrides.providers });
-  await app.register(llm);
-  await app.register(streams, { store: overrides.store });
-  await app.register(sse);
-  await app.register(listeners);
-  await app.register(lifecycle);
+  await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
+  await app.register(redis, { redis: settings.redis });
+  await app.register(limits, { expectedReplicas });
+  await app.register(load, { minIntervalMs: flushMs, maxIntervalMs: maxFlushMs, maxEventLoopDelayMs });
+  await app.register(providers, {
+    entries: settings.providers,
+    overrides: overrides.providers,
+    connections: maxGenerations,
+    highWaterMark,
+    connectTimeoutMs: deadlines.connectMs,
+    headersTimeoutMs: deadlines.headersMs,
+  });
+  await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
+  await app.register(streams, {
+    settings: settings.streams,
+    maxMessages,
+    longestAnswerMs: longest,
+    store: overrides.store,
+  });
+  await app.register(sse, { heartbeatMs, stallMs });
+  await app.register(listeners, { listenSockets: settings.listenSockets, highWaterMark });
+  await app.register(lifecycle, {
+    drainMs: settings.drainMs,
+    drainHandoverMs: settings.drainHandoverMs,
+    requireRedis: settings.redis?.required === true,
+  });
   await app.register(reference);
 
-  await app.register(
-    async (base) => {
-      await base.register(health);
-      await base.register(metricsRoute);
-      await base.register(ask);
-      await base.register(streamRoutes);
-      await base.register(tickets);
-      await base.register(v1);
-      await base.register(ui);
-      if (settings.playground) {
-        await base.register(docs);
-        await base.register(playground);
-      }
-    },
-    { prefix: settings.basePath },
-  );
+  const publicScope = async (scope: FastifyInstance) => {
+    await scope.register(health);
+    await scope.register(metricsRoute);
+    if (!settings.playground) return;
+    await scope.register(docs);
+    await scope.register(playground);
+  };
+  const apiScope = async (scope: FastifyInstance) => {
+    await scope.register(authScope);
+    await scope.register(limitsScope);
+    await scope.register(ask);
+    await scope.register(streamRoutes);
+    await scope.register(tickets);
+    await scope.register(ui);
+    await scope.register(v1, { prefix: '/v1' });
+  };
+  await app.register(publicScope, { prefix: basePath });
+  await app.register(apiScope, { prefix: basePath });
   app.addMethodNotAllowedRoutes();
   return app;
 }
 
-/** The caller's id where it is a plain word, so that one question can be followed across services. */
+/** Returns the caller's `X-Request-Id` if it is a plain word, so that a question can be traced across services. */
 function requestId({ headers }: IncomingMessage): string {
   const given = headers['x-request-id'];
   return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
 }
 
-/** A number is how many hops in front are one's own. */
-function trusted(setting: Config['trustProxy']) {
+/** Turns a number of trusted gateway hops into the function that Fastify expects. */
+function toTrustFunction(setting: Config['trustProxy']) {
   return typeof setting === 'number' ? (_: string, hop: number) => hop < setting : setting;
 }

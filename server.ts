@@ -2,11 +2,11 @@ import closeWithGrace from 'close-with-grace';
 import { buildApp } from './app.ts';
 import { ConfigError, loadConfig } from './plugins/config/load.ts';
 
-/** Starts the service. The only file that reads the environment, listens, and may end the process. */
+/** Starts the service. The only file that reads the environment, listens, and ends the process. */
 
-/** What closing may take beyond the drain and the hand-over: last words, sockets, pools. */
+/** Time to close beyond the drain and the handover: final events, sockets, pools. */
 const CLOSE_MS = 5_000;
-/** A signal that comes again this soon is the same one. */
+/** A repeated signal within this time counts as the same one. */
 const REPEATED_SIGNAL_MS = 500;
 
 function configOrExit() {
@@ -20,8 +20,8 @@ function configOrExit() {
 }
 
 const config = configOrExit();
-// Whoever read the log may have gone; the service has not. (Pino's own writer to a descriptor retries
-// a broken pipe for ever when the process exits.)
+// If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
+// broken pipe for ever when the process exits.)
 process.stdout.on('error', () => {});
 const app = await buildApp(config, { logTo: process.stdout });
 
@@ -32,8 +32,8 @@ const { close } = closeWithGrace(
     skip: ['SIGHUP', 'SIGINT', 'SIGTERM'],
   },
   async ({ err }) => {
-    if (err) app.log.fatal({ err }, 'unexpected fault');
-    // Before `close()`, which refuses connections at once: probes and readers are still answered.
+    if (err) app.log.fatal({ err }, 'uncaught error; the service closes');
+    // Before `close()`, which refuses connections at once: during the drain, probes and readers are served.
     await app.lifecycle.drain();
     await app.close();
     app.log.info('closed');
@@ -43,10 +43,10 @@ const { close } = closeWithGrace(
 process.on('SIGHUP', () => {
   try {
     app.reloadConfig(loadConfig(process.env));
-    app.log.info({ models: app.llm.models }, 'keys and models are read anew');
+    app.log.info({ models: app.llm.models }, 'configuration reloaded: client keys, tokens and models');
   } catch (error) {
     const { problems, message } = error as Partial<ConfigError>;
-    app.log.error({ problems: problems ?? [message] }, 'the new configuration is wrong: nothing has changed');
+    app.log.error({ problems: problems ?? [message] }, 'configuration not valid; nothing has changed');
   }
 });
 
@@ -54,11 +54,11 @@ let firstSignalAt: number | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     const now = performance.now();
-    // Ctrl-C under `npm start` comes twice: from the terminal, and passed on by npm.
+    // Under `npm start`, Ctrl-C arrives twice: from the terminal and from npm.
     if (firstSignalAt !== undefined && now - firstSignalAt > REPEATED_SIGNAL_MS) process.exit(1);
     if (firstSignalAt !== undefined) return;
     firstSignalAt = now;
-    app.log.info({ signal }, 'closing');
+    app.log.info({ signal }, 'signal received; closing');
     void close();
   });
 }
@@ -67,7 +67,7 @@ try {
   await app.openListenSockets(config.host, config.port);
 } catch (error) {
   const { code } = error as NodeJS.ErrnoException;
-  const hint = code === 'EADDRINUSE' ? ' (something listens there already; set PORT to another)' : '';
+  const hint = code === 'EADDRINUSE' ? ' (the port is in use; set PORT to another)' : '';
   process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}\n`);
   process.exit(1);
 }

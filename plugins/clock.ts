@@ -4,30 +4,46 @@ import fp from 'fastify-plugin';
 declare module 'fastify' {
   interface FastifyInstance {
     readonly clock: Clock;
+    /** Waits for a promise, at most `ms` milliseconds. Resolves with its value, or undefined if time is up. */
+    waitAtMost<T>(ms: number, promise: Promise<T>): Promise<T | undefined>;
   }
 }
 
-/** Time, as everything that waits takes it, so that tests can turn it by hand. */
+/** The source of time for everything that waits. Tests replace it by a clock that they advance. */
 export interface Clock {
-  /** Monotonic milliseconds. */
+  /** Returns monotonic milliseconds. */
   now(): number;
-  /** Calls `fn` once after `ms`, unless the returned function is called before. */
+  /** Calls `fn` once after `ms` milliseconds. The returned function cancels the call. */
   after(ms: number, fn: () => void): () => void;
 }
 
 export const systemClock: Clock = {
   now: () => performance.now(),
   after(ms, fn) {
-    // Cut to whole milliseconds it would fire before its time.
+    // setTimeout truncates fractions, so that a timer would fire too early.
     const timer = setTimeout(fn, Math.ceil(ms));
     return () => clearTimeout(timer);
   },
 };
 
-/** `fastify.clock` */
+/** Waits for a promise, at most `ms` milliseconds. Resolves with its value, or undefined if time is up. */
+export async function waitAtMost<T>(clock: Clock, ms: number, promise: Promise<T>): Promise<T | undefined> {
+  let cancel = () => {};
+  const timeout = new Promise<undefined>((resolve) => {
+    cancel = clock.after(ms, () => resolve(undefined));
+  });
+  try {
+    return await Promise.race([promise, timeout]);
+  } finally {
+    cancel();
+  }
+}
+
+/** Adds `fastify.clock` and `fastify.waitAtMost`. */
 export default fp<{ clock?: Clock | undefined }>(
   async (fastify, { clock = systemClock }) => {
     fastify.decorate('clock', clock);
+    fastify.decorate('waitAtMost', <T>(ms: number, promise: Promise<T>) => waitAtMost(clock, ms, promise));
   },
   { name: 'clock' },
 );

@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin';
+import { waitAtMost } from './clock.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -7,55 +8,50 @@ declare module 'fastify' {
 }
 
 export interface Lifecycle {
-  /** Whether a gateway should send questions here. */
+  /** True if a gateway should send questions to this replica. */
   readonly ready: boolean;
   /**
-   * Turns readiness off, refuses new questions, gives running answers `drainMs`, then ends them with
-   * an error and waits for their responses to close. Where other replicas have the same streams,
-   * readers are sent there first, and their answers get `drainHandoverMs` more. Idempotent: later calls
-   * wait for the first.
+   * Turns readiness off, refuses new questions, waits `drainMs` for running answers, then ends them with
+   * an error and waits for their responses to close. With Redis, readers are first sent to other replicas,
+   * and their answers get `drainHandoverMs` more. Idempotent: later calls wait for the first.
    */
   drain(): Promise<void>;
 }
 
-/** How long a client may take to read its last event after the drain. */
+export interface LifecycleOptions {
+  readonly drainMs: number;
+  readonly drainHandoverMs: number;
+  /** True if the replica is not ready while Redis is unavailable. */
+  readonly requireRedis: boolean;
+}
+
+/** Least time in milliseconds that clients have to read their final event after the drain. */
 const FINAL_EVENT_MS = 2_000;
 
-/** `fastify.lifecycle`: readiness, and an orderly end. `close()` drains too. */
-export default fp(
-  async (fastify) => {
-    const { clock, config, streams, responses } = fastify;
+/** Adds `fastify.lifecycle`: readiness and the drain. `close()` drains too. */
+export default fp<LifecycleOptions>(
+  async (fastify, { drainMs, drainHandoverMs, requireRedis }) => {
+    const { clock, streams, responses, log } = fastify;
     let ready = false;
-    /** A replica that must not go on alone is not ready while Redis is away. */
-    const isRedisReady = () => config.redis?.required !== true || fastify.cluster?.connection.isAvailable === true;
     let draining: Promise<void> | undefined;
 
-    /** Until nothing runs any more, or for so long. */
-    const waitUntilIdle = async (ms: number) => {
-      let cancel = () => {};
-      const late = new Promise<void>((resolve) => (cancel = clock.after(ms, resolve)));
-      await Promise.race([late, streams.idle()]);
-      cancel();
-    };
+    const isRedisReady = () => !requireRedis || fastify.cluster?.connection.isAvailable === true;
 
     const drain = async () => {
       ready = false;
       streams.close();
-      // The gateway goes to another replica at once. Without one, readers have nowhere else to come back to.
+      // With Redis, a gateway moves to another replica at once. Without, readers can only come back here.
       if (streams.shared) fastify.stopAccepting();
-      const deadline = clock.now() + config.drainMs;
+      const deadline = clock.now() + drainMs;
       if (streams.active > 0) {
-        fastify.log.info({ streams: streams.active, drainMs: config.drainMs }, 'draining');
-        await waitUntilIdle(config.drainMs);
+        log.info({ streams: streams.active, drainMs }, 'draining; new questions are refused');
+        await waitAtMost(clock, drainMs, streams.idle());
       }
       if (streams.shared) {
         responses.disconnectResumable();
         if (streams.active > 0) {
-          fastify.log.info(
-            { streams: streams.active, drainHandoverMs: config.drainHandoverMs },
-            'finishing for other replicas',
-          );
-          await waitUntilIdle(config.drainHandoverMs);
+          log.info({ streams: streams.active, drainHandoverMs }, 'finishing answers for readers on other replicas');
+          await waitAtMost(clock, drainHandoverMs, streams.idle());
         }
       }
       streams.endAll();
@@ -74,5 +70,5 @@ export default fp(
     });
     fastify.addHook('preClose', lifecycle.drain);
   },
-  { name: 'lifecycle', dependencies: ['config', 'clock', 'redis', 'streams', 'sse', 'listeners'] },
+  { name: 'lifecycle', dependencies: ['clock', 'redis', 'streams', 'sse', 'listeners'] },
 );

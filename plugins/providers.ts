@@ -6,47 +6,63 @@ import type { Config } from './config/index.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** The configured upstreams by name. */
+    /** The configured providers by name. */
     readonly providers: ReadonlyMap<string, Provider>;
   }
 }
 
-/** `fastify.providers`. A test puts its own beside, or in place of, the configured ones. */
-export default fp<{ overrides?: Readonly<Record<string, Provider>> | undefined }>(
-  async (fastify, { overrides = {} }) => {
+export interface ProvidersOptions {
+  /** The `providers` section of the configuration. */
+  readonly entries: Config['providers'];
+  /** Providers that replace configured ones of the same name; for tests. */
+  readonly overrides?: Readonly<Record<string, Provider>> | undefined;
+  /** Sockets per provider, at least the number of generations: a queue in the pool would outlive deadlines. */
+  readonly connections: number;
+  /** Bytes of a response body that may be buffered. */
+  readonly highWaterMark: number;
+  readonly connectTimeoutMs: number;
+  readonly headersTimeoutMs: number;
+}
+
+type CommonOptions = Omit<ProvidersOptions, 'entries' | 'overrides'>;
+
+/** Adds `fastify.providers` and closes their connections when the service closes. */
+export default fp<ProvidersOptions>(
+  async (fastify, { entries, overrides = {}, ...options }) => {
     const providers = new Map<string, Provider>();
-    for (const [name, entry] of Object.entries(fastify.config.providers)) {
-      providers.set(name, overrides[name] ?? create(name, entry, fastify));
+    for (const [name, entry] of Object.entries(entries)) {
+      providers.set(name, overrides[name] ?? createProvider(name, entry, options, fastify));
     }
     fastify.decorate('providers', providers);
     fastify.addHook('onClose', async () => {
       await Promise.all([...providers.values()].map((provider) => provider.close()));
     });
   },
-  { name: 'providers', dependencies: ['config', 'clock', 'metrics', 'load'] },
+  { name: 'providers', dependencies: ['clock', 'metrics', 'load'] },
 );
 
-function create(name: string, entry: Config['providers'][string], fastify: FastifyInstance): Provider {
-  const { clock, metrics, load, log } = fastify;
-  const { streams, deadlines } = fastify.config;
+function createProvider(
+  name: string,
+  entry: Config['providers'][string],
+  options: CommonOptions,
+  { clock, metrics, load, log }: Pick<FastifyInstance, 'clock' | 'metrics' | 'load' | 'log'>,
+): Provider {
   const type = PROVIDER_TYPES[entry.type];
-  if (type === undefined) throw new Error(`no provider type ${entry.type}`);
+  if (type === undefined) throw new Error(`unknown provider type ${entry.type}`);
   return type.create({
+    ...options,
     name,
     baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
     apiKeys: entry.apiKeys ?? [],
     apiVersion: entry.apiVersion,
     allowPrivate: entry.allowPrivate,
     now: clock.now,
-    onCooldown(why, first) {
-      metrics.apiKeyCooldowns.inc({ provider: name, reason: why });
-      if (why === 'credentials' && first) log.error({ provider: name }, 'the provider refuses a key');
+    onCooldown(reason, isFirst) {
+      metrics.apiKeyCooldowns.inc({ provider: name, reason });
+      if (reason === 'credentials' && isFirst) {
+        log.error({ provider: name }, 'api key refused by the provider; the key is not used for a while');
+      }
     },
-    // Admission is decided before: a queue in the pool would be silent and outlive its deadline.
-    connections: streams.maxGenerations,
-    highWaterMark: streams.highWaterMark,
     readIntervals: { now: clock.now, intervalMs: load.readIntervalMs, afterInterval: load.afterInterval },
-    connectTimeoutMs: deadlines.connectMs,
-    headersTimeoutMs: deadlines.headersMs,
   });
 }

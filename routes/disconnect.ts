@@ -1,15 +1,15 @@
-import type { FastifyInstance, FastifyReply } from 'fastify';
-import type { Reader, Slice } from './sse-events.ts';
+import type { FastifyReply } from 'fastify';
+import type { LogReader, Slice } from '../plugins/streams/api.ts';
 
-/** Waiting for an answer whose client may leave. */
+/** Waits for an answer whose client may disconnect. */
 
-/** Resolves when the client has left, or has its answer. */
+/** Resolves when the client has disconnected or has received the whole response. */
 export function clientDisconnected({ raw, request }: FastifyReply): Promise<undefined> {
   const { socket } = request.raw;
   return new Promise((resolve) => {
     const onClose = () => {
       raw.off('close', onClose);
-      // A pipelined response has no socket of its own until the one before it is done.
+      // A pipelined response gets its socket only when the response before it has ended.
       socket.off('close', onClose);
       resolve(undefined);
     };
@@ -22,33 +22,28 @@ export function clientDisconnected({ raw, request }: FastifyReply): Promise<unde
 }
 
 /**
- * Waits for a reader's first slice, at most `ms`, or until the client leaves. `source` gives all
- * slices, the first again.
+ * Waits for the first slice of a reader, at most `ms` milliseconds, or until the client disconnects. The
+ * returned reader gives all slices, the first one again.
  */
 export async function waitForFirstSlice(
-  reader: Reader,
-  clock: FastifyInstance['clock'],
+  reader: LogReader,
+  reply: FastifyReply,
   ms: number,
-  gone: Promise<undefined>,
-): Promise<{ first: Slice | undefined; source: Reader }> {
-  let waiting: Promise<Slice> | undefined = reader.next();
-  let cancel = () => {};
-  const late = new Promise<undefined>((resolve) => {
-    cancel = clock.after(ms, () => resolve(undefined));
+): Promise<{ first: Slice | undefined; reader: LogReader }> {
+  let pending: Promise<Slice> | undefined = reader.next();
+  const first = await reply.server.waitAtMost(ms, Promise.race([pending, clientDisconnected(reply)])).catch((error) => {
+    reader.close();
+    throw error;
   });
-  const first = await Promise.race([waiting, late, gone])
-    .catch((error) => {
-      reader.close();
-      throw error;
-    })
-    .finally(() => cancel());
-  const source: Reader = {
-    next() {
-      const next = waiting ?? reader.next();
-      waiting = undefined;
-      return next;
+  return {
+    first,
+    reader: {
+      next() {
+        const next = pending ?? reader.next();
+        pending = undefined;
+        return next;
+      },
+      close: () => reader.close(),
     },
-    close: () => reader.close(),
   };
-  return { first, source };
 }

@@ -1,61 +1,69 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { createEventEncoder, createEventFeed, errorEvent, retryEvent, type Stream, startEvent } from './sse-events.ts';
+import type { Stream } from '../plugins/streams/api.ts';
+import { createEventEncoder, createEventFeed, errorEvent, retryEvent, startEvent } from './sse-events.ts';
 
-/** Reading a stream over SSE: from its start, or from where a connection was cut. */
+/** Reads a stream over SSE: from its start, or from the position where a connection was cut. */
 
+/** A position in a stream that a client has reached. */
 export interface ResumePoint {
   readonly stream: string;
-  /** `end`: the terminal event was delivered. */
+  /** `end` if the terminal event was delivered. */
   readonly position: number | 'end';
 }
 
 const LAST_EVENT_ID = /^([A-Za-z0-9_-]{16,64})\.(\d{1,15}|end)$/;
 
+const STREAM_UNKNOWN = {
+  code: 'stream_unknown',
+  message: 'This stream, or this position in it, does not exist or has expired.',
+  retryable: false,
+};
+
 /**
- * Where a client was, by its `Last-Event-ID` header, else by `?lastEventId=`; undefined for a client
- * that is new.
- * @throws 400 for an id that is none of ours
+ * Returns the resume point of the `Last-Event-ID` header, else of `?lastEventId=`; undefined for a new
+ * client. An empty value counts as none.
+ * @throws 400 for an id that is not an event id
  */
 export function parseLastEventId(
   fastify: FastifyInstance,
   { headers, query }: FastifyRequest,
 ): ResumePoint | undefined {
   const given = headers['last-event-id'] || (query as { lastEventId?: string } | undefined)?.lastEventId;
-  if (given === undefined) return undefined;
+  if (!given) return undefined;
   const [, stream, position] = LAST_EVENT_ID.exec(String(given)) ?? [];
   if (stream === undefined) throw fastify.httpErrors.badRequest('Last-Event-ID is not the id of an event.');
   return { stream, position: position === 'end' ? 'end' : Number(position) };
 }
 
-/** A hook for SSE paths: 406 to a client that wants something else. */
+/** An `onRequest` hook of SSE routes. @throws 406 if the client does not accept events */
 export async function acceptsEvents(this: FastifyInstance, { headers }: FastifyRequest): Promise<void> {
   const { accept = '*/*' } = headers;
   if (/text\/event-stream|text\/\*|\*\/\*/i.test(accept)) return;
-  throw this.httpErrors.notAcceptable('This path answers with text/event-stream.');
+  throw this.httpErrors.notAcceptable('This path answers with text/event-stream; change the Accept header.');
 }
 
-/** From the beginning. */
+/** Streams from the beginning. */
 export async function readFromStart(
   fastify: FastifyInstance,
   stream: Stream,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   const reader = await stream.read(0);
-  if (reader === undefined) throw new Error('a log without a beginning');
+  if (reader === undefined) throw new Error('log without a beginning');
   return reply.stream(
     [startEvent(fastify, stream)],
     createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
   );
 }
 
-/** Right behind a place: no loss, no repetition, and never a new generation. */
+/** Streams from right behind a resume point, without loss or duplicates. Never starts a generation. */
 export async function resume(
   fastify: FastifyInstance,
   point: ResumePoint,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
-  const count = (result: string) => fastify.metrics.resumes.inc({ outcome: result });
+  const count = (outcome: string) => fastify.metrics.resumes.inc({ outcome });
   const { stream: id, position } = point;
   if (position === 'end') {
     count('ended');
@@ -65,7 +73,7 @@ export async function resume(
     const stream = await fastify.streams.find(id, request.identity);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
-    // Who comes back is not counted; who guesses is.
+    // A successful resume does not count against the limits; a guess does.
     if (!reader) await fastify.limits.countRequest(request.identity, reply);
     if (!stream || !reader) return reply.stream([errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(
@@ -80,8 +88,8 @@ function canResumeElsewhere({ streams }: FastifyInstance, { resumable }: Stream)
 }
 
 /**
- * Reads, or, where the store cannot be asked now, tells an EventSource to come back: any status but
- * 200 would end its reconnecting for good. Other clients get the status.
+ * Reads, or asks an EventSource to reconnect if the store is unavailable: it would give up for good on any
+ * status but 200. Other clients get the status.
  */
 export async function readOrAskToReconnect(
   request: FastifyRequest,
@@ -97,13 +105,7 @@ export async function readOrAskToReconnect(
   }
 }
 
-/** Whether the client is a browser's EventSource, or behaves as one. */
+/** Returns true if the client is a browser's EventSource or behaves like one. */
 export function isEventSource({ method, headers }: FastifyRequest): boolean {
   return method === 'GET' && /text\/event-stream/i.test(headers.accept ?? '');
 }
-
-const STREAM_UNKNOWN = {
-  code: 'stream_unknown',
-  message: 'This stream, or this place in it, is not kept any more.',
-  retryable: false,
-};

@@ -1,68 +1,61 @@
 import { randomBytes } from 'node:crypto';
 import type { EventMessage, FastifyInstance } from 'fastify';
+import type { EventFeed } from '../plugins/sse/api.ts';
+import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../plugins/streams/api.ts';
 
-/** Sluice's own events, as every SSE path sends them: JSON in `data`, a position in `id`. */
+/** Sluice's own SSE events: JSON in `data`, a position in `id`. */
 
-export type Stream = Awaited<ReturnType<FastifyInstance['streams']['start']>>;
-export type Reader = NonNullable<Awaited<ReturnType<Stream['read']>>>;
-export type Slice = Awaited<ReturnType<Reader['next']>>;
-export type ContentPart = Slice['parts'][number]['part'];
-export type Terminal = NonNullable<Slice['terminal']>;
+/** Reconnect delay in milliseconds. Spread, so that readers do not all return at once after a restart. */
+const RETRY_MS = { min: 500, spread: 1_000 };
 
-/** Spread out, so that a restarted service is not met by all its readers at once. */
-const RETRY_MS = { least: 500, spread: 1_000 };
-
-/** How soon to come back. Sent alone, it is also the first byte that a gateway sees. */
+/** Returns an event that only sets the reconnect delay. Sent alone, it is the first byte that a gateway sees. */
 export function retryEvent(): { retry: number } {
-  return { retry: RETRY_MS.least + Math.floor(Math.random() * RETRY_MS.spread) };
+  return { retry: RETRY_MS.min + Math.floor(Math.random() * RETRY_MS.spread) };
 }
 
-/** The first event of a stream. It leaves before the upstream has answered. */
+/** Returns the first event of a stream. It is sent before the provider has answered. */
 export function startEvent(fastify: FastifyInstance, stream: Stream): EventMessage {
   const { id, model, resumable } = stream;
   const start = { type: 'start', stream: id, model, url: streamUrl(fastify, stream), resumable };
   return { id: `${id}.0`, ...retryEvent(), data: JSON.stringify(start) };
 }
 
-/** Whether the stream can be resumed, where that has changed. It has no id: it is no place in the answer. */
+/** Reports whether the stream can be resumed. Has no id, because it is not a position in the answer. */
 function statusEvent(resumable: boolean): EventMessage {
   return jsonEvent({ type: 'status', resumable });
 }
 
-/** Where a stream is read again, and stopped; with a ticket where one is needed. */
+/** Returns the URL that reads a stream again and, with an action, stops it. Carries a ticket if one is needed. */
 export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stream, action = ''): string {
   return `${config.basePath}/streams/${id}${action}${auth.createReadTicketQuery(id, owner)}`;
 }
 
-/**
- * What a reader gives, as events. `canMove`: whether the client comes back by itself for what is left,
- * and another replica has it.
- */
+/** Returns the feed of a response that follows a reader. */
 export function createEventFeed(
-  reader: Reader,
+  reader: LogReader,
   encode: (slice: Slice) => EventMessage[],
   canResumeElsewhere = () => false,
-) {
+): EventFeed<Slice> {
   return {
-    canMove: canResumeElsewhere,
+    canResumeElsewhere,
     next: () => reader.next(),
     close: () => reader.close(),
-    isLast: (slice: Slice) => slice.terminal !== undefined,
+    isLast: (slice) => slice.terminal !== undefined,
     encode,
   };
 }
 
-/** An event without id or name, in which other protocols send their chunks. */
+/** Returns an event without id or name, as other protocols send their chunks. */
 export function jsonEvent(value: object): EventMessage {
   return { data: JSON.stringify(value) };
 }
 
-/** Gemini and Ollama name no id, and clients want one: the same each time the stream is read. */
+/** Returns the id of a tool call. Gemini and Ollama send none, but clients need one that is stable on resume. */
 export function toolCallId({ id, index }: Extract<ContentPart, { type: 'tool_call' }>, stream: Stream): string {
   return id ?? `call_${stream.id}_${index}`;
 }
 
-/** A slice as our own events. */
+/** Returns a function that encodes slices of a stream as Sluice's own events. */
 export function createEventEncoder({ id, model }: Stream): (slice: Slice) => EventMessage[] {
   return ({ parts, terminal, answer, resumable }) => {
     const events: EventMessage[] = parts.map(({ part, position }) => ({
@@ -84,11 +77,11 @@ export interface ErrorPayload {
 }
 
 /**
- * A failure as the only event. Its id says that nothing follows, so that a reconnect is answered 204:
- * a browser takes no other status than these two for anything but the end of all.
+ * Returns an error as the only event of a response. The id ends in `.end`, so a reconnect gets 204. A
+ * browser treats every status other than 200 and 204 as fatal.
  */
-export function errorEvent(failure: ErrorPayload, id: string = randomBytes(16).toString('base64url')): EventMessage {
-  return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...failure }) };
+export function errorEvent(error: ErrorPayload, id: string = randomBytes(16).toString('base64url')): EventMessage {
+  return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...error }) };
 }
 
 function contentPayload(part: ContentPart): object {

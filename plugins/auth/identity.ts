@@ -1,24 +1,29 @@
-/** Who asks, and what they may. */
+/** Who a request comes from, and what that caller may do. */
 
 export interface Quota {
-  /** Questions a minute. */
+  /** Questions per minute. */
   readonly requestsPerMinute?: number | undefined;
-  /** Tokens a minute, in and out. */
+  /** Input and output tokens per minute. */
   readonly tokensPerMinute?: number | undefined;
-  /** Answers that may run at once. */
+  /** Generations that may run at the same time. */
   readonly maxConcurrent?: number | undefined;
 }
 
 export interface Identity extends Quota {
-  /** Whom streams belong to: unique, stable, and no secret. */
+  /** The owner of streams: unique, stable, and not a secret. */
   readonly owner: string;
-  /** Public names of models; absent for all. */
+  /** Public names of the models that the caller may use; absent for all. */
   readonly models?: readonly string[] | undefined;
-  /** The ticket that this came with, by which the stream it started is known. */
+  /** Nonce of the ticket that the request came with. It identifies the stream that the ticket started. */
   readonly ticket?: string | undefined;
-  /** A ticket whose time is over: the stream that it started may still be read. */
+  /** True for an expired ticket: it can only resume the stream that it started. */
   readonly resumeOnly?: boolean | undefined;
 }
 
-/** Everybody, where no keys are configured. */
+/** The identity of every caller if neither keys nor tokens are configured. */
 export const ANONYMOUS: Identity = { owner: 'anybody' };
+
+/** Returns true if the caller may use the model with this public name. */
+export function mayUseModel({ models }: Pick<Identity, 'models'>, model: string): boolean {
+  return models === undefined || models.includes(model);
+}

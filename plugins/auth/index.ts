@@ -1,21 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { type Config, RestartRequired } from '../config/index.ts';
 import { createApiKeys, isKeyOwner } from './api-keys.ts';
-import { ANONYMOUS, type Identity } from './identity.ts';
+import { ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
 import { createJwt, KeySetUnavailable } from './jwt.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
-  interface FastifyContextConfig {
-    /**
-     * Who may come in, where keys are configured: with a key or token alone (`api`), with a ticket for
-     * one question (`ask`), with a ticket for this stream (`read`). Absent: everybody.
-     */
-    access?: 'api' | 'ask' | 'read';
-  }
   interface FastifyRequest {
+    /** Who asks. Set on every route of the api scope. */
     readonly identity: Identity;
   }
   interface FastifyInstance {
@@ -24,47 +18,71 @@ declare module 'fastify' {
 }
 
 export interface Auth {
-  /** Whether anybody has to say who they are. */
+  /** True if callers must authenticate: keys or tokens are configured. */
   readonly required: boolean;
-  /** A ticket for one question, in at most `ms`. */
+  /**
+   * Sets `request.identity` by key, token or ticket, as the route's `config.access` allows. A hook for `onRequest`.
+   * @throws 401 for credentials that are missing or not valid, 503 if the issuer's key set cannot be fetched
+   */
+  authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void>;
+  /** Returns true if the caller may use the model with this public name. */
+  mayUseModel(identity: Identity, model: string): boolean;
+  /**
+   * Creates a ticket that starts one question within `ms` milliseconds, at most 60,000.
+   * @throws 400 if a token has too many claims for a ticket
+   */
   createAskTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
-  /** What to put behind a stream's path, so that an EventSource may read it: `?ticket=…`, or nothing. */
+  /** Returns the query that lets an EventSource read a stream: `?ticket=…`, or an empty string if none is needed. */
   createReadTicketQuery(stream: string, owner: string): string;
 }
 
-/** `request.identity`: who asks, by a key, a token, or a ticket. */
-export default fp(
-  async (fastify) => {
-    const { config } = fastify;
-    let authenticators = createAuthenticators(config);
+interface Credentials {
+  readonly keys: Config['keys'];
+  readonly jwt?: Config['jwt'] | undefined;
+}
+
+export interface AuthOptions extends Credentials {
+  /** Signs tickets; random per process if absent. */
+  readonly ticketSecret?: string | undefined;
+  /** Address to listen on: an open service off loopback logs a warning. */
+  readonly host: string;
+  /** Longest time in milliseconds that an answer may take; read tickets are valid for longer. */
+  readonly longestAnswerMs: number;
+  /** Milliseconds for which an ended stream stays readable. */
+  readonly streamTtlMs: number;
+}
+
+/** Adds `fastify.auth` and `request.identity`. `scope.ts` puts the authentication hook in front of routes. */
+export default fp<AuthOptions>(
+  async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
+    let authenticators = createAuthenticators({ keys, jwt });
     fastify.onConfigReload((config) => {
       const next = createAuthenticators(config);
-      // A file that is empty for a moment must not let everybody in.
+      // A configuration file that is empty for a moment must not open the service.
       if (authenticators.required && !next.required) throw new RestartRequired('a service without keys or tokens');
       authenticators = next;
     });
-    const tickets = createTickets(config.ticketSecret ? Buffer.from(config.ticketSecret) : randomBytes(32));
-    const longestAnswerMs = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
-
+    const tickets = createTickets(ticketSecret ? Buffer.from(ticketSecret) : randomBytes(32));
     fastify.decorateRequest('identity', undefined as unknown as Identity);
-    fastify.addHook('onRequest', async (request, reply) => {
-      const { access } = request.routeOptions.config;
-      const identity = authenticators.required && access ? await identify(request, access) : ANONYMOUS;
+
+    async function authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+      const { access = 'api' } = request.routeOptions.config;
+      const isPublic = !authenticators.required || access === 'public' || request.is404;
+      const identity = isPublic ? ANONYMOUS : await identify(request, access);
       if (identity === undefined) {
         reply.header('www-authenticate', 'Bearer');
-        throw fastify.httpErrors.unauthorized('Send Authorization: Bearer with a key or token that is valid here.');
+        throw fastify.httpErrors.unauthorized('Send a valid key or token as Authorization: Bearer.');
       }
       (request as { identity: Identity }).identity = identity;
-    });
+    }
 
-    /** The header wins, since a URL may have been copied. */
-    async function identify(request: FastifyRequest, access: 'api' | 'ask' | 'read'): Promise<Identity | undefined> {
+    /** The header takes precedence over the ticket, because a URL may have been copied. */
+    async function identify(request: FastifyRequest, access: Access): Promise<Identity | undefined> {
       const { authorization } = request.headers;
       if (authorization !== undefined) {
         const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
-        return credentials === undefined
-          ? undefined
-          : (authenticators.findByKey(credentials) ?? (await identifyByToken(credentials)));
+        if (credentials === undefined) return undefined;
+        return authenticators.findByKey(credentials) ?? (await identifyByToken(credentials));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
       return access === 'api' || typeof ticket !== 'string' ? undefined : identifyByTicket(ticket, request, access);
@@ -75,17 +93,17 @@ export default fp(
         return await authenticators.verifyToken?.(token);
       } catch (error) {
         if (!(error instanceof KeySetUnavailable)) throw error;
-        fastify.log.error('the key set of the token issuer cannot be fetched');
-        const message = 'Tokens cannot be checked now; ask again later.';
+        fastify.log.error('key set of the token issuer unavailable; requests with tokens are refused');
+        const message = 'Tokens cannot be verified now; retry later.';
         throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: 5_000 });
       }
     }
 
-    function identifyByTicket(text: string, request: FastifyRequest, access: 'ask' | 'read'): Identity | undefined {
+    function identifyByTicket(text: string, request: FastifyRequest, access: Access): Identity | undefined {
       const ticket = tickets.open(text);
       if (ticket === undefined) return undefined;
       const isExpired = ticket.expires <= Date.now();
-      // What a key may is looked up anew: it may have been taken back.
+      // Permissions are looked up again, because the key may have been revoked.
       const keyHolder = authenticators.findByOwner(ticket.owner) ?? ticket.claims;
       if (keyHolder === undefined) return undefined;
       if (ticket.kind === 'read') {
@@ -94,38 +112,44 @@ export default fp(
       }
       if (access !== 'ask' || (isExpired && !isResuming(request))) return undefined;
       const { model, nonce } = ticket;
-      if (model !== undefined && keyHolder.models?.includes(model) === false) return undefined;
+      if (model !== undefined && !mayUseModel(keyHolder, model)) return undefined;
       return { ...keyHolder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumeOnly: isExpired };
     }
 
-    /** A token's own claims have to travel with its tickets: nobody else knows them. A key is looked up. */
+    /** Tickets of a token carry its claims, because nothing else knows them. Keys are looked up. */
     const claimsOf = (identity: Identity) => (isKeyOwner(identity.owner) ? {} : { claims: identity });
 
-    const auth: Auth = {
+    fastify.decorate('auth', {
       get required() {
         return authenticators.required;
       },
-      createAskTicket(identity, model, ms = MAX_TICKET_MS) {
-        // It is good for one question for as long as that question's stream is kept.
-        const expires = Date.now() + Math.min(ms, MAX_TICKET_MS, config.streams.ttlMs);
+      authenticate,
+      mayUseModel,
+      createAskTicket(identity: Identity, model: string | undefined, ms = MAX_TICKET_MS) {
+        // A ticket stands for one question only as long as the stream of that question is kept.
+        const expires = Date.now() + Math.min(ms, MAX_TICKET_MS, streamTtlMs);
         const { owner } = identity;
         const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, owner, model, ...claimsOf(identity) });
         if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
         return { ticket, expiresAt: new Date(expires) };
       },
-      createReadTicketQuery(stream, owner) {
+      createReadTicketQuery(stream: string, owner: string) {
         if (!authenticators.required) return '';
-        const expires = Date.now() + longestAnswerMs + config.streams.ttlMs;
+        const expires = Date.now() + longestAnswerMs + streamTtlMs;
         return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
       },
-    };
-    fastify.decorate('auth', auth);
-    warnIfOpen(fastify, authenticators.required);
+    });
+
+    if (!authenticators.required && !isLoopback(host)) {
+      fastify.log.warn({ host }, 'no keys configured; everybody who reaches this address can ask');
+    }
   },
   { name: 'auth', dependencies: ['config', 'errors'] },
 );
 
-function createAuthenticators({ keys, jwt }: Config) {
+type Access = 'api' | 'ask' | 'read';
+
+function createAuthenticators({ keys, jwt }: Credentials) {
   return {
     required: keys.length > 0 || jwt !== undefined,
     ...createApiKeys(keys, Date.now),
@@ -133,13 +157,11 @@ function createAuthenticators({ keys, jwt }: Config) {
   };
 }
 
-/** An empty one is none, as where the place is read. */
+/** An empty id counts as none, as in `parseLastEventId`. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
   return Boolean(headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId);
 }
 
-function warnIfOpen({ config, log }: FastifyInstance, required: boolean): void {
-  const isLoopback = config.host === 'localhost' || config.host === '::1' || config.host.startsWith('127.');
-  if (required || isLoopback) return;
-  log.warn({ host: config.host }, 'anybody who reaches this address can ask: no keys are configured');
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }

@@ -7,37 +7,38 @@ declare module 'fastify' {
   interface FastifyInstance {
     readonly config: Config;
     /**
-     * Takes keys, tokens and models from another configuration while the service runs. What else it
-     * says waits for a restart.
-     * @throws where its models need a provider that does not run
+     * Applies keys, tokens and models of another configuration to the running service. Other settings
+     * need a restart.
+     * @throws RestartRequired if the new models need a provider that is not running
      */
     reloadConfig(next: Config): void;
-    /** Calls `take` with every configuration that is taken. */
-    onConfigReload(take: (next: Config) => void): void;
+    /** Calls the listener with each configuration that is applied. A listener that throws stops the reload. */
+    onConfigReload(listener: (next: Config) => void): void;
   }
 }
 
-/** `fastify.config` */
+/** The new configuration cannot be applied to a running service. */
+export class RestartRequired extends Error {
+  override readonly name = 'RestartRequired';
+
+  constructor(what: string) {
+    super(`needs a restart: ${what}`);
+  }
+}
+
+/** Adds `fastify.config` and its reload. */
 export default fp<{ config: Config }>(
   async (fastify, { config }) => {
     const reloadListeners: ((next: Config) => void)[] = [];
     fastify.decorate('config', config);
-    fastify.decorate('onConfigReload', (take: (next: Config) => void) => {
-      reloadListeners.push(take);
+    fastify.decorate('onConfigReload', (listener: (next: Config) => void) => {
+      reloadListeners.push(listener);
     });
     fastify.decorate('reloadConfig', (next: Config) => {
       const missing = Object.keys(next.providers).filter((name) => config.providers[name] === undefined);
-      if (missing.length > 0) throw new RestartRequired(`the providers ${missing.join(', ')}`);
-      for (const take of reloadListeners) take(next);
+      if (missing.length > 0) throw new RestartRequired(`new providers: ${missing.join(', ')}`);
+      for (const listener of reloadListeners) listener(next);
     });
   },
   { name: 'config' },
 );
-
-export class RestartRequired extends Error {
-  override readonly name = 'NeedsRestart';
-
-  constructor(what: string) {
-    super(`only a restart brings ${what}`);
-  }
-}

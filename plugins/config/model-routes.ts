@@ -1,54 +1,69 @@
-import { CONTINUE_PROMPT } from '../llm/continuation.ts';
-import type { Config } from './index.ts';
+import type { Config } from './schema.ts';
 
-/** Which upstream model answers to which public name. Pure. */
+/** Maps public model names to the upstream models that answer. Pure. */
 
 export interface Target {
+  /** Name of the provider in the configuration. */
   readonly provider: string;
+  /** The provider's own name of the model. */
   readonly model: string;
 }
 
+/** Time limits of one call, in milliseconds. */
 export interface Deadlines {
+  /** Until the first part of the answer. */
   readonly firstTokenMs: number;
+  /** Longest silence between two parts. */
   readonly idleMs: number;
+  /** Longest answer. */
   readonly totalMs: number;
 }
 
 export interface ModelRoute {
+  /** Public name. */
   readonly name: string;
-  /** The name in metrics: names that come from outside would have no bound there. */
+  /** Name in metrics. Names that clients make up share one label. */
   readonly label: string;
+  /** Asked in this order. */
   readonly targets: readonly [Target, ...Target[]];
   readonly deadlines: Deadlines;
-  /** What follows when a target fails in the middle of its answer. */
+  /** What happens if a target fails in the middle of its answer. */
   readonly onMidStreamFailure: 'error' | 'continue';
+  /** Instruction for the target that continues an answer. */
   readonly continuePrompt: string;
 }
 
 export interface ModelRoutes {
-  /** The route of a public name, or of the default; undefined for a model that is not configured. */
+  /** Returns the route of a public name, or of the default model; undefined if it is not configured. */
   find(name: string | undefined): ModelRoute | undefined;
-  /** Every name that `find` knows, the default first; a provider that is open to all as `name/*`. */
+  /** All names that `find` knows, the default first. A provider that is open to all models counts as `name/*`. */
   readonly names: readonly string[];
 }
 
-export function createModelRoutes({ models, providers, defaultModel, deadlines }: Config): ModelRoutes {
+export interface ModelSettings extends Pick<Config, 'models' | 'providers' | 'deadlines'> {
+  readonly defaultModel?: string | undefined;
+}
+
+const DEFAULT_CONTINUE_PROMPT =
+  'Your answer was cut off. Go on exactly where it stopped, in the same language and form. Do not repeat anything, do not apologise, do not comment: write only what comes next.';
+
+export function createModelRoutes({ models, providers, defaultModel, deadlines }: ModelSettings): ModelRoutes {
   const routes = new Map<string, ModelRoute>();
   const openProviders = new Set<string>();
 
-  const direct = (name: string, label = name): ModelRoute => ({
+  const directRoute = (name: string, label = name): ModelRoute => ({
     name,
     label,
     targets: [parseTarget(name)],
-    deadlines: deadlines,
+    deadlines,
     onMidStreamFailure: 'error',
-    continuePrompt: CONTINUE_PROMPT,
+    continuePrompt: DEFAULT_CONTINUE_PROMPT,
   });
-  const addDirect = (name: string) => {
-    if (!routes.has(name)) routes.set(name, direct(name));
+  const addDirectRoute = (name: string) => {
+    if (!routes.has(name)) routes.set(name, directRoute(name));
   };
 
-  for (const { name, targets, ...own } of models) {
+  for (const { name, targets, ...overrides } of models) {
     const [first, ...rest] = targets;
     if (first === undefined) continue;
     routes.set(name, {
@@ -56,37 +71,43 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       label: name,
       targets: [first, ...rest],
       deadlines: {
-        firstTokenMs: own.firstTokenMs ?? deadlines.firstTokenMs,
-        idleMs: own.idleMs ?? deadlines.idleMs,
-        totalMs: own.totalMs ?? deadlines.totalMs,
+        firstTokenMs: overrides.firstTokenMs ?? deadlines.firstTokenMs,
+        idleMs: overrides.idleMs ?? deadlines.idleMs,
+        totalMs: overrides.totalMs ?? deadlines.totalMs,
       },
-      onMidStreamFailure: own.onMidStreamFailure ?? 'error',
-      continuePrompt: own.continuePrompt ?? CONTINUE_PROMPT,
+      onMidStreamFailure: overrides.onMidStreamFailure ?? 'error',
+      continuePrompt: overrides.continuePrompt ?? DEFAULT_CONTINUE_PROMPT,
     });
   }
-  if (defaultModel !== undefined) addDirect(defaultModel);
+  if (defaultModel !== undefined) addDirectRoute(defaultModel);
   for (const [provider, entry] of Object.entries(providers)) {
     if (entry.models === '*') openProviders.add(provider);
-    else for (const model of entry.models ?? []) addDirect(`${provider}/${model}`);
+    else for (const model of entry.models ?? []) addDirectRoute(`${provider}/${model}`);
   }
 
   const defaultName = defaultModel ?? (routes.has('default') ? 'default' : routes.keys().next().value);
-  const listed = [...routes.keys()].sort((a, b) => Number(b === defaultName) - Number(a === defaultName));
+  const names = [...routes.keys()].sort((a, b) => Number(b === defaultName) - Number(a === defaultName));
 
   return {
     find(name = defaultName) {
       if (name === undefined) return undefined;
-      if (!routes.has(name) && openProviders.has(parseTarget(name).provider)) {
-        // Not kept: names come from outside, and a map of them would have no bound.
-        return parseTarget(name).model === '' ? undefined : direct(name, `${parseTarget(name).provider}/*`);
+      const { provider, model } = parseTarget(name);
+      if (!routes.has(name) && openProviders.has(provider)) {
+        // Not stored: clients make up these names, so a map of them would have no bound.
+        return model === '' ? undefined : directRoute(name, `${provider}/*`);
       }
       return routes.get(name);
     },
-    names: [...listed, ...[...openProviders].map((provider) => `${provider}/*`)],
+    names: [...names, ...[...openProviders].map((provider) => `${provider}/*`)],
   };
 }
 
-/** `bella/gpt-4o` → the provider before the first slash, its model after it. */
+/** Returns the longest time in milliseconds that an answer of any model may take. */
+export function longestAnswerMs({ models, deadlines }: Pick<Config, 'models' | 'deadlines'>): number {
+  return Math.max(deadlines.totalMs, ...models.map(({ totalMs = 0 }) => totalMs));
+}
+
+/** Splits `bella/gpt-4o` at its first slash into provider and model. */
 function parseTarget(name: string): Target {
   const slash = name.indexOf('/');
   return slash < 0 ? { provider: '', model: name } : { provider: name.slice(0, slash), model: name.slice(slash + 1) };

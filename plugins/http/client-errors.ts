@@ -1,55 +1,58 @@
 import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import { envelope, type PublicError } from './error-shapes.ts';
+import type { PublicError } from './api.ts';
+import { envelope } from './errors.ts';
 
-/** What Node's parser refuses before there is a request: the same envelope as everywhere, and the end. */
+/** Errors that Node's HTTP parser finds before there is a Fastify request. */
 
 const CLIENT_ERRORS: Readonly<Record<string, PublicError>> = {
   HPE_HEADER_OVERFLOW: { status: 431, code: 'invalid_request', message: 'The headers or the URL are too long.' },
-  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, code: 'invalid_request', message: 'The request did not come in time.' },
+  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, code: 'invalid_request', message: 'The request timed out.' },
 };
 
 const MALFORMED: PublicError = {
   status: 400,
   code: 'invalid_request',
-  message: 'This is not a valid HTTP/1.1 request.',
+  message: 'The request is not valid HTTP/1.1.',
 };
 const UNKNOWN_EXPECTATION: PublicError = {
   status: 417,
   code: 'invalid_request',
-  message: 'Only 100-continue can be expected.',
+  message: 'Unknown Expect header; only 100-continue is supported.',
 };
 
+/** Fastify's `clientErrorHandler`: answers with the JSON envelope and closes the connection. */
 export function handleClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  // A reset has nobody left to answer, and a response that has begun must not be broken into.
-  const answered = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true;
-  if (error.code === 'ECONNRESET' || !socket.writable || answered) {
+  // A reset connection cannot be answered, and a response that has begun must not be interrupted.
+  const hasBegun = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true;
+  if (error.code === 'ECONNRESET' || !socket.writable || hasBegun) {
     socket.destroy();
     return;
   }
-  const refusal = CLIENT_ERRORS[error.code ?? ''] ?? MALFORMED;
-  const { head, body } = errorResponse(refusal);
-  const lines = Object.entries(head).map(([name, value]) => `${name}: ${value}\r\n`);
-  socket.end(`HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}\r\n${lines.join('')}\r\n${body}`);
+  const publicError = CLIENT_ERRORS[error.code ?? ''] ?? MALFORMED;
+  const { headers, body } = errorResponse(publicError);
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  const { status } = publicError;
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`);
 }
 
-/** Node answers an unknown `Expect` by itself, and without a body. */
+/** Answers an unknown `Expect` header with the JSON envelope. Node's own answer has no body. */
 export function rejectUnknownExpectations(server: Server): void {
   server.on('checkExpectation', (_: IncomingMessage, response: ServerResponse) => {
-    const { head, body } = errorResponse(UNKNOWN_EXPECTATION);
-    response.writeHead(UNKNOWN_EXPECTATION.status, head).end(body);
+    const { headers, body } = errorResponse(UNKNOWN_EXPECTATION);
+    response.writeHead(UNKNOWN_EXPECTATION.status, headers).end(body);
   });
 }
 
-function errorResponse(refusal: PublicError) {
+function errorResponse(error: PublicError) {
   const id = randomUUID();
-  const body = JSON.stringify(envelope(refusal, id));
-  const head = {
+  const body = JSON.stringify(envelope(error, id));
+  const headers = {
     'content-type': 'application/json; charset=utf-8',
     'content-length': String(Buffer.byteLength(body)),
     'x-request-id': id,
     connection: 'close',
   };
-  return { head, body };
+  return { headers, body };
 }

@@ -2,32 +2,38 @@ import cors from '@fastify/cors';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 
-/** Lets the pages of `corsOrigins` call. Without any, only pages of the same origin can. */
-export default fp(
-  async (fastify) => {
-    const { corsOrigins } = fastify.config;
-    const open = corsOrigins.includes('*');
+export interface CorsOptions {
+  /** Origins whose pages may call, or `*` for all. If empty, only pages of the same origin may. */
+  readonly origins: readonly string[];
+}
 
-    // Before the CORS headers are written: who is refused is told nothing of who is not.
+/** Allows cross-origin calls from the configured origins and rejects all others with 403. */
+export default fp<CorsOptions>(
+  async (fastify, { origins }) => {
+    const allowsAll = origins.includes('*');
+
+    // Runs before the CORS headers are set, so that a rejected origin does not see them.
     fastify.addHook('onRequest', async (request) => {
       const { origin } = request.headers;
       const isPreflight = origin !== undefined && request.headers['access-control-request-method'] !== undefined;
-      if (request.method === 'OPTIONS' && !isPreflight) throw fastify.httpErrors.notFound('OPTIONS is for CORS alone.');
-      if (origin === undefined || open || corsOrigins.includes(origin) || isSameOrigin(request, origin)) return;
-      throw fastify.httpErrors.forbidden('Pages of this origin may not call.');
+      if (request.method === 'OPTIONS' && !isPreflight) {
+        throw fastify.httpErrors.notFound('OPTIONS is only supported for CORS preflight requests.');
+      }
+      if (origin === undefined || allowsAll || origins.includes(origin) || isSameOrigin(request, origin)) return;
+      throw fastify.httpErrors.forbidden('Pages of this origin may not call this service; see CORS_ORIGINS.');
     });
 
     await fastify.register(cors, {
-      origin: open ? '*' : corsOrigins,
+      origin: allowsAll ? '*' : [...origins],
       methods: ['GET', 'POST', 'DELETE'],
       exposedHeaders: ['location', 'retry-after', 'x-request-id', 'x-sluice-stream'],
       maxAge: 86_400,
     });
   },
-  { name: 'cors', dependencies: ['config', 'errors'] },
+  { name: 'cors', dependencies: ['errors'] },
 );
 
-/** What the browser says of it counts, too: a gateway may have put its own name for us into `Host`. */
+/** Also trusts `Sec-Fetch-Site`, because a gateway may have replaced `Host` by its own name for this service. */
 function isSameOrigin({ headers, host }: FastifyRequest, origin: string): boolean {
   if (headers['sec-fetch-site'] === 'same-origin') return true;
   return URL.canParse(origin) && new URL(origin).host === host;

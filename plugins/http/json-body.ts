@@ -2,8 +2,8 @@ import fp from 'fastify-plugin';
 import { duplicateKey, isTooComplex } from './json-keys.ts';
 
 /**
- * JSON as two readers cannot understand it differently: valid UTF-8, no key twice, no `__proto__`. Any
- * other type is refused, since a parser for it would let a body past the schemas.
+ * Parses JSON strictly, so that no two parsers read a body differently: valid UTF-8, no duplicate keys,
+ * no `__proto__`. Rejects every other media type, because its body would bypass the schemas.
  */
 export default fp(
   async (fastify) => {
@@ -22,10 +22,11 @@ export default fp(
       } catch {
         return done(invalid(400, 'The body is not valid UTF-8.'));
       }
-      if (isTooComplex(text)) return done(invalid(400, 'The body is nested too deeply, or has too many parts.'));
+      if (isTooComplex(text))
+        return done(invalid(400, 'The body is nested too deeply or has too many objects and arrays.'));
       parse(request, text, (error, value) => {
         const duplicate = error === null ? duplicateKey(text) : undefined;
-        if (duplicate !== undefined) done(invalid(400, `The body has a field twice${printableName(duplicate)}.`));
+        if (duplicate !== undefined) done(invalid(400, `Duplicate field in the body${printableName(duplicate)}.`));
         else done(error, value);
       });
     });
@@ -33,7 +34,7 @@ export default fp(
   { name: 'json-body', dependencies: ['errors'] },
 );
 
-/** A name that is a plain word; anything else may be somebody's text. */
+/** Returns the name for a message if it is a plain word. Anything else may be part of a question. */
 function printableName(name: string): string {
   return /^[\w.-]{1,40}$/.test(name) ? `: ${name}` : '';
 }

@@ -1,6 +1,6 @@
 /**
- * The first key that stands twice in one object of valid JSON, which `JSON.parse` takes the last of.
- * Pure; one pass, and no deeper than the text.
+ * Returns the first duplicate key of an object in valid JSON; `JSON.parse` would take its last value.
+ * One pass, linear in the length of the text.
  */
 export function duplicateKey(json: string): string | undefined {
   const open: (Set<string> | undefined)[] = [];
@@ -41,11 +41,11 @@ function isKey(json: string, end: number): boolean {
   return json[at] === ':';
 }
 
-/** Deeper and wider than this no question is; parsing it would hold everybody up. */
+/** Bounds that no real question reaches. Parsing more would block the event loop. */
 const MAX_DEPTH = 64;
 const MAX_CONTAINERS = 100_000;
 
-/** Whether the text opens more objects and lists than are taken. Of any text, before it is parsed; linear. */
+/** Returns true if the text opens too many objects and arrays. Works on any text, before parsing; linear. */
 export function isTooComplex(text: string): boolean {
   let depth = 0;
   let containers = 0;
@@ -53,7 +53,7 @@ export function isTooComplex(text: string): boolean {
     const char = text.charCodeAt(i);
     if (char === 0x22) {
       i = endOfString(text, i);
-      if (i < 0) return false; // Not JSON: the parser says so.
+      if (i < 0) return false; // Not JSON; the parser reports it.
     } else if (char === 0x7b || char === 0x5b) {
       depth += 1;
       containers += 1;

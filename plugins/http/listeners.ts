@@ -6,72 +6,77 @@ import fp from 'fastify-plugin';
 declare module 'fastify' {
   interface FastifyInstance {
     /**
-     * Listens on `host` and `port` through as many sockets as the configuration says, where the
-     * platform can share a port between sockets, else through one.
+     * Listens on `host` and `port` through the configured number of sockets, or through one socket if
+     * the platform cannot share a port.
      * @throws the system's error, such as EADDRINUSE
      */
     openListenSockets(host: string, port: number): Promise<void>;
-    /** From now on new connections are refused, and those that fall idle are closed, so that a gateway goes elsewhere. */
+    /** Refuses new connections and closes idle ones, so that a gateway chooses another replica. */
     stopAccepting(): void;
   }
 }
 
+export interface ListenersOptions {
+  /** Number of sockets that listen on the port, 1 to 256. */
+  readonly listenSockets: number;
+  /** Bytes that a socket may buffer. */
+  readonly highWaterMark: number;
+}
+
 /**
  * Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
- * loop. A busy loop's turns take 20 to 40 ms, so new streams queue for seconds behind running ones.
- * Several sockets on the port, in the same process, are accepted from in the same turn.
+ * loop. On a busy core a turn takes 20 to 40 ms, so that new streams wait for seconds. The event loop
+ * accepts from several sockets of the same process in one turn.
  */
-export default fp(
-  async (fastify) => {
-    const { listenSockets, streams } = fastify.config;
+export default fp<ListenersOptions>(
+  async (fastify, { listenSockets, highWaterMark }) => {
     const extraSockets: Server[] = [];
 
     fastify.decorate('openListenSockets', async (host: string, port: number) => {
       if (listenSockets === 1) return void (await fastify.listen({ host, port }));
-      // Claimed alone first: sockets that share would let a second instance in unnoticed, and give
-      // it half of the connections.
-      const claimed = await reservePort({ host, port });
-      if (!(await canShare({ host, port: claimed }))) {
-        fastify.log.debug({ node: process.version }, 'this platform cannot share a port: listening through one socket');
-        return void (await fastify.listen({ host, port: claimed }));
+      // The port is first bound without sharing. Otherwise a second instance could start unnoticed and
+      // receive half of the connections.
+      const reserved = await reservePort({ host, port });
+      if (!(await canSharePort({ host, port: reserved }))) {
+        fastify.log.debug({ node: process.version }, 'this platform cannot share a port; listening on one socket');
+        return void (await fastify.listen({ host, port: reserved }));
       }
-      const shared = { port: claimed, reusePort: true };
+      const shared = { port: reserved, reusePort: true };
       await fastify.listen({ host, ...shared });
-      const open = () => createExtraSocket(fastify, streams.highWaterMark);
       for (const bound of fastify.addresses()) {
         if (typeof bound === 'string') continue; // A pipe.
         const { address } = bound;
-        for (let i = 1; i < listenSockets; i++)
-          extraSockets.push(await listening(open(), { host: address, ...shared }));
+        for (let i = 1; i < listenSockets; i++) {
+          extraSockets.push(await listen(createExtraSocket(fastify, highWaterMark), { host: address, ...shared }));
+        }
       }
     });
 
-    // Their connections are the main server's, which closes them; so nothing is waited for here.
+    // The main server owns their connections and closes them, so there is nothing to wait for.
     const closeExtraSockets = () => {
-      for (const sibling of extraSockets.splice(0)) sibling.close();
+      for (const socket of extraSockets.splice(0)) socket.close();
     };
 
     let isStopped = false;
     fastify.decorate('stopAccepting', () => {
       isStopped = true;
       closeExtraSockets();
-      // Closes what is idle, too.
-      fastify.server.close();
+      fastify.server.close(); // Also closes idle connections.
     });
     fastify.addHook('onRequest', async (_, reply) => {
       if (isStopped) reply.header('connection', 'close');
     });
-    // Those that were open before, at once: a gateway would send the next question on it.
+    // Closes connections that were open before: a gateway would send its next request on them.
     fastify.addHook('onResponse', async ({ raw }) => {
       if (isStopped) raw.socket.end();
     });
 
     fastify.addHook('onClose', async () => closeExtraSockets());
   },
-  { name: 'listeners', dependencies: ['config'] },
+  { name: 'listeners' },
 );
 
-/** A socket whose connections the main server handles, with the settings of Node's HTTP servers. */
+/** Creates a server that hands its connections to the main server. Same options as Node's HTTP servers. */
 function createExtraSocket({ server }: FastifyInstance, highWaterMark: number): Server {
   const options = { allowHalfOpen: true, noDelay: true, highWaterMark };
   return createServer(options, (socket) => server.emit('connection', socket));
@@ -79,35 +84,36 @@ function createExtraSocket({ server }: FastifyInstance, highWaterMark: number): 
 
 type SharedPortOptions = ListenOptions & { reusePort?: boolean };
 
-async function listening(server: Server, options: SharedPortOptions): Promise<Server> {
+async function listen(server: Server, options: SharedPortOptions): Promise<Server> {
   server.listen(options);
   await once(server, 'listening');
   return server;
 }
 
-/** Binds the port without sharing, and gives it up again; the port, which may have been 0. */
+/** Binds the port without sharing, closes it again and returns it. Port 0 becomes a free port. */
 async function reservePort(options: ListenOptions): Promise<number> {
-  const server = await listening(createServer(), options);
+  const server = await listen(createServer(), options);
   const { port } = server.address() as { port: number };
-  await closed(server);
+  await close(server);
   return port;
 }
 
-/** By trying: Node before 22.12 ignores the option, and some systems refuse it. */
-async function canShare(options: ListenOptions): Promise<boolean> {
+/** Tries it: Node before 22.12 ignores the option, and some systems reject it. */
+async function canSharePort(options: ListenOptions): Promise<boolean> {
   const opened: Server[] = [];
   try {
-    for (let i = 0; i < 2; i++)
-      opened.push(await listening(createServer(), { ...options, reusePort: true } as SharedPortOptions));
+    for (let i = 0; i < 2; i++) {
+      opened.push(await listen(createServer(), { ...options, reusePort: true } as SharedPortOptions));
+    }
     return true;
   } catch {
     return false;
   } finally {
-    await Promise.all(opened.map(closed));
+    await Promise.all(opened.map(close));
   }
 }
 
-async function closed(server: Server): Promise<void> {
+async function close(server: Server): Promise<void> {
   server.close();
   await once(server, 'close');
 }

@@ -1,7 +1,7 @@
 import { LogController } from 'fastify';
 import type { DestinationStream, LoggerOptions } from 'pino';
 
-/** How this service logs: never a question, a secret, a stack, or a message that may quote one of them. */
+/** Logger settings. No log line holds a question, a secret, a stack, or a message that may quote one of them. */
 
 export function loggerOptions(level: string, destination?: DestinationStream) {
   const options: LoggerOptions = {
@@ -11,17 +11,17 @@ export function loggerOptions(level: string, destination?: DestinationStream) {
   return destination ? { ...options, stream: destination } : options;
 }
 
-/** Fastify's own lines would show the query; `request-log.ts` and the streams write theirs. */
+/** Fastify's own request lines would show the query. `request-log.ts` and the streams log instead. */
 export const logController = new LogController({ disableRequestLogging: true });
 
 export interface SerializedError {
   readonly name: string;
   readonly code: string | undefined;
-  /** File and line of birth. */
+  /** File and line where the error was created. */
   readonly at: string | undefined;
 }
 
-/** What may be told of a fault. Its message may repeat input: `JSON.parse` does. */
+/** Returns what may be logged of an error. Its message is left out: it may repeat input, as in `JSON.parse`. */
 export function serializeError(error: unknown): SerializedError {
   const { name = 'Error', code, stack = '' } = (error ?? {}) as NodeJS.ErrnoException;
   const frame = stack.split('\n').find((line) => /^\s+at /.test(line)) ?? '';

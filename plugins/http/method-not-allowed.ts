@@ -3,44 +3,52 @@ import fp from 'fastify-plugin';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Answers 405 with `Allow` for every other method on the paths known so far. Call once, last. */
+    /** Adds routes that answer 405 with `Allow` to every known path. Call once, after all other routes. */
     addMethodNotAllowedRoutes(): void;
   }
 }
 
-/** Known paths answer 405 and not 404 to a wrong method. OPTIONS is left to CORS. */
+interface KnownPath {
+  /** The scope in which the path was added: its error handler answers. */
+  readonly scope: FastifyInstance;
+  /** The path without the prefix of the scope. */
+  readonly path: string;
+  readonly methods: Set<string>;
+}
+
+/** Known paths answer 405 instead of 404 to other methods. OPTIONS is left to CORS. */
 export default fp(
   async (fastify) => {
-    const allowed = new Map<string, Set<string>>();
-    const onRoute = ({ url, method }: RouteOptions) => {
-      if (url === '*') return;
-      const methods = allowed.get(url) ?? new Set();
-      allowed.set(url, methods);
-      for (const one of [method].flat()) methods.add(one);
-    };
-    let collecting = true;
-    fastify.addHook('onRoute', (route) => {
-      if (collecting) onRoute(route);
+    const paths = new Map<string, KnownPath>();
+    let isCollecting = true;
+
+    fastify.addHook('onRoute', function collect(this: FastifyInstance, route: RouteOptions & { routePath: string }) {
+      if (!isCollecting || route.url === '*') return;
+      const known = paths.get(route.url) ?? { scope: this, path: route.routePath, methods: new Set() };
+      paths.set(route.url, known);
+      for (const method of [route.method].flat()) known.methods.add(method);
     });
-    fastify.decorate('addMethodNotAllowedRoutes', function refuse(this: FastifyInstance) {
-      collecting = false;
-      for (const [url, methods] of allowed) addRoute(this, url, methods);
+
+    fastify.decorate('addMethodNotAllowedRoutes', () => {
+      isCollecting = false;
+      for (const { scope, path, methods } of paths.values()) addRoute(scope, path, methods);
     });
   },
   { name: 'method-not-allowed', dependencies: ['errors'] },
 );
 
-function addRoute(fastify: FastifyInstance, url: string, methods: ReadonlySet<string>): void {
-  const others = fastify.supportedMethods.filter((method) => method !== 'OPTIONS' && !methods.has(method));
+function addRoute(scope: FastifyInstance, path: string, methods: ReadonlySet<string>): void {
+  const otherMethods = scope.supportedMethods.filter((method) => method !== 'OPTIONS' && !methods.has(method));
   const allow = [...methods, 'OPTIONS'].join(', ');
-  fastify.route({
-    url,
-    method: others as HTTPMethods[],
+  scope.route({
+    url: path,
+    method: otherMethods as HTTPMethods[],
+    config: { access: 'public' },
     schema: { hide: true },
-    // Before the body is looked at.
+    // Answers before the body is read.
     async onRequest(_, reply) {
       reply.header('allow', allow);
-      throw fastify.httpErrors.methodNotAllowed(`This path takes ${allow}.`);
+      throw scope.httpErrors.methodNotAllowed(`Method not allowed. Allowed: ${allow}.`);
     },
     async handler() {},
   });

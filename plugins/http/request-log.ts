@@ -1,8 +1,8 @@
 import fp from 'fastify-plugin';
 
 /**
- * One line per answered request, the path without its query, which may hold a question. Streams have
- * a line of their own when they end: Fastify calls `onResponse` only for those that nobody cut.
+ * Logs one line per answered request. The query is left out: it may hold a question. Streams log their
+ * own line when they end, because Fastify calls `onResponse` only for responses that were not cut.
  */
 export default fp(
   async (fastify) => {

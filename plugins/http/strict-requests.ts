@@ -1,24 +1,23 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 
-/** Longest URL, in bytes: a question of 900 Chinese characters fits. */
+/** Longest URL in bytes. A question of 900 Chinese characters fits. */
 const MAX_URL_LENGTH = 8_192;
 const MAX_HEADERS = 100;
-/** Headers that mean something only once. */
+/** Headers that must not occur more than once. */
 const SINGLE_VALUE_HEADERS = ['host', 'authorization', 'last-event-id', 'content-type', 'content-length', 'origin'];
 
-/** Requests that a parser lets pass, and that two servers in a row could understand in two ways. */
+/** Rejects requests that Node's parser accepts but that a gateway could read differently. */
 export default fp(
   async (fastify) => {
     fastify.addHook('onRequest', async (request) => {
       const { raw } = request;
       if (request.url.length > MAX_URL_LENGTH) throw invalid(414, 'The URL is too long.');
-      if (raw.rawHeaders.length / 2 > MAX_HEADERS) throw invalid(431, 'There are too many headers.');
+      if (raw.rawHeaders.length / 2 > MAX_HEADERS) throw invalid(431, 'Too many headers.');
       const duplicate = duplicateHeader(request);
-      if (duplicate !== undefined) throw invalid(400, `The header ${duplicate} stands there twice.`);
-      if (raw.headers.host === undefined && raw.httpVersion === '1.1')
-        throw invalid(400, 'The header host is missing.');
-      if (raw.method === 'GET' && hasBody(request)) throw invalid(400, 'A GET has no body.');
+      if (duplicate !== undefined) throw invalid(400, `Duplicate header: ${duplicate}.`);
+      if (raw.headers.host === undefined && raw.httpVersion === '1.1') throw invalid(400, 'Missing header: host.');
+      if (raw.method === 'GET' && hasBody(request)) throw invalid(400, 'A GET request must not have a body.');
       const encoding = raw.headers['content-encoding'];
       if (encoding !== undefined && encoding !== 'identity')
         throw invalid(415, 'Send the body without Content-Encoding.');
@@ -34,7 +33,7 @@ function hasBody({ raw: { headers } }: FastifyRequest): boolean {
   return headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0');
 }
 
-/** Node joins some of them, and drops the second of others. */
+/** Returns the name of a duplicate header. Node joins some duplicates and drops others. */
 function duplicateHeader({ raw: { rawHeaders } }: FastifyRequest): string | undefined {
   const seen = new Set<string>();
   for (let i = 0; i < rawHeaders.length; i += 2) {

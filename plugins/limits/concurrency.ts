@@ -1,49 +1,31 @@
 import type { Cluster } from '../redis/index.ts';
-import { defineScript, runScript } from '../redis/script.ts';
+import { loadScript, runScript } from '../redis/script.ts';
 
 /**
- * Answers at once, by owner, on all replicas. Each replica says how many of an owner's run there, and
- * what a dead one said does not count.
+ * Limits concurrent generations by owner, across all replicas. Each replica publishes its own count;
+ * counts of dead replicas are ignored.
  */
 export interface ConcurrencyLimiter {
-  /** Whether there is a place; if so, it is taken. */
+  /** Reserves a place. Resolves with false if the limit is reached. */
   reserve(owner: string, max: number): Promise<boolean>;
   release(owner: string): void;
 }
 
-/** Nothing runs for so long: what is left behind goes then. */
+/** Longer than any generation; counts that were left behind expire then. */
 const COUNT_TTL_MS = 86_400_000;
 
-/** KEYS counts. ARGV replica, its count, most, what leases begin with, time to live. */
-const RESERVE = defineScript(`
-local sum = tonumber(ARGV[2])
-local counts = redis.call('HGETALL', KEYS[1])
-for i = 1, #counts, 2 do
-  if counts[i] ~= ARGV[1] then
-    if redis.call('EXISTS', ARGV[4] .. counts[i]) == 1 then sum = sum + tonumber(counts[i + 1])
-    else redis.call('HDEL', KEYS[1], counts[i]) end
-  end
-end
-if sum > tonumber(ARGV[3]) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return 1
-`);
+const RESERVE = loadScript(new URL('./scripts/reserve.lua', import.meta.url));
+const PUBLISH = loadScript(new URL('./scripts/publish.lua', import.meta.url));
 
-/** KEYS counts. ARGV replica, its count. */
-const PUBLISH = defineScript(`
-if tonumber(ARGV[2]) == 0 then redis.call('HDEL', KEYS[1], ARGV[1])
-elseif redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
-return 1
-`);
-
-/** `onDegraded`: Redis is away, and this replica grants its part alone. */
+/** `onDegraded` is called when Redis is unavailable and this replica grants its share alone. */
 export function createConcurrencyLimiter(
-  shared: Cluster | undefined,
-  replicas: number,
+  cluster: Cluster | undefined,
+  expectedReplicas: number,
   onDegraded: () => void,
 ): ConcurrencyLimiter {
   const counts = new Map<string, number>();
+  /** Owners whose lower count is not in Redis yet. */
+  const unpublished = new Set<string>();
 
   const add = (owner: string, difference: number): number => {
     const count = (counts.get(owner) ?? 0) + difference;
@@ -52,42 +34,40 @@ export function createConcurrencyLimiter(
     return count;
   };
 
-  /** Owners of whom the others have not heard yet that some have ended. */
-  const unpublished = new Set<string>();
   const publishCount = async (owner: string, { connection, replica, key }: Cluster) => {
     const args = [replica, counts.get(owner) ?? 0];
     await connection.run((redis) => runScript(redis, PUBLISH, [key('running', owner)], args));
     unpublished.delete(owner);
   };
-  shared?.lease.onRenewed(() => {
-    for (const owner of unpublished) publishCount(owner, shared).catch(() => {});
+  cluster?.lease.onRenewed(() => {
+    for (const owner of unpublished) publishCount(owner, cluster).catch(() => {});
   });
 
   const release = (owner: string) => {
     add(owner, -1);
-    if (shared === undefined) return;
+    if (cluster === undefined) return;
     unpublished.add(owner);
-    publishCount(owner, shared).catch(() => {}); // Said again with the next renewal.
+    publishCount(owner, cluster).catch(() => {}); // Retried at the next renewal of the lease.
   };
 
   const reserveInRedis = async (
     { connection, replica, key, leaseKey }: Cluster,
     owner: string,
     count: number,
-    most: number,
+    max: number,
   ) => {
-    const args = [replica, count, most, leaseKey(''), COUNT_TTL_MS];
+    const args = [replica, count, max, leaseKey(''), COUNT_TTL_MS];
     return (await connection.run((redis) => runScript(redis, RESERVE, [key('running', owner)], args))) === 1;
   };
 
   return {
-    async reserve(owner, most) {
+    async reserve(owner, max) {
       const count = add(owner, 1);
-      let passed = count <= most;
-      if (passed && shared !== undefined) {
-        passed = await reserveInRedis(shared, owner, count, most).catch(() => {
+      let passed = count <= max;
+      if (passed && cluster !== undefined) {
+        passed = await reserveInRedis(cluster, owner, count, max).catch(() => {
           onDegraded();
-          return count <= Math.ceil(most / replicas);
+          return count <= Math.ceil(max / expectedReplicas);
         });
       }
       if (!passed) release(owner);

@@ -1,46 +1,52 @@
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
 import type { Cluster } from '../redis/index.ts';
 
-/** So many points a minute, by owner, on all replicas. */
+/** Limits points per minute and owner, across all replicas. */
 export interface RateLimiter {
   consume(owner: string, points: number): Promise<RateResult>;
-  /** Takes points, or gives them back, without asking. */
+  /** Charges points, or gives negative points back, whatever the limit. */
   adjust(owner: string, points: number): void;
 }
 
 export interface RateResult {
   readonly passed: boolean;
   readonly remainingPoints: number;
+  /** Milliseconds until the window ends. */
   readonly msBeforeNext: number;
+}
+
+export interface RateLimiterOptions {
+  /** Prefix that keeps the counters of two kinds apart. */
+  readonly kind: string;
+  /** Points per minute and owner. */
+  readonly points: number;
+  readonly cluster: Cluster | undefined;
+  readonly expectedReplicas: number;
+  /** Called when Redis is unavailable and this replica grants its share alone. */
+  onDegraded(): void;
 }
 
 const MINUTE_S = 60;
 
-/** `onDegraded`: Redis is away, and this replica grants its part alone. */
-export function createRateLimiter(
-  kind: string,
-  points: number,
-  shared: Cluster | undefined,
-  replicas: number,
-  onDegraded: () => void,
-): RateLimiter {
-  const localPoints = shared === undefined ? points : Math.ceil(points / replicas);
+export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
+  const { kind, points, cluster, expectedReplicas, onDegraded } = options;
+  const localPoints = cluster === undefined ? points : Math.ceil(points / expectedReplicas);
   const local = new RateLimiterMemory({ keyPrefix: kind, points: localPoints, duration: MINUTE_S });
-  let inRedis: RateLimiterRedis | undefined;
+  let shared: RateLimiterRedis | undefined;
 
-  /** Runs a call on the shared counter, or else on the local one. */
+  /** Runs a call on the counter in Redis, or on the local one if Redis is unavailable. */
   const withFallback = async <T>(call: (limiter: RateLimiterMemory | RateLimiterRedis) => Promise<T>): Promise<T> => {
-    if (shared === undefined) return call(local);
-    const { connection, key } = shared;
+    if (cluster === undefined) return call(local);
+    const { connection, key } = cluster;
     try {
       return await connection.run((redis) => {
-        inRedis ??= new RateLimiterRedis({
+        shared ??= new RateLimiterRedis({
           storeClient: redis,
           keyPrefix: key('limit', kind, String(points)),
           points,
           duration: MINUTE_S,
         });
-        return call(inRedis);
+        return call(shared);
       });
     } catch {
       onDegraded();

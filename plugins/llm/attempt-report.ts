@@ -1,30 +1,35 @@
 import { ProviderError } from '../../providers/errors.ts';
+import type { FinishPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { AttemptSpan } from '../tracing/index.ts';
-import type { PartSink } from './attempt.ts';
 
-/** A sink that also tells operators how one call went: in metrics, and in its span. */
-export function withReport(
-  sink: PartSink,
-  provider: string,
-  span: AttemptSpan,
-  { clock, metrics }: { clock: Clock; metrics: Metrics },
-): PartSink {
-  const started = clock.now();
-  let first = true;
+/** Reports one upstream call to operators: in metrics and in its span. */
+export interface AttemptReport {
+  onFirstPart(): void;
+  onFinish(part: FinishPart): void;
+  onFault(fault: unknown): void;
+}
+
+export interface AttemptReportOptions {
+  readonly provider: string;
+  readonly span: AttemptSpan;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+}
+
+const PARSE_ERRORS: ReadonlySet<string> = new Set(['upstream_protocol', 'upstream_truncated']);
+
+export function createAttemptReport({ provider, span, clock, metrics }: AttemptReportOptions): AttemptReport {
+  const startedAt = clock.now();
   return {
-    onPart(part) {
-      if (first) {
-        metrics.timeToFirstTokenSeconds.observe({ provider }, (clock.now() - started) / 1000);
-        span.firstToken();
-      }
-      first = false;
-      if (part.type === 'finish') {
-        metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
-        span.end(part);
-      }
-      return sink.onPart(part);
+    onFirstPart() {
+      metrics.timeToFirstTokenSeconds.observe({ provider }, (clock.now() - startedAt) / 1000);
+      span.firstToken();
+    },
+    onFinish(part) {
+      metrics.upstreamAttempts.inc({ provider, outcome: 'ok' });
+      span.end(part);
     },
     onFault(fault) {
       metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
@@ -33,12 +38,9 @@ export function withReport(
         if (PARSE_ERRORS.has(fault.code)) metrics.parseErrors.inc({ provider });
       }
       span.end(undefined, fault);
-      sink.onFault(fault);
     },
   };
 }
-
-const PARSE_ERRORS: ReadonlySet<string> = new Set(['upstream_protocol', 'upstream_truncated']);
 
 function outcomeOf(fault: unknown): string {
   if (fault instanceof ProviderError) return fault.reason;

@@ -3,28 +3,28 @@ import type { StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Deadlines } from '../config/model-routes.ts';
 
-/** Where an answer goes, part by part. */
+/** Takes an answer part by part. */
 export interface PartSink {
   /**
-   * Takes a part; a `finish` is the last. A promise means: no further part before it settles, and
-   * if it rejects, none at all.
+   * Takes a part; a `finish` is the last one. If it returns a promise, the next part waits for it. If
+   * the promise rejects, the call ends with that fault.
    */
   onPart(part: StreamPart): Promise<void> | undefined;
-  /** The answer broke off, for this reason. Nothing follows. */
+  /** Called if the answer broke off. Nothing follows. */
   onFault(fault: unknown): void;
 }
 
 /**
- * Runs one upstream call under its limits: first part, silence between parts, whole answer. The
- * clock of the first two runs only while a part is waited for, so back-pressure never counts, and
- * only whole parts stop it, so pings and dripping bytes do not.
+ * Runs one upstream call under its deadlines: first part, silence between parts, whole answer. The first
+ * two run only while a part is awaited, so that back-pressure does not count. Only complete parts stop
+ * them; pings and incomplete events do not.
  *
- * Written with callbacks and not with `for await`: it ends at once when a limit or `signal` strikes,
- * even if the provider hangs, and costs one promise a part and no timer.
+ * Uses callbacks instead of `for await`: it ends at once when a deadline passes or `signal` aborts, even
+ * if the provider hangs. It costs one promise per part and no timer.
  */
 export function runAttempt(
   call: (signal: AbortSignal) => AsyncGenerator<StreamPart, void, undefined>,
-  limits: Deadlines,
+  deadlines: Deadlines,
   clock: Clock,
   sink: PartSink,
   signal: AbortSignal,
@@ -32,30 +32,30 @@ export function runAttempt(
   const upstream = new AbortController();
   const parts = call(upstream.signal);
   let stage: 'first_token' | 'idle' = 'first_token';
-  let waiting = false;
-  let waitingSince = 0;
+  let isAwaiting = false;
+  let awaitedSince = 0;
   let cancelCheck: (() => void) | undefined;
-  let over = false;
+  let isOver = false;
 
-  const cancelTotal = clock.after(limits.totalMs, () => fail(timeout('total')));
+  const cancelTotal = clock.after(deadlines.totalMs, () => fail(timeout('total')));
   const onAbort = () => fail(signal.reason);
   signal.addEventListener('abort', onAbort, { once: true });
   if (signal.aborted) onAbort();
   else pull();
 
   function pull(): void {
-    if (over) return;
-    waiting = true;
-    waitingSince = clock.now();
+    if (isOver) return;
+    isAwaiting = true;
+    awaitedSince = clock.now();
     if (cancelCheck === undefined) check();
     parts.next().then(onResult, fail);
   }
 
   function onResult(result: IteratorResult<StreamPart, void>): void {
-    if (over) return;
-    waiting = false;
+    if (isOver) return;
+    isAwaiting = false;
     if (result.done) {
-      fail(new Error('a provider ended without a finish part'));
+      fail(new Error('provider ended without a finish part'));
       return;
     }
     try {
@@ -72,34 +72,34 @@ export function runAttempt(
       cancelCheck?.();
       cancelCheck = undefined;
     }
-    const room = sink.onPart(part);
-    if (room === undefined) pull();
-    else room.then(pull, fail);
+    const drained = sink.onPart(part);
+    if (drained === undefined) pull();
+    else drained.then(pull, fail);
   }
 
-  /** One timer for many parts: it looks back when it fires, and is set again for what remains. */
+  /** One timer serves many parts: when it fires, it is set again for the remaining time. */
   function check(): void {
     cancelCheck = undefined;
-    if (!waiting) return;
-    const limit = stage === 'idle' ? limits.idleMs : limits.firstTokenMs;
-    const remaining = waitingSince + limit - clock.now();
+    if (!isAwaiting) return;
+    const deadlineMs = stage === 'idle' ? deadlines.idleMs : deadlines.firstTokenMs;
+    const remaining = awaitedSince + deadlineMs - clock.now();
     if (remaining <= 0) fail(timeout(stage));
     else cancelCheck = clock.after(remaining, check);
   }
 
   function fail(fault: unknown): void {
-    if (over) return;
+    if (isOver) return;
     upstream.abort(fault);
     finish();
     sink.onFault(fault);
   }
 
   function finish(): void {
-    over = true;
+    isOver = true;
     cancelTotal();
     cancelCheck?.();
     signal.removeEventListener('abort', onAbort);
-    // Lets a generator that rests after its last part give its socket back to the pool.
+    // Lets the generator return its socket to the pool.
     parts.return().catch(() => {});
   }
 }

@@ -2,29 +2,29 @@ import type { Clock } from '../clock.ts';
 
 export type BreakerState = 'closed' | 'half_open' | 'open';
 
-/** Failures in a row that open it. */
+/** Consecutive failures that open the breaker. */
 const FAILURE_THRESHOLD = 5;
-/** How long it stays open at first; twice as long after every probe that fails, up to the most. */
-const OPEN_MS = { first: 5_000, most: 60_000 };
+/** Time that the breaker stays open. Doubles after each failed probe. */
+const OPEN_MS = { initial: 5_000, max: 60_000 };
 
-/** A call that was let through. What it reports counts only while the breaker is as it was then. */
+/** An admitted call. Its result counts only if the breaker has not changed state since. */
 export interface Admission {
   readonly epoch: number;
 }
 
 /**
- * Keeps questions away from a target that fails: open after five failures in a row, then one probe at
- * a time decides. Our own and not a library's, because a call is judged here by its first content and
- * not by its end, time comes from the clock that tests turn, and these are forty lines.
+ * Circuit breaker of one target. Opens after five consecutive failures; then one probe at a time decides.
+ * Not a library, because a call succeeds here with its first content and not with its end, and because
+ * time comes from the injected clock.
  */
 export class Breaker {
   readonly #clock: Clock;
   readonly #onChange: (state: BreakerState) => void;
   #failures = 0;
-  #openMs = OPEN_MS.first;
+  #openMs = OPEN_MS.initial;
   #openUntil: number | undefined;
   #probe: Admission | undefined;
-  /** Rises with every opening and closing: calls from before say nothing of what is now. */
+  /** Rises with each change of state. Results of calls from earlier epochs are ignored. */
   #epoch = 0;
 
   constructor(clock: Clock, onChange: (state: BreakerState) => void) {
@@ -37,12 +37,12 @@ export class Breaker {
     return this.#clock.now() < this.#openUntil ? 'open' : 'half_open';
   }
 
-  /** Milliseconds until a probe may start; 0 where calls may. */
+  /** Milliseconds until a probe may start; 0 if calls are admitted now. */
   get retryInMs(): number {
     return this.#openUntil === undefined ? 0 : Math.max(0, this.#openUntil - this.#clock.now());
   }
 
-  /** Whether a call may start now. Each that does is told of by one of the three below. */
+  /** Admits a call, or returns undefined. Report each admitted call by one of the three methods below. */
   admit(): Admission | undefined {
     const { state } = this;
     if (state === 'open' || this.#probe !== undefined) return undefined;
@@ -57,28 +57,28 @@ export class Breaker {
   succeeded({ epoch }: Admission): void {
     if (epoch !== this.#epoch) return;
     this.#failures = 0;
-    this.#openMs = OPEN_MS.first;
+    this.#openMs = OPEN_MS.initial;
     if (this.#openUntil === undefined) return;
     this.#openUntil = undefined;
-    this.#turn('closed');
+    this.#changeState('closed');
   }
 
   failed(admission: Admission): void {
     if (admission.epoch !== this.#epoch) return;
     this.#failures += 1;
-    const probed = admission === this.#probe;
-    if (!probed && this.#failures < FAILURE_THRESHOLD) return;
-    if (probed) this.#openMs = Math.min(this.#openMs * 2, OPEN_MS.most);
+    const isProbe = admission === this.#probe;
+    if (!isProbe && this.#failures < FAILURE_THRESHOLD) return;
+    if (isProbe) this.#openMs = Math.min(this.#openMs * 2, OPEN_MS.max);
     this.#openUntil = this.#clock.now() + this.#openMs;
-    this.#turn('open');
+    this.#changeState('open');
   }
 
-  /** The call ended for a reason that says nothing of the target. */
+  /** Call if the call ended for a reason that does not concern the target. */
   released(admission: Admission): void {
     if (admission === this.#probe) this.#probe = undefined;
   }
 
-  #turn(state: BreakerState): void {
+  #changeState(state: BreakerState): void {
     this.#epoch += 1;
     this.#probe = undefined;
     this.#onChange(state);

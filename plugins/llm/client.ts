@@ -5,29 +5,31 @@ import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
-import { withReport } from './attempt-report.ts';
+import { createAttemptReport } from './attempt-report.ts';
 import { appendContinuation } from './continuation.ts';
 import { canFallBack, countsAgainstTarget, isRejectedByTarget, retryWaitMs } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { TargetSlot, Targets } from './targets.ts';
 
-/** A question without its model, which the route names. */
+/** A question without its model; the route names the model. */
 export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
 
 export interface AnswerSink extends PartSink {
-  /** Which upstream is asked now. */
+  /** Called before each call of a target. */
   onTarget(target: Target): void;
+  /** Called before the first part of each call. */
+  onFirstPart(): void;
 }
 
 export interface LlmClient {
   /**
-   * Asks the route's targets until one answers, and feeds the sink with the parts of the answer: up to
-   * one `finish`, or up to a fault, which is a `ProviderError`, or the reason of `signal`'s abort.
+   * Calls the targets of a route until one answers. Passes the parts of the answer to the sink: up to one
+   * `finish`, or up to a fault, which is a `ProviderError` or the reason of the signal's abort.
    *
-   * Until the first content a target that fails is asked once more, and then the next one. After it
-   * nothing is asked again, unless the route says that another target may go on with the text.
+   * Before the first content, a failed target is retried once, then the next target is called. After it,
+   * nothing is called again, unless the route lets another target continue the text.
    *
-   * With `said` the answer is not begun but gone on with, behind that text.
+   * With a `partialAnswer`, the answer continues that text instead of starting over.
    */
   generate(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, partialAnswer?: string): void;
 }
@@ -38,18 +40,12 @@ export interface ClientOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly tracing: Tracing;
-  /** From 0 to 1. */
+  /** Returns a random number from 0 to 1. */
   readonly random?: () => number;
 }
 
-export function createLlmClient({
-  targets,
-  budget,
-  clock,
-  metrics,
-  tracing,
-  random = Math.random,
-}: ClientOptions): LlmClient {
+export function createLlmClient(options: ClientOptions): LlmClient {
+  const { targets, budget, clock, metrics, tracing, random = Math.random } = options;
   return { generate };
 
   function generate(
@@ -61,10 +57,9 @@ export function createLlmClient({
   ): void {
     const deadline = clock.now() + route.deadlines.totalMs;
     const answeredBy: string[] = [];
-    /** Kept only where another target may have to go on with it; undefined once tools were called. */
+    /** Kept only if another target may have to continue the text; undefined after a tool call. */
     let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [partialAnswer] : undefined;
     let currentPrompt = partialAnswer ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
-    /** Whom the question may go to. */
     let isEligible = partialAnswer ? supportsContinuation : (_: Provider) => true;
     let isBudgetDenied = false;
 
@@ -73,54 +68,60 @@ export function createLlmClient({
     if (first) startAttempt(first, 1);
     else sink.onFault(targets.unavailableError(route));
 
-    function startAttempt(lease: TargetSlot, tries: number): void {
-      const { target, provider } = lease;
-      let content = false;
+    function startAttempt(slot: TargetSlot, tries: number): void {
+      const { target, provider } = slot;
+      const request = { ...currentPrompt, model: target.model };
+      const span = tracing.attempt(target.provider, request);
+      const report = createAttemptReport({ provider: target.provider, span, clock, metrics });
+      let hasBegun = false;
+
       const onPart = (part: StreamPart) => {
-        if (part.type === 'finish') {
-          if (!content) lease.succeeded();
-          lease.release(false);
-          return sink.onPart(answeredBy.length > 1 ? { ...part, targets: answeredBy } : part);
+        if (!hasBegun) {
+          hasBegun = true;
+          slot.succeeded();
+          report.onFirstPart();
+          sink.onFirstPart();
+          if (part.type !== 'finish') answeredBy.push(`${target.provider}/${target.model}`);
         }
-        if (!content) {
-          content = true;
-          lease.succeeded();
-          answeredBy.push(`${target.provider}/${target.model}`);
+        if (part.type === 'finish') {
+          slot.release(false);
+          report.onFinish(part);
+          return sink.onPart(answeredBy.length > 1 ? { ...part, targets: answeredBy } : part);
         }
         if (part.type === 'text') text?.push(part.text);
         else if (part.type === 'tool_call') text = undefined;
         return sink.onPart(part);
       };
       const onFault = (fault: unknown) => {
-        lease.release(!signal.aborted && countsAgainstTarget(fault));
+        slot.release(!signal.aborted && countsAgainstTarget(fault));
+        report.onFault(fault);
         if (signal.aborted) sink.onFault(fault);
-        else if (content) continueAnswer(lease, fault);
-        else retryOrFallBack(lease, tries, fault);
+        else if (hasBegun) continueAnswer(slot, fault);
+        else retryOrFallBack(slot, tries, fault);
       };
+
       sink.onTarget(target);
-      const limits = { ...route.deadlines, totalMs: deadline - clock.now() };
-      const request = { ...currentPrompt, model: target.model };
-      const span = tracing.attempt(target.provider, request);
+      const deadlines = { ...route.deadlines, totalMs: deadline - clock.now() };
       const call = (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders: span.headers }, upstream);
-      const attempt = withReport({ onPart, onFault }, target.provider, span, { clock, metrics });
       try {
-        runAttempt(call, limits, clock, attempt, signal);
+        runAttempt(call, deadlines, clock, { onPart, onFault }, signal);
       } catch (fault) {
-        attempt.onFault(fault);
+        onFault(fault);
       }
     }
 
-    /** The same target after a pause, or the next one at once. */
-    function retryOrFallBack(lease: TargetSlot, tries: number, fault: unknown): void {
-      const { index, target } = lease;
-      const wait = lease.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
-      if (wait !== undefined && clock.now() + wait < deadline && withdrawBudget()) {
-        pause(wait, () => {
-          const again = targets.reserve(route, index, isEligible);
-          if (again === undefined) return sink.onFault(fault);
-          if (again.index === index) metrics.retries.inc({ provider: target.provider });
-          else metrics.fallbacks.inc({ from: target.provider, to: again.target.provider });
-          startAttempt(again, again.index === index ? tries + 1 : 1);
+    /** Retries the same target after a wait, or calls the next one at once. */
+    function retryOrFallBack(slot: TargetSlot, tries: number, fault: unknown): void {
+      const { index, target } = slot;
+      const waitMs = slot.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
+      if (waitMs !== undefined && clock.now() + waitMs < deadline && withdrawBudget()) {
+        wait(waitMs, () => {
+          const next = targets.reserve(route, index, isEligible);
+          if (next === undefined) return sink.onFault(fault);
+          const isRetry = next.index === index;
+          if (isRetry) metrics.retries.inc({ provider: target.provider });
+          else metrics.fallbacks.inc({ from: target.provider, to: next.target.provider });
+          startAttempt(next, isRetry ? tries + 1 : 1);
         });
         return;
       }
@@ -128,12 +129,12 @@ export function createLlmClient({
       startNext(fault, target, next, metrics.fallbacks);
     }
 
-    /** The next target continues the answer, where the route wants that and it can be done. */
+    /** Lets the next target continue the answer, if the route allows it and the answer is text. */
     function continueAnswer({ index, target }: TargetSlot, fault: unknown): void {
       const textSoFar = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
       if (textSoFar !== undefined) isEligible = supportsContinuation;
       const next = textSoFar === undefined ? undefined : targets.reserve(route, index + 1, isEligible);
-      // Of one that had only thought there is nothing to go on with.
+      // If the model produced only reasoning, there is no text to continue: start over.
       currentPrompt = textSoFar ? appendContinuation(prompt, textSoFar, route.continuePrompt) : prompt;
       startNext(fault, target, next, metrics.continuations);
     }
@@ -160,7 +161,7 @@ export function createLlmClient({
       return false;
     }
 
-    function pause(ms: number, then: () => void): void {
+    function wait(ms: number, then: () => void): void {
       const onAbort = () => {
         cancel();
         sink.onFault(signal.reason);
@@ -174,6 +175,6 @@ export function createLlmClient({
   }
 }
 
-function supportsContinuation({ supportsContinuation }: Provider): boolean {
-  return supportsContinuation !== false;
+function supportsContinuation(provider: Provider): boolean {
+  return provider.supportsContinuation !== false;
 }

@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin';
-import { createModelRoutes, type ModelRoute } from '../config/model-routes.ts';
+import { createModelRoutes, type ModelRoute, type ModelSettings } from '../config/model-routes.ts';
 import { createLlmClient, type LlmClient } from './client.ts';
 import { RetryBudget } from './retry-budget.ts';
 import { createTargets, type TargetState } from './targets.ts';
@@ -12,27 +12,28 @@ declare module 'fastify' {
 
 export interface Llm extends LlmClient {
   /**
-   * The route of a public model name, or of the default one.
-   * @throws 404 with the names that are configured
+   * Returns the route of a public model name, or of the default model.
+   * @throws 404 with the configured names
    */
   route(model: string | undefined): ModelRoute;
+  /** Public names, the default first. */
   readonly models: readonly string[];
-  /** Whether one of the route's providers has room for a call. */
+  /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
-  /** Targets whose last call failed. */
+  /** Returns the targets whose last call failed. */
   targets(): readonly TargetState[];
 }
 
-/** `fastify.llm`: which upstream answers, and asking it. */
-export default fp(
-  async (fastify) => {
-    let routes = createModelRoutes(fastify.config);
+/** Adds `fastify.llm`: finds the route of a model and calls its targets. */
+export default fp<ModelSettings>(
+  async (fastify, settings) => {
+    let routes = createModelRoutes(settings);
     fastify.onConfigReload((next) => {
       routes = createModelRoutes(next);
     });
-    const { clock, metrics, tracing, config } = fastify;
-    const mostCalls = (provider: string) => config.providers[provider]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
-    const targets = createTargets(fastify.providers, mostCalls, clock, metrics);
+    const { providers, clock, metrics, tracing } = fastify;
+    const maxConcurrent = (name: string) => settings.providers[name]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
+    const targets = createTargets({ providers, maxConcurrent, clock, metrics });
     const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing });
     const llm: Llm = {
       ...client,
@@ -44,7 +45,7 @@ export default fp(
       route(model) {
         const route = routes.find(model);
         if (route) return route;
-        throw fastify.httpErrors.notFound(`This model is not configured. Configured: ${routes.names.join(', ')}.`);
+        throw fastify.httpErrors.notFound(`Unknown model. Configured models: ${routes.names.join(', ')}.`);
       },
     };
     fastify.decorate('llm', llm);

@@ -1,17 +1,17 @@
 import { ProviderError } from '../../providers/errors.ts';
 
-/** What a failure calls for. Pure. */
+/** Decides what follows a failed call: retry, fallback, or neither. Pure. */
 
-/** Calls of one target for one question. */
+/** Calls of one target per question. */
 const MAX_TRIES = 2;
-/** A longer delay than this is not waited for. */
+/** Longest `Retry-After` of a provider that is waited for. */
 const MAX_WAIT_MS = 10_000;
-/** Full jitter: up to so much before the second try. */
+/** Longest random wait before a retry (full jitter). */
 const JITTER_MS = 500;
 
 /**
- * How long to wait before the same target is asked again; undefined for not at all. A target that was
- * waited for in vain is not waited for twice.
+ * Returns the milliseconds to wait before the same target is called again; undefined for no retry. A
+ * target that timed out after it had accepted the connection is not retried.
  */
 export function retryWaitMs(fault: unknown, tries: number, random: () => number): number | undefined {
   if (!(fault instanceof ProviderError) || !fault.retryable || tries >= MAX_TRIES) return undefined;
@@ -19,22 +19,22 @@ export function retryWaitMs(fault: unknown, tries: number, random: () => number)
   const { retryAfterMs } = fault;
   if (retryAfterMs === 0) return 0;
   if (retryAfterMs !== undefined && retryAfterMs > MAX_WAIT_MS) return undefined;
-  // All who were told the same time must not come back in the same moment.
+  // Jitter, because many callers were told the same time.
   return (retryAfterMs ?? 0) + Math.floor(random() * JITTER_MS);
 }
 
-/** Whether another target may do better: not with a question that is itself at fault, and not past its time. */
+/** Returns true if another target may succeed: the question is not at fault, and its total deadline has not passed. */
 export function canFallBack(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
   return !(fault.code === 'upstream_rejected' && fault.status < 500);
 }
 
-/** Whether the target refused at once, as it will the next time: going on costs it nothing. */
+/** Returns true if the target rejected the call. A fallback then adds no load to a failing target. */
 export function isRejectedByTarget(fault: unknown): boolean {
   return fault instanceof ProviderError && fault.code === 'upstream_rejected';
 }
 
-/** Whether it tells of the target, and not of the question, a key or a limit. */
+/** Returns true if the failure concerns the target, and not the question, a key or a rate limit. */
 export function countsAgainstTarget(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
   if (fault.code === 'upstream_error') return fault.retryable;

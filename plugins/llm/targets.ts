@@ -5,17 +5,17 @@ import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import { type Admission, Breaker, type BreakerState } from './breaker.ts';
 
-/** A place at a target, held for one call. */
+/** Reserved capacity of a target for one call. */
 export interface TargetSlot {
-  /** Where the target stands in its route. */
+  /** Index of the target in its route. */
   readonly index: number;
   readonly target: Target;
   readonly provider: Provider;
-  /** The first content has come: whatever follows, it answers. */
+  /** Call when the first part has arrived. The target counts as healthy, whatever follows. */
   succeeded(): void;
-  /** Gives the place back. Once. */
+  /** Releases the slot. Call once. `recordFailure` counts against the target's circuit breaker. */
   release(recordFailure: boolean): void;
-  /** Whether the same target may be asked again: its breaker has not opened. */
+  /** Returns true if the target may be retried: its circuit breaker has not opened. */
   canRetry(): boolean;
 }
 
@@ -23,30 +23,33 @@ export interface TargetState extends Target {
   readonly state: BreakerState;
 }
 
-/** Who may be asked now: breakers of targets that fail, keys that rest, calls that each provider has. */
+/** Chooses targets by circuit breaker, key cooldown and concurrent calls. */
 export interface Targets {
-  /** The first target from `from` on that may be asked, and for which `fits` holds. */
-  reserve(route: ModelRoute, from: number, fits?: (provider: Provider) => boolean): TargetSlot | undefined;
-  /** Whether one of the route's providers has room for a call. */
+  /** Reserves the first usable target at or behind index `from` whose provider is eligible. */
+  reserve(route: ModelRoute, from: number, isEligible?: (provider: Provider) => boolean): TargetSlot | undefined;
+  /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
-  /** Why none may be asked. */
+  /** Returns the reason why no target can be reserved. */
   unavailableError(route: ModelRoute): Error;
-  /** Targets whose last call failed. */
+  /** Returns the targets whose last call failed. */
   states(): TargetState[];
 }
 
-/** When to come back to providers that are all busy. */
+/** Least `Retry-After` while all targets are busy. */
 const MIN_RETRY_MS = 1_000;
-/** Names come from outside where a provider is open to all models, so that breakers have a bound. */
+/** Bound of stored breakers: if a provider is open to all models, clients make up the names. */
 const MAX_BREAKERS = 10_000;
 
-export function createTargets(
-  providers: ReadonlyMap<string, Provider>,
-  maxConcurrent: (provider: string) => number,
-  clock: Clock,
-  metrics: Metrics,
-): Targets {
-  /** Kept from a target's first failure to its next success. */
+export interface TargetsOptions {
+  readonly providers: ReadonlyMap<string, Provider>;
+  /** Returns how many calls a provider may have at the same time. */
+  maxConcurrent(provider: string): number;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+}
+
+export function createTargets({ providers, maxConcurrent, clock, metrics }: TargetsOptions): Targets {
+  /** Breakers exist from a target's first failure to its next success. */
   const breakers = new Map<string, { readonly target: Target; readonly breaker: Breaker }>();
   const calls = new Map<string, number>();
   const runningCalls = (name: string) => calls.get(name) ?? 0;
@@ -57,11 +60,11 @@ export function createTargets(
 
   const providerOf = ({ provider: name }: Target, route: ModelRoute): Provider => {
     const provider = providers.get(name);
-    if (provider === undefined) throw new Error(`route ${route.name} names no provider`);
+    if (provider === undefined) throw new Error(`route ${route.name} names an unknown provider`);
     return provider;
   };
 
-  const failed = (target: Target, admission: Admission | undefined) => {
+  const recordFailure = (target: Target, admission: Admission | undefined) => {
     let breaker = breakerOf(target);
     if (breaker === undefined) {
       if (breakers.size >= MAX_BREAKERS) return;
@@ -94,7 +97,7 @@ export function createTargets(
       succeeded: () => recordSuccess(target, admission),
       release(hasFailed) {
         calls.set(target.provider, runningCalls(target.provider) - 1);
-        if (hasFailed) failed(target, admission);
+        if (hasFailed) recordFailure(target, admission);
         else if (admission) breakerOf(target)?.released(admission);
       },
       canRetry: () => (breakerOf(target)?.state ?? 'closed') === 'closed',
@@ -102,11 +105,11 @@ export function createTargets(
   };
 
   return {
-    reserve(route, from, fits = () => true) {
+    reserve(route, from, isEligible = () => true) {
       for (let index = from; index < route.targets.length; index++) {
         const target = route.targets[index] as Target;
         const provider = providerOf(target, route);
-        if (!fits(provider) || isFull(target) || provider.cooldown?.() !== undefined) continue;
+        if (!isEligible(provider) || isFull(target) || provider.cooldown?.() !== undefined) continue;
         const breaker = breakerOf(target);
         const admission = breaker?.admit();
         if (breaker === undefined || admission) return createSlot(target, index, provider, admission);
@@ -121,8 +124,8 @@ export function createTargets(
         return new ProviderError('upstream_rate_limited', init);
       }
       for (const target of targets) {
-        const resting = providerOf(target, route).cooldown?.();
-        if (resting) return resting;
+        const error = providerOf(target, route).cooldown?.();
+        if (error) return error;
       }
       const waits = targets.map((target) => breakerOf(target)?.retryInMs ?? 0);
       const retryAfterMs = Math.max(MIN_RETRY_MS, Math.min(...waits));

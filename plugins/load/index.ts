@@ -9,39 +9,46 @@ declare module 'fastify' {
   }
 }
 
-/** What the core still bears: how often upstreams are read, and whether there is time for one more answer. */
+/** How busy this process is: how often upstreams are read, and whether new questions are refused. */
 export interface Load {
-  /** Least milliseconds between two reads of one connection to an upstream now. */
+  /** Returns the least milliseconds between two reads of one upstream connection. */
   readIntervalMs(): number;
-  /** Calls `then` once that time has passed; on a busy core up to a quarter later, by chance. */
-  afterInterval(then: () => void): void;
-  /** Whether a new question should be refused, since one more answer would slow all others. */
+  /** Calls `fn` after one read interval. On a busy core up to a quarter later, at random. */
+  afterInterval(fn: () => void): void;
+  /** Returns true if a new question should be refused, because it would slow down running answers. */
   isOverloaded(): boolean;
 }
 
-/** What the delay is the mean of: shorter, and a moment in which many come at once counts as overload. */
+export interface LoadOptions {
+  /** Read interval of an idle core, in milliseconds. */
+  readonly minIntervalMs: number;
+  /** Read interval at which the core counts as full, in milliseconds. */
+  readonly maxIntervalMs: number;
+  /** Mean event-loop delay in milliseconds at which questions are refused; 0 never refuses. */
+  readonly maxEventLoopDelayMs: number;
+}
+
+/** Window of the mean event-loop delay. In a shorter one a burst of questions would count as overload. */
 const DELAY_SAMPLE_MS = 1_000;
 
 /**
- * `fastify.load`. A core that is merely busy keeps its pace in longer frames. The load is too high
- * when those are at their longest, or when something keeps the event loop from turning.
+ * Adds `fastify.load`. On a busy core upstreams are read less often, in longer intervals. The process is
+ * overloaded when the interval is at its maximum, or when something blocks the event loop.
  */
-export default fp(
-  async (fastify) => {
-    const { clock, config, metrics } = fastify;
-    const { flushMs, maxFlushMs } = config.streams;
-    const { maxEventLoopDelayMs } = config.limits;
+export default fp<LoadOptions>(
+  async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs }) => {
+    const { clock, metrics } = fastify;
     await fastify.register(underPressure, {
       maxEventLoopDelay: maxEventLoopDelayMs,
       sampleInterval: DELAY_SAMPLE_MS,
-      // New questions ask for themselves; readers that come back are never turned away for it.
+      // Only new questions check the load. Readers that resume are never refused for it.
       pressureHandler: () => {},
     });
 
     let before = performance.eventLoopUtilization();
     const readInterval = createReadInterval({
-      minMs: flushMs,
-      maxMs: Math.max(flushMs, maxFlushMs),
+      minMs: minIntervalMs,
+      maxMs: Math.max(minIntervalMs, maxIntervalMs),
       clock,
       utilization() {
         const now = performance.eventLoopUtilization();
@@ -53,11 +60,11 @@ export default fp(
       onChange: (ms) => metrics.upstreamReadIntervalSeconds.set(ms / 1_000),
     });
     const load: Load = {
-      readIntervalMs: readInterval.ms,
-      afterInterval: (then) => void clock.after(readInterval.nextMs(), then),
+      readIntervalMs: readInterval.currentMs,
+      afterInterval: (fn) => void clock.after(readInterval.nextMs(), fn),
       isOverloaded: () => maxEventLoopDelayMs > 0 && (fastify.isUnderPressure() || readInterval.isSaturated()),
     };
     fastify.decorate('load', load);
   },
-  { name: 'load', dependencies: ['config', 'clock', 'metrics'] },
+  { name: 'load', dependencies: ['clock', 'metrics'] },
 );

@@ -1,63 +1,57 @@
 import type { Clock } from '../clock.ts';
 
 export interface ReadIntervalOptions {
-  /** The frame of a core with time to spare, in milliseconds. */
+  /** Interval of an idle core, in milliseconds. */
   readonly minMs: number;
-  /** The frame of a full core; it grows further only where too much was let in. */
+  /** Interval of a full core, in milliseconds. It grows further only if too many questions were admitted. */
   readonly maxMs: number;
   readonly clock: Clock;
-  /** Share of the time since the last call in which the event loop was busy, 0 to 1. */
+  /** Returns the share of time since the last call in which the event loop was busy, 0 to 1. */
   utilization(): number;
-  /** From 0 to 1. */
+  /** Returns a random number from 0 to 1. */
   random(): number;
-  onChange(currentMs: number): void;
+  onChange(ms: number): void;
 }
 
 export interface ReadInterval {
-  /** Milliseconds that it lasts now, for a connection that is read: where none is, it does not grow. */
-  ms(): number;
-  /** The same for one that begins it. */
+  /** Returns the current interval, and marks it as used: an unused interval does not grow. */
+  currentMs(): number;
+  /** Returns the interval for a connection that waits from now on, with jitter. */
   nextMs(): number;
-  /** Whether one that comes new should be sent away: the surer, the fuller the core. */
+  /** Returns true if a new question should be refused. The fuller the core, the more likely. */
   isSaturated(): boolean;
 }
 
-/** How often the core is looked at, at most. */
+/** Least time between two samples of the utilization. */
 const SAMPLE_MS = 100;
-/** What share of the time the event loop shall be busy; beyond it, turns begin to pile up. */
+/** Desired share of busy time. Above it, turns of the event loop begin to queue up. */
 const TARGET_UTILIZATION = 0.8;
-/** How busy a core counts that reads no upstream, at most. */
+/** Highest utilization that counts while no upstream is read. */
 const MAX_UNUSED_UTILIZATION = TARGET_UTILIZATION / 2;
-/** How much longer than that of a full core a frame can become. */
+/** Longest interval, as a multiple of `maxMs`. */
 const MAX_STRETCH = 2;
-/** At how much longer everybody is sent away. */
+/** Multiple of `maxMs` at which every new question is refused. */
 const REJECT_ALL_FACTOR = 1.25;
-/** A moment in which many come at once is not a full core: about so many windows count. */
+/** Number of samples in the mean. A short burst of questions is not a full core. */
 const MEAN_SAMPLES = 8;
-/** Where a frame of nothing begins to grow, in milliseconds. */
+/** Interval from which an interval of 0 starts to grow, in milliseconds. */
 const FIRST_STEP_MS = 4;
 
 /**
- * How long a frame lasts: the busier the core, the longer, since a longer one makes fewer reads and
- * writes of the same tokens. What a saturated core would make its streams wait for anyhow, they wait
- * for in order, and the loop has time for who comes new.
+ * Adapts the read interval to the utilization of the core. A longer interval means fewer reads and
+ * writes for the same tokens. Streams wait no longer than on a saturated core, but in order, and the
+ * event loop has time for new questions.
  *
- * Work is about inverse to the frame: one that is multiplied by how much too busy the core was sets
- * it right. Down it goes by the root of that, so that it does not swing.
+ * Work is roughly inversely proportional to the interval. Multiplying the interval by the excess
+ * utilization corrects it in one step. It shrinks by the square root, so that it does not oscillate.
  *
- * No timer: it is reckoned when somebody asks.
+ * Uses no timer: it samples when it is asked.
  */
-export function createReadInterval({
-  minMs,
-  maxMs,
-  clock,
-  utilization,
-  random,
-  onChange,
-}: ReadIntervalOptions): ReadInterval {
+export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
+  const { minMs, maxMs, clock, utilization, random, onChange } = options;
   let ms = minMs;
   let mean = minMs;
-  let used = false;
+  let isUsed = false;
   let sampledAt = clock.now();
   onChange(ms);
 
@@ -67,25 +61,25 @@ export function createReadInterval({
     if (samples < 1) return;
     sampledAt = now;
     const busy = utilization() || 0;
-    // To refuse is work, too, but none that frames make less.
-    const excess = (used ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION)) / TARGET_UTILIZATION;
-    used = false;
-    const targetMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
-    const nextValue = targetMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(targetMs, minMs), maxMs * MAX_STRETCH);
-    mean += (nextValue - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
-    if (nextValue !== ms) onChange(nextValue);
-    ms = nextValue;
+    // Refusing questions is work too, but longer intervals do not reduce it.
+    const excess = (isUsed ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION)) / TARGET_UTILIZATION;
+    isUsed = false;
+    const wantedMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
+    const nextMs = wantedMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(wantedMs, minMs), maxMs * MAX_STRETCH);
+    mean += (nextMs - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
+    if (nextMs !== ms) onChange(nextMs);
+    ms = nextMs;
   }
 
   return {
-    ms() {
+    currentMs() {
       sample();
-      used = true;
+      isUsed = true;
       return ms;
     },
     nextMs() {
       sample();
-      // Those that were read in one long turn would else be read in one turn for ever.
+      // Without jitter, connections that were read in one long turn would stay together for ever.
       return ms + ((ms - minMs) * random()) / 4;
     },
     isSaturated() {

@@ -14,7 +14,7 @@ declare module 'fastify' {
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
-/** All that is counted. Labels are bounded: configured names and fixed words only. */
+/** Creates all metrics. Label values are configured names and fixed words, so their number is bounded. */
 function createMetrics(hasRedis: boolean) {
   const registry = new Registry();
   const registers = [registry];
@@ -23,23 +23,28 @@ function createMetrics(hasRedis: boolean) {
     ...generationMetrics(registers),
     ...upstreamMetrics(registers),
     ...responseMetrics(registers),
-    // A gauge that nobody sets would say that Redis is away.
+    // Without Redis its gauge would report 0, as if Redis were unavailable.
     ...redisMetrics(hasRedis ? registers : []),
-    /** Everything in the form of Prometheus. */
+    /** Returns all metrics in the Prometheus text format. */
     text: () => Registry.merge([registry, processMetrics()]).metrics(),
     contentType: registry.contentType,
   };
 }
 
-/** `fastify.metrics` */
-export default fp(
-  async (fastify) => {
-    const metrics = createMetrics(fastify.config.redis !== undefined);
+export interface MetricsOptions {
+  /** True if Redis is configured; its metrics are registered only then. */
+  readonly hasRedis: boolean;
+}
+
+/** Adds `fastify.metrics` and counts requests. */
+export default fp<MetricsOptions>(
+  async (fastify, { hasRedis }) => {
+    const metrics = createMetrics(hasRedis);
     fastify.decorate('metrics', metrics);
     fastify.addHook('onClose', countBytesIn([metrics.registry]));
     fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {
       metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode) });
     });
   },
-  { name: 'metrics', dependencies: ['config'] },
+  { name: 'metrics' },
 );

@@ -4,8 +4,9 @@ import type { Metric, Registry } from 'prom-client';
 const BOUNDS_MS = [5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
 
 /**
- * A histogram for what happens at every event of every stream: an observation is a few comparisons
- * and an addition (6 to 10 ns, against 180 of prom-client's; Node 20 and 26), and the labels are made when it is read.
+ * Histogram for observations at every event of every stream. One observation costs a few comparisons and
+ * an addition: 6 to 10 ns, against 180 ns for prom-client's histogram (Node 20 and 26). Values for
+ * Prometheus are made when the metric is read.
  */
 export class InterEventHistogram {
   readonly #counts = new Float64Array(BOUNDS_MS.length + 1);

@@ -4,8 +4,8 @@ import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 let registry: Registry | undefined;
 
 /**
- * CPU, memory, garbage collection, handles, lag and utilisation of the event loop. Of the process,
- * and so once: its observers cannot be taken off again.
+ * Returns the metrics of the process: CPU, memory, garbage collection, handles, delay and utilization of the
+ * event loop. Created once per process, because their observers cannot be removed.
  */
 export function processMetrics(): Registry {
   if (registry !== undefined) return registry;
@@ -14,7 +14,7 @@ export function processMetrics(): Registry {
   let before = performance.eventLoopUtilization();
   new Gauge({
     name: 'nodejs_eventloop_utilization',
-    help: 'Share of time that the event loop was busy since it was last asked, 0 to 1',
+    help: 'Share of time in which the event loop was busy since the last scrape, 0 to 1',
     registers: [registry],
     collect() {
       const now = performance.eventLoopUtilization();

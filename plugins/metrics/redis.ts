@@ -1,23 +1,23 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
 
-/** What replicas share, where they do. */
+/** Metrics of Redis and of streams that replicas share. */
 export function redisMetrics(registers: Registry[]) {
   return {
-    redisUp: new Gauge({ name: 'sluice_redis_up', help: 'Whether Redis answers in time: 1, else 0', registers }),
+    redisUp: new Gauge({ name: 'sluice_redis_up', help: '1 if Redis replies in time, else 0', registers }),
     redisFailures: new Counter({
       name: 'sluice_redis_failures_total',
-      help: 'Redis commands that failed: timeout, connection, oom (out of memory), reply (refused)',
+      help: 'Redis commands that failed, by reason: timeout, connection, oom (out of memory), reply (other error replies)',
       labelNames: ['reason'] as const,
       registers,
     }),
     streamsUnsynced: new Counter({
       name: 'sluice_streams_unsynced_total',
-      help: 'Times that a stream went on without Redis, and could not be resumed elsewhere',
+      help: 'Times that a stream continued without Redis and could not be resumed on other replicas',
       registers,
     }),
     takeovers: new Counter({
       name: 'sluice_takeovers_total',
-      help: 'Streams of a replica that died, taken over here: continued, lost',
+      help: 'Streams of dead replicas that this replica took over, by outcome: continued, lost',
       labelNames: ['outcome'] as const,
       registers,
     }),

@@ -1,79 +1,83 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { type Redis, ReplyError } from 'ioredis';
-import type { Clock } from '../clock.ts';
+import { type Clock, waitAtMost } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
 
-/** Redis cannot be asked now: it is away, or too slow to wait for. */
+/** Redis cannot be used now: it is not connected, or too slow. */
 export class RedisUnavailable extends Error {
-  override readonly name = 'RedisAway';
+  override readonly name = 'RedisUnavailable';
 }
 
-/** The one connection for commands, all pipelined. No command waits for a Redis that is away. */
+/** The one connection for commands, all pipelined. No command waits for a Redis that is unavailable. */
 export interface RedisConnection {
-  /** Whether commands are sent at all. */
+  /** False while the circuit breaker is open: then commands are not sent at all. */
   readonly isAvailable: boolean;
   /**
    * Runs a command.
-   * @throws RedisAway while the breaker is open, and after 250 ms; what Redis says against the command as it is
+   * @throws RedisUnavailable while the circuit breaker is open, and after 250 ms without a reply
+   * @throws ReplyError as Redis sent it
    */
   run<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
-  /** Calls the listener each time that Redis is back. */
+  /** Calls the listener each time Redis becomes available. */
   onReconnect(listener: () => void): void;
-  /** Resolves when Redis has answered for the first time, or after `ms`. */
+  /** Connects. Resolves when Redis has answered for the first time, or after `ms` milliseconds. */
   waitUntilReady(ms: number): Promise<void>;
   close(): void;
 }
 
-/** Longest wait for an answer: slow is as bad as away. */
+export interface RedisConnectionOptions {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly log: FastifyBaseLogger;
+}
+
+/** Longest wait for a reply. A slow Redis counts as unavailable. */
 const COMMAND_TIMEOUT_MS = 250;
-/** After so many failures in a row nothing is sent any more but a probe. */
+/** Consecutive failures after which only probes are sent. */
 const MAX_FAILURES = 5;
 const PROBE_MS = 500;
-/** So many probes without an answer, on a connection that looks open: it is given up. */
+/** Unanswered probes after which a connection that looks open is given up. */
 const MAX_UNANSWERED_PROBES = 6;
 
-export function createRedisConnection(
-  redis: Redis,
-  clock: Clock,
-  metrics: Metrics,
-  log: FastifyBaseLogger,
-): RedisConnection {
+export function createRedisConnection(redis: Redis, { clock, metrics, log }: RedisConnectionOptions): RedisConnection {
   const listeners: (() => void)[] = [];
-  let up = false;
-  let closed = false;
+  let isAvailable = false;
+  let isClosed = false;
   let failures = 0;
-  let unanswered = 0;
+  let unansweredProbes = 0;
   let cancelProbe: (() => void) | undefined;
 
-  const markUnavailable = (why: string) => {
-    if (closed) return;
-    if (up) log.warn({ why }, 'redis is away: streams go on in this process alone');
-    up = false;
+  const markUnavailable = (reason: string) => {
+    if (isClosed) return;
+    if (isAvailable) {
+      log.warn({ reason }, 'redis unavailable; streams continue in memory and cannot be resumed on other replicas');
+    }
+    isAvailable = false;
     metrics.redisUp.set(0);
     cancelProbe ??= clock.after(PROBE_MS, () => void probe());
   };
 
-  const countFailure = (why: string) => {
-    metrics.redisFailures.inc({ reason: why });
+  const countFailure = (reason: string) => {
+    metrics.redisFailures.inc({ reason });
     failures += 1;
-    if (failures >= MAX_FAILURES) markUnavailable(why);
+    if (failures >= MAX_FAILURES) markUnavailable(reason);
   };
 
-  /** What it settles to is decided at the deadline, whatever comes later. */
+  /** Settles at the deadline at the latest; a later reply is ignored. */
   const withTimeout = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
     new Promise((resolve, reject) => {
-      let over = false;
+      let isSettled = false;
       const expire = () => {
-        if (over) return;
-        over = true;
+        if (isSettled) return;
+        isSettled = true;
         countFailure('timeout');
-        reject(new RedisUnavailable('no answer in time'));
+        reject(new RedisUnavailable('no reply in time'));
       };
-      // One turn later: after a long turn, or a stopped process, the answer may lie in the socket.
+      // One turn later: after a long turn, or a paused process, the reply may already be in the socket.
       const cancel = clock.after(COMMAND_TIMEOUT_MS, () => void setImmediate(expire));
       const settle = (then: () => void) => {
-        if (over) return;
-        over = true;
+        if (isSettled) return;
+        isSettled = true;
         cancel();
         then();
       };
@@ -98,24 +102,24 @@ export function createRedisConnection(
 
   const probe = async () => {
     cancelProbe = undefined;
-    if (closed) return;
+    if (isClosed) return;
     try {
       if (redis.status !== 'ready') throw new RedisUnavailable('not connected');
-      await withTimeout((one) => one.ping());
-      unanswered = 0;
-      if (up || closed) return;
-      up = true;
+      await withTimeout((client) => client.ping());
+      unansweredProbes = 0;
+      if (isAvailable || isClosed) return;
+      isAvailable = true;
       metrics.redisUp.set(1);
-      log.info('redis answers');
+      log.info('redis available');
       for (const listener of listeners) listener();
     } catch {
-      unanswered = redis.status === 'ready' ? unanswered + 1 : 0;
-      if (unanswered >= MAX_UNANSWERED_PROBES) redis.disconnect(true);
+      unansweredProbes = redis.status === 'ready' ? unansweredProbes + 1 : 0;
+      if (unansweredProbes >= MAX_UNANSWERED_PROBES) redis.disconnect(true);
       markUnavailable('probe');
     }
   };
 
-  redis.on('error', () => {}); // 'close' follows
+  redis.on('error', () => {}); // 'close' follows.
   redis.on('close', () => markUnavailable('connection'));
   redis.on('ready', () => {
     cancelProbe?.();
@@ -126,22 +130,18 @@ export function createRedisConnection(
 
   return {
     get isAvailable() {
-      return up;
+      return isAvailable;
     },
-    run: (call) => (up ? withTimeout(call) : Promise.reject(new RedisUnavailable('redis is away'))),
+    run: (call) => (isAvailable ? withTimeout(call) : Promise.reject(new RedisUnavailable('redis unavailable'))),
     onReconnect: (listener) => void listeners.push(listener),
-    waitUntilReady: (ms) =>
-      new Promise((resolve) => {
-        const cancel = clock.after(ms, resolve);
-        listeners.push(() => {
-          cancel();
-          resolve();
-        });
-        void redis.connect().catch(() => {});
-      }),
+    async waitUntilReady(ms) {
+      const ready = new Promise<void>((resolve) => listeners.push(resolve));
+      void redis.connect().catch(() => {});
+      await waitAtMost(clock, ms, ready);
+    },
     close() {
-      closed = true;
-      up = false;
+      isClosed = true;
+      isAvailable = false;
       cancelProbe?.();
       redis.disconnect();
     },

@@ -1,70 +1,79 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import { Redis } from 'ioredis';
+import type { Config } from '../config/index.ts';
 import { createRedisConnection, type RedisConnection } from './connection.ts';
 import { createLease, type Lease } from './lease.ts';
 import { createMailbox, type Mailbox } from './mailbox.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** What this process shares with other replicas; undefined where it is alone. */
+    /** What this replica shares with others through Redis; undefined without `REDIS_URL`. */
     readonly cluster: Cluster | undefined;
   }
 }
 
 export interface Cluster {
-  /** This process, from its start to its end. */
+  /** Random id of this process, from its start to its end. */
   readonly replica: string;
   readonly connection: RedisConnection;
   readonly mailbox: Mailbox;
   readonly lease: Lease;
-  /** The full name of a key. */
+  /** Returns the full name of a key, with the configured prefix. */
   key(...names: string[]): string;
-  /** The key that exists for as long as a replica lives. */
+  /** Returns the key that exists as long as a replica is alive. */
   leaseKey(replica: string): string;
 }
 
-/** How long a start waits for Redis before it goes on without. */
+export interface RedisOptions {
+  /** The `redis` section of the configuration; undefined for a single process. */
+  readonly redis: Config['redis'];
+}
+
+/** How long the start waits for Redis before it continues without. */
 const CONNECT_WAIT_MS = 1_000;
 
-const OPTIONS = {
+const CLIENT_OPTIONS = {
   lazyConnect: true,
-  // A command fails at once when there is no connection, and is not sent a second time on the next.
+  // A command fails at once without a connection, and is not sent again on the next connection.
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
   maxRetriesPerRequest: null,
   autoResubscribe: false,
   connectTimeout: 2_000,
   keepAlive: 10_000,
-  // A primary that has become a replica refuses to write: its address may lead to the new one.
+  // A former primary refuses to write; after a reconnect the address may lead to the new primary.
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
   retryStrategy: (times: number) => Math.min(50 * 2 ** times, 1_000) * (0.75 + Math.random() / 2),
 };
 
-/** `fastify.shared`: Redis, where `REDIS_URL` names one. Nothing waits for it when it is away. */
-export default fp(
-  async (fastify) => {
-    const { clock, metrics, log, config } = fastify;
-    if (config.redis === undefined) {
+/** Adds `fastify.cluster`. Nothing waits for a Redis that is unavailable. */
+export default fp<RedisOptions>(
+  async (fastify, { redis }) => {
+    if (redis === undefined) {
       fastify.decorate('cluster', undefined);
       return;
     }
+    const { clock, metrics, log } = fastify;
     const replica = randomBytes(9).toString('base64url');
-    const key = (...names: string[]) => [config.redis?.prefix, ...names].join(':');
-    const leaseKey = (one: string) => key('replica', one);
-    const connect = () => new Redis(config.redis?.url ?? '', { ...OPTIONS, connectionName: `sluice-${replica}` });
-    const connection = createRedisConnection(connect(), clock, metrics, log);
-    const mailbox = createMailbox({ subscriber: connect(), link: connection, clock }, replica, (to) => key('to', to));
+    const key = (...names: string[]) => [redis.prefix, ...names].join(':');
+    const leaseKey = (id: string) => key('replica', id);
+    const connect = () => new Redis(redis.url, { ...CLIENT_OPTIONS, connectionName: `sluice-${replica}` });
+    const connection = createRedisConnection(connect(), { clock, metrics, log });
+    const channelOf = (id: string) => key('to', id);
+    const mailbox = createMailbox({ subscriber: connect(), connection, clock, replica, channelOf });
     const lease = createLease(connection, clock, leaseKey(replica));
-    const shared: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
-    fastify.decorate('cluster', shared);
+    const cluster: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
+    fastify.decorate('cluster', cluster);
     fastify.addHook('onClose', async () => {
       await lease.close();
       mailbox.close();
       connection.close();
     });
     await connection.waitUntilReady(CONNECT_WAIT_MS);
-    if (!connection.isAvailable) log.warn('redis does not answer: started without it');
+    if (!connection.isAvailable) {
+      log.warn('redis unavailable at start; streams stay in memory and cannot be resumed on other replicas');
+    }
   },
-  { name: 'redis', dependencies: ['config', 'clock', 'metrics'] },
+  { name: 'redis', dependencies: ['clock', 'metrics'] },
 );

@@ -3,54 +3,63 @@ import type { Clock } from '../clock.ts';
 import type { RedisConnection } from './connection.ts';
 
 /**
- * Messages between replicas, each to the inbox of one. They may be lost, so that nothing may depend
- * on one alone: whoever sends says it again.
+ * Messages between replicas over Pub/Sub. Each replica has one mailbox. A message may be lost, so
+ * senders repeat what matters.
  */
 export interface Mailbox {
+  /** Handles messages of one kind. */
   on(kind: string, handler: (from: string, body: unknown) => void): void;
+  /** Sends a message to the mailbox of a replica. `body` must be JSON. */
   send(to: string, kind: string, body: unknown): void;
-  /** Calls the listener each time that the inbox is open again: messages may have been lost before. */
+  /** Calls the listener after each new subscription. Messages may have been lost before. */
   onSubscribed(listener: () => void): void;
   close(): void;
 }
 
+export interface MailboxOptions {
+  /** A connection of its own, because a subscribed connection takes no other commands. */
+  readonly subscriber: Redis;
+  readonly connection: RedisConnection;
+  readonly clock: Clock;
+  /** Id of this replica. */
+  readonly replica: string;
+  /** Returns the channel of a replica's mailbox. */
+  channelOf(replica: string): string;
+}
+
 /**
- * How often the connection is tried, which sends nothing by itself, and how long its answer may take.
- * The subscription is said again, which changes nothing where it is there.
+ * How often the subscription is checked, and how long the answer may take. A subscribed connection
+ * sends nothing by itself; repeating SUBSCRIBE shows whether it still works and changes nothing else.
  */
 const CHECK_MS = 2_000;
 
-export function createMailbox(
-  { subscriber, link, clock }: { subscriber: Redis; link: RedisConnection; clock: Clock },
-  own: string,
-  channelOf: (replica: string) => string,
-): Mailbox {
+export function createMailbox({ subscriber, connection, clock, replica, channelOf }: MailboxOptions): Mailbox {
   const handlers = new Map<string, (from: string, body: unknown) => void>();
   const listeners: (() => void)[] = [];
-  let answered = true;
-  let cancel = clock.after(CHECK_MS, check);
+  let hasAnswered = true;
+  let cancelCheck = clock.after(CHECK_MS, check);
 
   function check(): void {
-    cancel = clock.after(CHECK_MS, check);
+    cancelCheck = clock.after(CHECK_MS, check);
     if (subscriber.status !== 'ready') return;
-    if (!answered) subscriber.disconnect(true);
-    answered = false;
+    if (!hasAnswered) subscriber.disconnect(true);
+    hasAnswered = false;
     void subscribe();
   }
 
   async function subscribe(): Promise<boolean> {
     try {
-      await subscriber.subscribe(channelOf(own));
-      answered = true;
+      await subscriber.subscribe(channelOf(replica));
+      hasAnswered = true;
       return true;
     } catch {
-      return false; // It reconnects by itself.
+      return false; // The client reconnects by itself.
     }
   }
 
-  subscriber.on('error', () => {}); // 'close' follows
+  subscriber.on('error', () => {}); // 'close' follows.
   subscriber.on('ready', async () => {
-    answered = true;
+    hasAnswered = true;
     if (await subscribe()) for (const listener of listeners) listener();
   });
   subscriber.on('message', (_channel: string, text: string) => {
@@ -62,18 +71,18 @@ export function createMailbox(
   return {
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {
-      const message = JSON.stringify([kind, own, body]);
-      if (link.isAvailable) link.run((redis) => redis.publish(channelOf(to), message)).catch(() => {});
+      const message = JSON.stringify([kind, replica, body]);
+      if (connection.isAvailable) connection.run((redis) => redis.publish(channelOf(to), message)).catch(() => {});
     },
     onSubscribed: (listener) => void listeners.push(listener),
     close() {
-      cancel();
+      cancelCheck();
       subscriber.disconnect();
     },
   };
 }
 
-/** Undefined for what no replica has sent. */
+/** Returns undefined for text that no replica has sent. */
 function parseMessage(text: string): [kind: string, from: string, body: unknown] | undefined {
   try {
     return JSON.parse(text);

@@ -1,14 +1,16 @@
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { type Redis, ReplyError } from 'ioredis';
 
-/** A script is sent by its hash, and whole where Redis does not know it yet. */
-
+/** A Lua script. Redis runs it by its hash and gets the whole text only if the hash is unknown. */
 export interface Script {
   readonly text: string;
   readonly sha1: string;
 }
 
-export function defineScript(text: string): Script {
+/** Reads a `.lua` file. Call when a module is loaded, so that a missing file fails the start. */
+export function loadScript(file: URL): Script {
+  const text = readFileSync(file, 'utf8');
   return { text, sha1: createHash('sha1').update(text).digest('hex') };
 }
 

@@ -1,40 +1,47 @@
 import type { EventMessage, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import { type EventFeed, SseWriter } from './writer.ts';
+import { waitAtMost } from '../clock.ts';
+import type { EventFeed } from './api.ts';
+import { SseWriter } from './writer.ts';
 
 declare module 'fastify' {
   interface FastifyReply {
     /**
-     * Streams a source as Server-Sent Events until it has finished or the client leaves, and
-     * detaches from it in either case. Headers and `opening` leave at once; without a source they
-     * are all there is.
+     * Streams a feed as Server-Sent Events until its last item or until the client leaves, then closes
+     * the feed. Sends headers and the `opening` events at once. Without a feed the response ends there.
      */
-    stream<T>(opening: readonly EventMessage[], source?: EventFeed<T>): FastifyReply;
+    stream<T>(opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply;
   }
   interface FastifyInstance {
     readonly responses: Responses;
   }
 }
 
+/** The SSE responses of this process. */
 export interface Responses {
   readonly open: number;
-  /** Sends clients away, with when to come back, that find the rest of their stream elsewhere. */
+  /** Ends the responses whose clients can resume on another replica, and tells them when to reconnect. */
   disconnectResumable(): void;
-  /** Resolves once all open responses have closed, or after `ms`, when the rest is cut off. */
+  /** Resolves when all open responses have closed. After `ms` milliseconds it destroys the rest. */
   waitUntilClosed(ms: number): Promise<void>;
 }
 
+export interface SseOptions {
+  /** Silence in milliseconds after which a comment keeps the connection open. */
+  readonly heartbeatMs: number;
+  /** Milliseconds after which a client that reads nothing is cut off. */
+  readonly stallMs: number;
+}
+
 interface OpenResponse {
-  sendHeartbeat(silentSince: number): void;
-  disconnect(farewell: EventMessage): void;
+  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(farewell: EventMessage): void };
   readonly closed: Promise<void>;
 }
 
-/** How many times in one `heartbeatMs` silence is looked for. */
 const TICKS_PER_HEARTBEAT = 4;
 
-/** When a client comes back that is sent to another replica: soon, but not all at once. */
-const RECONNECT_MS = { least: 50, spread: 450 };
+/** Reconnect delay for clients that are sent to another replica. Spread, so that they do not arrive at once. */
+const RECONNECT_MS = { min: 50, spread: 450 };
 
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -42,36 +49,35 @@ const HEADERS = {
   'x-accel-buffering': 'no',
 };
 
-/** `reply.stream()`: the way out to the socket, and all that a client may do to it. */
-export default fp(
-  async (fastify) => {
-    const { clock, metrics, config } = fastify;
-    const { heartbeatMs, stallMs } = config.streams;
+/** Adds `reply.stream()` and `fastify.responses`. */
+export default fp<SseOptions>(
+  async (fastify, { heartbeatMs, stallMs }) => {
+    const { clock, metrics } = fastify;
     const open = new Map<FastifyReply, OpenResponse>();
 
-    // One timer for all responses.
+    // One timer serves all responses.
     const tickMs = heartbeatMs / TICKS_PER_HEARTBEAT;
     let cancelTick = clock.after(tickMs, tick);
     function tick(): void {
       const silentSince = clock.now() - heartbeatMs + tickMs;
-      for (const response of open.values()) response.sendHeartbeat(silentSince);
+      for (const { writer } of open.values()) writer.sendHeartbeat(silentSince);
       cancelTick = clock.after(tickMs, tick);
     }
     fastify.addHook('onClose', async () => cancelTick());
 
-    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], source?: EventFeed<T>): FastifyReply {
+    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply {
       const { raw, log } = this;
       const { socket } = this.request.raw;
       this.headers(HEADERS);
       this.hijack();
-      // Its `close` event has passed if the client left while the handler still worked.
+      // If the client left while the handler was still working, `close` has fired already.
       if (raw.destroyed || socket.destroyed) {
-        source?.close();
+        feed?.close();
         return this;
       }
-      const writer = new SseWriter(raw, source, { clock, log, pace: metrics.interEventSeconds });
+      const writer = new SseWriter(raw, feed, { clock, log, intervals: metrics.interEventSeconds });
       const bytesBefore = socket.bytesWritten;
-      let stalled = false;
+      let hasStalled = false;
       metrics.responsesOpen.inc();
       const closed = new Promise<void>((resolve) => {
         const onClose = () => {
@@ -81,27 +87,23 @@ export default fp(
           metrics.responsesOpen.dec();
           metrics.eventsOut.inc(writer.count);
           metrics.bytesOut.inc(socket.bytesWritten - bytesBefore);
-          if (stalled) metrics.responsesStalled.inc();
+          if (hasStalled) metrics.responsesStalled.inc();
           else if (!raw.writableFinished) metrics.responsesAborted.inc();
           resolve();
         };
         raw.once('close', onClose);
-        // A pipelined response has no socket of its own until the one before it is done.
+        // A pipelined response gets its socket only when the response before it has ended.
         socket.once('close', onClose);
       });
-      open.set(this, {
-        sendHeartbeat: (since) => writer.sendHeartbeat(since),
-        disconnect: (farewell) => writer.disconnect(farewell),
-        closed,
-      });
-      // Node's own idle timer of the socket: it knows of bytes that the kernel has taken since.
+      open.set(this, { writer, closed });
+      // Node restarts this timer whenever the kernel accepts bytes.
       raw.setTimeout(stallMs, () => {
-        // Not `writableNeedDrain`, which is false once the last event was written.
+        // `writableNeedDrain` would not do: it is false once the last event is written.
         if (raw.writableLength === 0) return;
-        stalled = true;
+        hasStalled = true;
         raw.destroy();
       });
-      raw.on('error', () => {}); // 'close' follows
+      raw.on('error', () => {}); // 'close' follows.
       raw.writeHead(200, this.getHeaders() as Record<string, string>);
       writer.start(opening);
       return this;
@@ -113,20 +115,15 @@ export default fp(
         return open.size;
       },
       disconnectResumable() {
-        for (const response of open.values()) {
-          response.disconnect({ retry: RECONNECT_MS.least + Math.floor(Math.random() * RECONNECT_MS.spread) });
+        for (const { writer } of open.values()) {
+          writer.disconnect({ retry: RECONNECT_MS.min + Math.floor(Math.random() * RECONNECT_MS.spread) });
         }
       },
       async waitUntilClosed(ms: number) {
-        let cancel = () => {};
-        const late = new Promise<void>((resolve) => {
-          cancel = clock.after(ms, resolve);
-        });
-        await Promise.race([late, Promise.all([...open.values()].map((response) => response.closed))]);
-        cancel();
+        await waitAtMost(clock, ms, Promise.all([...open.values()].map(({ closed }) => closed)));
         for (const reply of open.keys()) reply.raw.destroy();
       },
     });
   },
-  { name: 'sse', dependencies: ['config', 'clock', 'metrics'] },
+  { name: 'sse', dependencies: ['clock', 'metrics'] },
 );

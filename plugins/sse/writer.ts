@@ -1,108 +1,88 @@
 import type { ServerResponse } from 'node:http';
 import type { EventMessage, FastifyBaseLogger } from 'fastify';
-import type {} from 'fastify-sse-v2';
 import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
 import type { Clock } from '../clock.ts';
+import type { EventFeed } from './api.ts';
 
-/** Where a response's events come from. */
-export interface EventFeed<T> {
-  /** Waits for the next item; one call at a time. */
-  next(): Promise<T>;
-  /** Detaches; a waiting `next` may stay unsettled. Idempotent. */
-  close(): void;
-  /** An item as events, in order. */
-  encode(item: T): readonly EventMessage[];
-  /** Whether nothing follows this item. */
-  isLast(item: T): boolean;
-  /** Whether the client, when it is sent away now, finds the rest elsewhere by itself. */
-  canResumeElsewhere?(): boolean;
-}
-
-/** Is told the milliseconds between two items, while the client takes them. */
-interface IntervalObserver {
-  observe(ms: number): void;
+export interface SseWriterOptions {
+  readonly clock: Clock;
+  readonly log: FastifyBaseLogger;
+  /** Observes the milliseconds between two items, while the client keeps up. */
+  readonly intervals: { observe(ms: number): void };
 }
 
 const HEARTBEAT: EventMessage = { comment: ' hb' };
 
 /**
- * Writes a source's events to one response: one `write` an item, and no further item is asked for
- * while the socket takes no more. It never throws.
+ * Writes the events of a feed to one response: one `write` per item. It asks for the next item only
+ * when the socket accepts more. Never throws.
  */
 export class SseWriter<T> {
-  /** Events and comments written. */
+  /** Number of events and comments written. */
   count = 0;
   readonly #raw: ServerResponse;
-  readonly #source: EventFeed<T> | undefined;
-  readonly #clock: Clock;
-  readonly #log: FastifyBaseLogger;
-  readonly #pace: IntervalObserver;
+  readonly #feed: EventFeed<T> | undefined;
+  readonly #options: SseWriterOptions;
   #lastWrite = 0;
-  /** When content was last written, while the client has taken all since; else 0. */
+  /** Time of the last item, or 0 if the client is behind. */
   #lastItem = 0;
-  #over = false;
+  #isEnded = false;
 
-  constructor(
-    raw: ServerResponse,
-    source: EventFeed<T> | undefined,
-    { clock, log, pace }: { clock: Clock; log: FastifyBaseLogger; pace: IntervalObserver },
-  ) {
+  constructor(raw: ServerResponse, feed: EventFeed<T> | undefined, options: SseWriterOptions) {
     this.#raw = raw;
-    this.#source = source;
-    this.#clock = clock;
-    this.#log = log;
-    this.#pace = pace;
+    this.#feed = feed;
+    this.#options = options;
   }
 
-  /** Writes the first events, and follows the source until its last. */
+  /** Writes the first events, then follows the feed to its last item. */
   start(opening: readonly EventMessage[]): void {
     if (opening.length > 0) this.#write(opening);
     else this.#raw.flushHeaders();
-    if (this.#source === undefined) this.#end();
+    if (this.#feed === undefined) this.#end();
     else this.#pull();
   }
 
-  /** Sends a comment if nothing was written since then and the client is not behind. */
+  /** Writes a comment if nothing was written since `silentSince` and the client keeps up. */
   sendHeartbeat(silentSince: number): void {
-    if (this.#over || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
+    if (this.#isEnded || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
     this.#write([HEARTBEAT]);
   }
 
-  /** Sends the client away with `farewell`, if it finds the rest elsewhere. */
+  /** Writes `farewell` and ends the response if the client can resume on another replica. */
   disconnect(farewell: EventMessage): void {
-    if (this.#over || !this.#source?.canResumeElsewhere?.()) return;
+    if (this.#isEnded || !this.#feed?.canResumeElsewhere?.()) return;
     this.#write([farewell]);
     this.#end();
   }
 
-  /** The response has closed, for whatever reason. */
+  /** Call when the response has closed, for any reason. */
   close(): void {
-    this.#over = true;
-    this.#source?.close();
+    this.#isEnded = true;
+    this.#feed?.close();
   }
 
   readonly #pull = (): void => {
-    if (!this.#over) this.#source?.next().then(this.#onItem, this.#onFault);
+    if (!this.#isEnded) this.#feed?.next().then(this.#onItem, this.#onError);
   };
 
   readonly #onItem = (item: T): void => {
-    if (this.#over) return;
+    if (this.#isEnded) return;
     try {
-      const source = this.#source as EventFeed<T>;
-      const flowing = this.#write(source.encode(item));
-      if (this.#lastItem > 0) this.#pace.observe(this.#lastWrite - this.#lastItem);
-      this.#lastItem = flowing ? this.#lastWrite : 0;
-      if (source.isLast(item)) this.#end();
-      else if (flowing) this.#pull();
+      const feed = this.#feed as EventFeed<T>;
+      const keepsUp = this.#write(feed.encode(item));
+      if (this.#lastItem > 0) this.#options.intervals.observe(this.#lastWrite - this.#lastItem);
+      this.#lastItem = keepsUp ? this.#lastWrite : 0;
+      if (feed.isLast(item)) this.#end();
+      else if (keepsUp) this.#pull();
       else this.#raw.once('drain', this.#pull);
     } catch (error) {
-      this.#onFault(error);
+      this.#onError(error);
     }
   };
 
-  /** The response ends without a last event, and a browser comes back for the rest. */
-  readonly #onFault = (error: unknown): void => {
-    this.#log.error({ err: error }, 'reading a stream failed');
+  /** Ends the response without a terminal event, so that a browser reconnects for the rest. */
+  readonly #onError = (error: unknown): void => {
+    this.#options.log.error({ err: error }, 'reading a stream failed; the response ends and the client may resume');
     this.#end();
   };
 
@@ -110,12 +90,12 @@ export class SseWriter<T> {
     let text = '';
     for (const event of events) text += serializeSSEEvent(event);
     this.count += events.length;
-    this.#lastWrite = this.#clock.now();
+    this.#lastWrite = this.#options.clock.now();
     return this.#raw.write(text);
   }
 
   #end(): void {
-    this.#over = true;
+    this.#isEnded = true;
     this.#raw.end();
   }
 }

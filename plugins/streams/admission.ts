@@ -2,58 +2,58 @@ import type { Generation } from './generation.ts';
 import type { Terminal } from './types.ts';
 
 /**
- * The generations of this process, each counted from the moment it is admitted: what is about to
- * start, and waits for the store, holds its slot already.
+ * Admits generations of this process up to a bound. A generation holds its slot from admission, also
+ * while it waits for the store.
  */
 export class AdmissionControl {
-  readonly #most: number;
-  readonly #taken = new Map<string, Generation | undefined>();
-  #refusing = false;
-  #ending: Terminal | undefined;
-  #waiting: (() => void)[] = [];
+  readonly #max: number;
+  readonly #slots = new Map<string, Generation | undefined>();
+  #isClosed = false;
+  #endingWith: Terminal | undefined;
+  #idleListeners: (() => void)[] = [];
 
   constructor(max: number) {
-    this.#most = max;
+    this.#max = max;
   }
 
+  /** Number of reserved slots. */
   get active(): number {
-    return this.#taken.size;
+    return this.#slots.size;
   }
 
-  /** Takes a slot under a stream's id, or says why there is none. */
-  reserve(id: string): 'taken' | 'draining' | 'full' {
-    if (this.#refusing) return 'draining';
-    if (this.#taken.size >= this.#most) return 'full';
-    this.#taken.set(id, undefined);
-    return 'taken';
+  /** Reserves a slot under the id of a stream, or returns why there is none. */
+  reserve(id: string): 'reserved' | 'draining' | 'full' {
+    if (this.#isClosed) return 'draining';
+    if (this.#slots.size >= this.#max) return 'full';
+    this.#slots.set(id, undefined);
+    return 'reserved';
   }
 
-  /** What runs in the slot, unless it has ended already. */
+  /** Attaches the running generation to its slot. Without effect if it has ended already. */
   attach(id: string, generation: Generation): void {
-    if (!this.#taken.has(id)) return;
-    this.#taken.set(id, generation);
-    if (this.#ending) generation.abort(this.#ending);
+    if (!this.#slots.has(id)) return;
+    this.#slots.set(id, generation);
+    if (this.#endingWith) generation.abort(this.#endingWith);
   }
 
   release(id: string): void {
-    if (!this.#taken.delete(id) || this.#taken.size > 0) return;
-    for (const resolve of this.#waiting) resolve();
-    this.#waiting = [];
+    if (!this.#slots.delete(id) || this.#slots.size > 0) return;
+    for (const resolve of this.#idleListeners.splice(0)) resolve();
   }
 
-  /** No slot is given from now on. */
+  /** Refuses all further reservations. */
   close(): void {
-    this.#refusing = true;
+    this.#isClosed = true;
   }
 
-  /** Resolves once no slot is taken. */
+  /** Resolves when no slot is reserved. */
   idle(): Promise<void> {
-    return this.#taken.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#waiting.push(resolve));
+    return this.#slots.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#idleListeners.push(resolve));
   }
 
-  /** Ends all that runs, and whatever starts after it. */
+  /** Ends all running generations, and those that are attached later. */
   endAll(terminal: Terminal): void {
-    this.#ending = terminal;
-    for (const generation of this.#taken.values()) generation?.abort(terminal);
+    this.#endingWith = terminal;
+    for (const generation of this.#slots.values()) generation?.abort(terminal);
   }
 }

@@ -1,61 +1,65 @@
 import type { FastifyBaseLogger } from 'fastify';
+import type { ContentPart } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { LogReader } from './types.ts';
+import type { LogReader, PlacedPart, Slice, Terminal } from './types.ts';
 
-/** What the rest of the service may do with streams. */
+/** The streams as the rest of the service sees them. Routes may import these types. */
+
+export type { ContentPart, LogReader, PlacedPart, Slice, Terminal };
 
 export interface Question extends Prompt {
-  /** Public name; the default model where absent. */
+  /** Public name of the model; the default model if absent. */
   readonly model?: string | undefined;
 }
 
 export interface StartOptions {
   readonly identity: Identity;
   readonly logger: FastifyBaseLogger;
-  /** The same key and question give the same stream for as long as it is kept. */
+  /** Idempotency key: the same key and question give the same stream as long as it is stored. */
   readonly key?: string | undefined;
-  /** Whether the client can come back; one that cannot does not pay for a grace time. */
+  /** True if the client can resume. Other clients get no grace time. */
   readonly resumable: boolean;
-  /** The conversation that it belongs to, by the client's own id. */
+  /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
 }
 
 export interface Stream {
   readonly id: string;
   readonly owner: string;
-  /** The public name of the model. */
+  /** Public name of the model. */
   readonly model: string;
-  /** Whether a reader that is cut off now can come back. */
+  /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
-  /** Attaches a reader; undefined for a position that does not exist. */
+  /** Attaches a reader behind a position; undefined for a position that does not exist. */
   read(position: number): Promise<LogReader | undefined>;
   /** Ends the generation now. Idempotent. */
   stop(): Promise<void>;
 }
 
 export interface Streams {
-  /** Whether other replicas serve the same streams. */
+  /** True if other replicas serve the same streams. */
   readonly shared: boolean;
-  /** Generations running in this process, and those about to start. */
+  /** Number of generations that run in this process or are about to start. */
   readonly active: number;
   /**
-   * Asks the model once and logs the answer, or finds the stream that the key stands for.
-   * @throws 404 for a model that is not configured, 403 for one that the identity may not use,
-   *   409 for a key that stands for another question, 429 with `retryAfterMs` past a limit, 503 with `retryAfterMs` while draining, full, or when the store cannot be asked
+   * Calls the model once and logs the answer, or finds the stream of an idempotency key.
+   * @throws 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
+   *   question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
+   *   or without a store
    */
   start(question: Question, options: StartOptions): Promise<Stream>;
   /**
-   * A stream that runs or is still kept.
-   * @throws 503 with `retryAfterMs` when the store cannot be asked
+   * Finds a stream of the caller that runs or is still stored.
+   * @throws 503 with `retryAfterMs` if the store is unavailable
    */
   find(id: string, identity: Identity): Promise<Stream | undefined>;
-  /** The newest stream of a conversation, if it still runs; else as `find`. */
+  /** Finds the newest stream of a conversation if it still runs. @throws as `find` does */
   findByChat(chat: string, identity: Identity): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
   close(): void;
-  /** Resolves once nothing runs any more. */
+  /** Resolves when no generation runs. */
   idle(): Promise<void>;
-  /** Ends all that still runs, with an error that readers see. */
+  /** Ends all running generations with an error that readers receive. */
   endAll(): void;
 }

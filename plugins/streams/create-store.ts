@@ -1,13 +1,24 @@
-import type { FastifyInstance } from 'fastify';
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config/index.ts';
+import type { Metrics } from '../metrics/index.ts';
+import type { Cluster } from '../redis/index.ts';
 import { MemoryStore } from './memory/store.ts';
 import { RedisStore } from './redis/store.ts';
 import type { StreamStore } from './types.ts';
 
-/** In this process, or in Redis where the configuration names one. */
-export function createStore({ config, clock, metrics, cluster }: FastifyInstance): StreamStore {
-  const options = { ...config.streams, clock, onEvicted: () => metrics.streamsEvicted.inc() };
+export interface StoreOptions {
+  readonly settings: Pick<Config['streams'], 'highWaterMark' | 'flushMs' | 'graceMs' | 'ttlMs' | 'maxTotalBytes'>;
+  /** Longest time in milliseconds that an answer may take. */
+  readonly longestAnswerMs: number;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly cluster: Cluster | undefined;
+}
+
+/** Creates the store in Redis if it is configured, else in memory. */
+export function createStore({ settings, longestAnswerMs, clock, metrics, cluster }: StoreOptions): StreamStore {
+  const options = { ...settings, clock, onEvicted: () => metrics.streamsEvicted.inc() };
   if (cluster === undefined) return new MemoryStore(options);
-  const longest = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
-  // A log that is taken over begins a second time.
-  return new RedisStore({ ...options, shared: cluster, metrics, longestMs: 2 * longest + config.streams.graceMs });
+  // After a takeover an answer may take its full time again.
+  return new RedisStore({ ...options, cluster, metrics, maxLogMs: 2 * longestAnswerMs + settings.graceMs });
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
-import type { Identity } from '../auth/identity.ts';
+import { type Identity, mayUseModel } from '../auth/identity.ts';
+import type { Config } from '../config/index.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
@@ -11,14 +12,15 @@ import { fingerprint } from './fingerprint.ts';
 import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
 import { createTakeoverHandler, serializePrompt } from './takeover.ts';
+import { SHUT_DOWN } from './terminals.ts';
 import {
   type Idempotency,
   type LogReader,
   PositionUnknown,
+  type ReadableLog,
   type StreamInfo,
-  type StreamLog,
   type StreamStore,
-  type Terminal,
+  type WritableLog,
 } from './types.ts';
 
 declare module 'fastify' {
@@ -27,58 +29,59 @@ declare module 'fastify' {
   }
 }
 
-const SHUT_DOWN: Terminal = {
-  type: 'error',
-  code: 'stream_lost',
-  message: 'The service was stopped before the answer was complete.',
-  status: 502,
-  retryable: true,
-};
+export interface StreamsOptions {
+  /** The `streams` section of the configuration. */
+  readonly settings: Config['streams'];
+  /** Most messages of one question. */
+  readonly maxMessages: number;
+  /** Longest time in milliseconds that an answer may take. */
+  readonly longestAnswerMs: number;
+  /** Replaces the configured store; for tests. */
+  readonly store?: StreamStore | undefined;
+}
 
-/** `fastify.streams`: questions become generations, and generations are read as streams. */
-export default fp<{ store?: StreamStore | undefined }>(
-  async (fastify, options) => {
-    const { llm, limits, config, metrics } = fastify;
-    const { maxGenerations, graceMs } = config.streams;
-    const store = options.store ?? createStore(fastify);
+/** Adds `fastify.streams`: starts generations and finds their streams. */
+export default fp<StreamsOptions>(
+  async (fastify, { settings, maxMessages, longestAnswerMs, ...options }) => {
+    const { clock, metrics, llm, limits, load, cluster, log } = fastify;
+    const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
     fastify.addHook('onClose', () => store.close());
 
-    const slots = new AdmissionControl(maxGenerations);
-    const generationStarter = createGenerationStarter(fastify, slots);
-    store.onTakeover?.(createTakeoverHandler(fastify, slots, generationStarter));
+    const admission = new AdmissionControl(settings.maxGenerations);
+    const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, maxChars: settings.maxChars });
+    store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration }));
+    const { overloaded, mapStoreErrors } = createStoreErrors({ apiError: fastify.apiError, metrics, log });
 
-    const { overloaded, mapStoreErrors } = createStoreErrors(fastify);
-
+    /** Finds the stream of the idempotency key, or admits the question and creates its log. */
     const findOrCreate = async (
       route: ModelRoute,
       prompt: Prompt,
-      options: StartOptions,
+      { identity, resumable, ...options }: StartOptions,
       idempotency?: Idempotency,
-    ) => {
+    ): Promise<{ existing: ReadableLog } | { created: WritableLog; reservation: Reservation }> => {
       const existing = idempotency && (await store.openByKey(idempotency));
-      if (existing) return { log: existing };
-      // A stream that a key has found is no new one, and asks no leave.
-      if (fastify.load.isOverloaded()) throw overloaded('pressure');
+      // An existing stream is not a new question, so it needs no admission.
+      if (existing) return { existing };
+      if (load.isOverloaded()) throw overloaded('pressure');
       if (!llm.hasCapacity(route)) throw overloaded('saturated');
-      const { identity, resumable } = options;
       const { owner, ticket } = identity;
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const question = store.shared ? serializePrompt(route, prompt) : undefined;
-      const info = { id, model: route.name, graceMs: resumable ? graceMs : 0, owner, ticket, chat };
-      const slot = slots.reserve(id);
-      if (slot !== 'taken') throw overloaded(slot);
-      let grant: Reservation | undefined;
+      const info = { id, model: route.name, graceMs: resumable ? settings.graceMs : 0, owner, ticket, chat };
+      const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
+      const slot = admission.reserve(id);
+      if (slot !== 'reserved') throw overloaded(slot);
+      let reservation: Reservation | undefined;
       const releaseAll = () => {
-        slots.release(id);
-        grant?.settle({ totalTokens: 0 }, 0);
+        admission.release(id);
+        reservation?.settle({ totalTokens: 0 }, 0);
       };
       try {
-        grant = await limits.reserveGeneration(identity, prompt);
-        const { log, created } = await store.create(info, idempotency, question);
-        if (created) return { log, grant };
+        reservation = await limits.reserveGeneration(identity, prompt);
+        const result = await store.create(info, idempotency, serializedPrompt);
+        if (result.created) return { created: result.log, reservation };
         releaseAll();
-        return { log };
+        return { existing: result.log };
       } catch (error) {
         releaseAll();
         throw error;
@@ -98,7 +101,7 @@ export default fp<{ store?: StreamStore | undefined }>(
       };
     };
 
-    const toStream = (log: StreamLog): Stream => ({
+    const toStream = (log: ReadableLog): Stream => ({
       id: log.info.id,
       owner: log.info.owner,
       model: log.info.model,
@@ -118,51 +121,50 @@ export default fp<{ store?: StreamStore | undefined }>(
     const streams: Streams = {
       shared: store.shared === true,
       get active() {
-        return slots.active;
+        return admission.active;
       },
 
       async start({ model, ...prompt }, options) {
-        const { logger, identity } = options;
-        const most = config.limits.messages;
-        if (prompt.messages.length > most) throw fastify.httpErrors.badRequest(`More than ${most} messages.`);
-        const route = llm.route(model);
-        if (identity.models?.includes(route.name) === false) {
-          throw fastify.httpErrors.forbidden('This key may not use this model.');
+        const { identity, logger } = options;
+        if (prompt.messages.length > maxMessages) {
+          throw fastify.httpErrors.badRequest(`Too many messages; at most ${maxMessages} are allowed.`);
         }
+        const route = llm.route(model);
+        if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
         const key = options.key && scopeToOwner(identity, options.key);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
-        const { log, grant } = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
-        if (grant === undefined) return toStream(log);
-
-        generationStarter.start(log, route, prompt, { logger, reservation: grant });
-        return toStream(log);
+        const found = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
+        if ('existing' in found) return toStream(found.existing);
+        const { created, reservation } = found;
+        startGeneration({ log: created, route, prompt, logger, reservation });
+        return toStream(created);
       },
 
       async find(id, identity) {
-        const log = await mapStoreErrors(store.open(id));
-        return log && isOwnedBy(log.info, identity) ? toStream(log) : undefined;
+        const found = await mapStoreErrors(store.open(id));
+        return found && isOwnedBy(found.info, identity) ? toStream(found) : undefined;
       },
 
       async findByChat(chat, identity) {
-        const log = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
-        return log && toStream(log);
+        const found = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
+        return found && toStream(found);
       },
 
-      close: () => slots.close(),
-      idle: () => slots.idle(),
-      endAll: () => slots.endAll(SHUT_DOWN),
+      close: () => admission.close(),
+      idle: () => admission.idle(),
+      endAll: () => admission.endAll(SHUT_DOWN),
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['config', 'clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
+  { name: 'streams', dependencies: ['clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
 );
 
-/** What clients make up is theirs alone: two may think of the same. */
+/** Prefixes a name that clients make up, because two owners may choose the same one. */
 function scopeToOwner({ owner }: Identity, name: string): string {
   return `${owner}\n${name}`;
 }
 
-/** Another's stream is as unknown as one that never was. */
+/** Another owner's stream is treated as unknown. */
 function isOwnedBy({ owner, ticket }: StreamInfo, identity: Identity): boolean {
   return owner === identity.owner && (identity.ticket === undefined || ticket === identity.ticket);
 }

@@ -1,17 +1,17 @@
 import type { Clock } from '../clock.ts';
 
-/** How long a stream that nobody has read yet waits where no grace is given. */
+/** Grace time of a stream that was never read, if its own grace time is 0. */
 const UNREAD_GRACE_MS = 10_000;
 
 export interface Lifetime {
   onReaders(count: number): void;
-  /** Call when the generation has ended: no timer is left behind. */
+  /** Call when the generation has ended: cancels the timer. */
   cancel(): void;
 }
 
 /**
- * The rule that ties a generation to its readers: it goes on while there is one, and for `graceMs`
- * after the last has left. A stream counts as left from its creation.
+ * Ends a generation that has no readers: `graceMs` after the last reader has left. A new stream counts as
+ * left from its creation.
  */
 export function createLifetime(graceMs: number, clock: Clock, abandon: () => void): Lifetime {
   let cancelTimer: (() => void) | undefined = clock.after(graceMs || UNREAD_GRACE_MS, abandon);

@@ -4,41 +4,41 @@ import type { Usage } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
-import type { StreamLog, Terminal } from './types.ts';
+import type { Terminal, WritableLog } from './types.ts';
 
+/** Reports one generation to operators: one log line and its metrics, however it ends. */
 export interface Report {
   onTarget(target: Target): void;
   onFirstPart(): void;
   onEnd(terminal: Terminal, fault?: unknown): void;
 }
 
-/** What operators learn of one generation: a log line and its metrics, however it ends. */
 export function createReport(
-  log: StreamLog,
+  log: WritableLog,
   route: ModelRoute,
   { clock, metrics, logger }: { clock: Clock; metrics: Metrics; logger: FastifyBaseLogger },
 ): Report {
-  const started = clock.now();
+  const startedAt = clock.now();
   let target: Target = route.targets[0];
   let firstPartAt: number | undefined;
   metrics.generationsActive.inc();
 
   return {
-    onTarget(asked) {
-      target = asked;
+    onTarget(next) {
+      target = next;
     },
     onFirstPart() {
-      firstPartAt = clock.now();
+      firstPartAt ??= clock.now();
     },
     onEnd(terminal, fault) {
-      const durationMs = Math.round(clock.now() - started);
+      const durationMs = Math.round(clock.now() - startedAt);
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
       const model = route.label;
       metrics.generations.inc({ model, target: targetLabel(target, route), outcome });
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
-      const by = ABORT_REASONS[outcome];
-      if (by !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason: by });
+      const reason = ABORT_REASONS[outcome];
+      if (reason !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason });
       if (terminal.type === 'end') countTokens(metrics, model, terminal.usage);
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(
@@ -50,7 +50,7 @@ export function createReport(
           outcome,
           ...(terminal.type === 'end' && { finishReason: terminal.finishReason, usage: terminal.usage }),
           ...(fault instanceof ProviderError && { reason: fault.reason, upstreamStatus: fault.upstreamStatus }),
-          ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - started) }),
+          ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - startedAt) }),
           durationMs,
           characters: log.length,
         },
@@ -60,7 +60,7 @@ export function createReport(
   };
 }
 
-/** Why this service ended a call that had not failed. */
+/** Label `reason` of generations that this service ended although their calls had not failed. */
 const ABORT_REASONS: Readonly<Record<string, string>> = {
   abandoned: 'readers',
   stopped: 'stop',
@@ -68,7 +68,7 @@ const ABORT_REASONS: Readonly<Record<string, string>> = {
   stream_lost: 'shutdown',
 };
 
-/** Upstream models of a provider that is open to all come from outside, and are not told apart. */
+/** Models of a provider that is open to all share one label, because clients make up their names. */
 function targetLabel({ provider, model }: Target, { label }: ModelRoute): string {
   return label === `${provider}/*` ? label : `${provider}/${model}`;
 }

@@ -1,45 +1,56 @@
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import type { FastifyBaseLogger } from 'fastify';
+import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
-import type { Prompt } from '../llm/client.ts';
+import type { LlmClient, Prompt } from '../llm/client.ts';
+import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
-import type { StreamLog } from './types.ts';
+import type { WritableLog } from './types.ts';
 
-export interface GenerationStarter {
-  /** Asks the model, into a log that holds its slot already. With `said` it goes on behind that text. */
-  start(log: StreamLog, route: ModelRoute, prompt: Prompt, more: GenerationStartOptions): void;
-}
-
-export interface GenerationStartOptions {
+export interface StartGenerationOptions {
+  /** A log whose id holds a slot already. */
+  readonly log: WritableLog;
+  readonly route: ModelRoute;
+  readonly prompt: Prompt;
   readonly logger: FastifyBaseLogger;
+  /** What the generation holds of its owner's quota. */
   readonly reservation?: Reservation;
+  /** Text that the answer continues. */
   readonly partialAnswer?: string;
 }
 
-export function createGenerationStarter(
-  { clock, metrics, llm, config }: FastifyInstance,
-  slots: AdmissionControl,
-): GenerationStarter {
-  return {
-    start(log, route, prompt, { logger, reservation, partialAnswer }) {
-      const { id } = log.info;
-      const report = createReport(log, route, { clock, metrics, logger });
-      const generation = runGeneration({
-        log,
-        clock,
-        maxLength: config.streams.maxChars,
-        generate: (sink, signal) =>
-          llm.generate(route, prompt, { ...sink, onTarget: report.onTarget }, signal, partialAnswer),
-        onFirstPart: report.onFirstPart,
-        onEnd(terminal, fault) {
-          slots.release(id);
-          reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
-          report.onEnd(terminal, fault);
-        },
-      });
-      slots.attach(id, generation);
-    },
+/** Calls the model and writes the answer into a log. */
+export type StartGeneration = (options: StartGenerationOptions) => void;
+
+export interface GenerationStarterOptions {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly llm: LlmClient;
+  readonly admission: AdmissionControl;
+  /** Longest answer, in UTF-16 units. */
+  readonly maxChars: number;
+}
+
+export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
+  const { clock, metrics, llm, admission, maxChars } = options;
+  return ({ log, route, prompt, logger, reservation, partialAnswer }) => {
+    const { id } = log.info;
+    const report = createReport(log, route, { clock, metrics, logger });
+    const { onTarget, onFirstPart } = report;
+    const generation = runGeneration({
+      log,
+      clock,
+      maxLength: maxChars,
+      generate: (sink, signal) =>
+        llm.generate(route, prompt, { ...sink, onTarget, onFirstPart }, signal, partialAnswer),
+      onEnd(terminal, fault) {
+        admission.release(id);
+        reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
+        report.onEnd(terminal, fault);
+      },
+    });
+    admission.attach(id, generation);
   };
 }

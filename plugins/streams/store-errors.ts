@@ -1,7 +1,8 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import type { Metrics } from '../metrics/index.ts';
 import { KeyConflict, StoreFull } from './types.ts';
 
-/** When to ask again after a refusal. */
+/** `Retry-After` of a refused question. */
 const RETRY_AFTER_MS = 5_000;
 
 const MESSAGES = {
@@ -9,30 +10,37 @@ const MESSAGES = {
   full: 'Too many answers are running',
   saturated: 'Every provider of this model is busy',
   pressure: 'The service is overloaded',
-  memory: 'Too many answers are kept',
-  store: 'The store of streams cannot be reached',
+  memory: 'Too many answers are stored',
+  store: 'The stream store is unavailable',
 };
 
 export interface StoreErrors {
-  /** A 503 that passes by itself, and its count. */
-  overloaded(why: keyof typeof MESSAGES): Error;
-  /** Every call of the store that fails is a refusal. */
+  /** Creates a temporary 503 and counts it. */
+  overloaded(reason: keyof typeof MESSAGES): Error;
+  /** Maps failures of the store to errors that clients can act on: 409 or 503. */
   mapStoreErrors<T>(call: Promise<T>): Promise<T>;
 }
 
-/** Why a question is not taken, as what a client can act on. */
-export function createStoreErrors(fastify: FastifyInstance): StoreErrors {
-  const overloaded = (why: keyof typeof MESSAGES) => {
-    fastify.metrics.refusals.inc({ reason: why });
-    const message = `${MESSAGES[why]}; ask again later.`;
-    return fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
+export interface StoreErrorsOptions {
+  readonly apiError: FastifyInstance['apiError'];
+  readonly metrics: Metrics;
+  readonly log: FastifyBaseLogger;
+}
+
+export function createStoreErrors({ apiError, metrics, log }: StoreErrorsOptions): StoreErrors {
+  const overloaded = (reason: keyof typeof MESSAGES) => {
+    metrics.refusals.inc({ reason });
+    const message = `${MESSAGES[reason]}; retry later.`;
+    return apiError({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
   };
 
   const toApiError = (error: unknown) => {
-    if (error instanceof KeyConflict) return fastify.httpErrors.conflict('This key was used for another question.');
+    if (error instanceof KeyConflict) {
+      return apiError({ status: 409, code: 'conflict', message: 'This key was used for another question.' });
+    }
     if (error instanceof StoreFull) return overloaded('memory');
     if ((error as { statusCode?: number }).statusCode !== undefined) return error;
-    fastify.log.warn({ err: error }, 'the store of streams cannot be asked');
+    log.warn({ err: error }, 'stream store unavailable; the request is refused');
     return overloaded('store');
   };
 

@@ -1,69 +1,67 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyBaseLogger } from 'fastify';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Prompt } from '../llm/client.ts';
+import type { Llm } from '../llm/index.ts';
+import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
-import type { GenerationStarter } from './start-generation.ts';
-import type { StreamLog, Terminal } from './types.ts';
+import type { StartGeneration } from './start-generation.ts';
+import { PRODUCER_LOST } from './terminals.ts';
+import type { TakeoverHandler, WritableLog } from './types.ts';
 
-/** What becomes of a log whose producer has died: an end that says so, or, where the model's route says `continue`, its rest. */
+/** What happens to a log whose producer is dead: it ends as lost, or continues if its route says `continue`. */
 
-const LOST: Terminal = {
-  type: 'error',
-  code: 'stream_lost',
-  message: 'The replica that produced the answer is gone.',
-  status: 502,
-  retryable: true,
-};
-
-/** A longer question, as one with images, dies with its replica: others would hold it for nothing. */
+/** Longer prompts (for example with images) are not stored in Redis; their answers cannot be continued. */
 const MAX_PROMPT_CHARS = 262_144;
 
-/** The question as other replicas may need it; undefined where its answer is never gone on with. */
+/** Returns the prompt as another replica may need it; undefined if its answer is never continued. */
 export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prompt): string | undefined {
   if (onMidStreamFailure !== 'continue') return undefined;
-  const question = JSON.stringify(prompt);
-  return question.length > MAX_PROMPT_CHARS ? undefined : question;
+  const text = JSON.stringify(prompt);
+  return text.length > MAX_PROMPT_CHARS ? undefined : text;
 }
 
-type TakeoverHandler = (log: StreamLog, question: string | undefined) => void;
+export interface TakeoverOptions {
+  readonly metrics: Metrics;
+  readonly llm: Pick<Llm, 'route'>;
+  readonly log: FastifyBaseLogger;
+  readonly admission: AdmissionControl;
+  readonly startGeneration: StartGeneration;
+}
 
-export function createTakeoverHandler(
-  fastify: FastifyInstance,
-  slots: AdmissionControl,
-  { start }: GenerationStarter,
-): TakeoverHandler {
-  const { metrics, llm, log: logger } = fastify;
+export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
+  const { metrics, llm, log: logger, admission, startGeneration } = options;
 
-  const endAsLost = (log: StreamLog) => {
+  const endAsLost = (log: WritableLog) => {
     metrics.takeovers.inc({ outcome: 'lost' });
-    logger.warn({ stream: log.info.id }, 'the replica that produced a stream is gone');
-    log.end(LOST);
+    logger.warn({ stream: log.info.id }, 'producer of a stream is dead; the stream ends as lost');
+    log.end(PRODUCER_LOST);
   };
 
-  const continueAnswer = async (log: StreamLog, question: string | undefined) => {
+  const continueOrEnd = async (log: WritableLog, serializedPrompt: string | undefined) => {
     const { id, model } = log.info;
-    const partialAnswer = question === undefined ? undefined : await readText(log);
-    if (partialAnswer === undefined || slots.reserve(id) !== 'taken') return endAsLost(log);
+    const partialAnswer = serializedPrompt === undefined ? undefined : await readText(log);
+    if (partialAnswer === undefined || admission.reserve(id) !== 'reserved') return endAsLost(log);
     try {
-      start(log, llm.route(model), JSON.parse(question as string) as Prompt, { logger, partialAnswer });
+      const prompt = JSON.parse(serializedPrompt as string) as Prompt;
+      startGeneration({ log, route: llm.route(model), prompt, logger, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
-      logger.warn({ stream: id }, 'the replica that produced a stream is gone: this one goes on');
+      logger.warn({ stream: id }, 'producer of a stream is dead; this replica continues the answer');
     } catch {
-      slots.release(id);
+      admission.release(id);
       endAsLost(log);
     }
   };
 
-  return (log, question) => {
-    continueAnswer(log, question).catch((error: unknown) => {
-      logger.error({ err: error }, 'taking over a stream failed');
+  return (log, serializedPrompt) => {
+    continueOrEnd(log, serializedPrompt).catch((error: unknown) => {
+      logger.error({ err: error }, 'takeover of a stream failed; the stream ends as lost');
       endAsLost(log);
     });
   };
 }
 
-/** All text so far; undefined where tools were called, since their answer cannot be gone on with. */
-async function readText(log: StreamLog): Promise<string | undefined> {
+/** Reads all text so far. Returns undefined after a tool call: such an answer cannot be continued. */
+async function readText(log: WritableLog): Promise<string | undefined> {
   let text = '';
   if (log.length === 0) return text;
   const reader = await log.read(0);

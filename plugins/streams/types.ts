@@ -1,17 +1,17 @@
 import type { ContentPart, FinishReason, Usage } from '../../providers/types.ts';
 
 /**
- * The port between the service and wherever logs are kept. Nothing on this side of it may assume
- * that a log is in memory: every call may take its time, and may fail.
+ * The port between the service and the place where logs are stored. Callers must not assume that a log
+ * is in memory: every call may wait and may fail.
  */
 
-/** The end of a log: one of these, once. */
+/** The last item of a log. A log has exactly one. */
 export type Terminal =
   | {
       readonly type: 'end';
       readonly finishReason: FinishReason | 'stopped';
       readonly usage?: Usage | undefined;
-      /** Who answered, where it took more than one. */
+      /** The targets that answered, as `provider/model`, if there was more than one. */
       readonly targets?: readonly string[] | undefined;
     }
   | {
@@ -21,117 +21,122 @@ export type Terminal =
       readonly retryable: boolean;
       readonly retryAfterMs?: number | undefined;
       readonly stage?: string | undefined;
-      /** HTTP status where the answer does not stream. */
+      /** HTTP status for answers that are not streamed. */
       readonly status: number;
     };
 
-/** A part, and the position behind it. */
+/** A part and the position behind it. */
 export interface PlacedPart {
   readonly part: ContentPart;
   readonly position: number;
 }
 
-/** What a reader gets in one go: everything new, adjacent content merged. Never empty. */
+/** What a reader gets at once: everything new, adjacent content merged. Never empty. */
 export interface Slice {
   readonly parts: readonly PlacedPart[];
-  /** Whether a reader that is cut off can come back, where that has changed. */
+  /** Whether a reader that is cut off can resume; set only if this has changed. */
   readonly resumable?: boolean;
   readonly terminal?: Terminal;
-  /** All text of the answer; with an `end` only. */
+  /** The whole text of the answer; with an `end` only. */
   readonly answer?: string;
 }
 
-/** One reader's place in a log. */
+/** One reader of a log. */
 export interface LogReader {
-  /** Waits for news. Nothing follows a slice that has a terminal. One call at a time. */
+  /** Waits for the next slice. A slice with a terminal is the last. One call at a time. */
   next(): Promise<Slice>;
-  /** Detaches. Idempotent; a waiting `next` never settles. */
+  /** Detaches. Idempotent; a pending `next` never settles. */
   close(): void;
 }
 
 export interface StreamInfo {
-  /** At least 128 random bits: whoever knows it may read. */
+  /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
-  /** The public name of the model. */
+  /** Public name of the model. */
   readonly model: string;
-  /** How long the generation goes on without a reader, in milliseconds; 0 aborts it at once. */
+  /** Milliseconds for which the generation continues without a reader; 0 aborts it at once. */
   readonly graceMs: number;
-  /** Whom it belongs to: nobody else reads or stops it. */
+  /** Only the owner may read and stop the stream. */
   readonly owner: string;
-  /** The ticket that started it. */
+  /** Nonce of the ticket that started the stream. */
   readonly ticket?: string | undefined;
-  /** The conversation that the client says it belongs to; unique with its owner's name in front. */
+  /** The client's conversation, prefixed with the owner so that it is unique. */
   readonly chat?: string | undefined;
 }
 
-/** What a producer hears from its log, in turn with its own calls. */
+/** Events that a producer receives from its log. */
 export interface ProducerEvents {
-  /** The number of readers, on every replica, has changed. */
+  /** The number of readers on all replicas has changed. */
   onReaders(count: number): void;
-  /** Somebody asks for an end now. */
+  /** A client asks to end the generation now. */
   onStop(): void;
-  /** Another replica has taken the log over: what is still appended is dropped. */
+  /** Another replica has taken the log over. Further appends are dropped. */
   onLost(): void;
 }
 
-/** The log of one generation: written once, read by many, each from a position of its own. */
-export interface StreamLog {
+/** A log as readers see it. */
+export interface ReadableLog {
   readonly info: StreamInfo;
-  /** Units appended so far by this process; see `part.ts`. */
-  readonly length: number;
-  /** Whether a reader that is cut off can come back, to any replica. */
+  /** True if a reader that is cut off can resume on any replica. */
   readonly resumable: boolean;
-
-  /** Producer: who reads. Call once, before the first append. */
-  subscribe(audience: ProducerEvents): void;
   /**
-   * Producer: appends one part. A promise means: wait for it before going on, because the fastest
-   * reader is more than the high-water mark behind, or the store is.
+   * Attaches a reader behind `position`, which must be 0 or a delivered position.
+   * @throws PositionUnknown for a position behind the end of the log
    */
-  append(part: ContentPart): Promise<void> | undefined;
-  /** Producer: the one terminal; what comes after it is ignored. */
-  end(terminal: Terminal): void;
-
-  /**
-   * Attaches a reader behind `from`, which must be 0 or a position that was delivered.
-   * @throws PositionUnknown for one that is past the end of the log
-   */
-  read(from: number): Promise<LogReader>;
-  /** Asks the producer, wherever it runs, to end now. Without effect on a log that has ended. */
+  read(position: number): Promise<LogReader>;
+  /** Asks the producer, on any replica, to end now. Without effect on a log that has ended. */
   stop(): Promise<void>;
 }
 
-/** The same question under the same key is the same stream. */
+/** A log as its producer sees it: written once, read by many. */
+export interface WritableLog extends ReadableLog {
+  /** Units appended by this process; see `units.ts`. */
+  readonly length: number;
+  /** Subscribes the producer to its events. Call once, before the first append. */
+  subscribe(events: ProducerEvents): void;
+  /**
+   * Appends one part. If it returns a promise, wait for it before the next append: the fastest reader, or
+   * the store, is more than the high-water mark behind.
+   */
+  append(part: ContentPart): Promise<void> | undefined;
+  /** Appends the terminal. Everything after it is ignored. */
+  end(terminal: Terminal): void;
+}
+
+/** Ties an idempotency key to its question: the same key and question give the same stream. */
 export interface Idempotency {
   readonly key: string;
-  /** Hash of the question, so that the key cannot be used for another one. */
+  /** Hash of the question, so that a key cannot stand for two questions. */
   readonly fingerprint: string;
 }
 
+/** Either a new log to write, or the existing log of the idempotency key. */
+export type CreateResult =
+  | { readonly created: true; readonly log: WritableLog }
+  | { readonly created: false; readonly log: ReadableLog };
+
+/** Handles a log that this process has taken over from a dead producer. */
+export type TakeoverHandler = (log: WritableLog, serializedPrompt: string | undefined) => void;
+
 export interface StreamStore {
-  /** Whether other replicas read the same logs. */
+  /** True if other replicas read the same logs. */
   readonly shared?: boolean;
+  /** Registers the handler for logs that this process takes over. Call once. */
+  onTakeover?(handler: TakeoverHandler): void;
   /**
-   * Who takes care of a log whose producer has died, and which this process has taken over, with the
-   * question that it was created with. Call once.
+   * Creates a log, or finds the log of the same idempotency key. Of several concurrent callers exactly one
+   * creates it.
+   * @param serializedPrompt what another replica needs to continue the answer, if it may
+   * @throws StoreFull if memory is full and no ended log can be evicted
+   * @throws KeyConflict if the key stands for another question
    */
-  onTakeover?(heir: (log: StreamLog, question: string | undefined) => void): void;
-  /**
-   * Creates a log, or finds the one that was created under the same key, which only one of several
-   * racing callers can do. `question`: what another replica needs to go on with the answer, if it may.
-   * @throws StoreFull when the bound is reached and nothing finished is left to evict
-   * @throws KeyConflict when the key stands for another question
-   */
-  create(info: StreamInfo, idempotency?: Idempotency, question?: string): Promise<{ log: StreamLog; created: boolean }>;
-  /**
-   * The log that was created under a key, if it is still kept.
-   * @throws KeyConflict as `create` does
-   */
-  openByKey(idempotency: Idempotency): Promise<StreamLog | undefined>;
-  /** The newest log of a conversation, if it still runs. */
-  openByChat(chat: string): Promise<StreamLog | undefined>;
-  /** A log that runs, or has ended less than the time to live ago. */
-  open(id: string): Promise<StreamLog | undefined>;
+  create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult>;
+  /** Finds the log of an idempotency key if it is still stored. @throws KeyConflict as `create` does */
+  openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined>;
+  /** Finds the newest log of a conversation if it still runs. */
+  openByChat(chat: string): Promise<ReadableLog | undefined>;
+  /** Finds a log that runs, or ended less than the time to live ago. */
+  open(id: string): Promise<ReadableLog | undefined>;
   close(): Promise<void>;
 }
 

@@ -1,30 +1,32 @@
 import type { ContentPart } from '../../providers/types.ts';
 
 /**
- * Parts as runs of units: one UTF-16 unit of text, reasoning or arguments each, and one for the
- * `id` and `name` of a tool call, which come in one piece. A position counts units, so that every
- * delivered event ends at a place from which reading can go on.
+ * Positions count units: each UTF-16 unit of text, reasoning or arguments is one unit, and the head of a
+ * tool call (`id` and `name`) is one. Each event ends at a position, so reading can resume behind it.
  */
 
+/** Returns the text of a part, or the arguments of a tool call. */
 export function contentOf(part: ContentPart): string {
   return part.type === 'tool_call' ? part.arguments : part.text;
 }
 
+/** Returns the number of units of a part. */
 export function partSize(part: ContentPart): number {
   return headSize(part) + contentOf(part).length;
 }
 
-/** Whether `next` only goes on with what `part` began, so that both make one part. */
+/** Returns true if `next` continues `part`, so that both can be merged into one part. */
 export function canMerge(part: ContentPart, next: ContentPart): boolean {
   if (part.type !== 'tool_call' || next.type !== 'tool_call') return part.type === next.type;
   return part.index === next.index && headSize(next) === 0;
 }
 
+/** Returns the part with other content. */
 export function withContent(part: ContentPart, content: string): ContentPart {
   return part.type === 'tool_call' ? { ...part, arguments: content } : { type: part.type, text: content };
 }
 
-/** `part` without what only its beginning carries. */
+/** Returns the part with other content and without the head of a tool call. */
 export function withoutHead(part: ContentPart, content: string): ContentPart {
   return part.type === 'tool_call'
     ? { type: 'tool_call', index: part.index, arguments: content }
@@ -32,17 +34,17 @@ export function withoutHead(part: ContentPart, content: string): ContentPart {
 }
 
 /**
- * The units of `part` from `from` on, at most `room` of them, or one more where that would cut a
- * surrogate pair; undefined if there are none.
+ * Returns the units of `part` from `from` on, at most `maxUnits`, or one more to keep a surrogate pair
+ * whole; undefined if there are none.
  */
-export function cutPart(part: ContentPart, from: number, room: number): ContentPart | undefined {
+export function cutPart(part: ContentPart, from: number, maxUnits: number): ContentPart | undefined {
   const size = partSize(part);
   if (from >= size) return undefined;
-  if (from === 0 && size <= room) return part;
+  if (from === 0 && size <= maxUnits) return part;
   const head = headSize(part);
   const content = contentOf(part);
   const start = Math.max(0, from - head);
-  let end = Math.min(content.length, from + room - head);
+  let end = Math.min(content.length, from + maxUnits - head);
   if (end < content.length && (content.charCodeAt(end) & 0xfc00) === 0xdc00) end += 1;
   const rest = content.slice(start, end);
   return from === 0 ? withContent(part, rest) : withoutHead(part, rest);

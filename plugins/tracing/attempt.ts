@@ -12,18 +12,18 @@ import { ProviderError } from '../../providers/errors.ts';
 import type { ChatRequest, FinishPart } from '../../providers/types.ts';
 import type { Config } from '../config/index.ts';
 
-/** The span of one call of a provider, by the semantic conventions for generative AI. */
+/** Span of one provider call, by the OpenTelemetry conventions for generative AI. */
 export interface AttemptSpan {
-  /** What carries the trace to the provider; undefined where there is none. */
+  /** Headers that carry the trace to the provider; undefined without tracing. */
   readonly headers: Readonly<Record<string, string>> | undefined;
   firstToken(): void;
-  /** The call is over: with its finish, or for this reason. */
+  /** Ends the span, with the finish part of a successful call or the fault of a failed one. */
   end(finish: FinishPart | undefined, fault?: unknown): void;
 }
 
 export const NO_SPAN: AttemptSpan = { headers: undefined, firstToken() {}, end() {} };
 
-/** `gen_ai.provider.name` of provider types whose well-known name is another. */
+/** `gen_ai.provider.name` for provider types that the conventions call differently. */
 const PROVIDER_NAMES: Readonly<Record<string, string>> = {
   azure: 'azure.ai.openai',
   gemini: 'gcp.gemini',
@@ -33,7 +33,7 @@ const PROVIDER_NAMES: Readonly<Record<string, string>> = {
   xai: 'x_ai',
 };
 
-/** Questions and answers never stand in a span. */
+/** Creates spans. They never hold questions or answers. */
 export function createAttemptSpans(tracer: Tracer, providers: Config['providers']) {
   return (provider: string, request: ChatRequest): AttemptSpan => {
     const type = providers[provider]?.type ?? provider;
@@ -80,6 +80,6 @@ function responseAttributes({ reason, usage }: FinishPart): Attributes {
 function setError(span: Span, fault: unknown): void {
   const type = fault instanceof ProviderError ? fault.reason : 'aborted';
   span.setAttribute('error.type', type);
-  // A call that nobody wants any more is no failure of the provider.
+  // An aborted call is not a failure of the provider.
   if (fault instanceof ProviderError) span.setStatus({ code: SpanStatusCode.ERROR, message: fault.code });
 }

@@ -1,6 +1,7 @@
 import type { Tracer } from '@opentelemetry/api';
 import fp from 'fastify-plugin';
 import type { ChatRequest } from '../../providers/types.ts';
+import type { Config } from '../config/index.ts';
 import { type AttemptSpan, createAttemptSpans, NO_SPAN } from './attempt.ts';
 import { traceRequests } from './requests.ts';
 import { startSdk } from './sdk.ts';
@@ -14,26 +15,29 @@ declare module 'fastify' {
 export type { AttemptSpan };
 
 export interface Tracing {
-  /** One call of a provider, as a child of the request that asks. */
+  /** Starts the span of one provider call, as a child of the span of the request. */
   attempt(provider: string, request: ChatRequest): AttemptSpan;
 }
 
-/**
- * `fastify.tracing`: spans by OpenTelemetry, where an `OTEL_EXPORTER_OTLP_*` variable says where they
- * go. Without, the SDK is not even loaded.
- */
-export default fp(
-  async (fastify) => {
-    const { config } = fastify;
-    if (!config.tracing) {
+export interface TracingOptions {
+  /** True if spans are exported. Otherwise the OpenTelemetry SDK is not loaded. */
+  readonly enabled: boolean;
+  /** The `providers` section of the configuration: spans name the provider type. */
+  readonly providers: Config['providers'];
+}
+
+/** Adds `fastify.tracing`: OpenTelemetry spans of requests and provider calls, exported by OTLP. */
+export default fp<TracingOptions>(
+  async (fastify, { enabled, providers }) => {
+    if (!enabled) {
       fastify.decorate('tracing', { attempt: () => NO_SPAN });
       return;
     }
     const sdk = await startSdk();
     const tracer: Tracer = sdk.tracer;
     traceRequests(fastify, tracer);
-    fastify.decorate('tracing', { attempt: createAttemptSpans(tracer, config.providers) });
+    fastify.decorate('tracing', { attempt: createAttemptSpans(tracer, providers) });
     fastify.addHook('onClose', () => sdk.stop());
   },
-  { name: 'tracing', dependencies: ['config'] },
+  { name: 'tracing' },
 );

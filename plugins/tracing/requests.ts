@@ -2,10 +2,10 @@ import { type Context, context, propagation, SpanKind, SpanStatusCode, type Trac
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 
 /**
- * A server span for each request but probes, from its head to the close of its response, below the
- * caller's `traceparent`. Its ids stand in every log line of the request, and of the stream that it starts.
+ * Starts a server span for each request except probes, as a child of the caller's `traceparent`. It ends
+ * when the response closes. Log lines of the request and of its stream carry the ids of the span.
  */
-export function traceRequests(fastify: FastifyInstance, tracer: Tracer): void {
+export function traceRequests(fastify: Pick<FastifyInstance, 'addHook'>, tracer: Tracer): void {
   const contexts = new WeakMap<FastifyRequest, Context>();
 
   fastify.addHook('onRequest', (request, reply, done) => {
@@ -16,7 +16,7 @@ export function traceRequests(fastify: FastifyInstance, tracer: Tracer): void {
     const attributes = {
       'http.request.method': method,
       'url.scheme': request.protocol,
-      // Without the query, which may hold a question or a ticket.
+      // Without the query: it may hold a question or a ticket.
       'url.path': request.url.split('?', 1)[0] as string,
       ...(route !== undefined && { 'http.route': route }),
     };
@@ -37,7 +37,7 @@ export function traceRequests(fastify: FastifyInstance, tracer: Tracer): void {
     context.with(own, done);
   });
 
-  // A body comes in the context of its socket.
+  // The body is read in the context of the socket, so the context is set again.
   fastify.addHook('preValidation', (request, _, done) => {
     context.with(contexts.get(request) ?? context.active(), done);
   });

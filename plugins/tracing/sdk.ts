@@ -2,17 +2,17 @@ import { context, propagation, type Tracer, trace } from '@opentelemetry/api';
 
 export interface Sdk {
   readonly tracer: Tracer;
-  /** Sends what waits, at most for some seconds. */
+  /** Flushes pending spans for at most three seconds, then stops. */
   stop(): Promise<void>;
 }
 
-/** How long the last spans may take to leave. */
+/** Longest wait for the last spans. */
 const FLUSH_MS = 3_000;
 
 /**
- * Sends spans by OTLP over HTTP. The SDK itself reads the standard variables: `OTEL_EXPORTER_OTLP_*`
- * (where to, headers, time-outs), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
- * `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`, `OTEL_PROPAGATORS`.
+ * Exports spans by OTLP over HTTP. The SDK reads these standard variables itself: `OTEL_EXPORTER_OTLP_*`
+ * (address, headers, timeouts), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`
+ * and `OTEL_BSP_*`. It ignores `OTEL_PROPAGATORS`: trace context and baggage are always propagated.
  */
 export async function startSdk(): Promise<Sdk> {
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, resources] = await Promise.all([

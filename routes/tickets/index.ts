@@ -16,7 +16,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
     { config: { access: 'api' }, schema: { body: TicketBody } },
     async ({ body, identity }, reply) => {
       const { model, seconds = 60 } = body;
-      if (model !== undefined && identity.models?.includes(fastify.llm.route(model).name) === false) {
+      if (model !== undefined && !fastify.auth.mayUseModel(identity, fastify.llm.route(model).name)) {
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
       const { ticket, expiresAt } = fastify.auth.createAskTicket(

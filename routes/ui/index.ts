@@ -1,6 +1,7 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import { createEventFeed, type Stream, streamUrl } from '../sse-events.ts';
+import type { Stream } from '../../plugins/streams/api.ts';
+import { createEventFeed, streamUrl } from '../sse-events.ts';
 import { chunkEncoder, openingChunks } from './chunks.ts';
 import { toQuestion } from './request.ts';
 import { CHAT_ID, UiBody } from './schema.ts';

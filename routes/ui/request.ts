@@ -1,9 +1,8 @@
-import type { FastifyInstance } from 'fastify';
+import type { Question } from '../../plugins/streams/api.ts';
 import type { UiBody } from './schema.ts';
 
 /** UI messages as a question: what the AI SDK's `convertToModelMessages` does on a server of one's own. */
 
-export type Question = Parameters<FastifyInstance['streams']['start']>[0];
 type Message = Question['messages'][number];
 type Content = Exclude<Extract<Message, { role: 'user' }>['content'], string>[number];
 type UiMessage = UiBody['messages'][number];

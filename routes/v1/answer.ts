@@ -1,5 +1,6 @@
 import type { EventMessage } from 'fastify';
-import { type ContentPart, jsonEvent, type Slice, type Stream, type Terminal, toolCallId } from '../sse-events.ts';
+import type { ContentPart, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
+import { jsonEvent, toolCallId } from '../sse-events.ts';
 
 /** An answer as OpenAI's clients read it: in chunks, or whole. */
 

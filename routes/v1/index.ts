@@ -1,22 +1,25 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
+import type { LogReader, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { IDEMPOTENCY_KEY_PATTERN } from '../chat-request.ts';
 import { clientDisconnected, waitForFirstSlice } from '../disconnect.ts';
-import { createEventFeed, type Reader, type Stream, type Terminal } from '../sse-events.ts';
+import { createEventFeed } from '../sse-events.ts';
 import { chunkEncoder, createCompletionCollector } from './answer.ts';
+import { toOpenAIError, useOpenAIErrors } from './errors.ts';
 import { toQuestion } from './request.ts';
 import { ChatBody } from './schema.ts';
 
-/** OpenAI's Chat Completions, so that its SDKs work unchanged, whichever provider answers. */
+/** OpenAI's Chat Completions API for any provider. Register with the prefix `/v1`. */
 const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   const { config } = fastify;
+  useOpenAIErrors(fastify);
 
-  /** A failure before anything was delivered is a status; the SDKs are told not to ask again by themselves. */
+  /** A failure before the first delivery becomes a status. */
   const toApiError = ({ status, code, message, retryAfterMs }: Extract<Terminal, { type: 'error' }>) =>
     fastify.apiError({ status, code, message, retryAfterMs });
 
   fastify.post(
-    '/v1/chat/completions',
+    '/chat/completions',
     {
       config: { access: 'api' },
       bodyLimit: config.limits.chatBodyBytes,
@@ -29,11 +32,11 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       const { body, log: logger, headers, identity } = request;
       const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
       const key = headers['idempotency-key'];
-      // A key is for asking again after a cut, which has to find the answer still running.
+      // A client with a key may repeat the request after a cut, so the answer must still be running then.
       const resumable = body.resumable ?? key !== undefined;
       const stream = await fastify.streams.start(question, { logger, identity, key, resumable });
       const reader = await stream.read(0);
-      if (reader === undefined) throw new Error('a log without a beginning');
+      if (reader === undefined) throw new Error('log without a beginning');
       reply.header('x-sluice-stream', stream.id);
       if (body.stream !== true) return sendCompletion(stream, reader, reply);
       return sendChunks(stream, reader, reply, body.stream_options?.include_usage === true);
@@ -41,25 +44,20 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   );
 
   /**
-   * The status is held back until the model has begun, so that a refusal keeps its own; not longer
-   * than a heartbeat, since a gateway must not see silence.
+   * Holds the status back until the model has begun, so that a failure gets its own status. Waits no
+   * longer than one heartbeat, because a gateway must not see silence.
    */
-  async function sendChunks(stream: Stream, reader: Reader, reply: FastifyReply, includeUsage: boolean) {
-    const { first, source } = await waitForFirstSlice(
-      reader,
-      fastify.clock,
-      config.streams.heartbeatMs,
-      clientDisconnected(reply),
-    );
+  async function sendChunks(stream: Stream, reader: LogReader, reply: FastifyReply, includeUsage: boolean) {
+    const { first, reader: all } = await waitForFirstSlice(reader, reply, config.streams.heartbeatMs);
     if (first?.terminal?.type === 'error' && first.parts.length === 0) {
       reader.close();
       throw toApiError(first.terminal);
     }
-    const encode = chunkEncoder(stream, { includeUsage, failure: fastify.openAIError });
-    return reply.stream([], createEventFeed(source, encode));
+    const encode = chunkEncoder(stream, { includeUsage, failure: toOpenAIError });
+    return reply.stream([], createEventFeed(all, encode));
   }
 
-  async function sendCompletion(stream: Stream, reader: Reader, reply: FastifyReply) {
+  async function sendCompletion(stream: Stream, reader: LogReader, reply: FastifyReply) {
     const answer = createCompletionCollector(stream);
     const collect = async () => {
       for (;;) {
@@ -70,7 +68,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       }
     };
     try {
-      // One race and not one a slice: each would be kept until the client has left.
+      // One race in all. A race per slice would keep every slice alive until the client disconnects.
       return (await Promise.race([collect(), clientDisconnected(reply)])) ?? reply.hijack();
     } finally {
       reader.close();
@@ -78,22 +76,22 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   }
 
   const created = Math.floor(Date.now() / 1000);
-  const modelOf = (id: string) => ({ id, object: 'model', created, owned_by: 'sluice' });
+  const toModel = (id: string) => ({ id, object: 'model', created, owned_by: 'sluice' });
 
   const access = { config: { access: 'api' } } as const;
 
-  fastify.get('/v1/models', access, async ({ identity }) => ({
+  fastify.get('/models', access, async ({ identity }) => ({
     object: 'list',
-    // A provider that is open to all has no list.
+    // The models of a provider that is open to all cannot be listed.
     data: fastify.llm.models
-      .filter((name) => !name.endsWith('/*') && identity.models?.includes(name) !== false)
-      .map(modelOf),
+      .filter((name) => !name.endsWith('/*') && fastify.auth.mayUseModel(identity, name))
+      .map(toModel),
   }));
 
-  fastify.get('/v1/models/*', access, async ({ identity, params }) => {
+  fastify.get('/models/*', access, async ({ identity, params }) => {
     const { name } = fastify.llm.route((params as { '*': string })['*']);
-    if (identity.models?.includes(name) === false) throw fastify.httpErrors.notFound('There is no such model for you.');
-    return modelOf(name);
+    if (!fastify.auth.mayUseModel(identity, name)) throw fastify.httpErrors.notFound('Unknown model.');
+    return toModel(name);
   });
 };
 

@@ -1,9 +1,8 @@
-import type { FastifyInstance } from 'fastify';
+import type { Question } from '../../plugins/streams/api.ts';
 import type { ChatBody, ChatMessage } from './schema.ts';
 
 /** A Chat Completions request as a question. */
 
-export type Question = Parameters<FastifyInstance['streams']['start']>[0];
 type Message = Question['messages'][number];
 
 /** What the provider gets as it stands, where it speaks Chat Completions; none can name a URL, a header or a key. */

@@ -139,7 +139,7 @@ t.test('a provider that throws, and one that hangs', async (t) => {
       events.slice(1).map(({ json }) => json),
       [
         { type: 'delta', content: 'partial' },
-        { type: 'error', code: 'internal', message: 'Something went wrong here.', retryable: false },
+        { type: 'error', code: 'internal', message: 'Internal error.', retryable: false },
       ],
     );
     t.equal((await fetch(`${url}/livez`)).status, 200, 'the service lives on');

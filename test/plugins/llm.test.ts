@@ -3,7 +3,6 @@ import t, { type Test } from 'tap';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
 import { Breaker } from '../../plugins/llm/breaker.ts';
 import { createLlmClient, type Prompt } from '../../plugins/llm/client.ts';
-import { CONTINUE_PROMPT } from '../../plugins/llm/continuation.ts';
 import { RetryBudget } from '../../plugins/llm/retry-budget.ts';
 import { createTargets } from '../../plugins/llm/targets.ts';
 import { ProviderError, type ProviderErrorCode, type ProviderErrorInit } from '../../providers/errors.ts';
@@ -65,7 +64,12 @@ async function setUp(
 ): Promise<SetUp> {
   const { metrics, tracing } = await build(t);
   const clock = manualClock();
-  const targets = createTargets(new Map(providers.map((one) => [one.name, one])), () => most, clock, metrics);
+  const targets = createTargets({
+    providers: new Map(providers.map((one) => [one.name, one])),
+    maxConcurrent: () => most,
+    clock,
+    metrics,
+  });
   const client = createLlmClient({
     targets,
     budget: new RetryBudget(clock),
@@ -83,7 +87,7 @@ async function setUp(
     targets: [first, ...rest],
     deadlines,
     onMidStreamFailure: 'error',
-    continuePrompt: CONTINUE_PROMPT,
+    continuePrompt: 'Continue.',
     ...route,
   };
   return {
@@ -99,6 +103,7 @@ async function setUp(
         prompt,
         {
           onTarget: ({ provider }) => outcome.asked.push(provider),
+          onFirstPart() {},
           onPart(part) {
             if (part.type === 'text') outcome.text += part.text;
             if (part.type === 'finish') {

@@ -24,7 +24,7 @@ function frameUnder(load: { work: number }, minMs = 10, maxMs = 80) {
   const pass = (seconds: number, read = true) => {
     for (let i = 0; i < seconds * 10; i++) {
       clock.advance(100);
-      if (read) frame.ms();
+      if (read) frame.currentMs();
       else frame.isSaturated();
     }
   };
@@ -34,7 +34,7 @@ function frameUnder(load: { work: number }, minMs = 10, maxMs = 80) {
 t.test('the frame of a core with time to spare is the least', async (t) => {
   const { frame, pass, seen } = frameUnder({ work: 5 });
   pass(5);
-  t.equal(frame.ms(), 10);
+  t.equal(frame.currentMs(), 10);
   t.same(seen, [10], 'and does not move');
   t.notOk(frame.isSaturated());
 });
@@ -43,14 +43,14 @@ t.test('it grows until the core is busy enough, and no further, and comes back',
   const load = { work: 32 };
   const { frame, pass } = frameUnder(load);
   pass(3);
-  t.ok(Math.abs(frame.ms() - 40) < 2, `${frame.ms()} ms, where 40 make it 80 % busy`);
+  t.ok(Math.abs(frame.currentMs() - 40) < 2, `${frame.currentMs()} ms, where 40 make it 80 % busy`);
   t.notOk(frame.isSaturated(), 'busy is not full');
-  const settled = frame.ms();
+  const settled = frame.currentMs();
   pass(1);
-  t.ok(Math.abs(frame.ms() - settled) < 1, 'it does not swing');
+  t.ok(Math.abs(frame.currentMs() - settled) < 1, 'it does not swing');
   load.work = 1;
   pass(2);
-  t.equal(frame.ms(), 10);
+  t.equal(frame.currentMs(), 10);
 });
 
 t.test('a core that stays too busy is full, a moment is not', async (t) => {
@@ -60,7 +60,7 @@ t.test('a core that stays too busy is full, a moment is not', async (t) => {
   t.notOk(frame.isSaturated(), 'after a second');
   pass(2);
   t.ok(frame.isSaturated(), 'after three');
-  t.equal(frame.ms(), 160, 'twice the frame of a full core, and no more');
+  t.equal(frame.currentMs(), 160, 'twice the frame of a full core, and no more');
   load.work = 0;
   pass(2);
   t.notOk(frame.isSaturated(), 'and two seconds later there is room');
@@ -72,7 +72,7 @@ t.test('work that no frame makes less does not close the door', async (t) => {
   pass(3);
   t.ok(frame.isSaturated());
   pass(3, false); // As busy as ever, with refusals: but nothing is read.
-  t.equal(frame.ms(), 10);
+  t.equal(frame.currentMs(), 10);
   t.notOk(frame.isSaturated());
 });
 
@@ -80,7 +80,7 @@ t.test('who begins a longer frame waits up to a quarter of its growth more', asy
   const { frame, pass } = frameUnder({ work: 32 });
   t.equal(frame.nextMs(), 10, 'the least is exact');
   pass(3);
-  const ms = frame.ms();
+  const ms = frame.currentMs();
   t.equal(frame.nextMs(), ms + (ms - 10) / 8, 'half of it at random 0.5');
 });
 
@@ -97,22 +97,22 @@ t.test('one look after a quiet minute is enough to let in again', async (t) => {
 t.test('a frame of nothing', async (t) => {
   const load = { work: 1 };
   const { frame, pass } = frameUnder(load, 0);
-  t.equal(frame.ms(), 0);
+  t.equal(frame.currentMs(), 0);
   load.work = 8;
   pass(3);
-  t.ok(Math.abs(frame.ms() - 10) < 1, `${frame.ms()} ms`);
+  t.ok(Math.abs(frame.currentMs() - 10) < 1, `${frame.currentMs()} ms`);
   load.work = 0.1;
   pass(3);
-  t.equal(frame.ms(), 0);
+  t.equal(frame.currentMs(), 0);
 });
 
 t.test('who asks often does not make it grow faster', async (t) => {
   const { frame, clock } = frameUnder({ work: 1_000 });
   for (let i = 0; i < 50; i++) {
     clock.advance(2);
-    frame.ms();
+    frame.currentMs();
   }
-  t.equal(frame.ms(), 12.5, 'one step in a tenth of a second');
+  t.equal(frame.currentMs(), 12.5, 'one step in a tenth of a second');
 });
 
 t.test('a fast model: few reads, every token, the first at once', async (t) => {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Test } from 'tap';
-import type { LogReader, Slice, StreamLog, StreamStore, Terminal } from '../../plugins/streams/types.ts';
+import type { LogReader, Slice, StreamInfo, StreamStore, Terminal, WritableLog } from '../../plugins/streams/types.ts';
 import { KeyConflict, PositionUnknown, StoreFull } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
@@ -34,6 +34,13 @@ const tool = (args: string, index = 0): ContentPart => ({ type: 'tool_call', ind
 const call = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
 
 export const newId = () => randomBytes(16).toString('base64url');
+/** Creates a log, which must be new. */
+export async function createLog(store: StreamStore, info: StreamInfo): Promise<WritableLog> {
+  const { log, created } = await store.create(info);
+  if (!created) throw new Error('the store found a log instead of creating one');
+  return log;
+}
+
 const info = (graceMs = 15_000) => ({ id: newId(), model: 'm', graceMs, owner: 'o' });
 
 export function storeConformance(t: Test, createStore: (t: Test, settings: StoreSettings) => Promise<Candidate>): void {
@@ -54,7 +61,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     });
     const { store } = candidate;
     t.teardown(() => store.close());
-    const create = async () => (await store.create(info())).log;
+    const create = () => createLog(store, info());
     const advance = async (ms: number) => {
       await settled();
       await candidate.age?.(ms);
@@ -243,7 +250,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     t.equal(await store.openByKey({ key: 'other', fingerprint: 'f' }), undefined);
     await t.rejects(store.create(info(), { key: 'k', fingerprint: 'g' }), KeyConflict);
     await t.rejects(store.openByKey({ key: 'k', fingerprint: 'g' }), KeyConflict);
-    (made[0] as { log: StreamLog }).log.end(END);
+    (made[0] as { log: WritableLog }).log.end(END);
     await advance(TTL_MS);
     t.equal(await store.openByKey(idempotency), undefined, 'a key goes with its stream');
     t.equal((await store.create(info(), { key: 'k', fingerprint: 'g' })).created, true);
@@ -251,7 +258,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
 
   t.test('a conversation is found by its newest stream, while that runs', async (t) => {
     const { store } = await setUp(t);
-    const made = async () => (await store.create({ ...info(), chat: 'c' })).log;
+    const made = () => createLog(store, { ...info(), chat: 'c' });
     t.equal(await store.openByChat('c'), undefined);
     const first = await made();
     t.equal((await store.openByChat('c'))?.info.id, first.info.id);
@@ -276,12 +283,12 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
       void log.append(text('x'.repeat(10_000)));
       return log;
     };
-    const logs: StreamLog[] = [];
+    const logs: WritableLog[] = [];
     for (let i = 0; i < 4; i++) logs.push(await filled());
     logs[1]?.end(END);
     logs[0]?.end(END);
     await filled();
-    const kept = async (i: number) => (await store.open((logs[i] as StreamLog).info.id)) !== undefined;
+    const kept = async (i: number) => (await store.open((logs[i] as WritableLog).info.id)) !== undefined;
     t.same(
       [await kept(0), await kept(1), await kept(2), await kept(3)],
       [true, false, true, true],

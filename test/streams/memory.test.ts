@@ -1,6 +1,6 @@
 import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { LogReader, StreamLog } from '../../plugins/streams/types.ts';
+import type { LogReader, WritableLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { used } from '../heap.ts';
 import { manualClock } from '../manual-clock.ts';
@@ -66,7 +66,7 @@ for (const [name, token] of Object.entries(tokens)) {
 t.test('a reader that waits costs less than 2 KiB', async (t) => {
   const logs = store();
   const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
-  const attach = async (log: StreamLog, readers: LogReader[]) => {
+  const attach = async (log: WritableLog, readers: LogReader[]) => {
     const reader = await log.read(0);
     void reader.next();
     readers.push(reader);

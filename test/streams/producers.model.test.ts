@@ -187,8 +187,8 @@ function same(actual: unknown, expected: unknown, what: string): void {
 t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => {
   const redis = await startRedis(t);
   const stores = [await redisStore(t, redis, {}, 'model'), await redisStore(t, redis, {}, 'model')];
-  const shareds = stores.map(({ shared }) => shared);
-  const records = shareds.map((shared) => new StreamCommands(shared, 60_000, 60_000));
+  const clusters = stores.map(({ cluster }) => cluster);
+  const records = clusters.map((cluster) => new StreamCommands({ cluster, ttlMs: 60_000, maxLogMs: 60_000 }));
   // The leases of the model's own replicas are set by hand.
   const commands = [
     fc.tuple(replica, words).map(([who, text]) => new Append(who, text)),
@@ -201,16 +201,18 @@ t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => 
     fc.constant(new Forget()),
     replica.map((who) => new Read(who)),
   ];
-  for (const { shared } of stores) await shared.lease.close();
+  for (const { cluster } of stores) await cluster.lease.close();
   const run = fc.asyncProperty(fc.commands(commands, { maxCommands: 40 }), async (sequence) => {
     const id = newId();
     await (records[0] as StreamCommands).create({ info: { id, model: 'm', graceMs: 1, owner: 'o' } });
     const real: Real = {
       id,
       records,
-      names: shareds.map((shared) => shared.replica),
+      names: clusters.map((cluster) => cluster.replica),
       async setLease(who, alive) {
-        const key = (shareds[who] as (typeof shareds)[number]).leaseKey((shareds[who] as { replica: string }).replica);
+        const key = (clusters[who] as (typeof clusters)[number]).leaseKey(
+          (clusters[who] as { replica: string }).replica,
+        );
         if (alive) await redis.client.set(key, '1', 'PX', 60_000);
         else await redis.client.del(key);
       },

@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto';
 import Fastify from 'fastify';
 import type { Test } from 'tap';
 import clockPlugin, { systemClock } from '../../plugins/clock.ts';
-import configPlugin from '../../plugins/config/index.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
 import metricsPlugin from '../../plugins/metrics/index.ts';
 import redisPlugin, { type Cluster } from '../../plugins/redis/index.ts';
@@ -11,7 +10,7 @@ import type { RedisServer } from '../redis.ts';
 
 export interface Replica {
   readonly store: RedisStore;
-  readonly shared: Cluster;
+  readonly cluster: Cluster;
   /** Ends it without a word, as a `kill -9` does. */
   die(): void;
 }
@@ -25,29 +24,28 @@ export async function redisStore(
 ): Promise<Replica> {
   const app = Fastify();
   const config = loadConfig({ REDIS_URL: redis.url, REDIS_PREFIX: prefix });
-  await app.register(configPlugin, { config });
   await app.register(clockPlugin);
-  await app.register(metricsPlugin);
-  await app.register(redisPlugin);
+  await app.register(metricsPlugin, { hasRedis: true });
+  await app.register(redisPlugin, { redis: config.redis });
   await app.ready();
   t.teardown(() => app.close());
-  const shared = app.cluster as Cluster;
+  const cluster = app.cluster as Cluster;
   const store = new RedisStore({
     ...config.streams,
     clock: systemClock,
-    longestMs: 600_000,
+    maxLogMs: 600_000,
     metrics: app.metrics,
     onEvicted() {},
     ...settings,
-    shared,
+    cluster,
   });
   t.teardown(() => store.close());
   return {
     store,
-    shared,
+    cluster,
     die() {
-      shared.connection.close();
-      shared.mailbox.close();
+      cluster.connection.close();
+      cluster.mailbox.close();
     },
   };
 }

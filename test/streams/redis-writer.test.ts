@@ -23,7 +23,7 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
   const { log: memory } = await local.create({ id: newId(), model: 'm', graceMs: 1_000, owner: 'o' });
   let entries: { position: number; units: number }[] = [];
   let restored: (position: number) => void = () => {};
-  const records = {
+  const commands = {
     async append(_id: string, _epoch: number, position: number, parts: { text: string }[]) {
       entries.push({ position, units: parts.reduce((sum, part) => sum + part.text.length, 0) });
       return true;
@@ -33,16 +33,14 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
   const lease = { isHeld: true, renewedForMs: 1e6, onLost() {}, onRenewed() {}, close: async () => {} };
   const writer = new LogWriter({
     memory,
-    names: { info: memory.info },
-    records,
+    keys: { info: memory.info },
+    commands,
     clock,
     flushMs: 10,
     epoch: 1,
     isSynced: true,
     lease,
-    onUnsynced() {},
-    onFenced() {},
-    onDone() {},
+    events: { onUnsynced() {}, onFenced() {}, onDone() {} },
   });
   writer.push(text('one '));
   await turn();

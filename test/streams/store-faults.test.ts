@@ -2,7 +2,7 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { LogReader, StreamLog, StreamStore } from '../../plugins/streams/types.ts';
+import type { LogReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
 import { bellaAt, serve } from '../helper.ts';
 import { joined, open, readAll } from '../sse-client.ts';
 import { beginning, DONE, STOP, startUpstream, text } from '../upstream.ts';
@@ -37,26 +37,36 @@ export function distant(distance: Distance): StreamStore {
     },
     close: () => reader.close(),
   });
-  const far = (log: StreamLog): StreamLog => ({
+  const farReadable = (log: ReadableLog): ReadableLog => ({
     info: log.info,
+    get resumable() {
+      return log.resumable;
+    },
+    read: async (from) => farReader(await travel(() => log.read(from))),
+    stop: () => travel(() => log.stop()),
+  });
+  const farWritable = (log: WritableLog): WritableLog => ({
+    ...farReadable(log),
     get length() {
       return log.length;
     },
     get resumable() {
       return log.resumable;
     },
-    subscribe: (audience) => log.subscribe(audience),
+    subscribe: (events) => log.subscribe(events),
     end: (terminal) => log.end(terminal),
     append: (part) => travel(() => log.append(part)).then(() => {}),
-    read: async (from) => farReader(await travel(() => log.read(from))),
-    stop: () => travel(() => log.stop()),
   });
   return {
     create: (info, key) =>
-      travel(() => near.create(info, key)).then(({ log, created }) => ({ log: far(log), created })),
-    open: (id) => travel(() => near.open(id)).then((log) => log && far(log)),
-    openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && far(log)),
-    openByChat: (chat) => travel(() => near.openByChat(chat)).then((log) => log && far(log)),
+      travel(() => near.create(info, key)).then((result) =>
+        result.created
+          ? { created: true, log: farWritable(result.log) }
+          : { created: false, log: farReadable(result.log) },
+      ),
+    open: (id) => travel(() => near.open(id)).then((log) => log && farReadable(log)),
+    openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && farReadable(log)),
+    openByChat: (chat) => travel(() => near.openByChat(chat)).then((log) => log && farReadable(log)),
     close: () => near.close(),
   };
 }
@@ -130,7 +140,7 @@ t.test('a store that goes away between finding a stream and reading it', async (
     close: () => near.close(),
     async open(id) {
       const log = await near.open(id);
-      return log && away ? { ...log, length: log.length, read: gone, stop: gone } : log;
+      return log && away ? { ...log, read: gone, stop: gone } : log;
     },
   };
   const { url } = await serve(t, { env: bellaAt(upstream.url), store });

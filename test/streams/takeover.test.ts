@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import type { Slice, StreamLog, Terminal } from '../../plugins/streams/types.ts';
+import type { Slice, Terminal, WritableLog } from '../../plugins/streams/types.ts';
 import { used } from '../heap.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { newId, text } from './conformance.ts';
+import { createLog, newId, text } from './conformance.ts';
 import { redisStore } from './redis-replica.ts';
 
 /** What becomes of logs whose producer has died, or whose Redis never comes back. */
@@ -19,8 +19,8 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     const a = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
     const b = await redisStore(t, redis, { highWaterMark: 100 }, 'p');
     b.store.onTakeover((log) => log.end(LOST));
-    const logs: StreamLog[] = [];
-    for (let i = 0; i < 2; i++) logs.push((await a.store.create(info())).log);
+    const logs: WritableLog[] = [];
+    for (let i = 0; i < 2; i++) logs.push(await createLog(a.store, info()));
     const [stopped, healthy] = await Promise.all(
       logs.map(async ({ info: { id } }) => (await b.store.open(id))?.read(0)),
     );
@@ -49,7 +49,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
         log.end({ type: 'end', finishReason: 'stop' });
       });
     }
-    const { log } = await a.store.create(info());
+    const log = await createLog(a.store, info());
     void log.append(text('so far'));
     const readers = await Promise.all(others.map(async ({ store }) => (await store.open(log.info.id))?.read(0)));
     await sleep(2_500);
@@ -69,10 +69,10 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     const redis = await startRedis(t);
     const { store } = await redisStore(t, redis, { ttlMs: 50 });
     await redis.stop();
-    const held: WeakRef<StreamLog>[] = [];
+    const held: WeakRef<WritableLog>[] = [];
     await (async () => {
       for (let i = 0; i < 50; i++) {
-        const { log } = await store.create(info());
+        const log = await createLog(store, info());
         void log.append(text('x'.repeat(10_000)));
         log.end({ type: 'end', finishReason: 'stop' });
         held.push(new WeakRef(log));

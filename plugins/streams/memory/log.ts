@@ -5,11 +5,11 @@ import {
   type ProducerEvents,
   type Slice,
   type StreamInfo,
-  type StreamLog,
   type Terminal,
+  type WritableLog,
 } from '../types.ts';
 import { partSize } from '../units.ts';
-import { MemoryReader, type ReadableLog } from './reader.ts';
+import { MemoryReader, type ReaderSource } from './reader.ts';
 import { Segments } from './segments.ts';
 
 export interface MemoryLogOptions {
@@ -19,41 +19,41 @@ export interface MemoryLogOptions {
   readonly clock: Clock;
 }
 
-/** What the log tells the store that keeps it. */
+/** Observes a log: the store that keeps it. */
 export interface LogObserver {
-  /** The log has grown by so many units. */
-  onGrown(log: StreamLog, units: number): void;
-  onEnded(log: StreamLog): void;
+  /** The log has grown by a number of units. */
+  onGrown(log: MemoryLog, units: number): void;
+  onEnded(log: MemoryLog): void;
 }
 
-/** Whoever follows a log: a reader here, or another replica with readers of its own. */
+/** Consumes a log: a reader of this process, or another replica on behalf of its readers. */
 export interface LogConsumer {
-  /** How far it has come. */
+  /** The position up to which it has read. */
   readonly position: number;
-  /** The log has grown, or ended, or can be resumed no more, or again. */
+  /** The log has grown, has ended, or has changed whether it can be resumed. */
   wake(): void;
 }
 
-/** Most units in one slice, so that a reader far behind is not handed the whole backlog at once. */
+/** Most units in one slice, so that a reader that is far behind does not get the whole backlog at once. */
 const MAX_SLICE_UNITS = 65_536;
 
-/** A log in this process. A class, because there are many and methods cost each of them nothing. */
-export class MemoryLog implements StreamLog, ReadableLog {
+/** A log in the memory of this process. A class, because there are many and methods cost no memory each. */
+export class MemoryLog implements WritableLog, ReaderSource {
   readonly info: StreamInfo;
   readonly #options: MemoryLogOptions;
-  readonly #keeper: LogObserver;
+  readonly #observer: LogObserver;
   readonly #segments = new Segments();
-  readonly #followers = new Set<LogConsumer>();
+  readonly #consumers = new Set<LogConsumer>();
   #resumable: boolean;
   #terminal: Terminal | undefined;
-  #audience: ProducerEvents | undefined;
-  #room: Promise<void> | undefined;
-  #releaseProducer: (() => void) | undefined;
+  #events: ProducerEvents | undefined;
+  #drained: Promise<void> | undefined;
+  #resolveDrained: (() => void) | undefined;
 
-  constructor(info: StreamInfo, options: MemoryLogOptions, keeper: LogObserver) {
+  constructor(info: StreamInfo, options: MemoryLogOptions, observer: LogObserver) {
     this.info = info;
     this.#options = options;
-    this.#keeper = keeper;
+    this.#observer = observer;
     this.#resumable = info.graceMs > 0;
   }
 
@@ -79,79 +79,83 @@ export class MemoryLog implements StreamLog, ReadableLog {
     return this.#resumable;
   }
   get hasConsumers(): boolean {
-    return this.#followers.size > 0;
+    return this.#consumers.size > 0;
   }
 
-  /** Readers are told when it changes. Without effect on a stream that nobody may come back to. */
+  /** Informs readers of a change. Without effect on a stream without grace time, which is never resumable. */
   setResumable(resumable: boolean): void {
     if (this.info.graceMs === 0 || this.#resumable === resumable) return;
     this.#resumable = resumable;
     this.#wakeAll();
   }
 
-  subscribe(audience: ProducerEvents): void {
-    this.#audience = audience;
-    if (this.#followers.size > 0) audience.onReaders(this.#followers.size);
+  subscribe(events: ProducerEvents): void {
+    this.#events = events;
+    if (this.#consumers.size > 0) events.onReaders(this.#consumers.size);
   }
 
   append(part: ContentPart): Promise<void> | undefined {
     if (this.ended) return undefined;
     this.#segments.append(part);
-    this.#keeper.onGrown(this, partSize(part));
+    this.#observer.onGrown(this, partSize(part));
     this.#wakeAll();
     return this.drained();
   }
 
-  /** A promise while the fastest reader is too far behind, with `coming` units that no reader sees yet. */
-  drained(coming = 0): Promise<void> | undefined {
-    if (this.ended || !this.#isTooFarAhead(coming)) return undefined;
-    this.#room ??= new Promise((resolve) => {
-      this.#releaseProducer = resolve;
+  /**
+   * Returns a promise while the fastest reader is too far behind, and undefined otherwise.
+   * @param pendingUnits units that will be appended but that no reader sees yet
+   */
+  drained(pendingUnits = 0): Promise<void> | undefined {
+    if (this.ended || !this.#isTooFarAhead(pendingUnits)) return undefined;
+    this.#drained ??= new Promise((resolve) => {
+      this.#resolveDrained = resolve;
     });
-    return this.#room;
+    return this.#drained;
   }
 
   end(terminal: Terminal): void {
     if (this.ended) return;
     this.#terminal = terminal;
-    this.#audience = undefined;
+    this.#events = undefined;
     this.#segments.seal();
     this.#wakeAll();
     this.onProgress();
-    this.#keeper.onEnded(this);
+    this.#observer.onEnded(this);
   }
 
-  async read(from: number): Promise<MemoryReader> {
-    if (from > this.length) throw new PositionUnknown();
-    const reader = new MemoryReader(this, from);
+  async read(position: number): Promise<MemoryReader> {
+    if (position > this.length) throw new PositionUnknown();
+    const reader = new MemoryReader(this, position);
     this.addConsumer(reader);
     return reader;
   }
 
   async stop(): Promise<void> {
-    this.#audience?.onStop();
+    this.#events?.onStop();
   }
 
-  /** The producer has lost the log to another. */
-  onLost(): void {
-    const audience = this.#audience;
-    this.#audience = undefined;
-    audience?.onLost();
-    this.#release();
+  /** Call when another replica has taken the log over. */
+  lose(): void {
+    const events = this.#events;
+    this.#events = undefined;
+    events?.onLost();
+    this.#releaseProducer();
   }
 
-  addConsumer(follower: LogConsumer): void {
-    this.#followers.add(follower);
+  addConsumer(consumer: LogConsumer): void {
+    this.#consumers.add(consumer);
     this.onProgress();
-    this.#audience?.onReaders(this.#followers.size);
+    this.#events?.onReaders(this.#consumers.size);
   }
 
-  removeConsumer(follower: LogConsumer): void {
-    if (!this.#followers.delete(follower)) return;
+  removeConsumer(consumer: LogConsumer): void {
+    if (!this.#consumers.delete(consumer)) return;
     this.onProgress();
-    this.#audience?.onReaders(this.#followers.size);
+    this.#events?.onReaders(this.#consumers.size);
   }
 
+  /** Returns what follows a position. */
   sliceFrom(position: number): Slice {
     let end = position;
     const parts = this.#segments.slice(position, Math.max(MAX_SLICE_UNITS, this.highWaterMark)).map((part) => {
@@ -164,23 +168,23 @@ export class MemoryLog implements StreamLog, ReadableLog {
   }
 
   onProgress(): void {
-    if (this.#room === undefined || (!this.ended && this.#isTooFarAhead(0))) return;
-    this.#release();
+    if (this.#drained === undefined || (!this.ended && this.#isTooFarAhead(0))) return;
+    this.#releaseProducer();
   }
 
-  #release(): void {
-    this.#releaseProducer?.();
-    this.#releaseProducer = undefined;
-    this.#room = undefined;
+  #releaseProducer(): void {
+    this.#resolveDrained?.();
+    this.#resolveDrained = undefined;
+    this.#drained = undefined;
   }
 
   #wakeAll(): void {
-    for (const follower of this.#followers) follower.wake();
+    for (const consumer of this.#consumers) consumer.wake();
   }
 
-  #isTooFarAhead(coming: number): boolean {
+  #isTooFarAhead(pendingUnits: number): boolean {
     let fastest = 0;
-    for (const { position } of this.#followers) fastest = Math.max(fastest, position);
-    return this.#followers.size > 0 && this.length + coming - fastest > this.highWaterMark;
+    for (const { position } of this.#consumers) fastest = Math.max(fastest, position);
+    return this.#consumers.size > 0 && this.length + pendingUnits - fastest > this.highWaterMark;
   }
 }

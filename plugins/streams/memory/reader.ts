@@ -2,36 +2,36 @@ import type { Clock } from '../../clock.ts';
 import type { LogReader, PlacedPart, Slice } from '../types.ts';
 
 /** What a reader needs of its log. */
-export interface ReadableLog {
+export interface ReaderSource {
   readonly length: number;
   readonly ended: boolean;
   readonly clock: Clock;
-  /** Milliseconds between two slices of one reader, unless it is far behind or at the end. */
+  /** Least milliseconds between two slices of one reader, unless it is far behind or at the end. */
   readonly flushMs: number;
-  /** Units behind which a reader is far behind. */
+  /** Units from which a reader counts as far behind. */
   readonly highWaterMark: number;
-  /** Whether a reader that is cut off can come back. */
+  /** True if a reader that is cut off can resume. */
   readonly resumable: boolean;
   sliceFrom(position: number): Slice;
-  /** A reader has taken, or left. */
+  /** Called when a reader has advanced. */
   onProgress(): void;
   removeConsumer(reader: MemoryReader): void;
 }
 
 /**
- * One reader's place in a log of this process. It is woken by the log, and sets a timer only to
- * wait for the rest of a frame: none at the pace of people.
+ * A reader of a log in this process. The log wakes it. It sets a timer only to merge parts that follow
+ * each other within `flushMs`.
  */
 export class MemoryReader implements LogReader {
   position: number;
-  readonly #log: ReadableLog;
+  readonly #log: ReaderSource;
   #resolve: ((slice: Slice) => void) | undefined;
   #cancelFlush: (() => void) | undefined;
-  #lastTaken = Number.NEGATIVE_INFINITY;
-  /** What it knows of that. */
+  #lastSliceAt = Number.NEGATIVE_INFINITY;
+  /** The last value that the reader has delivered. */
   #resumable: boolean;
 
-  constructor(log: ReadableLog, position: number) {
+  constructor(log: ReaderSource, position: number) {
     this.#log = log;
     this.#resumable = log.resumable;
     this.position = position;
@@ -54,9 +54,9 @@ export class MemoryReader implements LogReader {
     const { length, ended, clock, flushMs, highWaterMark, resumable } = this.#log;
     const unread = length - this.position;
     if (this.#resolve === undefined || (unread === 0 && !ended && resumable === this.#resumable)) return;
-    const pause = this.#lastTaken + flushMs - clock.now();
-    if (pause <= 0 || ended || unread >= highWaterMark) this.#deliver();
-    else this.#cancelFlush ??= clock.after(pause, () => this.#deliver());
+    const waitMs = this.#lastSliceAt + flushMs - clock.now();
+    if (waitMs <= 0 || ended || unread >= highWaterMark) this.#deliver();
+    else this.#cancelFlush ??= clock.after(waitMs, () => this.#deliver());
   }
 
   #deliver(): void {
@@ -64,7 +64,7 @@ export class MemoryReader implements LogReader {
     this.#cancelFlush = undefined;
     const resolve = this.#resolve;
     this.#resolve = undefined;
-    this.#lastTaken = this.#log.clock.now();
+    this.#lastSliceAt = this.#log.clock.now();
     const slice = this.#log.sliceFrom(this.position);
     this.position = (slice.parts.at(-1) as PlacedPart | undefined)?.position ?? this.position;
     const { resumable } = this.#log;

@@ -1,21 +1,21 @@
 import type { ContentPart } from '../../../providers/types.ts';
 import { canMerge, contentOf, cutPart, partSize, withContent, withoutHead } from '../units.ts';
 
-/** How many pieces are joined at a time. */
+/** Number of pieces that are joined into one segment. */
 const PIECES_PER_SEGMENT = 64;
 
 /**
- * The parts of one answer, merged, readable from any position.
+ * The parts of one answer, merged and readable from any position.
  *
- * Content is kept as flat strings of some 64 tokens, and as one string a run once it is sealed.
- * `answer += token` would keep every token and every partial sum alive (measured on Node: ten times
- * the text); a flat string costs one or two bytes a unit, never more than twice its UTF-8.
+ * Stores content as flat strings of about 64 tokens, and as one string per run when it is sealed.
+ * `answer += token` would keep every token and every partial sum alive (ten times the text, measured on
+ * Node). A flat string costs one or two bytes per unit, at most twice its UTF-8.
  */
 export class Segments {
   #closed: ContentPart[] = [];
   #starts: number[] = [];
   #closedLength = 0;
-  /** What the open run began with; its content stands in `#pieces`. */
+  /** First part of the open run. Its content is in `#pieces`. */
   #open: ContentPart | undefined;
   #pieces: string[] = [];
   #length = 0;
@@ -37,37 +37,37 @@ export class Segments {
     this.#open = rest;
   }
 
-  /** Parts from `from` on, merged, at most about `limit` units; `from` must not be past the length. */
+  /** Returns the merged parts from `from` on, about `limit` units at most. `from` must not exceed the length. */
   slice(from: number, limit: number): ContentPart[] {
     if (from >= this.#closedLength && this.#length - from <= limit) {
-      const news = from < this.#length ? this.#openFrom(from) : undefined;
-      return news === undefined ? [] : [news];
+      const tail = from < this.#length ? this.#openFrom(from) : undefined;
+      return tail === undefined ? [] : [tail];
     }
     const out: ContentPart[] = [];
-    let room = limit;
+    let remaining = limit;
     const add = (part: ContentPart | undefined) => {
       if (part === undefined) return;
-      room -= partSize(part);
+      remaining -= partSize(part);
       const last = out.at(-1);
       if (last !== undefined && canMerge(last, part)) {
         out[out.length - 1] = withContent(last, contentOf(last) + contentOf(part));
       } else out.push(part);
     };
-    for (let i = this.#find(from); from < this.#closedLength && i < this.#closed.length && room > 0; i++) {
-      add(cutPart(this.#closed[i] as ContentPart, Math.max(0, from - (this.#starts[i] as number)), room));
+    for (let i = this.#find(from); from < this.#closedLength && i < this.#closed.length && remaining > 0; i++) {
+      add(cutPart(this.#closed[i] as ContentPart, Math.max(0, from - (this.#starts[i] as number)), remaining));
     }
-    const tail = room > 0 && from < this.#length ? this.#openFrom(from) : undefined;
-    if (tail !== undefined) add(cutPart(tail, 0, room));
+    const tail = remaining > 0 && from < this.#length ? this.#openFrom(from) : undefined;
+    if (tail !== undefined) add(cutPart(tail, 0, remaining));
     return out;
   }
 
-  /** All text, without reasoning and tool calls. */
+  /** Returns all text, without reasoning and tool calls. */
   text(): string {
     this.#join();
     return this.#closed.map((part) => (part.type === 'text' ? part.text : '')).join('');
   }
 
-  /** Call when nothing more will come: whatever can be merged becomes one flat string. */
+  /** Call after the last append: merges each run into one flat string. */
   seal(): void {
     this.#join();
     const runs: ContentPart[][] = [];
@@ -94,7 +94,7 @@ export class Segments {
     this.#pieces = [];
   }
 
-  /** The last closed segment that starts at or before `position`. */
+  /** Returns the index of the last closed segment that starts at or before `position`. */
   #find(position: number): number {
     let low = 0;
     let high = this.#starts.length - 1;
@@ -106,7 +106,7 @@ export class Segments {
     return low;
   }
 
-  /** The open run from `from` on. A reader that keeps up wants the last piece or two of it. */
+  /** Returns the open run from `from` on. A reader that keeps up needs only its last pieces. */
   #openFrom(from: number): ContentPart | undefined {
     if (this.#open === undefined) return undefined;
     const pieces = this.#pieces;

@@ -1,18 +1,19 @@
 import {
+  type CreateResult,
   type Idempotency,
   KeyConflict,
   StoreFull,
   type StreamInfo,
-  type StreamLog,
   type StreamStore,
 } from '../types.ts';
 import { type LogObserver, MemoryLog, type MemoryLogOptions } from './log.ts';
 
 export interface MemoryStoreOptions extends MemoryLogOptions {
-  /** How long an ended stream stays readable, in milliseconds. */
+  /** Milliseconds for which an ended stream stays readable. */
   readonly ttlMs: number;
   /** Bound of all logs together, in bytes. */
   readonly maxTotalBytes: number;
+  /** Called for each ended log that is evicted before its time. */
   onEvicted(): void;
 }
 
@@ -23,18 +24,21 @@ interface Entry {
   expiresAt: number;
 }
 
-/** What a log takes beside its content. */
+/** Memory of a log in addition to its content. */
 const LOG_BYTES = 2_048;
-/** The most that a UTF-16 unit of a flat string takes. */
+/** Most memory of one UTF-16 unit in a flat string. */
 const UNIT_BYTES = 2;
 
-/** Streams of one process. Past the bound the oldest ended ones go first, then new ones are refused. */
+/**
+ * Streams of one process. Beyond the bound it evicts the oldest ended streams first, then refuses new
+ * ones.
+ */
 export class MemoryStore implements StreamStore, LogObserver {
   readonly #options: MemoryStoreOptions;
-  readonly #streams = new Map<string, Entry>();
-  readonly #keys = new Map<string, Entry>();
+  readonly #entries = new Map<string, Entry>();
+  readonly #byKey = new Map<string, Entry>();
   /** The newest running log of each conversation. */
-  readonly #chats = new Map<string, MemoryLog>();
+  readonly #byChat = new Map<string, MemoryLog>();
   /** In the order in which they ended, which is the order in which they expire. */
   readonly #ended = new Set<Entry>();
   #totalBytes = 0;
@@ -44,106 +48,115 @@ export class MemoryStore implements StreamStore, LogObserver {
     this.#options = options;
   }
 
-  async create(info: StreamInfo, idempotency?: Idempotency): Promise<{ log: MemoryLog; created: boolean }> {
-    const existing = idempotency && this.#byKey(idempotency);
-    if (existing) return { log: existing, created: false };
-    if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
-    const log = new MemoryLog(info, this.#options, this);
-    const kept: Entry = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
-    this.#streams.set(info.id, kept);
-    if (idempotency) this.#keys.set(idempotency.key, kept);
-    if (info.chat !== undefined) this.#chats.set(info.chat, log);
-    this.#grow(kept, LOG_BYTES);
-    return { log, created: true };
+  async create(info: StreamInfo, idempotency?: Idempotency): Promise<CreateResult & { readonly log: MemoryLog }> {
+    const existing = idempotency && this.findByKey(idempotency);
+    return existing ? { created: false, log: existing } : { created: true, log: this.add(info, idempotency) };
   }
 
   async openByKey(idempotency: Idempotency): Promise<MemoryLog | undefined> {
-    return this.#byKey(idempotency);
+    return this.findByKey(idempotency);
   }
 
   async openByChat(chat: string): Promise<MemoryLog | undefined> {
-    return this.#chats.get(chat);
+    return this.#byChat.get(chat);
   }
 
   async open(id: string): Promise<MemoryLog | undefined> {
-    return this.#streams.get(id)?.log;
+    return this.get(id);
   }
 
   async close(): Promise<void> {
     this.#cancelExpiry?.();
-    this.#streams.clear();
-    this.#keys.clear();
-    this.#chats.clear();
+    this.#entries.clear();
+    this.#byKey.clear();
+    this.#byChat.clear();
     this.#ended.clear();
   }
 
-  /** Whether a log is kept still. */
+  /** Adds a log. @throws StoreFull as `create` does */
+  add(info: StreamInfo, idempotency?: Idempotency): MemoryLog {
+    if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
+    const log = new MemoryLog(info, this.#options, this);
+    const entry: Entry = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
+    this.#entries.set(info.id, entry);
+    if (idempotency) this.#byKey.set(idempotency.key, entry);
+    if (info.chat !== undefined) this.#byChat.set(info.chat, log);
+    this.#grow(entry, LOG_BYTES);
+    return log;
+  }
+
+  get(id: string): MemoryLog | undefined {
+    return this.#entries.get(id)?.log;
+  }
+
+  /** @throws KeyConflict if the key stands for another question */
+  findByKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
+    const entry = this.#byKey.get(key);
+    if (entry !== undefined && entry.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
+    return entry?.log;
+  }
+
+  /** Returns true if the log is still stored. */
   has(log: MemoryLog): boolean {
-    return this.#streams.get(log.info.id)?.log === log;
+    return this.get(log.info.id) === log;
   }
 
-  /** Drops a log, and what it takes. */
-  forget(id: string): void {
-    const kept = this.#streams.get(id);
-    if (kept) this.#forget(kept);
+  /** Removes a log and releases its memory. */
+  remove(log: MemoryLog): void {
+    const entry = this.#entries.get(log.info.id);
+    if (entry?.log === log) this.#remove(entry);
   }
 
-  onGrown({ info }: StreamLog, units: number): void {
-    const kept = this.#streams.get(info.id);
-    if (kept) this.#grow(kept, units * UNIT_BYTES);
+  onGrown(log: MemoryLog, units: number): void {
+    const entry = this.#entries.get(log.info.id);
+    if (entry?.log === log) this.#grow(entry, units * UNIT_BYTES);
   }
 
-  onEnded(log: StreamLog): void {
+  onEnded(log: MemoryLog): void {
     const { id, chat } = log.info;
-    if (chat !== undefined && this.#chats.get(chat) === log) this.#chats.delete(chat);
-    const kept = this.#streams.get(id);
-    if (!kept) return;
-    kept.expiresAt = this.#options.clock.now() + this.#options.ttlMs;
-    this.#ended.add(kept);
+    if (chat !== undefined && this.#byChat.get(chat) === log) this.#byChat.delete(chat);
+    const entry = this.#entries.get(id);
+    if (entry?.log !== log) return;
+    entry.expiresAt = this.#options.clock.now() + this.#options.ttlMs;
+    this.#ended.add(entry);
     this.#evict();
     if (this.#cancelExpiry === undefined) this.#expire();
   }
 
-  #byKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
-    const kept = this.#keys.get(key);
-    if (kept !== undefined && kept.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
-    return kept?.log;
-  }
-
-  #grow(kept: Entry, bytes: number): void {
-    kept.bytes += bytes;
+  #grow(entry: Entry, bytes: number): void {
+    entry.bytes += bytes;
     this.#totalBytes += bytes;
     this.#evict();
   }
 
   #evict(): void {
-    for (const kept of this.#ended) {
+    for (const entry of this.#ended) {
       if (this.#totalBytes <= this.#options.maxTotalBytes) return;
-      this.#forget(kept);
+      this.#remove(entry);
       this.#options.onEvicted();
     }
   }
 
-  #forget(kept: Entry): void {
-    const { id, chat } = kept.log.info;
-    this.#streams.delete(id);
-    if (chat !== undefined && this.#chats.get(chat) === kept.log) this.#chats.delete(chat);
-    this.#ended.delete(kept);
-    if (kept.idempotency) this.#keys.delete(kept.idempotency.key);
-    this.#totalBytes -= kept.bytes;
+  #remove(entry: Entry): void {
+    const { id, chat } = entry.log.info;
+    this.#entries.delete(id);
+    if (chat !== undefined && this.#byChat.get(chat) === entry.log) this.#byChat.delete(chat);
+    this.#ended.delete(entry);
+    if (entry.idempotency) this.#byKey.delete(entry.idempotency.key);
+    this.#totalBytes -= entry.bytes;
   }
 
-  /** One timer for all of them: it stands for the one that expires first. */
+  /** Removes expired logs. One timer serves all: it is set for the log that expires next. */
   #expire(): void {
     const { clock } = this.#options;
     this.#cancelExpiry = undefined;
-    for (const kept of this.#ended) {
-      const remaining = kept.expiresAt - clock.now();
+    for (const entry of this.#ended) {
+      const remaining = entry.expiresAt - clock.now();
       if (remaining > 0) {
         this.#cancelExpiry = clock.after(remaining, () => this.#expire());
         return;
       }
-      this.#forget(kept);
+      this.#remove(entry);
     }
   }
 }

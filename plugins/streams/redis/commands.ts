@@ -2,68 +2,84 @@ import { createHash } from 'node:crypto';
 import { type Redis, ReplyError } from 'ioredis';
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Cluster } from '../../redis/index.ts';
-import { runScript } from '../../redis/script.ts';
+import { loadScript, runScript } from '../../redis/script.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
 import { decodeEntry, END_POSITION, type Entry, encodeParts, entryId } from './entries.ts';
-import { CREATE, END, REQUEST_STOP, RESTORE, TAKE_OVER } from './scripts.ts';
 
-/** Whose log it is now: a replica, and the number of producers that the log has had. */
+/** The producer of a log. */
 export interface Producer {
   readonly replica: string;
+  /** Number of producers that the log has had; rises with each takeover. */
   readonly epoch: number;
 }
 
-/** What a replica has won that takes a log over. */
+/** What a replica gets when it takes a log over. */
 export interface Takeover {
-  /** Its number as the producer. */
+  /** Epoch of the new producer. */
   readonly epoch: number;
-  /** Where the log ends. */
+  /** End of the log. */
   readonly position: number;
-  /** What was asked, where an answer may be gone on with. */
-  readonly question: string | undefined;
+  /** The prompt as JSON, if the answer may be continued. */
+  readonly serializedPrompt: string | undefined;
 }
 
 export interface Meta extends Producer {
   readonly info: StreamInfo;
 }
 
-/** What a stream is called in Redis by. */
+/** What the names of a stream's keys are made of. */
 export interface StreamKeys {
   readonly info: StreamInfo;
   readonly idempotency?: Idempotency | undefined;
 }
 
+export interface StreamCommandsOptions {
+  readonly cluster: Cluster;
+  /** Milliseconds for which an ended stream stays readable. */
+  readonly ttlMs: number;
+  /** Longest time in milliseconds for which a log may be written. Logs of dead producers expire then. */
+  readonly maxLogMs: number;
+}
+
+const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
+const CREATE = script('create');
+const END = script('end');
+const RESTORE = script('restore');
+const TAKE_OVER = script('take-over');
+const REQUEST_STOP = script('request-stop');
+
 /**
- * The streams in Redis, call by call. Of each: a hash (`meta`), a Redis Stream (`log`), and strings
- * for its idempotency key and its conversation. All of them expire.
+ * The commands for streams in Redis. A stream has a hash (`meta`), a Redis Stream (`log`), and strings for
+ * its idempotency key and its conversation. All of them expire.
  *
- * Every call @throws RedisAway, or what Redis says.
+ * Every method throws `RedisUnavailable`, or the error reply of Redis.
  */
 export class StreamCommands {
-  readonly #shared: Cluster;
+  readonly #cluster: Cluster;
   readonly #ttlMs: number;
-  readonly #longestMs: number;
+  readonly #activeTtlMs: number;
 
-  /** `longestMs`: for how long a log may be written; what its producer's death leaves behind goes then. */
-  constructor(shared: Cluster, ttlMs: number, longestMs: number) {
-    this.#shared = shared;
+  constructor({ cluster, ttlMs, maxLogMs }: StreamCommandsOptions) {
+    this.#cluster = cluster;
     this.#ttlMs = ttlMs;
-    this.#longestMs = longestMs;
+    this.#activeTtlMs = maxLogMs + ttlMs;
   }
 
-  /** Undefined where it was created; else what the key stands for. */
+  /** Creates a stream. Returns undefined, or the existing stream of the idempotency key. */
   async create(
     { info, idempotency }: StreamKeys,
-    question = '',
+    serializedPrompt = '',
   ): Promise<{ id: string; fingerprint: string } | undefined> {
-    const { replica } = this.#shared;
-    const args = [info.id, JSON.stringify(info), replica, this.#longestMs + this.#ttlMs];
-    const found = await this.#ask((redis) =>
+    const { replica, key } = this.#cluster;
+    const found = await this.#run((redis) =>
       runScript(redis, CREATE, this.#keys({ info, idempotency }), [
-        ...args,
+        info.id,
+        JSON.stringify(info),
+        replica,
+        this.#activeTtlMs,
         idempotency?.fingerprint ?? '',
-        this.#shared.key('meta', ''),
-        question,
+        key('meta', ''),
+        serializedPrompt,
       ]),
     );
     if (found === null) return undefined;
@@ -71,107 +87,112 @@ export class StreamCommands {
     return { id, fingerprint };
   }
 
-  /** As if it had never been. */
-  async drop(names: StreamKeys): Promise<void> {
-    await this.#ask((redis) => redis.del(this.#keys(names).filter((key) => key !== '')));
+  /** Deletes a stream that was created but will not be produced. */
+  async drop(keys: StreamKeys): Promise<void> {
+    await this.#run((redis) => redis.del(this.#keys(keys).filter((key) => key !== '')));
   }
 
-  /** False where the log is gone. @throws where another has taken it over */
+  /**
+   * Appends parts that end at `position`. Returns false if the log does not exist.
+   * @throws a stale-producer error if another replica has taken the log over
+   */
   async append(id: string, epoch: number, position: number, parts: readonly ContentPart[]): Promise<boolean> {
     const fields = encodeParts(parts);
     const log = this.#log(id);
-    return (await this.#ask((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
+    return (await this.#run((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
   }
 
-  /** As `append`. */
-  async end(names: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const args = [names.info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length];
-    return (await this.#ask((redis) => runScript(redis, END, this.#keys(names), args))) !== null;
+  /** Appends the terminal. Returns and throws as `append` does. */
+  async end(keys: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
+    const args = [keys.info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length];
+    return (await this.#run((redis) => runScript(redis, END, this.#keys(keys), args))) !== null;
   }
 
-  /** How far Redis has the log, `LAST` where it has its end; undefined where another has taken it over. */
+  /**
+   * Returns the position up to which Redis has the log, or `END_POSITION` if it has the terminal. Creates
+   * the log again if it is missing. Returns undefined if another replica is the producer.
+   */
   async restore({ info, idempotency }: StreamKeys, epoch: number): Promise<number | undefined> {
-    const args = [info.id, JSON.stringify(info), this.#shared.replica, this.#longestMs + this.#ttlMs];
-    // As text: a large number does not survive Lua.
-    const found = await this.#ask((redis) =>
-      runScript(redis, RESTORE, this.#keys({ info, idempotency }), [...args, idempotency?.fingerprint ?? '', epoch]),
-    );
+    const fingerprint = idempotency?.fingerprint ?? '';
+    const args = [info.id, JSON.stringify(info), this.#cluster.replica, this.#activeTtlMs, fingerprint, epoch];
+    const found = await this.#run((redis) => runScript(redis, RESTORE, this.#keys({ info, idempotency }), args));
     const position = Number(found);
     return position < 0 ? undefined : position;
   }
 
-  /** Undefined where the old producer lives, or another was first. */
+  /** Takes a log over. Returns undefined if its producer is alive or another replica was first. */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
-    const keys = [this.#meta(id), this.#log(id), this.#shared.leaseKey(replica)];
-    const won = await this.#ask((redis) => runScript(redis, TAKE_OVER, keys, [this.#shared.replica, replica, epoch]));
+    const keys = [this.#meta(id), this.#log(id), this.#cluster.leaseKey(replica)];
+    const args = [this.#cluster.replica, replica, epoch];
+    const won = await this.#run((redis) => runScript(redis, TAKE_OVER, keys, args));
     if (won === null) return undefined;
-    const [own, position, question] = won as [number, string, string | null];
-    return { epoch: own, position: Number(position), question: question ?? undefined };
+    const [newEpoch, position, serializedPrompt] = won as [number, string, string | null];
+    return { epoch: newEpoch, position: Number(position), serializedPrompt: serializedPrompt ?? undefined };
   }
 
   async isAlive(replica: string): Promise<boolean> {
-    return (await this.#ask((redis) => redis.exists(this.#shared.leaseKey(replica)))) === 1;
+    return (await this.#run((redis) => redis.exists(this.#cluster.leaseKey(replica)))) === 1;
   }
 
   async meta(id: string): Promise<Meta | undefined> {
-    const [info, replica, epoch] = await this.#ask((redis) => redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'));
+    const [info, replica, epoch] = await this.#run((redis) => redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'));
     if (!info || !replica || !epoch) return undefined;
     return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
   }
 
   async byKey({ key }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
-    const found = await this.#ask((redis) => redis.get(this.#named('key', key)));
+    const found = await this.#run((redis) => redis.get(this.#hashedKey('key', key)));
     const [id, fingerprint] = found?.split(' ') ?? [];
     return id === undefined || fingerprint === undefined ? undefined : { id, fingerprint };
   }
 
   async byChat(chat: string): Promise<string | undefined> {
-    return (await this.#ask((redis) => redis.get(this.#named('chat', chat)))) ?? undefined;
+    return (await this.#run((redis) => redis.get(this.#hashedKey('chat', chat)))) ?? undefined;
   }
 
-  /** Entries behind one, at most so many. */
+  /** Returns entries behind an entry, at most `count`. */
   async after(id: string, lastEntry: string, count: number): Promise<Entry[]> {
-    const found = await this.#ask((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
+    const found = await this.#run((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
     return found.map(decodeEntry);
   }
 
-  /** For its producer to find when it can be told no other way. */
+  /** Stores a stop request, so that the producer finds it even if the message is lost. */
   async requestStop(id: string): Promise<void> {
-    await this.#ask((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
+    await this.#run((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
   }
 
   async isStopRequested(id: string): Promise<boolean> {
-    return (await this.#ask((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
+    return (await this.#run((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
   }
 
-  #ask<T>(call: (redis: Redis) => Promise<T>): Promise<T> {
-    return this.#shared.connection.run(call);
+  #run<T>(call: (redis: Redis) => Promise<T>): Promise<T> {
+    return this.#cluster.connection.run(call);
   }
 
   #keys({ info, idempotency }: StreamKeys): string[] {
     return [
       this.#meta(info.id),
       this.#log(info.id),
-      idempotency ? this.#named('key', idempotency.key) : '',
-      info.chat === undefined ? '' : this.#named('chat', info.chat),
+      idempotency ? this.#hashedKey('key', idempotency.key) : '',
+      info.chat === undefined ? '' : this.#hashedKey('chat', info.chat),
     ];
   }
 
   #meta(id: string): string {
-    return this.#shared.key('meta', id);
+    return this.#cluster.key('meta', id);
   }
 
   #log(id: string): string {
-    return this.#shared.key('log', id);
+    return this.#cluster.key('log', id);
   }
 
-  /** What clients make up may be long, and may hold a name. */
-  #named(kind: string, name: string): string {
-    return this.#shared.key(kind, createHash('sha256').update(name).digest('base64url'));
+  /** Hashes names that clients make up: they may be long and may identify a person. */
+  #hashedKey(kind: string, name: string): string {
+    return this.#cluster.key(kind, createHash('sha256').update(name).digest('base64url'));
   }
 }
 
-/** Redis refuses an entry below its last: a producer with a higher number may have begun. */
+/** Returns true if Redis rejected an entry because its id is too low: a newer producer may have written. */
 export function isStaleProducerError(error: unknown): boolean {
   return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
 }

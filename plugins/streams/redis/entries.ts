@@ -2,22 +2,22 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { Terminal } from '../types.ts';
 
 /**
- * Parts as the fields of an entry of a Redis Stream, and back. Text stands there as it is; what has
- * more to it, or would not survive UTF-8 (half an emoji), as JSON.
+ * Encodes parts as fields of an entry in a Redis Stream, and decodes them. Text is stored as it is. Tool
+ * calls, and text that would not survive UTF-8 (half a surrogate pair), are stored as JSON.
  */
 
-/** An entry's id: who wrote it, as the number of the producer, and where the log ends behind it. */
+/** Returns the id of an entry: the epoch of its producer, and the position behind the entry. */
 export function entryId(epoch: number, position: number): string {
   return `${epoch}-${position}`;
 }
 
-/** Where the end of a log stands: no entry of its producer can follow it. */
+/** Position of the terminal. No entry of the same producer can follow it. */
 export const END_POSITION = Number.MAX_SAFE_INTEGER;
 
 const TEXT = 't';
 const REASONING = 'r';
 const PART = 'p';
-// As `scripts.ts` writes them; the first entry of each producer, `b`, says only that there is one.
+// Written by the Lua scripts. The first entry of each producer has the field `b` and no content.
 const TERMINAL = 'e';
 const LENGTH = 'n';
 
@@ -30,7 +30,7 @@ export function encodeParts(parts: readonly ContentPart[]): string[] {
 
 export interface Entry {
   readonly id: string;
-  /** Where the log ends behind it. */
+  /** Position behind the entry. */
   readonly position: number;
   readonly parts: readonly ContentPart[];
   readonly terminal: Terminal | undefined;

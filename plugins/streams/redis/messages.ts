@@ -1,18 +1,17 @@
-/** What replicas tell one another about streams. */
+/** Messages between replicas about streams. */
 
-/** To the producer: who reads here, and how far; said every second, and 0 readers once. */
+/** To a producer: how many readers a replica has, and how far they have read. Sent every second; 0 readers once. */
+export const FOLLOW = 'follow';
 export type Follow = readonly (readonly [id: string, readers: number, position: number])[];
 
-/** To a replica that follows: these logs have grown. */
+/** To a replica with readers: these logs have grown or ended. */
+export const NEWS = 'news';
 export type News = readonly string[];
 
-/** To the producer: end this now. */
-export type Stop = string;
-
-/** To a replica that follows: this log is not written here any more. */
+/** To a replica with readers: this process does not produce the log. */
+export const GONE = 'gone';
 export type Gone = string;
 
-export const FOLLOW = 'follow';
-export const NEWS = 'news';
-export const GONE = 'gone';
+/** To a producer: end the generation now. */
 export const STOP = 'stop';
+export type Stop = string;

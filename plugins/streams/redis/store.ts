@@ -1,198 +1,123 @@
-import type { Clock } from '../../clock.ts';
 import type { Metrics } from '../../metrics/index.ts';
 import type { Cluster } from '../../redis/index.ts';
-import type { MemoryLog } from '../memory/log.ts';
 import { MemoryStore, type MemoryStoreOptions } from '../memory/store.ts';
-import { type Idempotency, KeyConflict, type StreamInfo, type StreamLog, type StreamStore } from '../types.ts';
-import { type Producer, StreamCommands, type StreamKeys, type Takeover } from './commands.ts';
-import { ProducerLog } from './producer/log.ts';
-import { RemoteReaders } from './producer/remote-readers.ts';
-import { handleStopRequests } from './producer/stop-requests.ts';
-import { UnsyncedLogs } from './producer/unsynced.ts';
-import { ReplicaLog } from './replica/log.ts';
+import {
+  type CreateResult,
+  type Idempotency,
+  KeyConflict,
+  type ReadableLog,
+  type StreamInfo,
+  type StreamStore,
+  type TakeoverHandler,
+} from '../types.ts';
+import { StreamCommands } from './commands.ts';
+import { ProducerRegistry } from './producer/registry.ts';
+import { ReplicaHandle } from './replica/handle.ts';
 import { ReplicaWatcher } from './replica/watcher.ts';
 
 export interface RedisStoreOptions extends MemoryStoreOptions {
-  readonly shared: Cluster;
+  readonly cluster: Cluster;
   readonly metrics: Metrics;
-  /** For how long an answer may be written, in milliseconds. */
-  readonly longestMs: number;
+  /** Longest time in milliseconds for which a log may be written. */
+  readonly maxLogMs: number;
 }
 
-/** Until Redis is asked who it is. */
-const NOBODY: Producer = { replica: '', epoch: 0 };
-
 /**
- * Streams of many replicas. What is produced here is kept in memory, as without Redis, and written to
- * Redis on its way to readers; what others produce is copied from there while somebody reads it here.
- * Where Redis is away this store is the memory store, and says that its streams cannot be resumed.
+ * Streams of several replicas. Logs that this process produces are in memory, as without Redis, and are
+ * written to Redis on their way to readers. Logs of other replicas are copied from Redis while they have
+ * readers here. If Redis is unavailable, this store works like the memory store, and its streams cannot be
+ * resumed on other replicas.
  */
 export class RedisStore implements StreamStore {
   readonly shared = true;
   readonly #options: RedisStoreOptions;
-  readonly #clock: Clock;
-  readonly #records: StreamCommands;
+  readonly #commands: StreamCommands;
   readonly #local: MemoryStore;
-  readonly #logs = new WeakMap<MemoryLog, ProducerLog>();
-  readonly #running = new Map<string, ProducerLog>();
-  readonly #detached: UnsyncedLogs;
-  readonly #followers: RemoteReaders;
-  readonly #following: ReplicaWatcher;
-  #heir: (log: StreamLog, question: string | undefined) => void = () => {};
+  readonly #producers: ProducerRegistry;
+  readonly #watcher: ReplicaWatcher;
 
   constructor(options: RedisStoreOptions) {
-    const { shared, clock, ttlMs, longestMs, highWaterMark } = options;
+    const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark } = options;
     this.#options = options;
-    this.#clock = clock;
-    this.#records = new StreamCommands(shared, ttlMs, longestMs);
-    // What Redis has acknowledged has waited for its frame already.
-    this.#local = new MemoryStore({ ...options, flushMs: 0 });
-    this.#detached = new UnsyncedLogs(
+    const commands = new StreamCommands({ cluster, ttlMs, maxLogMs });
+    // What Redis has acknowledged has been delayed by `flushMs` already.
+    const local = new MemoryStore({ ...options, flushMs: 0 });
+    this.#commands = commands;
+    this.#local = local;
+    this.#producers = new ProducerRegistry({
+      cluster,
       clock,
-      shared.connection,
-      (log) => this.#local.has(log.memory),
-      (log) => this.#forget(log),
-    );
-    this.#followers = new RemoteReaders(shared, clock, (id) => this.#running.get(id)?.memory);
-    this.#following = new ReplicaWatcher({
-      shared,
-      clock,
-      records: this.#records,
-      step: highWaterMark / 2,
-      onTakenOver: (log, won) => this.#inherit(log, won),
+      metrics,
+      commands,
+      local,
+      flushMs,
+      adopt: (memory) => this.#watcher.adopt(memory),
     });
-    handleStopRequests(shared, this.#records, this.#running);
-    // It was stopped for long, or Redis was emptied, or has come back as it was some time ago.
-    const verify = () => {
-      for (const log of this.#running.values()) void log.writer.verify();
-    };
-    shared.lease.onLost(verify);
-    shared.connection.onReconnect(verify);
+    this.#watcher = new ReplicaWatcher({
+      cluster,
+      clock,
+      commands,
+      local,
+      progressUnits: highWaterMark / 2,
+      onTakeover: (memory, takeover) => this.#producers.takeOver(memory, takeover),
+    });
   }
 
-  onTakeover(heir: (log: StreamLog, question: string | undefined) => void): void {
-    this.#heir = heir;
+  onTakeover(handler: TakeoverHandler): void {
+    this.#producers.onTakeover(handler);
   }
 
-  async create(
-    info: StreamInfo,
-    idempotency?: Idempotency,
-    question?: string,
-  ): Promise<{ log: StreamLog; created: boolean }> {
-    const known = idempotency && (await this.#local.openByKey(idempotency));
-    if (known) return { log: this.#logOf(known), created: false };
-    const names = { info, idempotency };
-    // Redis that is away, or full, is no reason to refuse a question.
-    const found = await this.#records.create(names, question).catch(() => 'away' as const);
-    if (found !== undefined && found !== 'away') {
-      const log = await this.#openFound(found, idempotency as Idempotency);
-      if (log) return { log, created: false };
+  async create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult> {
+    const known = idempotency && this.#local.findByKey(idempotency);
+    if (known) return { created: false, log: this.#producers.find(known) };
+    const keys = { info, idempotency };
+    // A question is not refused because Redis is unavailable or full.
+    const found = await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const);
+    if (found !== undefined && found !== 'unavailable') {
+      const log = await this.#openExisting(found, idempotency as Idempotency);
+      if (log) return { created: false, log };
     }
     const { log: memory, created } = await this.#local.create(info, idempotency).catch(async (error: unknown) => {
-      await this.#records.drop(names).catch(() => {});
+      await this.#commands.drop(keys).catch(() => {});
       throw error;
     });
-    if (!created) return { log: this.#logOf(memory), created };
-    return { log: this.#produce(memory, names, 1, found === undefined), created };
+    if (!created) return { created, log: this.#producers.find(memory) };
+    const isSynced = found === undefined;
+    return { created, log: this.#producers.produce(memory, keys, { epoch: 1, isSynced }) };
   }
 
-  async openByKey(idempotency: Idempotency): Promise<StreamLog | undefined> {
-    const known = await this.#local.openByKey(idempotency);
-    if (known) return this.#logOf(known);
-    if (!this.#options.shared.connection.isAvailable) return undefined;
-    const found = await this.#records.byKey(idempotency).catch(() => undefined);
-    return found && this.#openFound(found, idempotency);
+  async openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined> {
+    const known = this.#local.findByKey(idempotency);
+    if (known) return this.#producers.find(known);
+    if (!this.#options.cluster.connection.isAvailable) return undefined;
+    const found = await this.#commands.byKey(idempotency).catch(() => undefined);
+    return found && this.#openExisting(found, idempotency);
   }
 
-  async openByChat(chat: string): Promise<StreamLog | undefined> {
-    const id = await this.#records.byChat(chat).catch(() => undefined);
+  async openByChat(chat: string): Promise<ReadableLog | undefined> {
+    const id = await this.#commands.byChat(chat).catch(() => undefined);
     if (id !== undefined) return this.open(id);
     const known = await this.#local.openByChat(chat);
-    return known && this.#logOf(known);
+    return known && this.#producers.find(known);
   }
 
-  async open(id: string): Promise<StreamLog | undefined> {
-    const followed = this.#following.get(id);
-    if (followed) return followed;
-    const known = await this.#local.open(id);
-    if (known) return this.#logOf(known);
-    const meta = await this.#records.meta(id);
-    return meta && this.#follow(meta.info, meta);
+  async open(id: string): Promise<ReadableLog | undefined> {
+    const copied = this.#watcher.get(id);
+    if (copied) return new ReplicaHandle(copied.memory.info, copied.producer, this.#watcher);
+    const known = this.#local.get(id);
+    if (known) return this.#producers.find(known);
+    const meta = await this.#commands.meta(id);
+    return meta && new ReplicaHandle(meta.info, meta, this.#watcher);
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
-    this.#detached.close();
-    this.#followers.close();
-    this.#following.close();
+    await this.#producers.close();
+    this.#watcher.close();
     await this.#local.close();
   }
 
-  async #openFound({ id, fingerprint }: { id: string; fingerprint: string }, asked: Idempotency) {
-    if (fingerprint !== asked.fingerprint) throw new KeyConflict();
-    return this.open(id);
-  }
-
-  #logOf(memory: MemoryLog): StreamLog {
-    return this.#logs.get(memory) ?? memory;
-  }
-
-  #produce(memory: MemoryLog, names: StreamKeys, epoch: number, isSynced: boolean): ProducerLog {
-    const { shared, flushMs, metrics } = this.#options;
-    const { lease } = shared;
-    const options = { memory, names, records: this.#records, clock: this.#clock, flushMs, epoch, isSynced, lease };
-    const { id } = memory.info;
-    const log = new ProducerLog(options, {
-      onUnsynced: (one) => {
-        metrics.streamsUnsynced.inc();
-        this.#detached.add(one);
-      },
-      onFenced: (one) => this.#lose(one),
-      onDone: (one) => this.#forget(one),
-    });
-    this.#logs.set(memory, log);
-    this.#running.set(id, log);
-    return log;
-  }
-
-  #forget(log: ProducerLog): void {
-    this.#running.delete(log.info.id);
-    this.#detached.delete(log);
-  }
-
-  #follow(info: StreamInfo, producer: Producer): ReplicaLog {
-    return new ReplicaLog({
-      info,
-      producer,
-      records: this.#records,
-      clock: this.#clock,
-      leaderOf: (log) => this.#following.leaderOf(log),
-      createCopy: async (of) => (await this.#local.create(of)).log,
-      onFollowed: (log, readers) => {
-        this.#following.onFollowed(log, readers);
-        if (readers === 0) this.#local.forget(info.id);
-      },
-      stop: (log) => this.#following.stop(log),
-    });
-  }
-
-  /** The producer of a log that is read here has died: this process is its producer now. */
-  #inherit(followed: ReplicaLog, { epoch, position, question }: Takeover): void {
-    const memory = followed.release();
-    this.#following.forget(followed);
-    if (memory === undefined) return;
-    const log = this.#produce(memory, { info: memory.info }, epoch, true);
-    // Without its last words it cannot be gone on with.
-    this.#heir(log, memory.length === position ? question : undefined);
-  }
-
-  /** Another replica has taken over what was produced here: readers go on with what it writes. */
-  #lose(log: ProducerLog): void {
-    const { memory, info } = log;
-    this.#forget(log);
-    this.#logs.delete(memory);
-    memory.onLost();
-    if (memory.hasConsumers) void this.#following.leaderOf(this.#follow(info, NOBODY)).adopt(memory);
-    else this.#local.forget(info.id);
+  async #openExisting(found: { id: string; fingerprint: string }, { fingerprint }: Idempotency) {
+    if (found.fingerprint !== fingerprint) throw new KeyConflict();
+    return this.open(found.id);
   }
 }

@@ -1,7 +1,7 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import { canMerge, contentOf, partSize, withContent } from '../../units.ts';
 
-/** Parts that travel together, adjacent ones merged. */
+/** Parts that are written to Redis together. Adjacent parts are merged. */
 export class Batch {
   readonly parts: ContentPart[] = [];
   units = 0;

@@ -1,29 +1,33 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryReader } from '../../memory/reader.ts';
-import type { ProducerEvents, StreamInfo, StreamLog, Terminal } from '../../types.ts';
-import { LogWriter } from './writer.ts';
-import type { WriterOptions } from './writer-options.ts';
+import type { ProducerEvents, StreamInfo, Terminal, WritableLog } from '../../types.ts';
+import { LogWriter, type WriterOptions } from './writer.ts';
 
-/** What the store is told of a log that is produced here. */
-export interface ProducerLogEvents {
+/** Observes the logs that this process produces. */
+export interface ProducerLogObserver {
   onUnsynced(log: ProducerLog): void;
   onFenced(log: ProducerLog): void;
   onDone(log: ProducerLog): void;
 }
 
-/** A log whose producer is this process: read from memory, and written to Redis. */
-export class ProducerLog implements StreamLog {
+/** Units that may wait for a slow Redis. */
+const MAX_UNACKNOWLEDGED_UNITS = 65_536;
+
+/** A log that this process produces: read from memory and written to Redis. */
+export class ProducerLog implements WritableLog {
   readonly memory: MemoryLog;
   readonly writer: LogWriter;
 
-  constructor(options: Omit<WriterOptions, keyof ProducerLogEvents>, producing: ProducerLogEvents) {
+  constructor(options: Omit<WriterOptions, 'events'>, observer: ProducerLogObserver) {
     this.memory = options.memory;
     this.writer = new LogWriter({
       ...options,
-      onUnsynced: () => producing.onUnsynced(this),
-      onFenced: () => producing.onFenced(this),
-      onDone: () => producing.onDone(this),
+      events: {
+        onUnsynced: () => observer.onUnsynced(this),
+        onFenced: () => observer.onFenced(this),
+        onDone: () => observer.onDone(this),
+      },
     });
   }
 
@@ -37,31 +41,27 @@ export class ProducerLog implements StreamLog {
     return this.memory.resumable;
   }
 
-  subscribe(audience: ProducerEvents): void {
-    this.memory.subscribe(audience);
+  subscribe(events: ProducerEvents): void {
+    this.memory.subscribe(events);
   }
 
   append(part: ContentPart): Promise<void> | undefined {
     this.writer.push(part);
     const { unacknowledgedUnits } = this.writer;
-    return unacknowledgedUnits > MAX_UNACKNOWLEDGED_UNITS
-      ? this.writer.flushed()
-      : this.memory.drained(unacknowledgedUnits);
+    if (unacknowledgedUnits > MAX_UNACKNOWLEDGED_UNITS) return this.writer.flushed();
+    return this.memory.drained(unacknowledgedUnits);
   }
 
   end(terminal: Terminal): void {
     this.writer.end(terminal);
   }
 
-  async read(from: number): Promise<MemoryReader> {
-    if (from > this.memory.length) await this.writer.flushed();
-    return this.memory.read(from);
+  async read(position: number): Promise<MemoryReader> {
+    if (position > this.memory.length) await this.writer.flushed();
+    return this.memory.read(position);
   }
 
   async stop(): Promise<void> {
     if (!this.writer.hasEnded) await this.memory.stop();
   }
 }
-
-/** Units that may wait for a slow Redis. */
-const MAX_UNACKNOWLEDGED_UNITS = 65_536;

@@ -3,26 +3,30 @@ import type { Cluster } from '../../../redis/index.ts';
 import type { LogConsumer, MemoryLog } from '../../memory/log.ts';
 import { FOLLOW, type Follow, GONE, NEWS } from '../messages.ts';
 
-/** Silence after which a replica reads no more. */
+/** Silence in milliseconds after which a replica counts as having no readers. */
 const READER_TIMEOUT_MS = 3_500;
 
+export interface RemoteReadersOptions {
+  readonly cluster: Cluster;
+  readonly clock: Clock;
+  /** Finds a log that this process produces. */
+  findLog(id: string): MemoryLog | undefined;
+}
+
 /**
- * The producer's view of readers elsewhere: each replica that has some follows a log as one reader
- * would, so that it counts for grace and pace, and is told when there is news.
+ * Readers on other replicas, as their producer sees them. Each replica with readers counts as one
+ * consumer of the log, for grace time and back-pressure, and is told when the log grows.
  */
 export class RemoteReaders {
-  readonly #shared: Cluster;
-  readonly #clock: Clock;
-  readonly #find: (id: string) => MemoryLog | undefined;
-  readonly #known = new Map<string, RemoteReader>();
+  readonly #options: RemoteReadersOptions;
+  readonly #readers = new Map<string, RemoteReader>();
+  /** Ids of logs with news, by replica. */
   readonly #news = new Map<string, Set<string>>();
   #cancelSweep: (() => void) | undefined;
 
-  constructor(shared: Cluster, clock: Clock, find: (id: string) => MemoryLog | undefined) {
-    this.#shared = shared;
-    this.#clock = clock;
-    this.#find = find;
-    shared.mailbox.on(FOLLOW, (from, body) => {
+  constructor(options: RemoteReadersOptions) {
+    this.#options = options;
+    options.cluster.mailbox.on(FOLLOW, (from, body) => {
       for (const [id, readers, position] of body as Follow) this.#onFollow(from, id, readers, position);
     });
   }
@@ -32,57 +36,60 @@ export class RemoteReaders {
   }
 
   #onFollow(from: string, id: string, readers: number, position: number): void {
+    const { cluster, clock, findLog } = this.#options;
     const key = `${from} ${id}`;
-    const known = this.#known.get(key);
+    const known = this.#readers.get(key);
     if (readers === 0) {
-      this.#drop(key);
+      this.#remove(key);
       return;
     }
-    const log = known?.log ?? this.#find(id);
+    const log = known?.log ?? findLog(id);
     if (log === undefined) {
-      // It has ended, and the other may have missed that; or it never will be written again.
-      this.#shared.mailbox.send(from, GONE, id);
+      // The log has ended and the other replica may have missed it, or it will never be written again.
+      cluster.mailbox.send(from, GONE, id);
       return;
     }
-    const reader = known ?? new RemoteReader(log, () => this.#tell(from, id));
+    const reader = known ?? new RemoteReader(log, () => this.#notify(from, id));
     reader.position = position;
-    reader.seenAt = this.#clock.now();
+    reader.seenAt = clock.now();
     if (known === undefined) {
-      this.#known.set(key, reader);
+      this.#readers.set(key, reader);
       log.addConsumer(reader);
-      this.#cancelSweep ??= this.#clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
+      this.#cancelSweep ??= clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
     } else log.onProgress();
-    // It may have missed what it was told.
+    // The other replica may have missed an earlier message.
     if (log.length > position || log.ended) reader.wake();
   }
 
-  #drop(key: string): void {
-    const reader = this.#known.get(key);
-    this.#known.delete(key);
+  #remove(key: string): void {
+    const reader = this.#readers.get(key);
+    this.#readers.delete(key);
     reader?.log.removeConsumer(reader);
   }
 
   #sweep(): void {
-    const now = this.#clock.now();
-    // Nobody could be heard while Redis was away: all have time to speak again.
-    const isDeaf = this.#shared.lease.renewedForMs < READER_TIMEOUT_MS;
-    for (const [key, reader] of this.#known) {
-      if (isDeaf) reader.seenAt = now;
-      else if (reader.seenAt < now - READER_TIMEOUT_MS) this.#drop(key);
+    const { cluster, clock } = this.#options;
+    const now = clock.now();
+    // While Redis was unavailable no replica could be heard, so all of them get time to report again.
+    const wasDisconnected = cluster.lease.renewedForMs < READER_TIMEOUT_MS;
+    for (const [key, reader] of this.#readers) {
+      if (wasDisconnected) reader.seenAt = now;
+      else if (reader.seenAt < now - READER_TIMEOUT_MS) this.#remove(key);
     }
-    this.#cancelSweep =
-      this.#known.size === 0 ? undefined : this.#clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
+    const isEmpty = this.#readers.size === 0;
+    this.#cancelSweep = isEmpty ? undefined : clock.after(READER_TIMEOUT_MS / 2, () => this.#sweep());
   }
 
-  /** One message a turn and replica, whatever the number of logs. */
-  #tell(replica: string, id: string): void {
-    if (this.#news.size === 0) setImmediate(() => this.#flush());
+  /** Sends one message per turn and replica, whatever the number of logs. */
+  #notify(replica: string, id: string): void {
+    if (this.#news.size === 0) setImmediate(() => this.#sendNews());
     const ids = this.#news.get(replica) ?? new Set();
     this.#news.set(replica, ids.add(id));
   }
 
-  #flush(): void {
-    for (const [replica, ids] of this.#news) this.#shared.mailbox.send(replica, NEWS, [...ids]);
+  #sendNews(): void {
+    const { mailbox } = this.#options.cluster;
+    for (const [replica, ids] of this.#news) mailbox.send(replica, NEWS, [...ids]);
     this.#news.clear();
   }
 }

@@ -1,30 +1,33 @@
 import type { MemoryLog } from '../../memory/log.ts';
 import type { StreamCommands, StreamKeys } from '../commands.ts';
 
+export interface ResyncOptions {
+  readonly memory: MemoryLog;
+  readonly keys: StreamKeys;
+  readonly commands: StreamCommands;
+  readonly epoch: number;
+}
+
 /**
- * Gives Redis what it lacks of a log: all of it, where Redis was emptied. Returns how far Redis has it
- * now; `taken`: another replica is the producer; `gone`: Redis was emptied meanwhile.
+ * Writes to Redis what it lacks of a log: all of it if Redis was emptied. Returns the position up to
+ * which Redis has the log, `taken` if another replica is the producer, or `gone` if Redis was emptied
+ * meanwhile.
  *
- * @throws RedisAway, or what Redis says
+ * @throws RedisUnavailable, or the error reply of Redis
  */
-export async function resync(
-  memory: MemoryLog,
-  names: StreamKeys,
-  records: StreamCommands,
-  epoch: number,
-): Promise<number | 'gone' | 'taken'> {
-  const { id } = names.info;
-  const found = await records.restore(names, epoch);
-  if (found === undefined) return 'taken';
-  let position: number = found;
+export async function resync({ memory, keys, commands, epoch }: ResyncOptions): Promise<number | 'gone' | 'taken'> {
+  const { id } = keys.info;
+  const restored = await commands.restore(keys, epoch);
+  if (restored === undefined) return 'taken';
+  let position: number = restored;
   while (position < memory.length) {
     const placed = memory.sliceFrom(position).parts;
     position = placed.at(-1)?.position ?? memory.length;
     const parts = placed.map(({ part }) => part);
-    if (!(await records.append(id, epoch, position, parts))) return 'gone';
+    if (!(await commands.append(id, epoch, position, parts))) return 'gone';
   }
   const { terminal } = memory;
-  // Past the length: Redis has the end already.
+  // A position behind the length means that Redis has the terminal already.
   if (terminal === undefined || position > memory.length) return position;
-  return (await records.end(names, epoch, position, terminal)) ? position : 'gone';
+  return (await commands.end(keys, epoch, position, terminal)) ? position : 'gone';
 }

@@ -3,16 +3,19 @@ import type { StreamCommands } from '../commands.ts';
 import { STOP, type Stop } from '../messages.ts';
 import type { ProducerLog } from './log.ts';
 
-/** Stops that other replicas were asked for: by message, or, where one may have been lost, as Redis has it. */
+/**
+ * Handles stop requests of other replicas. They arrive as messages. After each new subscription the
+ * requests in Redis are read too, because messages may have been lost.
+ */
 export function handleStopRequests(
-  shared: Cluster,
-  records: StreamCommands,
+  { mailbox }: Pick<Cluster, 'mailbox'>,
+  commands: StreamCommands,
   running: ReadonlyMap<string, ProducerLog>,
 ): void {
-  shared.mailbox.on(STOP, (_, id) => void running.get(id as Stop)?.stop());
-  shared.mailbox.onSubscribed(async () => {
+  mailbox.on(STOP, (_, id) => void running.get(id as Stop)?.stop());
+  mailbox.onSubscribed(async () => {
     for (const log of running.values()) {
-      if (await records.isStopRequested(log.info.id).catch(() => false)) await log.stop();
+      if (await commands.isStopRequested(log.info.id).catch(() => false)) await log.stop();
     }
   });
 }

@@ -1,36 +1,36 @@
 import type { Clock } from '../../../clock.ts';
 
-/** Lets something happen at once after a pause, and then no more often than every `ms`. */
+/** Runs a function at once after a pause, and then at most once every `ms` milliseconds. */
 export class Throttle {
   readonly #clock: Clock;
   readonly #ms: number;
-  #last = Number.NEGATIVE_INFINITY;
-  #cancel: (() => void) | undefined;
+  #lastRun = Number.NEGATIVE_INFINITY;
+  #cancelTimer: (() => void) | undefined;
 
   constructor(clock: Clock, ms: number) {
     this.#clock = clock;
     this.#ms = ms;
   }
 
-  /** Calls `fn` in this frame if it is due, else when it is. Asked again before that, it stays one call. */
+  /** Runs `fn` now if it is due or urgent, else when it is due. Repeated calls before that run it once. */
   schedule(fn: () => void, isUrgent: boolean): void {
-    const pause = this.#last + this.#ms - this.#clock.now();
-    if (pause > 0 && !isUrgent) {
-      this.#cancel ??= this.#clock.after(pause, () => this.#run(fn));
+    const waitMs = this.#lastRun + this.#ms - this.#clock.now();
+    if (waitMs > 0 && !isUrgent) {
+      this.#cancelTimer ??= this.#clock.after(waitMs, () => this.#run(fn));
       return;
     }
     this.#run(fn);
   }
 
-  /** Forgets what waits. */
+  /** Cancels a scheduled run. */
   cancel(): void {
-    this.#cancel?.();
-    this.#cancel = undefined;
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
   }
 
   #run(fn: () => void): void {
     this.cancel();
-    this.#last = this.#clock.now();
+    this.#lastRun = this.#clock.now();
     fn();
   }
 }

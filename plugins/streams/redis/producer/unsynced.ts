@@ -1,36 +1,32 @@
 import type { Clock } from '../../../clock.ts';
 import type { RedisConnection } from '../../../redis/connection.ts';
+import type { MemoryStore } from '../../memory/store.ts';
 import type { ProducerLog } from './log.ts';
 
-/** How often Redis is offered what it could not take. */
+/** How often an unsynced log is offered to Redis. */
 const RETRY_MS = 1_000;
 
-/** The logs of which Redis lacks something. They catch up when it answers, for as long as they are kept here. */
+export interface UnsyncedLogsOptions {
+  readonly clock: Clock;
+  readonly connection: RedisConnection;
+  /** Keeps the logs in memory. A log that it has evicted can never be synced. */
+  readonly local: MemoryStore;
+}
+
+/** Logs of which Redis lacks a part. They are resynced when Redis is available, as long as they are in memory. */
 export class UnsyncedLogs {
-  readonly #clock: Clock;
-  readonly #link: RedisConnection;
-  readonly #isKept: (log: ProducerLog) => boolean;
-  readonly #onDropped: (log: ProducerLog) => void;
+  readonly #options: UnsyncedLogsOptions;
   readonly #logs = new Set<ProducerLog>();
   #cancelRetry: (() => void) | undefined;
 
-  /** `onDropped`: a log is no longer kept here, and Redis will never have it. */
-  constructor(
-    clock: Clock,
-    link: RedisConnection,
-    isStored: (log: ProducerLog) => boolean,
-    onDropped: (log: ProducerLog) => void,
-  ) {
-    this.#clock = clock;
-    this.#link = link;
-    this.#isKept = isStored;
-    this.#onDropped = onDropped;
-    link.onReconnect(() => this.#retry());
+  constructor(options: UnsyncedLogsOptions) {
+    this.#options = options;
+    options.connection.onReconnect(() => this.#retry());
   }
 
   add(log: ProducerLog): void {
     this.#logs.add(log);
-    this.#cancelRetry ??= this.#clock.after(RETRY_MS, () => this.#retry());
+    this.#cancelRetry ??= this.#options.clock.after(RETRY_MS, () => this.#retry());
   }
 
   delete(log: ProducerLog): void {
@@ -43,13 +39,14 @@ export class UnsyncedLogs {
   }
 
   #retry(): void {
+    const { clock, connection, local } = this.#options;
     this.#cancelRetry?.();
     this.#cancelRetry = undefined;
     for (const log of this.#logs) {
       if (log.writer.isSynced) this.#logs.delete(log);
-      else if (!this.#isKept(log)) this.#onDropped(log);
-      else if (this.#link.isAvailable) void log.writer.resync();
+      else if (!local.has(log.memory)) log.writer.drop();
+      else if (connection.isAvailable) void log.writer.resync();
     }
-    if (this.#logs.size > 0) this.#cancelRetry = this.#clock.after(RETRY_MS, () => this.#retry());
+    if (this.#logs.size > 0) this.#cancelRetry = clock.after(RETRY_MS, () => this.#retry());
   }
 }

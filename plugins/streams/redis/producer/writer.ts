@@ -1,186 +1,219 @@
 import type { ContentPart } from '../../../../providers/types.ts';
+import type { Clock } from '../../../clock.ts';
+import type { Lease } from '../../../redis/lease.ts';
+import type { MemoryLog } from '../../memory/log.ts';
 import type { Terminal } from '../../types.ts';
-import { isStaleProducerError } from '../commands.ts';
+import { isStaleProducerError, type StreamCommands, type StreamKeys } from '../commands.ts';
 import { Batch } from './batch.ts';
 import { resync } from './resync.ts';
 import { Throttle } from './throttle.ts';
-import type { WriterOptions } from './writer-options.ts';
+
+export interface WriterOptions {
+  readonly memory: MemoryLog;
+  readonly keys: StreamKeys;
+  readonly commands: StreamCommands;
+  readonly clock: Clock;
+  /** Least milliseconds between two writes. */
+  readonly flushMs: number;
+  /** Epoch of this producer. */
+  readonly epoch: number;
+  /** True if Redis has the stream. */
+  readonly isSynced: boolean;
+  /** While this process holds its lease, other replicas do not take over its logs. */
+  readonly lease: Pick<Lease, 'isHeld'>;
+  readonly events: WriterEvents;
+}
+
+/** Events of a writer. */
+export interface WriterEvents {
+  /** Redis lacks a part of what readers have. Call `resync` when Redis is available. */
+  onUnsynced(): void;
+  /** Another replica is the producer. Nothing more will be written. */
+  onFenced(): void;
+  /** The terminal is written, or will never be. */
+  onDone(): void;
+}
 
 /**
- * The producer's side of a log: what is appended goes to Redis, one write at a time, and is shown to
- * readers once Redis has it, so that no reader is ever ahead of what another replica would go on from.
- * Where Redis does not take it the log goes on from memory alone, and is no longer resumable
- * elsewhere, until Redis has caught up.
+ * Writes a log to Redis, one write at a time, and shows each part to readers once Redis has it, so that no
+ * reader is ahead of the log from which another replica would continue. If Redis does not accept a write,
+ * the log continues in memory and cannot be resumed on other replicas until it is synced again.
  */
 export class LogWriter {
   readonly #options: WriterOptions;
-  readonly #frame: Throttle;
-  #attached: boolean;
-  /** Another is the producer, and this one silent. */
-  #fenced = false;
-  /** Another is the producer, and this one goes on for its own readers. */
-  #taken = false;
-  /** Where the log ended when Redis last had all of it. */
-  #written = 0;
+  readonly #throttle: Throttle;
+  #isSynced: boolean;
+  /** Another replica is the producer, and this one is silent. */
+  #isFenced = false;
+  /** Another replica is the producer, and this one continues for its own readers only. */
+  #isSuperseded = false;
+  /** Length of the log when Redis last had all of it. */
+  #writtenLength = 0;
   #pending = new Batch();
-  /** On its way to Redis. */
-  #flying: Batch | undefined;
+  /** The batch that is being written. */
+  #inFlight: Batch | undefined;
   #terminal: Terminal | undefined;
-  #catchingUp = false;
-  /** Nothing is sent while it is asked whether it may be. */
-  #held = false;
-  #waiting: (() => void)[] = [];
+  #isResyncing = false;
+  /** Writes are paused while ownership of the log is checked. */
+  #isPaused = false;
+  #flushListeners: (() => void)[] = [];
 
   constructor(options: WriterOptions) {
     this.#options = options;
-    this.#frame = new Throttle(options.clock, options.flushMs);
-    this.#attached = options.isSynced;
-    this.#written = options.isSynced ? options.memory.length : 0;
-    if (!this.#attached) this.#detach();
+    this.#throttle = new Throttle(options.clock, options.flushMs);
+    this.#isSynced = options.isSynced;
+    this.#writtenLength = options.isSynced ? options.memory.length : 0;
+    if (!this.#isSynced) this.#markUnsynced();
   }
 
-  /** Whether Redis has what readers have. */
+  /** True if Redis has everything that readers have. */
   get isSynced(): boolean {
-    return this.#attached;
+    return this.#isSynced;
   }
-  /** Whether the end was appended, be it on its way still. */
+  /** True if the terminal was appended, even if it is not written yet. */
   get hasEnded(): boolean {
     return this.#terminal !== undefined;
   }
 
   /** Units that no reader sees yet. */
   get unacknowledgedUnits(): number {
-    return this.#pending.units + (this.#flying?.units ?? 0);
+    return this.#pending.units + (this.#inFlight?.units ?? 0);
   }
 
   push(part: ContentPart): void {
-    if (this.hasEnded || this.#fenced) return;
-    if (this.#attached) {
+    if (this.hasEnded || this.#isFenced) return;
+    if (this.#isSynced) {
       this.#pending.add(part);
       this.#schedule();
     } else void this.#options.memory.append(part);
   }
 
   end(terminal: Terminal): void {
-    if (this.hasEnded || this.#fenced) return;
+    if (this.hasEnded || this.#isFenced) return;
     this.#terminal = terminal;
-    if (this.#attached) this.#schedule();
+    if (this.#isSynced) this.#schedule();
     else this.#options.memory.end(terminal);
   }
 
-  /** Resolves once readers see all that was appended. */
+  /** Resolves when readers see everything that was appended. */
   flushed(): Promise<void> {
-    if (this.#flying === undefined && (this.unacknowledgedUnits === 0 || this.#held)) return Promise.resolve();
-    return new Promise((resolve) => this.#waiting.push(resolve));
+    if (this.#inFlight === undefined && (this.unacknowledgedUnits === 0 || this.#isPaused)) return Promise.resolve();
+    return new Promise((resolve) => this.#flushListeners.push(resolve));
   }
 
-  /** Asks whether this is the producer still, and whether Redis has what it had. */
+  /** Checks that this process is still the producer, and that Redis still has what was written. */
   async verify(): Promise<void> {
-    const { names, records, epoch } = this.#options;
-    if (this.#held) return;
-    // What is sent meanwhile could fall behind a gap.
-    this.#held = true;
+    const { keys, commands, epoch } = this.#options;
+    if (this.#isPaused) return;
+    // A write during the check could leave a gap.
+    this.#isPaused = true;
     await this.flushed();
-    if (this.#attached && !this.#fenced) {
-      const position = await records.restore(names, epoch).catch(() => -1);
-      if (position === undefined) this.#onTaken();
-      else if (position < this.#written) this.#goOnAlone(new Batch());
+    if (this.#isSynced && !this.#isFenced) {
+      const position = await commands.restore(keys, epoch).catch(() => -1);
+      if (position === undefined) this.#onTakenOver();
+      else if (position < this.#writtenLength) this.#continueFromMemory(new Batch());
     }
-    this.#held = false;
-    if (this.#attached && !this.#fenced && (this.#pending.units > 0 || this.hasEnded)) this.#schedule();
+    this.#isPaused = false;
+    if (this.#isSynced && !this.#isFenced && (this.#pending.units > 0 || this.hasEnded)) this.#schedule();
     else await this.resync();
   }
 
-  /** Gives Redis what it lacks. Call it when Redis answers; it may be called too often. */
+  /** Writes what Redis lacks. Call when Redis is available; extra calls have no effect. */
   async resync(): Promise<void> {
-    if (this.#attached || this.#catchingUp || this.#fenced || this.#taken) return;
-    this.#catchingUp = true;
-    const { memory, names, records, epoch, onDone } = this.#options;
-    const position = await resync(memory, names, records, epoch).catch(() => 'gone' as const);
-    this.#catchingUp = false;
-    if (position === 'taken') this.#onTaken();
+    if (this.#isSynced || this.#isResyncing || this.#isFenced || this.#isSuperseded) return;
+    this.#isResyncing = true;
+    const { memory, events } = this.#options;
+    const position = await resync(this.#options).catch(() => 'gone' as const);
+    this.#isResyncing = false;
+    if (position === 'taken') this.#onTakenOver();
     if (typeof position !== 'number') return;
-    // More has come in the moment of the answer.
+    // More was appended while the last reply was on its way.
     if (position < memory.length) return this.resync();
-    this.#attached = true;
-    this.#written = memory.length;
+    this.#isSynced = true;
+    this.#writtenLength = memory.length;
     memory.setResumable(true);
-    if (memory.ended) onDone();
+    if (memory.ended) events.onDone();
+  }
+
+  /** Call when the log was evicted from memory: it can never be synced. */
+  drop(): void {
+    this.#options.events.onDone();
   }
 
   #schedule(): void {
-    if (this.#flying === undefined && !this.#held) this.#frame.schedule(this.#send, this.hasEnded);
+    if (this.#inFlight === undefined && !this.#isPaused) this.#throttle.schedule(this.#send, this.hasEnded);
   }
 
   readonly #send = (): void => {
-    if (!this.#attached || this.#held) return;
-    const { memory, names, records, epoch } = this.#options;
+    if (!this.#isSynced || this.#isPaused) return;
+    const { memory, keys, commands, epoch } = this.#options;
     const batch = this.#pending;
     const terminal = this.#terminal;
-    this.#flying = batch;
+    this.#inFlight = batch;
     this.#pending = new Batch();
     const end = memory.length + batch.units;
-    // Both leave in one turn, on one connection: the end comes behind the rest.
+    // Both are sent in one turn on one connection, so the terminal arrives behind the parts.
     const writes: Promise<boolean>[] = [];
-    if (batch.units > 0) writes.push(records.append(names.info.id, epoch, end, batch.parts));
-    if (terminal !== undefined) writes.push(records.end(names, epoch, end, terminal));
+    if (batch.units > 0) writes.push(commands.append(keys.info.id, epoch, end, batch.parts));
+    if (terminal !== undefined) writes.push(commands.end(keys, epoch, end, terminal));
     Promise.all(writes).then(
-      (written) => (written.every(Boolean) ? this.#onWritten(batch, terminal) : this.#goOnAlone(batch)),
+      (written) => (written.every(Boolean) ? this.#onWritten(batch, terminal) : this.#continueFromMemory(batch)),
       (error: unknown) => this.#onFailed(batch, error),
     );
   };
 
   #onWritten(batch: Batch, terminal: Terminal | undefined): void {
-    const { memory, onDone } = this.#options;
+    const { memory, events } = this.#options;
     this.#show(batch);
-    this.#written = memory.length;
+    this.#writtenLength = memory.length;
     if (terminal !== undefined) {
       memory.end(terminal);
-      onDone();
+      events.onDone();
     } else if (this.#pending.units > 0 || this.hasEnded) this.#schedule();
   }
 
   async #onFailed(batch: Batch, error: unknown): Promise<void> {
-    const { lease, records, names, epoch } = this.#options;
-    // The log may be another's, as after a long stop of this process: readers get nothing before that is known.
-    const isDoubtful = isStaleProducerError(error) || !lease.isHeld;
-    if (isDoubtful && (await records.restore(names, epoch).catch(() => 0)) === undefined) this.#onTaken();
-    else this.#goOnAlone(batch);
+    const { lease, commands, keys, epoch } = this.#options;
+    // Another replica may own the log, for example after a long pause of this process. Readers get nothing
+    // until that is known.
+    const mayBeTakenOver = isStaleProducerError(error) || !lease.isHeld;
+    if (mayBeTakenOver && (await commands.restore(keys, epoch).catch(() => 0)) === undefined) this.#onTakenOver();
+    else this.#continueFromMemory(batch);
   }
 
-  /** Redis has not taken it: readers get it all the same. */
-  #goOnAlone(batch: Batch): void {
-    this.#detach();
+  /** Redis did not accept the batch. Readers of this process get it all the same. */
+  #continueFromMemory(batch: Batch): void {
+    this.#markUnsynced();
     this.#show(batch);
     this.#show(this.#pending);
     this.#pending = new Batch();
     if (this.#terminal !== undefined) this.#options.memory.end(this.#terminal);
   }
 
-  #onTaken(): void {
-    const { memory, onFenced, onDone } = this.#options;
-    // Where readers have seen words that Redis never had, they stay with them.
-    if (!this.#attached && memory.length > this.#written) {
-      this.#taken = true;
-      onDone();
+  #onTakenOver(): void {
+    const { memory, events } = this.#options;
+    // If readers have seen text that Redis never had, they stay with this process.
+    if (!this.#isSynced && memory.length > this.#writtenLength) {
+      this.#isSuperseded = true;
+      events.onDone();
       return;
     }
-    this.#fenced = true;
+    this.#isFenced = true;
     this.#pending = new Batch();
     this.#show(this.#pending);
-    onFenced();
+    events.onFenced();
   }
 
   #show({ parts }: Batch): void {
-    this.#flying = undefined;
+    this.#inFlight = undefined;
     for (const part of parts) void this.#options.memory.append(part);
-    for (const resolve of this.#waiting.splice(0)) resolve();
+    for (const resolve of this.#flushListeners.splice(0)) resolve();
   }
 
-  #detach(): void {
-    this.#attached = false;
-    this.#frame.cancel();
+  #markUnsynced(): void {
+    this.#isSynced = false;
+    this.#throttle.cancel();
     this.#options.memory.setResumable(false);
-    this.#options.onUnsynced();
+    this.#options.events.onUnsynced();
   }
 }

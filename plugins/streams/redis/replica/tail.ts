@@ -1,54 +1,44 @@
 import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
-import type { Terminal } from '../../types.ts';
+import { ENTRIES_LOST } from '../../terminals.ts';
 import { cutPart, partSize } from '../../units.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
 import type { Entry } from '../entries.ts';
 
 export interface TailOptions {
-  readonly id: string;
   readonly memory: MemoryLog;
-  readonly records: StreamCommands;
+  readonly commands: StreamCommands;
   readonly clock: Clock;
-  /** Where reading begins: the id of the entry before. */
-  readonly lastEntry?: string;
-  /** The copy has grown. */
+  /** Called after each read that brought entries. */
   onGrown(): void;
 }
 
-/** Entries in one read. */
+/** Entries per read. */
 const BATCH_ENTRIES = 256;
-/** How long a log that Redis does not have any more may take to come back. */
+/** Time in milliseconds after which a log that is missing in Redis counts as lost. */
 const MISSING_TIMEOUT_MS = 2_000;
 
-const LOST: Terminal = {
-  type: 'error',
-  code: 'stream_lost',
-  message: 'A part of the answer was lost.',
-  status: 502,
-  retryable: true,
-};
-
 /**
- * The reading side of a log that another replica writes: fills a copy in this process, which readers
- * here follow. It is woken by messages, and never reads further ahead than the copy has room for.
+ * Copies a log from Redis into memory. Messages wake it. It never reads further ahead than the fastest
+ * reader allows.
  */
 export class LogTail {
   readonly #options: TailOptions;
-  #lastEntry: string;
+  readonly #id: string;
+  #lastEntry = '0-0';
   #reading: Promise<void> | undefined;
-  #again = false;
-  #closed = false;
-  #goneSince: number | undefined;
+  #hasNews = false;
+  #isClosed = false;
+  #missingSince: number | undefined;
 
   constructor(options: TailOptions) {
     this.#options = options;
-    this.#lastEntry = options.lastEntry ?? '0-0';
+    this.#id = options.memory.info.id;
   }
 
-  /** There may be news. Resolves when they are read. */
+  /** Reads what is new. Resolves when it is read. @throws RedisUnavailable, or the error reply of Redis */
   wake(): Promise<void> {
-    this.#again = true;
+    this.#hasNews = true;
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;
     });
@@ -56,52 +46,48 @@ export class LogTail {
   }
 
   close(): void {
-    this.#closed = true;
+    this.#isClosed = true;
   }
 
-  lose(): void {
-    this.#options.memory.end(LOST);
+  /** Returns the producer as Redis knows it. Ends the log as lost if it stays missing. */
+  async findProducer(): Promise<Producer | undefined> {
+    const { memory, commands, clock } = this.#options;
+    const meta = await commands.meta(this.#id);
+    if (meta !== undefined) {
+      this.#missingSince = undefined;
+      return meta;
+    }
+    this.#missingSince ??= clock.now();
+    if (clock.now() - this.#missingSince >= MISSING_TIMEOUT_MS) memory.end(ENTRIES_LOST);
+    return undefined;
   }
 
   async #read(): Promise<void> {
-    const { id, memory, records } = this.#options;
-    while (this.#again && !this.#closed && !memory.ended) {
-      this.#again = false;
-      const entries = await records.after(id, this.#lastEntry, BATCH_ENTRIES);
+    const { memory, commands, onGrown } = this.#options;
+    while (this.#hasNews && !this.#isClosed && !memory.ended) {
+      this.#hasNews = false;
+      const entries = await commands.after(this.#id, this.#lastEntry, BATCH_ENTRIES);
       for (const entry of entries) {
-        if (this.#closed || memory.ended) return;
-        await this.#take(entry);
+        if (this.#isClosed || memory.ended) return;
+        await this.#append(entry);
       }
-      if (entries.length === BATCH_ENTRIES) this.#again = true;
-      if (entries.length > 0) this.#options.onGrown();
+      if (entries.length === BATCH_ENTRIES) this.#hasNews = true;
+      if (entries.length > 0) onGrown();
     }
   }
 
-  async #take({ id, position, parts, terminal }: Entry): Promise<void> {
+  async #append({ id, position, parts, terminal }: Entry): Promise<void> {
     const { memory } = this.#options;
     this.#lastEntry = id;
     const size = parts.reduce((sum, part) => sum + partSize(part), 0);
-    let at = position - size;
-    // A gap: Redis has come back without its newest entries.
-    if (at > memory.length) return memory.end(LOST);
+    let start = position - size;
+    // A gap: Redis came back without its newest entries.
+    if (start > memory.length) return memory.end(ENTRIES_LOST);
     for (const part of parts) {
-      const rest = cutPart(part, Math.max(0, memory.length - at), Number.POSITIVE_INFINITY);
-      at += partSize(part);
+      const rest = cutPart(part, Math.max(0, memory.length - start), Number.POSITIVE_INFINITY);
+      start += partSize(part);
       if (rest !== undefined) await memory.append(rest);
     }
     if (terminal !== undefined) memory.end(terminal);
-  }
-
-  /** Whose log it is, as far as Redis knows; a log that stays away ends as lost. */
-  async producer(): Promise<Producer | undefined> {
-    const { id, memory, records, clock } = this.#options;
-    const meta = await records.meta(id);
-    if (meta !== undefined) {
-      this.#goneSince = undefined;
-      return meta;
-    }
-    this.#goneSince ??= clock.now();
-    if (clock.now() - this.#goneSince >= MISSING_TIMEOUT_MS) memory.end(LOST);
-    return undefined;
   }
 }

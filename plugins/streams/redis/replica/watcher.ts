@@ -1,154 +1,201 @@
 import type { Clock } from '../../../clock.ts';
 import type { Cluster } from '../../../redis/index.ts';
-import type { StreamCommands, Takeover } from '../commands.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { MemoryStore } from '../../memory/store.ts';
+import type { LogReader, StreamInfo } from '../../types.ts';
+import type { Producer, StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from '../messages.ts';
-import type { ReplicaLog } from './log.ts';
+import { ReplicaLog, type ReplicaLogObserver } from './log.ts';
 
 export interface ReplicaWatcherOptions {
-  readonly shared: Cluster;
+  readonly cluster: Cluster;
   readonly clock: Clock;
-  readonly records: StreamCommands;
-  /** Progress, in units, that is worth a message. */
-  readonly step: number;
-  /** The producer has died, and this replica is the first to say so. */
-  onTakenOver(log: ReplicaLog, won: Takeover): void;
+  readonly commands: StreamCommands;
+  readonly local: MemoryStore;
+  /** Progress in units after which the producer is informed. */
+  readonly progressUnits: number;
+  /** This replica has taken over a log of a dead producer, and is its producer now. */
+  onTakeover(memory: MemoryLog, takeover: Takeover): void;
 }
 
 const TICK_MS = 500;
-/** Logs of a dead producer that are taken over at once. */
-const TAKEOVER_BATCH = 64;
-const MAX_FILL_TRIES = 5;
-/** Times that a producer says it has no such log, before its reader believes it. */
-const MAX_GONE_REPLIES = 3;
-/** Looks between two messages to a producer that everything is as it was. */
+/** Ticks between two keep-alive messages to a producer. */
 const TICKS_PER_KEEPALIVE = 2;
+/** Ticks between two reads that need no message. */
 const TICKS_PER_READ = 4;
-/** A lease counts as lost only where this replica could renew its own for so long: so could the other. */
+/** Logs of a dead producer that are taken over at the same time. */
+const TAKEOVER_BATCH = 64;
+/** Reads that wait for the last entries of a dead producer. */
+const MAX_FILL_TRIES = 5;
+/** Replies of a producer that it does not produce a log, before the log counts as lost. */
+const MAX_GONE_REPLIES = 3;
+/** A missing lease counts only if this replica could renew its own for so long: then others could too. */
 const MIN_RENEWED_MS = 2_000;
 
-/** The logs that readers here follow: tells their producers so, and looks after those producers. */
-export class ReplicaWatcher {
+const UNKNOWN_PRODUCER: Producer = { replica: '', epoch: 0 };
+
+/**
+ * Owns the replica logs of this process: one for each stream of another replica that has readers here.
+ * Informs their producers, and takes over the logs of producers that are dead.
+ */
+export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #options: ReplicaWatcherOptions;
   readonly #logs = new Map<string, ReplicaLog>();
-  /** What each producer was told last. */
-  readonly #told = new Map<ReplicaLog, { readers: number; position: number }>();
-  readonly #looking = new Set<string>();
-  #looks = 0;
-  #cancelLook: (() => void) | undefined;
+  /** What each producer was last told. */
+  readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
+  /** Producers whose lease is being checked. */
+  readonly #checking = new Set<string>();
+  #ticks = 0;
+  #cancelTick: (() => void) | undefined;
 
   constructor(options: ReplicaWatcherOptions) {
     this.#options = options;
-    const { mailbox, connection } = options.shared;
+    const { mailbox, connection } = options.cluster;
     mailbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.wake();
     });
-    mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // It is said again.
+    mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // The producer repeats it.
     const wakeAll = () => {
       for (const log of this.#logs.values()) void log.wake();
-      this.#tellAll();
+      this.#reportAll();
     };
     mailbox.onSubscribed(wakeAll);
     connection.onReconnect(wakeAll);
   }
 
+  /** Returns the copy of a stream and its producer, if the stream has readers here. */
   get(id: string): ReplicaLog | undefined {
     return this.#logs.get(id);
   }
 
-  leaderOf(log: ReplicaLog): ReplicaLog {
-    const known = this.#logs.get(log.info.id);
-    if (known) return known;
-    this.#logs.set(log.info.id, log);
-    this.#cancelLook ??= this.#options.clock.after(TICK_MS, () => this.#look());
-    return log;
+  /** Attaches a reader to the copy of a stream. The first reader creates the copy. @throws StoreFull */
+  async read(info: StreamInfo, producer: Producer, position: number): Promise<LogReader> {
+    const known = this.#logs.get(info.id);
+    if (known) return known.read(position);
+    // Since the handle was opened, this process may have taken the stream over or copied all of it.
+    const memory = this.#options.local.get(info.id);
+    if (memory) return memory.read(position);
+    return this.#add(this.#options.local.add(info), producer).read(position);
   }
 
-  onFollowed(log: ReplicaLog, readers: number): void {
-    const told = this.#told.get(log);
-    const hasChanged = (told?.readers ?? 0) > 0 !== readers > 0;
-    if (hasChanged || log.length - (told?.position ?? 0) >= this.#options.step) this.#tell(log.producer.replica, [log]);
-    if (readers === 0) this.forget(log);
+  /** Asks the producer of a stream to end. */
+  async stop(id: string, producer: Producer): Promise<void> {
+    await this.#options.commands.requestStop(id);
+    const { replica } = this.#logs.get(id)?.producer ?? producer;
+    this.#options.cluster.mailbox.send(replica, STOP, id);
   }
 
-  forget(log: ReplicaLog): void {
-    this.#told.delete(log);
-    if (this.#logs.get(log.info.id) === log) this.#logs.delete(log.info.id);
-  }
-
-  async stop(log: ReplicaLog): Promise<void> {
-    await this.#options.records.requestStop(log.info.id);
-    this.#options.shared.mailbox.send(log.producer.replica, STOP, log.info.id);
+  /** Continues a log of this process that another replica has taken over, for its readers here. */
+  adopt(memory: MemoryLog): void {
+    const log = this.#add(memory, UNKNOWN_PRODUCER);
+    void log.wake();
+    log.refreshProducer().catch(() => {}); // A later tick finds it.
   }
 
   close(): void {
-    this.#cancelLook?.();
+    this.#cancelTick?.();
     this.#logs.clear();
   }
 
-  /** What it wrote is in Redis, its end too; if not, another goes on with it, or nobody will. */
+  onReaders(log: ReplicaLog): void {
+    const hasReaders = log.readers > 0;
+    if (hasReaders !== (this.#reported.get(log)?.readers ?? 0) > 0) this.#report(log.producer.replica, [log]);
+    if (hasReaders) return;
+    this.#forget(log);
+    this.#options.local.remove(log.memory);
+  }
+
+  onProgress(log: ReplicaLog): void {
+    const reported = this.#reported.get(log)?.position ?? 0;
+    if (log.length - reported >= this.#options.progressUnits) this.#report(log.producer.replica, [log]);
+  }
+
+  #add(memory: MemoryLog, producer: Producer): ReplicaLog {
+    const { commands, clock } = this.#options;
+    const log = new ReplicaLog({ memory, producer, commands, clock, observer: this });
+    this.#logs.set(log.id, log);
+    this.#cancelTick ??= clock.after(TICK_MS, () => this.#tick());
+    return log;
+  }
+
+  #forget(log: ReplicaLog): void {
+    this.#reported.delete(log);
+    if (this.#logs.get(log.id) === log) this.#logs.delete(log.id);
+  }
+
+  /**
+   * The producer no longer has this log. Read the rest from Redis; if the end is missing, another replica
+   * has taken the log over or it is lost.
+   */
   async #onGone(from: string, id: string): Promise<void> {
     const log = this.#logs.get(id);
     if (log === undefined || log.producer.replica !== from) return;
     await log.fill();
     await log.refreshProducer();
-    log.goneTimes = log.producer.replica === from ? log.goneTimes + 1 : 0;
-    if (log.goneTimes >= MAX_GONE_REPLIES) log.lose();
+    log.goneReplies = log.producer.replica === from ? log.goneReplies + 1 : 0;
+    if (log.goneReplies >= MAX_GONE_REPLIES) log.lose();
   }
 
-  #tell(replica: string, logs: readonly ReplicaLog[]): void {
-    const said: Follow = logs.map((log) => {
-      this.#told.set(log, { readers: log.readers, position: log.length });
-      return [log.info.id, log.readers, log.length];
+  #report(replica: string, logs: readonly ReplicaLog[]): void {
+    const message: Follow = logs.map((log) => {
+      this.#reported.set(log, { readers: log.readers, position: log.length });
+      return [log.id, log.readers, log.length];
     });
-    this.#options.shared.mailbox.send(replica, FOLLOW, said);
+    this.#options.cluster.mailbox.send(replica, FOLLOW, message);
   }
 
-  #tellAll(): void {
-    for (const [replica, logs] of this.#byProducer()) this.#tell(replica, logs);
+  #reportAll(): void {
+    for (const [replica, logs] of this.#byProducer()) this.#report(replica, logs);
   }
 
-  #look(): void {
-    this.#cancelLook = this.#logs.size === 0 ? undefined : this.#options.clock.after(TICK_MS, () => this.#look());
-    // A copy that is whole needs no producer.
-    for (const log of this.#logs.values()) if (log.ended) this.forget(log);
-    this.#looks += 1;
-    if (this.#looks % TICKS_PER_KEEPALIVE === 0) this.#tellAll();
-    // No message is needed for a reader to get its end, only for it to get it soon.
-    if (this.#looks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.wake();
-    if (this.#options.shared.lease.renewedForMs < MIN_RENEWED_MS) return;
+  #tick(): void {
+    const { cluster, clock } = this.#options;
+    this.#cancelTick = this.#logs.size === 0 ? undefined : clock.after(TICK_MS, () => this.#tick());
+    // A complete copy needs no producer.
+    for (const log of this.#logs.values()) if (log.ended) this.#forget(log);
+    this.#ticks += 1;
+    if (this.#ticks % TICKS_PER_KEEPALIVE === 0) this.#reportAll();
+    // Readers get the end even if all messages are lost, only later.
+    if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.wake();
+    if (cluster.lease.renewedForMs < MIN_RENEWED_MS) return;
     for (const [replica, logs] of this.#byProducer()) {
-      if (this.#looking.has(replica)) continue;
-      this.#looking.add(replica);
-      this.#lookAfter(replica, logs)
-        .catch(() => {}) // Redis is away: looked again when it is steady.
-        .finally(() => this.#looking.delete(replica));
+      if (this.#checking.has(replica)) continue;
+      this.#checking.add(replica);
+      this.#checkProducer(replica, logs)
+        .catch(() => {}) // Redis is unavailable. Checked again when the lease is renewed.
+        .finally(() => this.#checking.delete(replica));
     }
   }
 
-  async #lookAfter(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
-    const { records } = this.#options;
-    if (await records.isAlive(replica)) return;
+  async #checkProducer(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
+    if (await this.#options.commands.isAlive(replica)) return;
     for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
       await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#takeOver(log)));
     }
   }
 
   async #takeOver(log: ReplicaLog): Promise<void> {
-    const { records, onTakenOver } = this.#options;
+    const { commands, onTakeover } = this.#options;
     await log.fill();
     if (log.ended || log.readers === 0) return;
-    const won = await records.takeOver(log.info.id, log.producer);
-    if (won === undefined) return log.refreshProducer();
-    // What the dead one wrote last may have come behind what was read.
-    for (let tries = 0; tries < MAX_FILL_TRIES && log.length < won.position; tries++) await log.fill().catch(() => {});
-    onTakenOver(log, won);
+    const takeover = await commands.takeOver(log.id, log.producer);
+    if (takeover === undefined) return log.refreshProducer();
+    // The last entries of the dead producer may have arrived behind what was read.
+    for (let tries = 0; tries < MAX_FILL_TRIES && log.length < takeover.position; tries++) {
+      await log.fill().catch(() => {});
+    }
+    const memory = log.release();
+    this.#forget(log);
+    onTakeover(memory, takeover);
   }
 
   #byProducer(): Map<string, ReplicaLog[]> {
     const groups = new Map<string, ReplicaLog[]>();
     for (const log of this.#logs.values()) {
       const { replica } = log.producer;
-      groups.set(replica, [...(groups.get(replica) ?? []), log]);
+      const group = groups.get(replica);
+      if (group) group.push(log);
+      else groups.set(replica, [log]);
     }
     return groups;
   }

@@ -1,0 +1,18 @@
+/** Types of `plugins/http` that routes may import. */
+
+/** An error as clients see it: safe to show, with a stable code. */
+export interface PublicError {
+  /** HTTP status, 400 to 599. */
+  readonly status: number;
+  /** Stable word; see docs/errors.md. */
+  readonly code: string;
+  /** Says what is wrong and what to do. Never repeats input or what an upstream said. */
+  readonly message: string;
+  /** Milliseconds after which a retry may succeed; sent as `Retry-After`. */
+  readonly retryAfterMs?: number | undefined;
+}
+
+/** Body of every error response outside `/v1`. */
+export interface ErrorEnvelope {
+  readonly error: { readonly code: string; readonly message: string; readonly requestId: string };
+}

@@ -1,0 +1,101 @@
+import type { Clock } from '../../../clock.ts';
+import type { Metrics } from '../../../metrics/index.ts';
+import type { Cluster } from '../../../redis/index.ts';
+import type { MemoryLog } from '../../memory/log.ts';
+import type { MemoryStore } from '../../memory/store.ts';
+import type { TakeoverHandler } from '../../types.ts';
+import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
+import { ProducerLog, type ProducerLogObserver } from './log.ts';
+import { RemoteReaders } from './remote-readers.ts';
+import { handleStopRequests } from './stop-requests.ts';
+import { UnsyncedLogs } from './unsynced.ts';
+
+export interface ProducerRegistryOptions {
+  readonly cluster: Cluster;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly commands: StreamCommands;
+  readonly local: MemoryStore;
+  /** Least milliseconds between two writes of a log. */
+  readonly flushMs: number;
+  /** Continues to serve the readers of a log that another replica has taken over. */
+  adopt(memory: MemoryLog): void;
+}
+
+/** The logs that this process produces. */
+export class ProducerRegistry implements ProducerLogObserver {
+  readonly #options: ProducerRegistryOptions;
+  readonly #logs = new WeakMap<MemoryLog, ProducerLog>();
+  /** Logs whose terminal is not in Redis yet, by stream id. */
+  readonly #running = new Map<string, ProducerLog>();
+  readonly #unsynced: UnsyncedLogs;
+  readonly #remoteReaders: RemoteReaders;
+  #takeoverHandler: TakeoverHandler = () => {};
+
+  constructor(options: ProducerRegistryOptions) {
+    const { cluster, clock, commands, local } = options;
+    this.#options = options;
+    this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
+    this.#remoteReaders = new RemoteReaders({ cluster, clock, findLog: (id) => this.#running.get(id)?.memory });
+    handleStopRequests(cluster, commands, this.#running);
+    // This process was paused, Redis was emptied, or Redis came back with older data.
+    const verifyAll = () => {
+      for (const log of this.#running.values()) void log.writer.verify();
+    };
+    cluster.lease.onLost(verifyAll);
+    cluster.connection.onReconnect(verifyAll);
+  }
+
+  /** Starts to produce a log. `isSynced` is true if Redis has the stream. */
+  produce(memory: MemoryLog, keys: StreamKeys, { epoch, isSynced }: { epoch: number; isSynced: boolean }): ProducerLog {
+    const { commands, clock, flushMs, cluster } = this.#options;
+    const { lease } = cluster;
+    const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease }, this);
+    this.#logs.set(memory, log);
+    this.#running.set(memory.info.id, log);
+    return log;
+  }
+
+  /** Registers the handler for logs that this process takes over. */
+  onTakeover(handler: TakeoverHandler): void {
+    this.#takeoverHandler = handler;
+  }
+
+  /** Produces a log that this process has taken over from a dead producer. */
+  takeOver(memory: MemoryLog, { epoch, position, serializedPrompt }: Takeover): void {
+    const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
+    // Without the last entries of the dead producer the answer cannot be continued.
+    this.#takeoverHandler(log, memory.length === position ? serializedPrompt : undefined);
+  }
+
+  /** Returns the log that this process produces from a log in memory, or the log in memory itself. */
+  find(memory: MemoryLog): ProducerLog | MemoryLog {
+    return this.#logs.get(memory) ?? memory;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
+    this.#unsynced.close();
+    this.#remoteReaders.close();
+  }
+
+  onUnsynced(log: ProducerLog): void {
+    this.#options.metrics.streamsUnsynced.inc();
+    this.#unsynced.add(log);
+  }
+
+  onDone(log: ProducerLog): void {
+    this.#running.delete(log.info.id);
+    this.#unsynced.delete(log);
+  }
+
+  /** Another replica has taken the log over. Readers of this process continue with what it writes. */
+  onFenced(log: ProducerLog): void {
+    const { memory } = log;
+    this.onDone(log);
+    this.#logs.delete(memory);
+    memory.lose();
+    if (memory.hasConsumers) this.#options.adopt(memory);
+    else this.#options.local.remove(memory);
+  }
+}

@@ -1,0 +1,26 @@
+-- Appends the terminal of a log. From then on everything of the stream lives for the time to live.
+--
+-- KEYS[1]  hash: meta of the stream
+-- KEYS[2]  stream: log of the stream
+-- KEYS[3]  string: idempotency key, or ''
+-- KEYS[4]  string: conversation, or ''
+-- ARGV[1]  id of the stream
+-- ARGV[2]  id of the entry: <epoch>-<last possible position>
+-- ARGV[3]  terminal as JSON
+-- ARGV[4]  time to live in milliseconds
+-- ARGV[5]  length of the log in units
+--
+-- Returns 1, or false if the log does not exist.
+
+local meta_key, log_key, idempotency_key, chat_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, entry_id, terminal, ttl_ms, length = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+if not redis.call('XADD', log_key, 'NOMKSTREAM', entry_id, 'e', terminal, 'n', length) then return false end
+
+redis.call('HSET', meta_key, 'ended', 1)
+redis.call('HDEL', meta_key, 'question')
+redis.call('PEXPIRE', meta_key, ttl_ms)
+redis.call('PEXPIRE', log_key, ttl_ms)
+if idempotency_key ~= '' then redis.call('PEXPIRE', idempotency_key, ttl_ms) end
+if chat_key ~= '' and redis.call('GET', chat_key) == id then redis.call('DEL', chat_key) end
+return 1

@@ -1,0 +1,54 @@
+import { ProviderError } from '../../providers/errors.ts';
+import type { FinishPart } from '../../providers/types.ts';
+import type { Terminal } from './types.ts';
+
+/** The ends of a log, each with its public code, status and message. */
+
+function streamLost(message: string): Terminal {
+  return { type: 'error', code: 'stream_lost', message, status: 502, retryable: true };
+}
+
+/** The replica that produced the answer is dead, or lost the log to another replica. */
+export const PRODUCER_LOST = streamLost('The replica that produced the answer has stopped.');
+
+/** Entries of the log are missing in Redis. */
+export const ENTRIES_LOST = streamLost('Part of the answer was lost.');
+
+export const SHUT_DOWN = streamLost('The service was stopped before the answer was complete.');
+
+export const STOPPED: Terminal = { type: 'end', finishReason: 'stopped' };
+
+export const ABANDONED: Terminal = {
+  type: 'error',
+  code: 'abandoned',
+  message: 'The answer was ended because it had no reader.',
+  status: 404,
+  retryable: true,
+};
+
+export const LIMIT_EXCEEDED: Terminal = {
+  type: 'error',
+  code: 'limit_exceeded',
+  message: 'The answer is longer than this service allows.',
+  status: 502,
+  retryable: false,
+};
+
+const INTERNAL: Terminal = {
+  type: 'error',
+  code: 'internal',
+  message: 'Internal error.',
+  status: 500,
+  retryable: false,
+};
+
+export function endTerminal({ reason, usage, targets }: FinishPart): Terminal {
+  return { type: 'end', finishReason: reason, usage, targets };
+}
+
+/** Returns the terminal of a failed call. Anything but a `ProviderError` is a fault of this service. */
+export function errorTerminal(fault: unknown): Terminal {
+  if (!(fault instanceof ProviderError)) return INTERNAL;
+  const { code, message, status, retryable, retryAfterMs, stage } = fault;
+  return { type: 'error', code, message, status, retryable, retryAfterMs, stage };
+}

@@ -1,0 +1,41 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { PublicError } from '../../plugins/http/api.ts';
+
+/** Errors in the form of OpenAI's API. */
+
+export interface OpenAIError {
+  readonly message: string;
+  readonly type: string;
+  readonly param: null;
+  readonly code: string;
+}
+
+/** Returns an error as the official SDKs read it, both in a body and in a stream. */
+export function toOpenAIError({ status, code, message }: PublicError): { readonly error: OpenAIError } {
+  return { error: { message, type: errorType(status), param: null, code } };
+}
+
+/** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
+export function useOpenAIErrors(scope: FastifyInstance): void {
+  const sendError = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
+    const publicError = scope.toPublicError(error, request);
+    const { status, code, retryAfterMs } = publicError;
+    if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
+    // The SDKs retry 409, 429 and 5xx by themselves unless they are told not to.
+    if (code !== 'rate_limited' && code !== 'overloaded') reply.header('x-should-retry', 'false');
+    // Sent as a string: the route's serializer, made for its successful answers, would drop fields.
+    const body = JSON.stringify(toOpenAIError(publicError));
+    reply.code(status).type('application/json; charset=utf-8').send(body);
+  };
+  scope.setErrorHandler(sendError);
+  scope.setNotFoundHandler((request, reply) =>
+    sendError(scope.httpErrors.notFound('Route not found.'), request, reply),
+  );
+}
+
+function errorType(status: number): string {
+  if (status === 401) return 'authentication_error';
+  if (status === 403) return 'permission_error';
+  if (status === 429) return 'rate_limit_error';
+  return status < 500 ? 'invalid_request_error' : 'server_error';
+}
