@@ -2,7 +2,7 @@ import type { TSchema } from '@sinclair/typebox';
 import { environmentNames } from '../plugins/config/environment.ts';
 import { ConfigSchema } from '../plugins/config/schema.ts';
 
-/** The table of all settings, made from the schema, so that `docs/configuration.md` cannot be wrong. Pure. */
+/** Returns the table of all settings in `docs/configuration.md`, made from the schema. Pure. */
 export function configurationReference(): string {
   const names = environmentNames();
   const rows = [...settings(ConfigSchema, '')].map(({ path, schema, isOptional }) => {
@@ -18,7 +18,7 @@ interface Setting {
   readonly isOptional: boolean;
 }
 
-/** Leaves of the schema; `<name>` and `[]` stand for what the file names and lists. */
+/** Lists the leaves of the schema. `<name>` and `[]` stand for names and list items of the file. */
 function* settings(schema: TSchema, path: string): Generator<Setting> {
   const below = (name: string) => (path === '' ? name : `${path}.${name}`);
   const { properties, patternProperties, items } = schema as {

@@ -3,27 +3,27 @@ import type { Config } from '../config/index.ts';
 import type { Identity } from './identity.ts';
 
 export interface ApiKeys {
-  /** Whose key it is. */
+  /** Returns the holder of a key; undefined for an unknown or expired key. */
   findByKey(key: string): Identity | undefined;
-  /** What the key of this owner may now. */
+  /** Returns what the key of an owner may do now; undefined if the key was removed or has expired. */
   findByOwner(owner: string): Identity | undefined;
 }
 
 const OWNER_PREFIX = 'key:';
 
-/** Whether an owner is a key of the configuration, and not a token's subject. */
+/** Returns true if the owner is a key of the configuration, and not the subject of a token. */
 export function isKeyOwner(owner: string): boolean {
   return owner.startsWith(OWNER_PREFIX);
 }
 
-/** SHA-256 of a key, in hexadecimal: what the configuration holds. */
+/** Returns the SHA-256 of a key in hexadecimal, as the configuration holds it. */
 export function hashKey(key: string): string {
   return createHash('sha256').update(key).digest('hex');
 }
 
 /**
- * Finds whose a key is. The look-up is by the key's hash, so that the time it takes tells nothing of any
- * key: whoever guesses does not know the hash of what they guess at.
+ * Finds the holder of a key by the hash of the key. The time of a look-up reveals nothing about valid keys,
+ * because the caller cannot choose the hash.
  */
 export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys {
   const byHash = new Map(

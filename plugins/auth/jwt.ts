@@ -8,20 +8,20 @@ import type { Identity, Quota } from './identity.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
-/** Clocks of two machines may differ so much, in seconds. */
+/** Tolerated difference between the clocks of two machines, in seconds. */
 const CLOCK_TOLERANCE_S = 30;
-/** How long a key set is kept, how soon it is fetched again for a key that is not in it, how long that may take. */
+/** Milliseconds: how long a key set is cached, least time between two fetches, timeout of a fetch. */
 const KEY_SET_OPTIONS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 3_000 };
 
-/** The issuer's keys cannot be had now: not the caller's fault. */
+/** The key set of the issuer cannot be fetched. Not the fault of the caller. */
 export class KeySetUnavailable extends Error {
   override readonly name = 'KeysUnavailable';
 }
 
 /**
- * Verifies a token: signature by an allowed algorithm, issuer, audience, `exp`, `nbf`. Undefined for one
- * that is not good, whatever is wrong with it.
- * @throws KeysUnavailable where the key set cannot be fetched
+ * Returns a function that verifies a token: signature by an allowed algorithm, issuer, audience, `exp`,
+ * `nbf`. The function returns undefined for an invalid token.
+ * @throws KeySetUnavailable if the key set cannot be fetched
  */
 export function createJwt(settings: Settings): (token: string) => Promise<Identity | undefined> {
   const { jwksUrl, secret, issuer, audience, algorithms } = settings;
@@ -34,7 +34,7 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
   return async (token) => {
     try {
       const { payload, protectedHeader } = await jwtVerify(token, key, options);
-      // An id or refresh token of the same issuer is no access token.
+      // An id token or refresh token of the same issuer is not an access token.
       if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return undefined;
       return identityOf(payload);
     } catch (error) {
@@ -44,7 +44,7 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
   };
 }
 
-/** A name may come to mean another address after the start. */
+/** Checks the addresses again at each fetch, because DNS may change after the start. */
 async function fetchFromAllowedHost(url: string, options: RequestInit): Promise<Response> {
   const { hostname } = new URL(url);
   const addresses = isIP(hostname.replace(/^\[|\]$/g, '')) ? [] : await lookup(hostname, { all: true });
@@ -60,8 +60,9 @@ function isUnavailable(error: unknown): boolean {
 }
 
 /**
- * Undefined where a claim that would narrow is not what it should be: it must not open instead. The
- * subject is told by its hash: it may be an address, and owners stand in logs.
+ * Returns the identity of a verified token; undefined if a limiting claim has the wrong type, because a
+ * claim that cannot be read must not grant more. The owner is a hash of the subject, which may be an
+ * e-mail address.
  */
 function identityOf(payload: JWTPayload): Identity | undefined {
   const { iss, sub, models, requestsPerMinute, tokensPerMinute, maxConcurrent } = payload;

@@ -4,19 +4,21 @@ import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { createModelRoutes } from './model-routes.ts';
 import type { Config } from './schema.ts';
 
-/** What no schema can say: that names refer to something. */
+/** Returns the problems that a schema cannot find: names that refer to nothing, and settings that exclude each other. */
 export function findCrossReferenceProblems(config: Config): string[] {
   const problems: string[] = [];
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
-    if (!isAddress(address)) problems.push('TRUST_PROXY: neither a number of hops nor a list of addresses');
+    if (!isAddress(address)) problems.push('TRUST_PROXY: must be a number of hops or a list of addresses');
   }
   problems.push(...findAuthProblems(config), ...findUnknownModels(config));
   const providersWithModels = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
-      problems.push(`providers.${name}.baseUrl: not a URL`);
+      problems.push(`providers.${name}.baseUrl: must be a URL`);
     else if (!provider.allowPrivate && isForbiddenUrl(provider.baseUrl))
-      problems.push(`providers.${name}.baseUrl: a link-local or metadata address needs allowPrivate: true`);
+      problems.push(
+        `providers.${name}.baseUrl: is a link-local or metadata address; set allowPrivate: true if it is meant`,
+      );
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(
@@ -26,10 +28,10 @@ export function findCrossReferenceProblems(config: Config): string[] {
   }
   const names = new Set<string>();
   config.models.forEach((route, i) => {
-    if (names.has(route.name)) problems.push(`models.${i}.name: ${route.name} stands there twice`);
+    if (names.has(route.name)) problems.push(`models.${i}.name: duplicate name ${route.name}`);
     names.add(route.name);
     route.targets.forEach(({ provider }, j) => {
-      if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider of that name`);
+      if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider has this name`);
       providersWithModels.add(provider);
     });
   });
@@ -38,20 +40,20 @@ export function findCrossReferenceProblems(config: Config): string[] {
     const [, provider = ''] = /^([^/]+)\/.+/.exec(defaultModel) ?? [];
     if (!config.providers[provider]) {
       const known = Object.keys(config.providers).join(', ');
-      return [...problems, `DEFAULT_MODEL: neither a model of the file nor provider/model (providers: ${known})`];
+      return [...problems, `DEFAULT_MODEL: must be a model of the file or <provider>/<model> (providers: ${known})`];
     }
     providersWithModels.add(provider);
   }
   for (const name of Object.keys(config.providers)) {
     if (providersWithModels.has(name)) continue;
     problems.push(
-      `DEFAULT_MODEL: provider ${name} has no model to answer with; add DEFAULT_MODEL=${name}/<model>, or models to the file`,
+      `DEFAULT_MODEL: provider ${name} has no model; set DEFAULT_MODEL=${name}/<model>, or add models to the file`,
     );
   }
   return problems;
 }
 
-/** A key for models that nobody can ask opens nothing. */
+/** Finds models of keys that are not configured. */
 function findUnknownModels(config: Config): string[] {
   const routes = createModelRoutes(config);
   return config.keys.flatMap(({ models = [] }, i) =>
@@ -68,32 +70,32 @@ function isForbiddenUrl(url: string | undefined): boolean {
 function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): string[] {
   const problems: string[] = [];
   if (redis !== undefined && (keys.length > 0 || jwt !== undefined) && ticketSecret === undefined) {
-    problems.push('TICKET_SECRET: needed with REDIS_URL, keys and tokens, the same on every replica');
+    problems.push('TICKET_SECRET: required with REDIS_URL and keys or tokens; must be the same on every replica');
   }
   if (corsOrigins.includes('*') && (keys.length > 0 || jwt !== undefined)) {
-    problems.push('CORS_ORIGINS: `*` goes without keys and tokens only; list the origins');
+    problems.push('CORS_ORIGINS: `*` is not allowed with keys or tokens; list the origins');
   }
   const seen = new Set<string>();
   keys.forEach(({ name, sha256, expiresAt }, i) => {
     for (const mark of [`name ${name}`, `key ${sha256.toLowerCase()}`]) {
-      if (seen.has(mark)) problems.push(`keys.${i}: this ${mark.split(' ')[0]} stands there twice`);
+      if (seen.has(mark)) problems.push(`keys.${i}: duplicate ${mark.split(' ')[0]}`);
       seen.add(mark);
     }
     if (expiresAt !== undefined && Number.isNaN(Date.parse(expiresAt)))
-      problems.push(`keys.${i}.expiresAt: not a date`);
+      problems.push(`keys.${i}.expiresAt: must be a date`);
   });
   if (jwt === undefined) return problems;
-  if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: give either jwksUrl or secret');
-  if (isForbiddenUrl(jwt.jwksUrl)) problems.push('jwt.jwksUrl: a link-local or metadata address');
-  // A public key taken for a shared secret is the oldest trick of all.
+  if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: set either jwksUrl or secret');
+  if (isForbiddenUrl(jwt.jwksUrl)) problems.push('jwt.jwksUrl: is a link-local or metadata address');
+  // Otherwise an attacker could sign a token with the public key as a shared secret (algorithm confusion).
   const shared = jwt.algorithms.filter((one) => one.startsWith('HS'));
   if (jwt.secret === undefined ? shared.length > 0 : shared.length < jwt.algorithms.length) {
-    problems.push('jwt.algorithms: HS… go with secret, all others with jwksUrl');
+    problems.push('jwt.algorithms: HS… algorithms require secret, all others require jwksUrl');
   }
   return problems;
 }
 
-/** An address, a CIDR range, or a name that Fastify knows. */
+/** Returns true for an address, a CIDR range, or a name that Fastify knows. */
 function isAddress(text: string): boolean {
   if (['loopback', 'linklocal', 'uniquelocal'].includes(text)) return true;
   const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(text) ?? [];

@@ -1,6 +1,6 @@
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 
-/** The environment as a partial configuration. Values stay text here; the schema says what they are. */
+/** Reads a partial configuration from the environment. Values stay text; `load.ts` converts them by the schema. */
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -37,18 +37,18 @@ const LISTS: Readonly<Record<string, (text: string) => unknown>> = {
 
 const LIST_PATHS: Readonly<Record<string, string>> = { CORS_ORIGINS: '/corsOrigins', TRUST_PROXY: '/trustProxy' };
 
-/** JSON pointers to the variables that set them. */
+/** Returns the environment variable of each setting, by JSON pointer. */
 export function environmentNames(): Map<string, string> {
   return new Map([...Object.entries(SETTINGS), ...Object.entries(LIST_PATHS)].map(([name, path]) => [path, name]));
 }
 
 export interface EnvironmentValues {
   readonly values: ReadonlyMap<string, unknown>;
-  /** JSON pointer to the variable that it came from, for messages. */
+  /** Variable of each value, by JSON pointer; for messages. */
   readonly names: ReadonlyMap<string, string>;
 }
 
-/** Empty variables count as unset, as compose files and charts leave them. */
+/** Empty variables count as unset, because compose files and charts leave them empty. */
 export function readEnvironment(env: Environment): EnvironmentValues {
   const values = new Map<string, unknown>();
   const names = new Map<string, string>();
@@ -74,7 +74,7 @@ export function readEnvironment(env: Environment): EnvironmentValues {
   return { values, names };
 }
 
-/** The standard variables that say where spans go; the SDK reads them itself. */
+/** Standard variables that switch tracing on. The OpenTelemetry SDK reads their values itself. */
 const TRACING = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'OTEL_TRACES_EXPORTER'];
 
 function list(text: string): string[] {

@@ -4,20 +4,20 @@ import { type Environment, type EnvironmentValues, readEnvironment } from './env
 import { readConfigFile } from './file.ts';
 import { type Config, ConfigSchema } from './schema.ts';
 
-/** A wrong configuration: `problems` names every bad key, and never shows a value. */
+/** An invalid configuration. `problems` names the settings, never their values. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
   readonly problems: readonly string[];
 
   constructor(problems: readonly string[]) {
-    super(`The configuration is wrong:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
+    super(`The configuration is not valid:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
     this.problems = problems;
   }
 }
 
 /**
- * Defaults ← CONFIG_FILE ← environment, checked as a whole.
- * @throws ConfigError with all that is wrong at once
+ * Loads the configuration: defaults, overridden by CONFIG_FILE, overridden by the environment.
+ * @throws ConfigError with all problems
  */
 export function loadConfig(env: Environment): Config {
   const problems: string[] = [];
@@ -27,7 +27,7 @@ export function loadConfig(env: Environment): Config {
 
   const config = convertText(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
-  // Names can be followed where what they stand in is sound, whatever else is wrong.
+  // Names are checked only if the sections that they refer to are valid.
   if (
     !problems.some((problem) =>
       /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/.test(
@@ -41,7 +41,7 @@ export function loadConfig(env: Environment): Config {
   return config as Config;
 }
 
-/** Text that came from the environment as what it stands for; as a whole number `3e5` and `1.9` stay wrong. */
+/** Converts text from the environment to integers and booleans. `3e5` and `1.9` are not valid integers. */
 function convertText(config: unknown): unknown {
   for (const { path, schema, value } of [...Value.Errors(ConfigSchema, config)]) {
     if (schema.type === 'integer' && typeof value === 'string' && /^\d{1,15}$/.test(value)) {
@@ -54,7 +54,7 @@ function convertText(config: unknown): unknown {
   return config;
 }
 
-/** Without any provider the embedded one answers, so that the first run needs no key. */
+/** Adds the demo provider if there is no other, so that the first run needs no key. */
 function addDemoProvider(config: Config): Config {
   if (Object.keys(config.providers).length === 0) {
     config.providers.demo = { type: 'demo', models: ['demo'] };
@@ -84,7 +84,7 @@ function schemaProblems(config: unknown, { names }: EnvironmentValues): string[]
   return [...seen.values()];
 }
 
-/** For a choice of literals say the choices; TypeBox says "expected union value". */
+/** Names the choices of a union of literals; TypeBox only says "expected union value". */
 function describeError({ path, schema, message }: ValueError): { path: string; message: string } {
   const literals = (schema.anyOf as { const?: unknown }[] | undefined)?.map((one) => one.const);
   if (literals?.every((literal) => literal !== undefined))

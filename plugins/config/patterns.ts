@@ -1,2 +1,2 @@
-/** Public model names: no `..`, no `%`, no `?`, so that none can bend an upstream path. */
+/** Public model names. Excludes `..`, `%` and `?`, so that no name can change the path of an upstream URL. */
 export const MODEL_NAME = '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$';

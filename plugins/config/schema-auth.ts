@@ -1,27 +1,36 @@
 import { Type } from '@sinclair/typebox';
 import { MODEL_NAME } from './patterns.ts';
 
-/** Who may ask: keys and tokens. */
+/** Settings of API keys and tokens. */
 
 const MINUTE = { minimum: 1, maximum: 1_000_000_000 };
 
 export const ApiKey = Type.Object(
   {
-    name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', description: 'Stands in logs' }),
+    name: Type.String({
+      pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$',
+      description: 'Name of the owner; identifies its streams and limits',
+    }),
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
     models: Type.Optional(
       Type.Array(Type.String({ pattern: MODEL_NAME }), {
         maxItems: 1_000,
-        description: 'Public names; all where absent',
+        description: 'Public names of models that the key may use; all if absent',
       }),
     ),
-    requestsPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Requests; no limit where absent' })),
-    tokensPerMinute: Type.Optional(Type.Integer({ ...MINUTE, description: 'Tokens, of question and answer' })),
-    maxConcurrent: Type.Optional(Type.Integer({ ...MINUTE, description: 'Answers at once' })),
+    requestsPerMinute: Type.Optional(
+      Type.Integer({ ...MINUTE, description: 'Requests per minute; no limit if absent' }),
+    ),
+    tokensPerMinute: Type.Optional(
+      Type.Integer({ ...MINUTE, description: 'Input and output tokens per minute; no limit if absent' }),
+    ),
+    maxConcurrent: Type.Optional(
+      Type.Integer({ ...MINUTE, description: 'Answers that may run at the same time; no limit if absent' }),
+    ),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
-        description: 'Date, or date and time with its zone',
+        description: 'Date, or date and time with zone, after which the key is refused',
       }),
     ),
   },
@@ -30,19 +39,21 @@ export const ApiKey = Type.Object(
 
 export const Jwt = Type.Object(
   {
-    jwksUrl: Type.Optional(Type.String({ pattern: '^https?://[^\\s]+$', description: 'The key set of the issuer' })),
-    secret: Type.Optional(
-      Type.String({ minLength: 32, description: 'Shared with the issuer; at least 32 characters' }),
+    jwksUrl: Type.Optional(
+      Type.String({ pattern: '^https?://[^\\s]+$', description: 'URL of the key set of the issuer' }),
     ),
-    issuer: Type.String({ minLength: 1, description: 'What `iss` must be' }),
-    audience: Type.String({ minLength: 1, description: 'What `aud` must hold' }),
+    secret: Type.Optional(
+      Type.String({ minLength: 32, description: 'Secret shared with the issuer; at least 32 characters' }),
+    ),
+    issuer: Type.String({ minLength: 1, description: 'Required value of `iss`' }),
+    audience: Type.String({ minLength: 1, description: 'Required value of `aud`' }),
     algorithms: Type.Array(
       Type.Union(
         ['HS256', 'HS384', 'HS512', 'RS256', 'RS384', 'RS512', 'PS256', 'ES256', 'ES384', 'EdDSA'].map((one) =>
           Type.Literal(one),
         ),
       ),
-      { minItems: 1, description: 'Algorithms that are taken: HS… with a secret, all others with a key set' },
+      { minItems: 1, description: 'Accepted algorithms: HS… with a secret, all others with a key set' },
     ),
   },
   { additionalProperties: false },

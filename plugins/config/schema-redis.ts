@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox';
 
-/** What replicas share. */
+/** Settings of Redis, which replicas share. */
 
 export const Redis = Type.Object(
   {
@@ -11,11 +11,11 @@ export const Redis = Type.Object(
     prefix: Type.String({
       pattern: '^[A-Za-z0-9_.{}-]{1,64}$',
       default: 'sluice',
-      description: 'What every key and channel begins with',
+      description: 'Prefix of every key and channel',
     }),
     required: Type.Boolean({
       default: false,
-      description: 'Whether this replica is not ready while Redis is away',
+      description: 'If true, this replica is not ready while Redis is unavailable',
     }),
   },
   { additionalProperties: false },
