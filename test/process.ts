@@ -14,14 +14,14 @@ export interface Running {
   readonly exit: Promise<number | string>;
 }
 
-const SERVER = 'dist/server.js';
+const SERVER = 'build/server.js';
 
 export function spawnServer(env: Record<string, string>): {
   child: ChildProcess;
   exit: Promise<number | string>;
   output: () => string;
 } {
-  if (!existsSync(SERVER)) throw new Error('run `npm run build` first');
+  if (!existsSync(SERVER)) throw new Error('run `npm run build:test` first');
   const child = spawn(process.execPath, [SERVER], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,0 +1,21 @@
+import { existsSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { join, relative, resolve } from 'node:path';
+
+/** Completes `build/` after `tsc`, which neither removes old output nor handles files that are not TypeScript. */
+
+const OUT = 'build';
+const PAGE = 'routes/playground/page';
+
+// A link, so that a change to the page is served without a build.
+rmSync(join(OUT, PAGE), { recursive: true, force: true });
+symlinkSync(resolve(PAGE), join(OUT, PAGE), 'junction');
+
+// Without this, the test of a deleted or renamed source would still run.
+for (const entry of readdirSync(OUT, { recursive: true, withFileTypes: true })) {
+  if (!entry.isFile() || !entry.name.endsWith('.js.map')) continue;
+  const map = join(entry.parentPath, entry.name);
+  const source = relative(OUT, map).replace(/\.js\.map$/, '.ts');
+  if (existsSync(source)) continue;
+  rmSync(map);
+  rmSync(map.replace(/\.map$/, ''), { force: true });
+}
