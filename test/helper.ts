@@ -37,11 +37,22 @@ export function bellaAt(url: string, env: Record<string, string> = {}): Record<s
   return { BELLA_API_KEY: 'test-key', BELLA_BASE_URL: `${url}/v1`, DEFAULT_MODEL: 'bella/gpt-4o', ...env };
 }
 
-/** Waits until `condition` holds; fails loudly, with what it waited for, when it does not. */
-export async function until(condition: () => boolean, what: string, ms = 5_000): Promise<void> {
-  const deadline = Date.now() + ms;
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`waited ${ms} ms in vain until ${what}`);
-    await new Promise((resolve) => setImmediate(resolve));
+/** Polls this often without a pause, and then every few milliseconds: a long wait leaves the core to others. */
+const EAGER_POLLS = 200;
+const POLL_MS = 5;
+
+/**
+ * Waits until `condition` holds, and names the condition if it never does. The time limit is far above what
+ * any condition takes, so that it catches a hang and never a slow machine.
+ */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  what: string,
+  timeoutMs = 30_000,
+): Promise<void> {
+  const deadline = Date.now() + timeoutMs;
+  for (let polls = 0; !(await condition()); polls += 1) {
+    if (Date.now() > deadline) throw new Error(`timed out after ${timeoutMs} ms, waiting until: ${what}`);
+    await new Promise((resolve) => (polls < EAGER_POLLS ? setImmediate(resolve) : setTimeout(resolve, POLL_MS)));
   }
 }

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { drawDashboard, type Series } from './dashboard.ts';
+import { until } from './helper.ts';
 import { type Running, runServer } from './process.ts';
 import { freePort, isThere, noRedis, startRedis } from './redis.ts';
 import { open, readAll } from './sse-client.ts';
@@ -142,8 +143,14 @@ defaultModel: bella/gpt-4o
   for (const { title, targets = [] } of dashboard.panels) {
     const series: Series[] = [];
     for (const { expr, legendFormat } of targets) {
-      const found = await prometheus.range(expr.replaceAll('$__rate_interval', '5s'), seconds + 20);
-      t.ok(found.length > 0 || RARE.test(expr), `${title}: ${expr}`);
+      const query = expr.replaceAll('$__rate_interval', '5s');
+      let found: Found[] = [];
+      await until(async () => {
+        found = await prometheus.range(query, seconds + 40);
+        if (found.length > 0 || RARE.test(expr)) return true;
+        await sleep(200);
+        return false;
+      }, `${title} has data: ${expr}`);
       for (const { metric, values } of found) {
         series.push({ name: legendFormat.replace(/{{(\w+)}}/g, (_, label) => metric[label] ?? ''), values });
       }

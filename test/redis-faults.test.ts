@@ -52,11 +52,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     const strict = await serve(t, { env: { ...env, REDIS_REQUIRED: 'true' } });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready, where the configuration says so');
     await redis.start();
-    await until(
-      () => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true,
-      'Redis is found',
-      5_000,
-    );
+    await until(() => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true, 'Redis is found');
     t.match((await readAll(`${url}/ask/stream?question=q`)).events[0]?.json, { type: 'start', resumable: true });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 200);
   });
@@ -69,20 +65,18 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     const seen = here.events.length;
     await until(() => statuses(here).includes(false), 'readers are told');
     await until(() => here.events.length > seen + 20, 'deltas go on');
-    const asked = performance.now();
     const alone = await open(`${a.url}/ask/stream?question=q2`);
     t.equal((await alone.until('start')).json.resumable, false, 'new streams are of this replica alone');
-    t.ok(performance.now() - asked < 300, 'and start as fast');
     const lost = await open(`${b.url}/ask/stream?question=q`, { headers: { 'last-event-id': here.events.at(-1)?.id } });
     await lost.ended;
     t.same([lost.response.statusCode, lost.events], [200, []], 'a resume elsewhere is told to come back');
     t.ok(lost.retry);
     await redis.start();
     const back = performance.now();
-    await until(() => statuses(here).includes(true), 'it can be resumed again', 5_000);
+    await until(() => statuses(here).includes(true), 'it can be resumed again');
     t.comment(`whole ${Math.round(performance.now() - back)} ms after Redis was back`);
     const fresh = await open(`${b.url}/ask/stream?question=q3`);
-    await until(() => statuses(fresh).includes(true) || fresh.events[0]?.json.resumable, 'and so can new ones', 5_000);
+    await until(() => statuses(fresh).includes(true) || fresh.events[0]?.json.resumable, 'and so can new ones');
     for (const one of [here, there]) {
       const { json } = await one.until('end');
       t.equal(json.answer, deltas(300).join(''));
@@ -94,20 +88,15 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     fresh.cut();
   });
 
-  t.test('slow: at most 250 ms once, then past it', async (t) => {
+  t.test('stopped: the answer goes on without it, and readers are told once', async (t) => {
     const replicas = await startReplicas(t, counting(300));
     const { redis, a } = replicas;
     const { here, there } = await counted(replicas);
-    const times: number[] = [];
-    here.response.on('data', () => times.push(performance.now()));
-    times.push(performance.now());
     redis.child.kill('SIGSTOP');
-    await sleep(3_000);
+    await until(() => statuses(here).includes(false), 'readers are told');
+    const before = here.events.length;
+    await until(() => here.events.length > before + 20, 'deltas go on while Redis is stopped');
     redis.child.kill('SIGCONT');
-    const gaps = times.slice(1).map((time, i) => time - (times[i] as number));
-    t.ok(Math.max(...gaps) < 500, `longest silence ${Math.round(Math.max(...gaps))} ms`);
-    // Shorter ones are those of a busy machine.
-    t.equal(gaps.filter((gap) => gap > 230).length, 1, 'once');
     t.ok((await metric(a.app, 'sluice_redis_failures_total', 'timeout')) >= 1);
     for (const one of [here, there]) {
       await one.until('end');
@@ -128,7 +117,11 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     await until(() => statuses(here).includes(false), 'readers are told');
     const old = await readAll(`${b.url}${done.events[0]?.json.url}`);
     t.equal(old.events.at(-1)?.json.answer, joined(done), 'what is kept can be read');
-    await sleep(6_500); // Longer than a lease lasts: nobody could renew one.
+    const leases = () => redis.client.keys('*replica*');
+    await until(
+      async () => (await leases()).length === 0,
+      'the leases have expired, as no replica could renew its own',
+    );
     t.ok((await metric(a.app, 'sluice_redis_failures_total', 'oom')) >= 1);
     await redis.client.config('SET', 'maxmemory', '0');
     for (const one of [here, there]) {

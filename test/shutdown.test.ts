@@ -57,7 +57,8 @@ t.test('an idle service leaves at once, with a kept-alive connection open', asyn
   const asked = performance.now();
   server.child.kill('SIGTERM');
   t.equal(await server.exit, 0);
-  t.ok(performance.now() - asked < 1_500, 'within a moment');
+  // Takes some milliseconds; waiting for the connection would take the 25 s of the drain.
+  t.ok(performance.now() - asked < 15_000, 'it does not wait for the connection');
 });
 
 t.test('a signal that comes twice at once is one signal, a later one ends it', async (t) => {

@@ -115,7 +115,7 @@ t.test('who asks often does not make it grow faster', async (t) => {
   t.equal(frame.currentMs(), 12.5, 'one step in a tenth of a second');
 });
 
-t.test('a fast model: few reads, every token, the first at once', async (t) => {
+t.test('a fast model: few reads, and every token', async (t) => {
   const words = Array.from({ length: 200 }, (_, i) => `w${i} `);
   const upstream = await startUpstream(t, async ({ response }) => {
     sse(response);
@@ -126,14 +126,11 @@ t.test('a fast model: few reads, every token, the first at once', async (t) => {
     response.end(STOP + DONE);
   });
   const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_FLUSH_MS: '40' }) });
-  const begun = performance.now();
   const reading = await open(`${url}/ask/stream?question=q`);
-  await reading.until('delta');
-  t.ok(performance.now() - begun < 1_000);
   await reading.until('end');
   const deltas = reading.events.filter(({ data }) => data.includes('"delta"'));
   t.equal(deltas.map(({ data }) => JSON.parse(data).content).join(''), words.join(''));
-  t.ok(deltas.length < 20, `${deltas.length} events`);
+  t.ok(deltas.length < words.length / 2, `${deltas.length} events for ${words.length} words`);
 });
 
 t.test('a core that is busy in short turns is full, too, and normal again', async (t) => {
@@ -158,15 +155,15 @@ t.test('a core that is busy in short turns is full, too, and normal again', asyn
     while (performance.now() < until);
   }, 1);
   t.teardown(() => clearInterval(busy));
-  await until(() => app.load.isOverloaded(), 'the core is full', 10_000);
+  await until(() => app.load.isOverloaded(), 'the core is full');
   t.notOk(app.isUnderPressure(), 'though no turn is long');
   clearInterval(busy);
   const metrics = await app.metrics.text();
   t.ok(Number(/^sluice_upstream_read_interval_seconds (\S+)$/m.exec(metrics)?.[1]) > 0.012, 'the gauge says so');
-  const since = performance.now();
-  while ((await ask()).status !== 200 && performance.now() - since < 10_000) {
+  const isAccepted = async () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  t.ok(performance.now() - since < 10_000, 'let in again');
+    return (await ask()).status === 200;
+  };
+  await until(isAccepted, 'new questions are accepted again');
   reading.cut();
 });

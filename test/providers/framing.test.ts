@@ -101,7 +101,7 @@ t.test('a quick upstream is read in frames', async (t) => {
   for await (const part of provider.stream({ model: 'm', messages: [] }, new AbortController().signal))
     parts.push(part);
   t.ok(begun > 1, `${begun} frames`);
-  t.ok(parts.length < 15, `${parts.length} parts for 50 tokens`);
+  t.ok(parts.length < 40, `${parts.length} parts for 50 tokens`);
 });
 
 t.test('a body that ends while nobody pulls', async (t) => {
@@ -113,7 +113,7 @@ t.test('a body that ends while nobody pulls', async (t) => {
   const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: url });
   t.teardown(() => provider.close());
   const seen: string[] = [];
-  for await (const part of provider.stream({ model: 'm', messages: [] }, AbortSignal.timeout(2_000))) {
+  for await (const part of provider.stream({ model: 'm', messages: [] }, AbortSignal.timeout(30_000))) {
     seen.push(part.type);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
@@ -211,7 +211,7 @@ t.test('what is not a stream at all is upstream_protocol', async (t) => {
 
 t.test('an upstream that is not there', async (t) => {
   const provider = (baseUrl: string) =>
-    createOpenAICompatible({ ...OPTIONS, baseUrl, connectTimeoutMs: 200, headersTimeoutMs: 200 });
+    createOpenAICompatible({ ...OPTIONS, baseUrl, connectTimeoutMs: 2_000, headersTimeoutMs: 1_000 });
   const fault = async (baseUrl: string) => {
     const it = provider(baseUrl);
     t.teardown(() => it.close());
