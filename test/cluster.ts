@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs';
+import type { ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
-import { bellaAt } from './helper.ts';
+import { bellaAt, until } from './helper.ts';
 import { noNginx, startNginx } from './nginx.ts';
 import { type Running, runServer } from './process.ts';
 import { freePort, noRedis, type RedisServer, startRedis } from './redis.ts';
 import { open } from './sse-client.ts';
-import { type Script, startUpstream, type Upstream } from './upstream.ts';
+import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from './upstream.ts';
 
 /** Two services as processes, a Redis, and the gateway of `deploy/` in front. */
 export interface Cluster {
@@ -113,4 +114,62 @@ export function browse(url: string): Page {
   };
   const page: Page = { text: '', ids: [], last: undefined, start, gaps: [], reconnects: 0, over: Promise.resolve() };
   return Object.assign(page, { over: read() });
+}
+
+/** Streams in a test that kills a replica under load. */
+export const STREAMS = Number(process.env.STREAMS ?? 200);
+
+/** The text of an answer of `counting`, piece by piece. */
+export const deltas = (count: number) => Array.from({ length: count }, (_, i) => `${i}你 `);
+
+/** Pieces that `counting` writes before it waits for `release`. */
+const BEFORE_RELEASE = 20;
+
+/**
+ * Writes a number every `ms`, and continues where the prompt holds a partial answer. After the first numbers,
+ * the answer waits for `release`, so that no answer ends before the test has done its harm.
+ */
+export const counting =
+  (count: number, ms: number, release?: Promise<unknown>) =>
+  async ({ body, response }: { body: string; response: ServerResponse }) => {
+    const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
+    const partial = messages.find(({ role }) => role === 'assistant')?.content ?? '';
+    sse(response);
+    for (const [i, delta] of deltas(count).entries()) {
+      if (i < partial.split(' ').length - 1) continue;
+      if (i === BEFORE_RELEASE) await release;
+      if (response.destroyed) return;
+      response.write(text(delta));
+      await sleep(ms);
+    }
+    response.end(STOP + DONE);
+  };
+
+/** Starts a stream at one replica, and returns its path. */
+export async function startStream(cluster: Cluster, index: number): Promise<string> {
+  const started = await fetch(`${cluster.replicas[index]?.url}/streams`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ question: 'q' }),
+  });
+  return ((await started.json()) as { url: string }).url;
+}
+
+/** Starts streams at one replica, and reads them through the gateway until each page has some text. */
+export async function readProducedBy(cluster: Cluster, index: number, count: number): Promise<Page[]> {
+  const pages: Page[] = [];
+  for (let i = 0; i < count; i++) pages.push(browse(cluster.url + (await startStream(cluster, index))));
+  await until(() => pages.every((page) => page.text.length > 10), 'every page has some text');
+  return pages;
+}
+
+/** Asserts that every page has the whole answer of `counting(count)`, once. */
+export function assertComplete(t: Test, pages: readonly Page[], count: number): void {
+  const answer = deltas(count).join('');
+  for (const { last, text, reconnects } of pages) {
+    if (text !== answer) t.comment(`${text.length} units, ${reconnects} connections, then ${JSON.stringify(last)}`);
+  }
+  t.equal(pages.filter((page) => page.text === answer).length, pages.length, 'every text is whole, byte for byte');
+  t.equal(pages.filter(({ last }) => last?.type === 'end' && last.answer === answer).length, pages.length);
+  t.equal(pages.filter(({ ids }) => new Set(ids).size < ids.length).length, 0, 'no event came twice');
 }
