@@ -1,7 +1,7 @@
-import { existsSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 
-/** Completes `build/` after `tsc`, which neither removes old output nor handles files that are not TypeScript. */
+/** Completes `build/` after `tsc`: adds the playground page and the Lua scripts, and removes old output. */
 
 const OUT = 'build';
 const PAGE = 'routes/playground/page';
@@ -9,6 +9,10 @@ const PAGE = 'routes/playground/page';
 // A link, so that a change to the page is served without a build.
 rmSync(join(OUT, PAGE), { recursive: true, force: true });
 symlinkSync(resolve(PAGE), join(OUT, PAGE), 'junction');
+
+for (const file of readdirSync('plugins', { recursive: true, encoding: 'utf8' })) {
+  if (file.endsWith('.lua')) cpSync(join('plugins', file), join(OUT, 'plugins', file));
+}
 
 // Without this, the test of a deleted or renamed source would still run.
 for (const entry of readdirSync(OUT, { recursive: true, withFileTypes: true })) {
