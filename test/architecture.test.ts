@@ -1,14 +1,60 @@
+import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
+import Fastify from 'fastify';
+import fp from 'fastify-plugin';
 import t from 'tap';
+import authScope from '../plugins/auth/scope.ts';
+import { build } from './helper.ts';
 
-/**
- * The law of the house, held by code: requests go down, parts come up, nothing imports upward.
- * Routes reach plugins through decorators alone, and providers never know one another.
- */
+/** Import rules, cycles, file sizes, and access to routes. The rules are explained in docs/architecture.md. */
 
-const ROOMS = ['plugins', 'routes', 'providers'];
-const MOST_LINES = 200;
+const FOLDERS = ['plugins', 'routes', 'providers', 'scripts'];
+const MAX_LINES = 250;
+/** Schemas, presets and metric definitions may be longer. */
+const DECLARATIVE =
+  /^plugins\/config\/schema.*\.ts$|^plugins\/metrics\/|^routes\/.*schemas?\.ts$|^providers\/openai-compatible\.ts$/;
+
+interface Import {
+  readonly path: string;
+  readonly isTypeOnly: boolean;
+}
+
+type Sources = ReadonlyMap<string, string>;
+
+/** Where the files of each place may import from; the first matching rule applies. */
+const RULES: readonly [from: RegExp, allowed: RegExp][] = [
+  [/^server\.ts$/, /^app\.ts$|^plugins\/config\//],
+  [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],
+  [/^routes\//, /^routes\/|^plugins\/\w+\/api\.ts$/],
+  [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry|addresses)\.ts$/],
+  [/^providers\/(types|errors|addresses)\.ts$/, /^$/],
+  [/^providers\/wire\//, /^providers\/(types|errors|addresses)\.ts$|^providers\/wire\//],
+  [/^providers\/registry\.ts$/, /^providers\//],
+  [/^providers\//, /^providers\/(types|errors)\.ts$|^providers\/wire\//],
+  [/^scripts\//, /^plugins\/(auth|config)\//],
+];
+
+/** Operations that need no key. */
+const PUBLIC_PATHS = ['/livez', '/readyz', '/metrics'];
+
+/** The folders that may import a package. */
+const PACKAGES: readonly [name: string, folder: RegExp][] = [
+  ['undici', /^providers\/wire\//],
+  ['eventsource-parser', /^providers\/wire\//],
+  ['fastify-sse-v2', /^plugins\/sse\//],
+  ['prom-client', /^plugins\/metrics\//],
+  ['@fastify/swagger', /^routes\/docs\//],
+  ['@fastify/static', /^routes\/playground\//],
+  ['yaml', /^plugins\/config\//],
+  ['ioredis', /^plugins\/(redis|streams\/redis)\//],
+  ['@opentelemetry/api', /^plugins\/tracing\//],
+  ['@opentelemetry/sdk-trace-node', /^plugins\/tracing\//],
+  ['@opentelemetry/resources', /^plugins\/tracing\//],
+  ['@opentelemetry/exporter-trace-otlp-http', /^plugins\/tracing\//],
+  ['jose', /^plugins\/auth\//],
+  ['rate-limiter-flexible', /^plugins\/limits\//],
+];
 
 function filesIn(folder: string): string[] {
   return readdirSync(folder, { recursive: true, encoding: 'utf8' })
@@ -16,87 +62,162 @@ function filesIn(folder: string): string[] {
     .map((name) => join(folder, name));
 }
 
-const files = ['app.ts', 'server.ts', ...ROOMS.flatMap(filesIn)];
-const source = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
-const packages = (text: string) => specifiers(text).filter((one) => !one.startsWith('.'));
+const sources: Sources = new Map(
+  ['app.ts', 'server.ts', ...FOLDERS.flatMap(filesIn)].map((file) => [file, readFileSync(file, 'utf8')]),
+);
 
-function specifiers(text: string): string[] {
-  return [...text.matchAll(/^(?:import|export)\b[^;]*?from '([^']+)'|import\('([^']+)'\)/gms)].map(
-    (match) => (match[1] ?? match[2]) as string,
+function specifiers(text: string): Import[] {
+  return [...text.matchAll(/^(?:import|export)( type)?\b[^;]*?from '([^']+)'|import\('([^']+)'\)/gms)].map(
+    ([, type, path, dynamic]) => ({ path: (path ?? dynamic) as string, isTypeOnly: type !== undefined }),
   );
 }
 
-function importsOf(file: string): string[] {
-  return specifiers(source.get(file) as string)
-    .filter((one) => one.startsWith('.'))
-    .map((one) => normalize(join(dirname(file), one)));
+function importsOf(file: string, files: Sources): Import[] {
+  return specifiers(files.get(file) ?? '')
+    .filter(({ path }) => path.startsWith('.'))
+    .map(({ path, isTypeOnly }) => ({ path: normalize(join(dirname(file), path)), isTypeOnly }));
 }
 
-/** Where each kind of file may look; the first rule that fits stands. */
-const LAW: [RegExp, RegExp][] = [
-  [/^server\.ts$/, /^app\.ts$|^plugins\/config\//],
-  [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],
-  [/^routes\//, /^routes\//],
-  [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry|addresses)\.ts$/],
-  [/^providers\/(types|errors|addresses)\.ts$/, /^$/],
-  [/^providers\/wire\//, /^providers\/(types|errors|addresses)\.ts$|^providers\/wire\//],
-  [/^providers\/registry\.ts$/, /^providers\//],
-  [/^providers\//, /^providers\/(types|errors)\.ts$|^providers\/wire\//],
-];
-
-t.test('every import goes down', async (t) => {
-  t.ok(files.length > 30, `${files.length} files`);
-  for (const file of files) {
-    const allowed = LAW.find(([from]) => from.test(file))?.[1] as RegExp;
-    for (const target of importsOf(file)) {
-      t.ok(source.has(target), `${file} imports ${target}, which exists`);
-      t.match(target, allowed, `${file} may import ${target}`);
+/** Returns every import that a rule forbids. */
+function forbiddenImports(files: Sources): string[] {
+  const problems: string[] = [];
+  for (const file of files.keys()) {
+    const allowed = RULES.find(([from]) => from.test(file))?.[1] ?? /^$/;
+    for (const { path, isTypeOnly } of importsOf(file, files)) {
+      if (!files.has(path)) problems.push(`${file} imports ${path}, which does not exist`);
+      else if (!allowed.test(path)) problems.push(`${file} must not import ${path}`);
+      else if (file.startsWith('routes/') && path.startsWith('plugins/') && !isTypeOnly) {
+        problems.push(`${file} must import only types from ${path}`);
+      }
     }
   }
-});
+  return problems;
+}
 
-t.test('there is no cycle', async (t) => {
+/** Returns one cycle of a graph as text, or undefined. */
+function findCycle(nodes: Iterable<string>, edgesOf: (node: string) => Iterable<string>): string | undefined {
   const done = new Set<string>();
-  const visit = (file: string, path: readonly string[]) => {
-    if (path.includes(file)) t.fail([...path, file].join(' → '));
-    if (done.has(file) || path.includes(file)) return;
-    for (const target of importsOf(file)) visit(target, [...path, file]);
-    done.add(file);
+  const visit = (node: string, path: readonly string[]): string | undefined => {
+    if (path.includes(node)) return [...path.slice(path.indexOf(node)), node].join(' → ');
+    if (done.has(node)) return undefined;
+    for (const next of edgesOf(node)) {
+      const cycle = visit(next, [...path, node]);
+      if (cycle) return cycle;
+    }
+    done.add(node);
+    return undefined;
   };
-  for (const file of files) visit(file, []);
-  t.equal(done.size, files.length);
+  for (const node of nodes) {
+    const cycle = visit(node, []);
+    if (cycle) return cycle;
+  }
+  return undefined;
+}
+
+function findFileCycle(files: Sources): string | undefined {
+  return findCycle(files.keys(), (file) => importsOf(file, files).map(({ path }) => path));
+}
+
+/** Folders import each other through their files. A folder and its own subfolders count as one direction. */
+function findFolderCycle(files: Sources): string | undefined {
+  const edges = new Map<string, Set<string>>();
+  const contains = (outer: string, inner: string) => outer === '.' || inner === outer || inner.startsWith(`${outer}/`);
+  for (const file of files.keys()) {
+    const from = dirname(file);
+    const targets = edges.get(from) ?? new Set();
+    edges.set(from, targets);
+    for (const { path } of importsOf(file, files)) {
+      const to = dirname(path);
+      if (!contains(from, to) && !contains(to, from)) targets.add(to);
+    }
+  }
+  return findCycle(edges.keys(), (folder) => edges.get(folder) ?? []);
+}
+
+/** Returns files that are too long. */
+function longFiles(files: Sources): string[] {
+  return [...files]
+    .filter(([file, text]) => !DECLARATIVE.test(file) && text.split('\n').length > MAX_LINES + 1)
+    .map(([file, text]) => `${file}: ${text.split('\n').length} lines`);
+}
+
+t.test('imports follow the rules', async (t) => {
+  t.ok(sources.size > 100, `${sources.size} files`);
+  t.same(forbiddenImports(sources), []);
 });
 
-t.test('packages stay in their rooms', async (t) => {
-  for (const file of files) {
-    const used = packages(source.get(file) as string);
-    const only = (name: string, place: RegExp) => {
-      if (used.some((one) => one === name || one.startsWith(`${name}/`))) t.match(file, place, `${name} in ${file}`);
-    };
-    only('undici', /^providers\/wire\//);
-    only('eventsource-parser', /^providers\/wire\//);
-    only('fastify-sse-v2', /^plugins\/sse-writer\.ts$/);
-    only('prom-client', /^plugins\/metrics\//);
-    only('@fastify/swagger', /^routes\/docs\//);
-    only('@fastify/static', /^routes\/playground\//);
-    only('yaml', /^plugins\/config\//);
-    only('ioredis', /^plugins\/(redis|streams\/redis)\//);
-    for (const name of ['api', 'sdk-trace-node', 'resources', 'exporter-trace-otlp-http']) {
-      only(`@opentelemetry/${name}`, /^plugins\/tracing\//);
+t.test('neither files nor folders import each other in a cycle', async (t) => {
+  t.equal(findFileCycle(sources), undefined);
+  t.equal(findFolderCycle(sources), undefined);
+});
+
+t.test('packages are imported in their own folders only', async (t) => {
+  for (const [file, text] of sources) {
+    const used = specifiers(text).map(({ path }) => path);
+    for (const [name, folder] of PACKAGES) {
+      if (used.some((path) => path === name || path.startsWith(`${name}/`)))
+        t.match(file, folder, `${name} in ${file}`);
     }
-    only('jose', /^plugins\/auth\//);
-    only('rate-limiter-flexible', /^plugins\/limits\//);
-    if (file.startsWith('providers/'))
-      t.notOk(
-        used.some((one) => one.includes('fastify')),
-        `${file} knows no Fastify`,
-      );
-    if (file !== 'server.ts')
-      t.notMatch(source.get(file), /process\.(env|exit|on)\b/, `${file} leaves the process alone`);
+    if (file.startsWith('providers/')) t.notMatch(used.join(' '), /fastify/, `${file} does not use Fastify`);
+    if (file !== 'server.ts' && !file.startsWith('scripts/')) {
+      t.notMatch(text, /process\.(env|exit|on)\b/, `${file} does not use the process`);
+    }
   }
 });
 
-t.test('no file has outgrown its reason', async (t) => {
-  for (const [file, text] of source)
-    t.ok(text.split('\n').length <= MOST_LINES, `${file} has at most ${MOST_LINES} lines`);
+t.test('no file with logic is longer than 250 lines', async (t) => {
+  t.same(longFiles(sources), []);
+});
+
+t.test('each rule finds a violation', async (t) => {
+  const files = (entries: Record<string, string>): Sources => new Map(Object.entries(entries));
+  const upward = files({ 'routes/a.ts': '', 'plugins/b.ts': "import x from '../routes/a.ts';" });
+  t.same(forbiddenImports(upward), ['plugins/b.ts must not import routes/a.ts']);
+  const value = files({ 'plugins/x/api.ts': '', 'routes/a.ts': "import { y } from '../plugins/x/api.ts';" });
+  t.same(forbiddenImports(value), ['routes/a.ts must import only types from plugins/x/api.ts']);
+  const inner = files({ 'plugins/x/y.ts': '', 'routes/a.ts': "import type { y } from '../plugins/x/y.ts';" });
+  t.same(forbiddenImports(inner), ['routes/a.ts must not import plugins/x/y.ts']);
+  t.same(forbiddenImports(files({ 'plugins/x/y.ts': "import './gone.ts';\nimport z from './z.ts';" })), [
+    'plugins/x/y.ts imports plugins/x/z.ts, which does not exist',
+  ]);
+  const cycle = files({ 'plugins/a.ts': "import b from './b.ts';", 'plugins/b.ts': "import a from './a.ts';" });
+  t.equal(findFileCycle(cycle), 'plugins/a.ts → plugins/b.ts → plugins/a.ts');
+  const folders = files({
+    'plugins/a/one.ts': "import x from '../b/x.ts';",
+    'plugins/b/x.ts': '',
+    'plugins/b/y.ts': "import two from '../a/two.ts';",
+    'plugins/a/two.ts': '',
+  });
+  t.equal(findFileCycle(folders), undefined);
+  t.equal(findFolderCycle(folders), 'plugins/a → plugins/b → plugins/a');
+  t.same(longFiles(files({ 'plugins/long.ts': '\n'.repeat(251) })), ['plugins/long.ts: 252 lines']);
+});
+
+t.test('a route of the api scope without config.access fails the start', async (t) => {
+  const app = Fastify();
+  t.teardown(() => app.close());
+  app.register(
+    fp(async (root) => void root.decorate('auth', { authenticate: async () => {} } as never), { name: 'auth' }),
+  );
+  app.register(async (scope) => {
+    await scope.register(authScope);
+    scope.get('/open', async () => 'secret');
+  });
+  await t.rejects(async () => app.ready(), /GET \/open declares no config\.access/);
+});
+
+t.test('every route of the service that is not public asks for a key', async (t) => {
+  const key = 'sk-test';
+  const sha256 = createHash('sha256').update(key).digest('hex');
+  const file = `${t.testdir({ 'c.yaml': `keys: [{ name: a, sha256: ${sha256} }]` })}/c.yaml`;
+  const app = await build(t, { env: { CONFIG_FILE: file } });
+  const { paths } = (await app.inject('/openapi.json')).json() as { paths: Record<string, object> };
+  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => ({ path, method: method.toUpperCase() as 'GET' })),
+  );
+  t.ok(operations.length > 10, `${operations.length} operations`);
+  for (const { method, path } of operations) {
+    const { statusCode } = await app.inject({ method, url: path.replace(/\{\w+\}/, 'x') });
+    t.equal(statusCode === 401, !PUBLIC_PATHS.includes(path), `${method} ${path}: ${statusCode}`);
+  }
 });

@@ -52,7 +52,10 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     const strict = await serve(t, { env: { ...env, REDIS_REQUIRED: 'true' } });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready, where the configuration says so');
     await redis.start();
-    await until(() => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true, 'Redis is found');
+    await until(
+      () => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true,
+      'Redis is found',
+    );
     t.match((await readAll(`${url}/ask/stream?question=q`)).events[0]?.json, { type: 'start', resumable: true });
     t.equal((await fetch(`${strict.url}/readyz`)).status, 200);
   });

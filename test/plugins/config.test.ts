@@ -163,7 +163,7 @@ t.test('names that lead nowhere, addresses that are none, numbers that are not w
 
 t.test('what is wrong is told once, beside everything else', async (t) => {
   const file = `${t.testdir({ 'c.yaml': 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }' })}/c.yaml`;
-  t.same(problems({ CONFIG_FILE: file }), ['NOPE_KEY: used in CONFIG_FILE, but not set']);
+  t.same(problems({ CONFIG_FILE: file }), ['NOPE_KEY: used in CONFIG_FILE but not set']);
   const named = problems({ PORT: 'abc', BELLA_API_KEY: 'k', DEFAULT_MODEL: 'gpt-4o', TRUST_PROXY: 'maybe' });
   t.same(
     named.map((problem) => problem.split(':')[0]),
@@ -215,14 +215,16 @@ t.test('keys and tokens', async (t) => {
   const of = (yaml: string) => problems({ CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml` });
   const hash = 'a'.repeat(64);
   t.same(of(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
-  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [/keys\.1: this name/]);
+  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [
+    /keys\.1: duplicate name/,
+  ]);
   t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: b, sha256: ${hash.toUpperCase()} }]`), [
-    /keys\.1: this key/,
+    /keys\.1: duplicate key/,
   ]);
   t.match(of('keys: [{ name: a, sha256: short }]'), [/keys\.0\.sha256/]);
   const jwt = (more: string) => of(`jwt: { issuer: i, audience: a, ${more} }`);
   t.match(jwt('algorithms: [RS256]'), [/either jwksUrl or secret/]);
-  t.match(jwt('algorithms: [HS256], jwksUrl: "https://i.example/keys"'), [/HS… go with secret/]);
-  t.match(jwt(`algorithms: [RS256], secret: ${'s'.repeat(32)}`), [/HS… go with secret/]);
+  t.match(jwt('algorithms: [HS256], jwksUrl: "https://i.example/keys"'), [/HS… algorithms require secret/]);
+  t.match(jwt(`algorithms: [RS256], secret: ${'s'.repeat(32)}`), [/HS… algorithms require secret/]);
   t.match(jwt('algorithms: [HS256], secret: short'), [/jwt\.secret/]);
 });
