@@ -86,7 +86,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
       t.equal(joined(one), json.answer, 'byte for byte, with Redis emptied in between');
     }
     t.equal(upstream.calls.length, 3);
-    t.ok((await metric(a.app, 'sluice_streams_detached_total')) >= 1);
+    t.ok((await metric(a.app, 'sluice_streams_unsynced_total')) >= 1);
     alone.cut();
     fresh.cut();
   });

@@ -28,7 +28,7 @@ t.test('SIGHUP reads keys and models anew, and a wrong file changes nothing', as
   t.same([await models('old'), await models('new')], [['one'], 401]);
 
   write('new', 'two');
-  await reload(/read anew/);
+  await reload(/configuration reloaded/);
   t.same([await models('old'), await models('new')], [401, ['two']]);
 
   write('third', 'three', 'nonsense: CANARY\n');
