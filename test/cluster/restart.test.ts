@@ -1,75 +1,51 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import {
-  assertComplete,
-  browse,
-  type Cluster,
-  counting,
-  noCluster,
-  type Page,
-  readProducedBy,
-  startCluster,
-} from '../cluster.ts';
+import { assertComplete, browse, type Cluster, counting, noCluster, type Page, startCluster } from '../cluster.ts';
 
 /** Replicas that are restarted one after the other behind the gateway of `deploy/`. */
 
-t.test('restarts', { skip: noCluster }, async (t) => {
-  t.jobs = 2;
-
-  t.test('a rolling restart under load: every answer is whole, and requested once', async (t) => {
-    const cluster = await startCluster(t, counting(60, 60), { DRAIN_MS: '1000' });
-    const pages: Page[] = [];
-    let isAsking = true;
-    const asking = (async () => {
-      while (isAsking) {
-        pages.push(browse(`${cluster.url}/ask/stream?question=page-${pages.length}-`));
-        await sleep(40);
-      }
-    })();
-    for (const index of [0, 1]) {
-      await sleep(2_000);
-      const { child, exit } = cluster.replicas[index] as Cluster['replicas'][number];
-      child.kill('SIGTERM');
-      t.equal(await exit, 0, 'it ends by itself');
-      await cluster.restart(index);
+t.test('a rolling restart under load: every answer is whole, and requested once', { skip: noCluster }, async (t) => {
+  const cluster = await startCluster(t, counting(40, 60), { DRAIN_MS: '1000' });
+  const pages: Page[] = [];
+  let isAsking = true;
+  const asking = (async () => {
+    while (isAsking) {
+      pages.push(browse(`${cluster.url}/ask/stream?question=page-${pages.length}-`));
+      await sleep(40);
     }
-    isAsking = false;
-    await asking;
-    await Promise.all(pages.map(({ over }) => over));
-
-    // A question can reach a replica in the moment between its SIGTERM and the gateway noticing. Such a page
-    // gets the error `overloaded` in its stream and may ask again: a known fault, which must stay rare, and
-    // must not cost an upstream call.
-    const isRefused = ({ last }: Page) => last?.type === 'error' && last.code === 'overloaded';
-    const refused = pages.filter(isRefused);
-    t.comment(`${refused.length} of ${pages.length} pages were told that the replica is shutting down`);
-    t.ok(refused.length <= pages.length * 0.02, 'at most 2 % of the pages are refused');
-    const prompts = cluster.upstream.calls.map(({ body }) => body);
-    for (const [i, page] of pages.entries()) {
-      const calls = prompts.filter((prompt) => prompt.includes(`page-${i}-`)).length;
-      const expected = isRefused(page) ? 0 : 1;
-      if (calls !== expected) t.fail(`page ${i}: ${calls} upstream calls, expected ${expected}`);
-    }
-    t.equal(prompts.length, pages.length - refused.length, 'one upstream call for every page that is not refused');
-
-    assertComplete(
-      t,
-      pages.filter((page) => !isRefused(page)),
-      60,
-    );
-    t.ok(pages.filter(({ reconnects }) => reconnects > 1).length > 10, 'some readers had to move');
-    t.match(cluster.gatewayLog(), /GET \/ask\/stream/);
-    t.notMatch(cluster.gatewayLog(), /question/, 'no query in the log of the gateway');
-  });
-
-  t.test('an answer that takes longer than the drain is finished for readers of the other replica', async (t) => {
-    const cluster = await startCluster(t, counting(130, 60), { DRAIN_MS: '500' });
-    const [page] = (await readProducedBy(cluster, 0, 1)) as [Page];
-    const { child, exit } = cluster.replicas[0] as Cluster['replicas'][number];
+  })();
+  for (const index of [0, 1]) {
+    await sleep(1_000);
+    const { child, exit } = cluster.replicas[index] as Cluster['replicas'][number];
     child.kill('SIGTERM');
-    t.equal(await exit, 0);
-    await page.over;
-    assertComplete(t, [page], 130);
-    t.equal(cluster.upstream.calls.length, 1);
-  });
+    t.equal(await exit, 0, 'it ends by itself');
+    await cluster.restart(index);
+  }
+  isAsking = false;
+  await asking;
+  await Promise.all(pages.map(({ over }) => over));
+
+  // A question can reach a replica in the moment between its SIGTERM and the gateway noticing. Such a page
+  // gets the error `overloaded` in its stream and may ask again: a known fault, which must stay rare, and
+  // must not cost an upstream call.
+  const isRefused = ({ last }: Page) => last?.type === 'error' && last.code === 'overloaded';
+  const refused = pages.filter(isRefused);
+  t.comment(`${refused.length} of ${pages.length} pages were told that the replica is shutting down`);
+  t.ok(refused.length <= pages.length * 0.02, 'at most 2 % of the pages are refused');
+  const prompts = cluster.upstream.calls.map(({ body }) => body);
+  for (const [i, page] of pages.entries()) {
+    const calls = prompts.filter((prompt) => prompt.includes(`page-${i}-`)).length;
+    const expected = isRefused(page) ? 0 : 1;
+    if (calls !== expected) t.fail(`page ${i}: ${calls} upstream calls, expected ${expected}`);
+  }
+  t.equal(prompts.length, pages.length - refused.length, 'one upstream call for every page that is not refused');
+
+  assertComplete(
+    t,
+    pages.filter((page) => !isRefused(page)),
+    40,
+  );
+  t.ok(pages.filter(({ reconnects }) => reconnects > 1).length > 10, 'some readers had to move');
+  t.match(cluster.gatewayLog(), /GET \/ask\/stream/);
+  t.notMatch(cluster.gatewayLog(), /question/, 'no query in the log of the gateway');
 });
