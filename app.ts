@@ -45,7 +45,7 @@ export interface Overrides {
   readonly providers?: Readonly<Record<string, Provider>>;
   readonly clock?: Clock;
   readonly store?: StreamStore;
-  /** Where log lines go; standard output by default. */
+  /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream;
 }
 

@@ -1,4 +1,4 @@
-/** Who a request comes from, and what that caller may do. */
+/** The identity of a caller, and what the caller may do. */
 
 export interface Quota {
   /** Questions per minute. */

@@ -9,7 +9,7 @@ import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who asks. Set on every route of the api scope. */
+    /** The caller. Set on every route of the api scope. */
     readonly identity: Identity;
   }
   interface FastifyInstance {

@@ -3,8 +3,9 @@ import fp from 'fastify-plugin';
 declare module 'fastify' {
   interface FastifyContextConfig {
     /**
-     * Who may call a route of the api scope if keys or tokens are configured: a key or token (`api`), also a
-     * ticket for one question (`ask`), also a ticket for this stream (`read`), or everybody (`public`).
+     * Credentials that a route of the api scope accepts if keys or tokens are configured: a key or token
+     * (`api`), also a ticket for one question (`ask`), also a ticket for this stream (`read`), or none
+     * (`public`).
      */
     access?: 'api' | 'ask' | 'read' | 'public';
   }

@@ -27,7 +27,7 @@ export interface ModelRoute {
   /** Asked in this order. */
   readonly targets: readonly [Target, ...Target[]];
   readonly deadlines: Deadlines;
-  /** What happens if a target fails in the middle of its answer. */
+  /** Reaction if a target fails in the middle of its answer. */
   readonly onMidStreamFailure: 'error' | 'continue';
   /** Instruction for the target that continues an answer. */
   readonly continuePrompt: string;

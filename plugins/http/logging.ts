@@ -24,8 +24,8 @@ export interface SerializedError {
 /** Returns what may be logged of an error. Its message is left out: it may repeat input, as in `JSON.parse`. */
 export function serializeError(error: unknown): SerializedError {
   const { name = 'Error', code, stack = '' } = (error ?? {}) as NodeJS.ErrnoException;
-  const frame = stack.split('\n').find((line) => /^\s+at /.test(line)) ?? '';
-  return { name, code, at: /([^/\s(]+\/[^/\s(]+:\d+):\d+/.exec(frame)?.[1] };
+  const line = stack.split('\n').find((text) => /^\s+at /.test(text)) ?? '';
+  return { name, code, at: /([^/\s(]+\/[^/\s(]+:\d+):\d+/.exec(line)?.[1] };
 }
 
 function serializeRequest({ method }: { method?: string }): object {

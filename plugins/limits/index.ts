@@ -13,7 +13,7 @@ declare module 'fastify' {
   }
 }
 
-/** What one generation holds of its owner's quota. */
+/** The share of its owner's quota that one generation holds. */
 export interface Reservation {
   /**
    * Releases the place and charges the tokens that were used instead of the estimate. Call once.

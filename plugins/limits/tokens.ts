@@ -1,21 +1,22 @@
 import type { Usage } from '../../providers/types.ts';
 import type { Prompt } from '../llm/client.ts';
 
-/** Tokens before a provider has counted them. Pure. */
+/** Estimates tokens until the provider has counted them. Pure. */
 
-/** Characters of one, about, in English; other scripts have fewer, so that real counts are charged at the end. */
+/** Characters per token in English. Other scripts have fewer; the provider's count is charged at the end. */
 const CHARS_PER_TOKEN = 4;
-/** What an answer is thought to take where nobody has set its limit. */
+/** Estimated tokens of an answer without a limit. */
 const DEFAULT_ANSWER_TOKENS = 1_024;
 
-/** What an image counts as. */
+/** Characters that an image counts as. */
 const CHARS_PER_IMAGE = 4_096;
 
+/** Returns the tokens that a question may take, its answer included. */
 export function estimateTokens(prompt: Prompt): number {
   return estimatePromptTokens(prompt) + (prompt.maxTokens ?? DEFAULT_ANSWER_TOKENS);
 }
 
-/** What was used: as the provider counted, else by the length of what was written. */
+/** Returns the used tokens: as the provider counted them, else by the length of prompt and answer. */
 export function usedTokens(usage: Usage | undefined, prompt: Prompt, characters: number): number {
   const { inputTokens, outputTokens, totalTokens } = usage ?? {};
   if (totalTokens !== undefined) return totalTokens;

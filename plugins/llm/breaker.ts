@@ -5,7 +5,7 @@ export type BreakerState = 'closed' | 'half_open' | 'open';
 /** Consecutive failures that open the breaker. */
 const FAILURE_THRESHOLD = 5;
 /** Time that the breaker stays open. Doubles after each failed probe. */
-const OPEN_MS = { initial: 5_000, max: 60_000 };
+const OPEN_DURATION_MS = { initial: 5_000, max: 60_000 };
 
 /** An admitted call. Its result counts only if the breaker has not changed state since. */
 export interface Admission {
@@ -21,7 +21,7 @@ export class Breaker {
   readonly #clock: Clock;
   readonly #onChange: (state: BreakerState) => void;
   #failures = 0;
-  #openMs = OPEN_MS.initial;
+  #openMs = OPEN_DURATION_MS.initial;
   #openUntil: number | undefined;
   #probe: Admission | undefined;
   /** Rises with each change of state. Results of calls from earlier epochs are ignored. */
@@ -57,7 +57,7 @@ export class Breaker {
   succeeded({ epoch }: Admission): void {
     if (epoch !== this.#epoch) return;
     this.#failures = 0;
-    this.#openMs = OPEN_MS.initial;
+    this.#openMs = OPEN_DURATION_MS.initial;
     if (this.#openUntil === undefined) return;
     this.#openUntil = undefined;
     this.#changeState('closed');
@@ -68,7 +68,7 @@ export class Breaker {
     this.#failures += 1;
     const isProbe = admission === this.#probe;
     if (!isProbe && this.#failures < FAILURE_THRESHOLD) return;
-    if (isProbe) this.#openMs = Math.min(this.#openMs * 2, OPEN_MS.max);
+    if (isProbe) this.#openMs = Math.min(this.#openMs * 2, OPEN_DURATION_MS.max);
     this.#openUntil = this.#clock.now() + this.#openMs;
     this.#changeState('open');
   }

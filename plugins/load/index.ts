@@ -9,7 +9,7 @@ declare module 'fastify' {
   }
 }
 
-/** How busy this process is: how often upstreams are read, and whether new questions are refused. */
+/** The load of this process: it sets the read interval of upstreams, and refuses new questions. */
 export interface Load {
   /** Returns the least milliseconds between two reads of one upstream connection. */
   readIntervalMs(): number;

@@ -8,7 +8,7 @@ import { createMailbox, type Mailbox } from './mailbox.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** What this replica shares with others through Redis; undefined without `REDIS_URL`. */
+    /** State shared with other replicas through Redis; undefined without `REDIS_URL`. */
     readonly cluster: Cluster | undefined;
   }
 }
@@ -30,7 +30,7 @@ export interface RedisOptions {
   readonly redis: Config['redis'];
 }
 
-/** How long the start waits for Redis before it continues without. */
+/** Longest wait for Redis at the start, which then continues without it. */
 const CONNECT_WAIT_MS = 1_000;
 
 const CLIENT_OPTIONS = {

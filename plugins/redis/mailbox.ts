@@ -28,7 +28,7 @@ export interface MailboxOptions {
 }
 
 /**
- * How often the subscription is checked, and how long the answer may take. A subscribed connection
+ * Time between two checks of the subscription, and the time limit of a check. A subscribed connection
  * sends nothing by itself; repeating SUBSCRIBE shows whether it still works and changes nothing else.
  */
 const CHECK_MS = 2_000;

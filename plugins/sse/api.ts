@@ -3,7 +3,7 @@ import type {} from 'fastify-sse-v2';
 
 /** Types of `plugins/sse` that routes may import. */
 
-/** Where the events of one response come from. */
+/** The source of the events of one response. */
 export interface EventFeed<T> {
   /** Waits for the next item. One call at a time. */
   next(): Promise<T>;

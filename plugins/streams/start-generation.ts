@@ -15,7 +15,7 @@ export interface StartGenerationOptions {
   readonly route: ModelRoute;
   readonly prompt: Prompt;
   readonly logger: FastifyBaseLogger;
-  /** What the generation holds of its owner's quota. */
+  /** The share of its owner's quota that the generation holds. */
   readonly reservation?: Reservation;
   /** Text that the answer continues. */
   readonly partialAnswer?: string;

@@ -8,7 +8,7 @@ import type { StartGeneration } from './start-generation.ts';
 import { PRODUCER_LOST } from './terminals.ts';
 import type { TakeoverHandler, WritableLog } from './types.ts';
 
-/** What happens to a log whose producer is dead: it ends as lost, or continues if its route says `continue`. */
+/** Handles a log whose producer is dead: it ends as lost, or continues if its route says `continue`. */
 
 /** Longer prompts (for example with images) are not stored in Redis; their answers cannot be continued. */
 const MAX_PROMPT_CHARS = 262_144;

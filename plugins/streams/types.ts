@@ -31,10 +31,10 @@ export interface PlacedPart {
   readonly position: number;
 }
 
-/** What a reader gets at once: everything new, adjacent content merged. Never empty. */
+/** New parts for a reader, adjacent content merged. Never empty. */
 export interface Slice {
   readonly parts: readonly PlacedPart[];
-  /** Whether a reader that is cut off can resume; set only if this has changed. */
+  /** True if a reader that is cut off can resume. Present only if this has changed. */
   readonly resumable?: boolean;
   readonly terminal?: Terminal;
   /** The whole text of the answer; with an `end` only. */

@@ -1,7 +1,7 @@
 import type { Clock } from '../../clock.ts';
 import type { LogReader, PlacedPart, Slice } from '../types.ts';
 
-/** What a reader needs of its log. */
+/** The part of a log that a reader uses. */
 export interface ReaderSource {
   readonly length: number;
   readonly ended: boolean;

@@ -39,7 +39,7 @@ export class MemoryStore implements StreamStore, LogObserver {
   readonly #byKey = new Map<string, Entry>();
   /** The newest running log of each conversation. */
   readonly #byChat = new Map<string, MemoryLog>();
-  /** In the order in which they ended, which is the order in which they expire. */
+  /** Ended logs in the order in which they ended and expire. */
   readonly #ended = new Set<Entry>();
   #totalBytes = 0;
   #cancelExpiry: (() => void) | undefined;

@@ -13,7 +13,7 @@ export interface Producer {
   readonly epoch: number;
 }
 
-/** What a replica gets when it takes a log over. */
+/** Result of taking a log over. */
 export interface Takeover {
   /** Epoch of the new producer. */
   readonly epoch: number;
@@ -27,7 +27,7 @@ export interface Meta extends Producer {
   readonly info: StreamInfo;
 }
 
-/** What the names of a stream's keys are made of. */
+/** Names the keys of a stream. */
 export interface StreamKeys {
   readonly info: StreamInfo;
   readonly idempotency?: Idempotency | undefined;

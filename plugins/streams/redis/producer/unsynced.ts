@@ -3,7 +3,7 @@ import type { RedisConnection } from '../../../redis/connection.ts';
 import type { MemoryStore } from '../../memory/store.ts';
 import type { ProducerLog } from './log.ts';
 
-/** How often an unsynced log is offered to Redis. */
+/** Time between two attempts to sync. */
 const RETRY_MS = 1_000;
 
 export interface UnsyncedLogsOptions {

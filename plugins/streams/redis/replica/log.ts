@@ -29,7 +29,7 @@ const AHEAD_POLL_MS = 50;
 export class ReplicaLog {
   readonly memory: MemoryLog;
   producer: Producer;
-  /** How often the producer has replied that it does not produce this log. */
+  /** Number of consecutive replies of the producer that it does not produce this log. */
   goneReplies = 0;
   readonly #tail: LogTail;
   readonly #clock: Clock;

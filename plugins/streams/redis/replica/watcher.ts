@@ -14,7 +14,7 @@ export interface ReplicaWatcherOptions {
   readonly local: MemoryStore;
   /** Progress in units after which the producer is informed. */
   readonly progressUnits: number;
-  /** This replica has taken over a log of a dead producer, and is its producer now. */
+  /** Called when this replica has taken over a log of a dead producer and is its producer now. */
   onTakeover(memory: MemoryLog, takeover: Takeover): void;
 }
 
@@ -41,7 +41,7 @@ const UNKNOWN_PRODUCER: Producer = { replica: '', epoch: 0 };
 export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #options: ReplicaWatcherOptions;
   readonly #logs = new Map<string, ReplicaLog>();
-  /** What each producer was last told. */
+  /** Readers and position that were last reported to the producer. */
   readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
   /** Producers whose lease is being checked. */
   readonly #checking = new Set<string>();
