@@ -1,21 +1,25 @@
-/** What can go wrong with an upstream. Codes, statuses and messages are the public contract. */
+/** Errors of upstream calls. Codes, statuses and messages are a public contract. */
 
+/** The deadline that a call has missed. */
 export type TimeoutStage = 'connect' | 'headers' | 'first_token' | 'idle' | 'total';
 
+/**
+ * Status and message of each code. The message gets the stage of a timeout, and advice if a retry may succeed.
+ */
 const CODES = {
-  upstream_unreachable: { status: 502, message: 'The provider could not be reached.' },
-  upstream_timeout: { status: 504, message: 'The provider took too long.' },
-  upstream_rate_limited: { status: 429, message: 'The provider is limiting requests; ask again later.' },
-  upstream_rejected: { status: 502, message: 'The provider rejected the request.' },
-  upstream_failed: { status: 502, message: 'The provider failed.' },
-  upstream_protocol: { status: 502, message: 'The provider sent something that is not a valid answer.' },
-  upstream_truncated: { status: 502, message: 'The answer ended before it was complete.' },
-  upstream_error: { status: 502, message: 'The provider reported an error while answering.' },
+  upstream_unreachable: { status: 502, problem: 'The provider could not be reached' },
+  upstream_timeout: { status: 504, problem: 'The provider timed out' },
+  upstream_rate_limited: { status: 429, problem: 'The provider is limiting requests' },
+  upstream_rejected: { status: 502, problem: 'The provider rejected the request' },
+  upstream_failed: { status: 502, problem: 'The provider failed' },
+  upstream_protocol: { status: 502, problem: 'The provider sent an invalid response' },
+  upstream_truncated: { status: 502, problem: 'The answer ended before it was complete' },
+  upstream_error: { status: 502, problem: 'The provider reported an error during the answer' },
 } as const;
 
 export type ProviderErrorCode = keyof typeof CODES;
 
-/** What the provider itself said. For tests and classification only: never logged, never sent on. */
+/** Error text of the provider. For classification and tests only: never log it or send it to clients. */
 export interface UpstreamDetail {
   readonly message?: string;
   readonly type?: string;
@@ -23,29 +27,34 @@ export interface UpstreamDetail {
 }
 
 export interface ProviderErrorInit {
-  /** The short, bounded word that counters and logs use: `connect`, `http_503`, `bad_json` … */
+  /** Short label for metrics and logs, from a bounded set: `connect`, `http_503`, `bad_json` … */
   readonly reason: string;
-  /** Whether the same question may succeed later; decided where the error is born. */
+  /** True if the same question may succeed later. */
   readonly retryable: boolean;
+  /** Milliseconds to wait before a retry; undefined if the provider does not say. */
   readonly retryAfterMs?: number | undefined;
+  /** Set for timeouts only. */
   readonly stage?: TimeoutStage;
-  /** The upstream's HTTP status, where it had one. */
+  /** HTTP status of the upstream's response, if there was one. */
   readonly upstreamStatus?: number;
   readonly upstream?: UpstreamDetail;
   readonly cause?: unknown;
 }
 
-/** A provider's status that blames the question says the same to whoever asked it; key and money are ours. */
+/**
+ * Returns the provider's status if it means that the question is invalid: the client gets the same status.
+ * Rejected credentials and billing errors concern the operator, not the client.
+ */
 function clientFaultStatus(code: ProviderErrorCode, { reason, upstreamStatus }: ProviderErrorInit): number | undefined {
   if (code !== 'upstream_rejected' || reason === 'credentials' || reason === 'billing') return undefined;
   return [400, 413, 422].find((status) => status === upstreamStatus);
 }
 
-/** Thrown by providers. `message` is safe to show: it never holds what the upstream said. */
+/** Error of an upstream call. `message` is safe to send to clients: it never contains text of the upstream. */
 export class ProviderError extends Error {
   override readonly name = 'ProviderError';
   readonly code: ProviderErrorCode;
-  /** HTTP status for answers that do not stream. */
+  /** HTTP status for answers that are not streamed. */
   readonly status: number;
   readonly reason: string;
   readonly retryable: boolean;
@@ -55,8 +64,10 @@ export class ProviderError extends Error {
   readonly #init: ProviderErrorInit;
 
   constructor(code: ProviderErrorCode, init: ProviderErrorInit) {
-    const { status, message } = CODES[code];
-    super(init.stage ? `${message.slice(0, -1)} (${init.stage}).` : message, { cause: init.cause });
+    const { status, problem } = CODES[code];
+    const stage = init.stage ? ` (${init.stage})` : '';
+    const advice = init.retryable ? '; retry later' : '';
+    super(`${problem}${stage}${advice}.`, { cause: init.cause });
     this.code = code;
     this.status = clientFaultStatus(code, init) ?? status;
     this.reason = init.reason;
@@ -67,12 +78,12 @@ export class ProviderError extends Error {
     this.#init = init;
   }
 
-  /** Private, so that no serialiser finds it. */
+  /** Error text of the provider. A getter over a private field, so that serializers do not include it. */
   get upstream(): UpstreamDetail | undefined {
     return this.#init.upstream;
   }
 
-  /** The same with another delay, for whoever has another way to ask. */
+  /** Returns a copy with another delay, for example 0 if another API key can be used at once. */
   withRetryAfter(retryAfterMs: number): ProviderError {
     return new ProviderError(this.code, { ...this.#init, retryAfterMs });
   }

@@ -198,7 +198,7 @@ t.test('useChat: stop ends the upstream call', async (t) => {
 
 t.test('useChat: a failure is an error, and a refusal one before the stream', async (t) => {
   const service = await serviceOf(t, 'openai', ({ response }) => void response.writeHead(500).end('SECRET'));
-  await t.rejects(lastOf(await send(service, [user('q')])), { message: 'The provider failed.' });
+  await t.rejects(lastOf(await send(service, [user('q')])), { message: 'The provider failed; retry later.' });
   await t.rejects(send(service, [user('q')], { model: 'no/such' }), /Unknown model/);
   const pdf: UIMessage = {
     id: 'u',
