@@ -5,7 +5,7 @@ import { createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
 export const ANTHROPIC_BASE_URL = 'https://api.anthropic.com/v1';
 
-/** Anthropic's Messages API. */
+/** Creates a provider for Anthropic's Messages API. */
 export function createAnthropic(options: ProviderOptions): Provider {
   return createHttpProvider(options, {
     contentType: 'text/event-stream',

@@ -6,21 +6,22 @@ import { createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 const DIALECT = { maxTokensField: 'max_completion_tokens', streamOptions: true } as const;
 
 /**
- * Azure OpenAI and Foundry: Chat Completions under three addresses, the key in `api-key`.
+ * Creates a provider for Azure OpenAI or Foundry: Chat Completions with the key in `api-key`. The base URL
+ * and `apiVersion` select the API:
  *
- * - `https://<resource>.openai.azure.com` alone: the v1 API, whose `model` is the deployment;
- * - the same with `apiVersion`: the older one, with the deployment in the path;
- * - `https://<resource>.services.ai.azure.com/models` with `apiVersion`: Foundry's models.
+ * - `https://<resource>.openai.azure.com` without `apiVersion`: the v1 API, where `model` is the deployment
+ * - the same base URL with `apiVersion`: the older API, which has the deployment in the path
+ * - `https://<resource>.services.ai.azure.com/models` with `apiVersion`: the models of Foundry
  */
 export function createAzure(options: ProviderOptions): Provider {
   const { apiVersion } = options;
   const url = new URL(options.baseUrl);
-  const bare = url.pathname === '/';
-  if (bare) url.pathname = apiVersion === undefined ? '/openai/v1' : '/openai';
+  const isBareHost = url.pathname === '/';
+  if (isBareHost) url.pathname = apiVersion === undefined ? '/openai/v1' : '/openai';
 
   const pathFor = ({ model }: ChatRequest): string => {
     if (apiVersion === undefined) return '/chat/completions';
-    const deployment = bare ? `/deployments/${encodeURIComponent(model)}` : '';
+    const deployment = isBareHost ? `/deployments/${encodeURIComponent(model)}` : '';
     return `${deployment}/chat/completions?api-version=${encodeURIComponent(apiVersion)}`;
   };
 

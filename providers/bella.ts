@@ -3,14 +3,18 @@ import { openAIChatBody } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
-/** The public trial; self-hosted gateways are given by `baseUrl`. */
+/** Address of the public trial. For a self-hosted gateway, set `baseUrl`. */
 export const BELLA_BASE_URL = 'https://api.bella.top/v1';
 
 /**
- * Bella OpenAPI, LianjiaTech's gateway: Chat Completions with a bearer key. Read from its source
- * (bella-openapi @219850e): frames come as `data:` without a space, `[DONE]` only if the channel
- * behind it sent one, usage without being asked for; `max_completion_tokens` is no field of its own;
- * a channel set to merge reasoning sends it a second time as text.
+ * Creates a provider for Bella OpenAPI, the gateway of LianjiaTech: Chat Completions with a bearer key.
+ * Differences from OpenAI, according to its source (bella-openapi@219850e):
+ *
+ * - Events have `data:` without a space.
+ * - `[DONE]` is sent only if the channel, the upstream of the gateway, sent one.
+ * - Usage is sent without a request for it.
+ * - The API has no field `max_completion_tokens`.
+ * - A channel that merges reasoning sends the reasoning a second time as text.
  */
 export function createBella(options: ProviderOptions): Provider {
   return createHttpProvider(
@@ -27,7 +31,7 @@ export function createBella(options: ProviderOptions): Provider {
   );
 }
 
-/** Bella's own clients are configured with the bare host as often as with `/v1`. */
+/** Adds `/v1` to a base URL without a path. Bella's own clients accept the bare host, too. */
 function withApiPath(baseUrl: string): string {
   const url = new URL(baseUrl);
   if (url.pathname === '/') url.pathname = '/v1';

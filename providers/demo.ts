@@ -1,22 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChatMessage, ChatRequest, Provider } from './types.ts';
 
-/** Milliseconds from word to word: about as fast as a person reads along. */
-const WORD_MS = 40;
+/** Time between two words: about reading speed. */
+const WORD_INTERVAL_MS = 40;
 
-/** Answers without a key and without a network, so that the first run shows a stream at once. */
-export function createDemo(name: string, wordMs: number = WORD_MS): Provider {
+/**
+ * Creates a provider that answers without a key and without a network, so that the first run shows a stream.
+ * @param wordIntervalMs milliseconds between two words
+ */
+export function createDemo(name: string, wordIntervalMs: number = WORD_INTERVAL_MS): Provider {
   return {
     name,
     supportsContinuation: false,
     async *stream(request: ChatRequest, signal: AbortSignal) {
-      const text = answerTo(request);
+      const text = demoAnswer(request);
       const words = text.match(/\s*\S+/gu) ?? [];
       for (const word of words) {
-        await sleep(wordMs, undefined, { signal });
+        await sleep(wordIntervalMs, undefined, { signal });
         yield { type: 'text', text: word };
       }
-      const inputTokens = request.messages.reduce((sum, message) => sum + wordCount(textOf(message)), 0);
+      const inputTokens = request.messages.reduce((sum, message) => sum + countWords(textOf(message)), 0);
       const usage = { inputTokens, outputTokens: words.length, totalTokens: inputTokens + words.length };
       yield { type: 'finish', reason: 'stop', rawReason: 'stop', usage };
     },
@@ -24,9 +27,9 @@ export function createDemo(name: string, wordMs: number = WORD_MS): Provider {
   };
 }
 
-function answerTo({ messages }: ChatRequest): string {
-  const asked = messages.findLast((message) => message.role === 'user');
-  const question = asked ? textOf(asked) : '';
+function demoAnswer({ messages }: ChatRequest): string {
+  const lastQuestion = messages.findLast((message) => message.role === 'user');
+  const question = lastQuestion ? textOf(lastQuestion) : '';
   return [
     `You asked: “${question}”`,
     'I am the demo provider that is built into Sluice, so I cannot know the answer, but I can show you how one arrives: word by word, over one plain HTTP response that any browser’s EventSource can read.',
@@ -39,6 +42,6 @@ function textOf({ content }: ChatMessage): string {
   return content.map((block) => (block.type === 'text' ? block.text : '')).join(' ');
 }
 
-function wordCount(text: string): number {
+function countWords(text: string): number {
   return text.match(/\S+/gu)?.length ?? 0;
 }

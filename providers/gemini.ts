@@ -8,20 +8,20 @@ export const GEMINI_BASE_URL = 'https://generativelanguage.googleapis.com/v1beta
 const DIALECT: Omit<Dialect, 'authorization'> = {
   contentType: 'text/event-stream',
   call: (request) => ({
-    // Without `alt=sse` the body would be one JSON array.
+    // Without `alt=sse` the response body is one JSON array.
     path: `/models/${encodeURIComponent(request.model)}:streamGenerateContent?alt=sse`,
     body: geminiBody(request),
   }),
   createDecoder: createGeminiDecoder,
 };
 
-/** Google's Gemini API. */
+/** Creates a provider for Google's Gemini API. */
 export function createGemini(options: ProviderOptions): Provider {
   return createHttpProvider(options, { ...DIALECT, authorization: (apiKey) => ({ 'x-goog-api-key': apiKey }) });
 }
 
 /**
- * The same on Vertex AI, with an access token as key and a base URL of
+ * Creates a provider for the Gemini API on Vertex AI. The key is an access token, and the base URL is
  * `https://<region>-aiplatform.googleapis.com/v1/projects/<project>/locations/<region>/publishers/google`.
  */
 export function createVertex(options: ProviderOptions): Provider {

@@ -1,7 +1,6 @@
-import { ProviderError } from './errors.ts';
 import type { ChatMessage, ChatRequest, Provider, Usage } from './types.ts';
 import { usageFrom } from './wire/counts.ts';
-import { inlineData } from './wire/data-url.ts';
+import { imageUrlError, parseDataUrl } from './wire/data-url.ts';
 import { finishPart } from './wire/finish-reason.ts';
 import { inBandError } from './wire/in-band-error.ts';
 import { parseEvent, parseObject } from './wire/json.ts';
@@ -16,7 +15,7 @@ import { upstreamDetail } from './wire/status-error.ts';
 
 export const OLLAMA_BASE_URL = 'http://127.0.0.1:11434';
 
-/** Ollama's own API: `/api/chat`, one JSON object a line. */
+/** Creates a provider for Ollama's own API: `/api/chat`, one JSON object per line. */
 export function createOllama(options: ProviderOptions): Provider {
   return createHttpProvider(options, {
     contentType: 'application/x-ndjson',
@@ -33,7 +32,7 @@ function ollamaBody(request: ChatRequest): Record<string, unknown> {
     ...(request.maxTokens !== undefined && { num_predict: request.maxTokens }),
     ...(request.stop !== undefined && { stop: request.stop }),
   };
-  // It knows no tool choice; leaving the tools out is the one that it can be told.
+  // Ollama has no tool choice. `none` is expressed by leaving the tools out; other choices are ignored.
   const tools = request.toolChoice === 'none' ? undefined : request.tools;
   return {
     model: request.model,
@@ -59,14 +58,17 @@ function ollamaMessage(message: ChatMessage): object {
   return { role: 'user', content: text.join('\n'), ...(images.length > 0 && { images }) };
 }
 
-/** It takes images inline only. */
+/**
+ * Returns the base64 data of an image.
+ * @throws ProviderError for other URLs: Ollama accepts only inline images
+ */
 function imageData(url: string): string {
-  const inline = inlineData(url);
-  if (inline !== undefined) return inline.data;
-  throw new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
+  const content = parseDataUrl(url);
+  if (content === undefined) throw imageUrlError();
+  return content.data;
 }
 
-interface Call {
+interface ToolCall {
   id?: string | null;
   function?: { name?: string | null; arguments?: object | null } | null;
 }
@@ -76,7 +78,7 @@ interface Line {
   message?: {
     content?: string | null;
     thinking?: string | null;
-    tool_calls?: (Call | null)[] | null;
+    tool_calls?: (ToolCall | null)[] | null;
   } | null;
   done?: boolean;
   done_reason?: string | null;
@@ -84,44 +86,47 @@ interface Line {
   eval_count?: number;
 }
 
-/** Success is a line with `done`; an error is a line of its own, after which nothing comes. */
+/**
+ * Creates a decoder for an `/api/chat` stream. The answer is complete with a line that has `done`. An error is
+ * a line of its own and the last one.
+ */
 export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
   const lines = createNdjsonDecoder(onLine);
-  let last: Line | undefined;
-  let calls = 0;
+  let finalLine: Line | undefined;
+  let toolCallCount = 0;
 
   function onLine(event: WireEvent): void {
-    if (last !== undefined || event.data.trim() === '') return;
+    if (finalLine !== undefined || event.data.trim() === '') return;
     const line = parseEvent<Line>(event, event.data);
     if ((line.error ?? null) !== null) throw inBandError(upstreamDetail(line));
-    const { thinking, content, tool_calls: made } = line.message ?? {};
+    const { thinking, content, tool_calls: toolCalls } = line.message ?? {};
     if (thinking) parts.text('reasoning', thinking);
     if (content) parts.text('text', content);
-    for (const call of made ?? []) {
+    for (const call of toolCalls ?? []) {
       if (call === null) continue;
-      const { id, function: called } = call;
-      const args = JSON.stringify(called?.arguments ?? {});
+      const { id, function: fn } = call;
+      const args = JSON.stringify(fn?.arguments ?? {});
       parts.toolCall({
         type: 'tool_call',
-        index: calls,
+        index: toolCallCount,
         ...(id && { id }),
-        ...(called?.name && { name: called.name }),
+        ...(fn?.name && { name: fn.name }),
         arguments: args,
       });
-      calls += 1;
+      toolCallCount += 1;
     }
-    if (line.done === true) last = line;
+    if (line.done === true) finalLine = line;
   }
 
   return {
     push: lines.push,
     end: lines.end,
     get done() {
-      return last !== undefined;
+      return finalLine !== undefined;
     },
     finish() {
-      if (last === undefined) throw truncatedError();
-      return finishPart(last.done_reason ?? undefined, usageOf(last), calls > 0);
+      if (finalLine === undefined) throw truncatedError();
+      return finishPart(finalLine.done_reason ?? undefined, usageOf(finalLine), toolCallCount > 0);
     },
   };
 }

@@ -3,64 +3,72 @@ import { type OpenAIChatDialect, openAIChatBody } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
-/** What is known of a service that speaks Chat Completions, so that a key is all it needs. */
+/** Settings of a known service with a Chat Completions API. With a preset, a user configures only the key. */
 export interface Preset extends CompatibleDialect {
-  /** Absent where it differs from account to account. */
+  /** Absent if the address differs by account. */
   readonly baseUrl?: string;
-  /** The environment variable whose presence switches it on. */
+  /** Environment variable that holds the key and enables the provider. */
   readonly apiKeyEnv?: string;
 }
 
 export interface CompatibleDialect extends OpenAIChatDialect {
-  /** What stands behind the base URL, unless it is `/chat/completions`. */
+  /** Path behind the base URL; `/chat/completions` if absent. */
   readonly path?: string;
 }
 
-const USUAL: CompatibleDialect = { maxTokensField: 'max_tokens', streamOptions: true };
+const DEFAULT_DIALECT: CompatibleDialect = { maxTokensField: 'max_tokens', streamOptions: true };
 
 export const PRESETS: Readonly<Record<string, Preset>> = {
-  // Newer models refuse `max_tokens`.
+  // Newer models reject `max_tokens`.
   openai: {
-    ...USUAL,
+    ...DEFAULT_DIALECT,
     baseUrl: 'https://api.openai.com/v1',
     apiKeyEnv: 'OPENAI_API_KEY',
     maxTokensField: 'max_completion_tokens',
   },
-  deepseek: { ...USUAL, baseUrl: 'https://api.deepseek.com', apiKeyEnv: 'DEEPSEEK_API_KEY' },
+  deepseek: { ...DEFAULT_DIALECT, baseUrl: 'https://api.deepseek.com', apiKeyEnv: 'DEEPSEEK_API_KEY' },
   dashscope: {
-    ...USUAL,
+    ...DEFAULT_DIALECT,
     baseUrl: 'https://dashscope.aliyuncs.com/compatible-mode/v1',
     apiKeyEnv: 'DASHSCOPE_API_KEY',
   },
-  moonshot: { ...USUAL, baseUrl: 'https://api.moonshot.cn/v1', apiKeyEnv: 'MOONSHOT_API_KEY' },
-  // Counts tokens in the finish chunk unasked, and refuses fields that it does not know.
-  mistral: { ...USUAL, baseUrl: 'https://api.mistral.ai/v1', apiKeyEnv: 'MISTRAL_API_KEY', streamOptions: false },
-  groq: { ...USUAL, baseUrl: 'https://api.groq.com/openai/v1', apiKeyEnv: 'GROQ_API_KEY' },
-  xai: { ...USUAL, baseUrl: 'https://api.x.ai/v1', apiKeyEnv: 'XAI_API_KEY' },
-  openrouter: { ...USUAL, baseUrl: 'https://openrouter.ai/api/v1', apiKeyEnv: 'OPENROUTER_API_KEY' },
-  cohere: { ...USUAL, baseUrl: 'https://api.cohere.ai/compatibility/v1', apiKeyEnv: 'COHERE_API_KEY' },
-  together: { ...USUAL, baseUrl: 'https://api.together.xyz/v1' },
-  huggingface: { ...USUAL, baseUrl: 'https://router.huggingface.co/v1' },
-  // Counts on every chunk unasked.
-  perplexity: { ...USUAL, baseUrl: 'https://api.perplexity.ai', streamOptions: false },
-  writer: { ...USUAL, baseUrl: 'https://api.writer.com/v1', path: '/chat' },
-  zai: { ...USUAL, baseUrl: 'https://api.z.ai/api/paas/v4' },
-  avian: { ...USUAL, baseUrl: 'https://api.avian.io/v1' },
+  moonshot: { ...DEFAULT_DIALECT, baseUrl: 'https://api.moonshot.cn/v1', apiKeyEnv: 'MOONSHOT_API_KEY' },
+  // Sends usage in the finish chunk without a request for it, and rejects unknown fields.
+  mistral: {
+    ...DEFAULT_DIALECT,
+    baseUrl: 'https://api.mistral.ai/v1',
+    apiKeyEnv: 'MISTRAL_API_KEY',
+    streamOptions: false,
+  },
+  groq: { ...DEFAULT_DIALECT, baseUrl: 'https://api.groq.com/openai/v1', apiKeyEnv: 'GROQ_API_KEY' },
+  xai: { ...DEFAULT_DIALECT, baseUrl: 'https://api.x.ai/v1', apiKeyEnv: 'XAI_API_KEY' },
+  openrouter: { ...DEFAULT_DIALECT, baseUrl: 'https://openrouter.ai/api/v1', apiKeyEnv: 'OPENROUTER_API_KEY' },
+  cohere: { ...DEFAULT_DIALECT, baseUrl: 'https://api.cohere.ai/compatibility/v1', apiKeyEnv: 'COHERE_API_KEY' },
+  together: { ...DEFAULT_DIALECT, baseUrl: 'https://api.together.xyz/v1' },
+  huggingface: { ...DEFAULT_DIALECT, baseUrl: 'https://router.huggingface.co/v1' },
+  // Sends usage in every chunk without a request for it.
+  perplexity: { ...DEFAULT_DIALECT, baseUrl: 'https://api.perplexity.ai', streamOptions: false },
+  writer: { ...DEFAULT_DIALECT, baseUrl: 'https://api.writer.com/v1', path: '/chat' },
+  zai: { ...DEFAULT_DIALECT, baseUrl: 'https://api.z.ai/api/paas/v4' },
+  avian: { ...DEFAULT_DIALECT, baseUrl: 'https://api.avian.io/v1' },
   // `https://bedrock-runtime.<region>.amazonaws.com/openai/v1`, with a Bedrock API key
-  bedrock: USUAL,
+  bedrock: DEFAULT_DIALECT,
   // `https://api.cloudflare.com/client/v4/accounts/<id>/ai/v1`
-  cloudflare: USUAL,
+  cloudflare: DEFAULT_DIALECT,
   // `https://<workspace>/serving-endpoints`
-  databricks: USUAL,
+  databricks: DEFAULT_DIALECT,
   // `https://<account>.snowflakecomputing.com/api/v2/cortex/v1`
-  snowflake: USUAL,
-  gpustack: USUAL,
-  vllm: { ...USUAL, baseUrl: 'http://127.0.0.1:8000/v1' },
-  'llama.cpp': { ...USUAL, baseUrl: 'http://127.0.0.1:8080/v1' },
+  snowflake: DEFAULT_DIALECT,
+  gpustack: DEFAULT_DIALECT,
+  vllm: { ...DEFAULT_DIALECT, baseUrl: 'http://127.0.0.1:8000/v1' },
+  'llama.cpp': { ...DEFAULT_DIALECT, baseUrl: 'http://127.0.0.1:8080/v1' },
 };
 
-/** Any server with `POST {baseUrl}/chat/completions`. */
-export function createOpenAICompatible(options: ProviderOptions, dialect: CompatibleDialect = USUAL): Provider {
+/** Creates a provider for any server with `POST {baseUrl}/chat/completions`. */
+export function createOpenAICompatible(
+  options: ProviderOptions,
+  dialect: CompatibleDialect = DEFAULT_DIALECT,
+): Provider {
   return createHttpProvider(options, {
     contentType: 'text/event-stream',
     authorization: bearer,

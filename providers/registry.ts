@@ -8,28 +8,28 @@ import { createOpenAICompatible, PRESETS } from './openai-compatible.ts';
 import type { Provider } from './types.ts';
 import type { ProviderOptions } from './wire/provider.ts';
 
-/** The one list of provider types. A new provider is a file beside this one and a line here. */
+/** The list of all provider types. A new provider needs a file in this folder and an entry here. */
 
 export interface ProviderType {
-  /** Where it lives unless the configuration says otherwise; without one the configuration has to. */
+  /** Default base URL. If absent, the configuration must set one. */
   readonly baseUrl?: string;
-  /** Whether it has no address at all. */
+  /** True for a provider that runs in this process and has no base URL. */
   readonly embedded?: true;
-  /** The environment variable whose presence switches the provider on. */
+  /** Environment variable that holds the key and enables the provider. */
   readonly apiKeyEnv?: string;
-  /** The environment variable that moves it, and, where no key has to, switches it on. */
+  /** Environment variable that sets the base URL. It also enables a provider without `apiKeyEnv`. */
   readonly baseUrlEnv?: string;
   create(options: ProviderOptions): Provider;
 }
 
-const presets = Object.entries(PRESETS).map(([name, preset]): [string, ProviderType] => {
+const presetTypes = Object.entries(PRESETS).map(([name, preset]): [string, ProviderType] => {
   const { baseUrl, apiKeyEnv, ...dialect } = preset;
   const create = (options: ProviderOptions) => createOpenAICompatible(options, dialect);
   return [name, { ...(baseUrl && { baseUrl }), ...(apiKeyEnv && { apiKeyEnv }), create }];
 });
 
 export const PROVIDER_TYPES: Readonly<Record<string, ProviderType>> = {
-  ...Object.fromEntries(presets),
+  ...Object.fromEntries(presetTypes),
   bella: { baseUrl: BELLA_BASE_URL, apiKeyEnv: 'BELLA_API_KEY', baseUrlEnv: 'BELLA_BASE_URL', create: createBella },
   anthropic: { baseUrl: ANTHROPIC_BASE_URL, apiKeyEnv: 'ANTHROPIC_API_KEY', create: createAnthropic },
   gemini: { baseUrl: GEMINI_BASE_URL, apiKeyEnv: 'GEMINI_API_KEY', create: createGemini },

@@ -1,15 +1,17 @@
-/** What every provider takes, and what every provider gives. Imports nothing. */
+/** The input and output types of all providers. This file has no imports. */
 
 export interface TextContent {
   readonly type: 'text';
   readonly text: string;
 }
 
-/** An image by reference, passed on untouched: an `https:` URL, or a `data:` URL in base64. */
+/**
+ * An image by reference: an `https:` URL, or a base64 `data:` URL. The URL is sent to the provider unchanged.
+ */
 export interface ImageContent {
   readonly type: 'image';
   readonly url: string;
-  /** How closely to look, in OpenAI's words. */
+  /** Resolution at which the model processes the image, with OpenAI's values. */
   readonly detail?: string;
 }
 
@@ -17,7 +19,7 @@ export interface ImageContent {
 export interface ToolCall {
   readonly id: string;
   readonly name: string;
-  /** JSON text; empty for none. */
+  /** JSON text; empty if the call has no arguments. */
   readonly arguments: string;
 }
 
@@ -27,52 +29,52 @@ export type ChatMessage =
   | {
       readonly role: 'assistant';
       readonly content: string;
-      /** What it thought before it called tools; some thinking models want it back. */
+      /** Reasoning before the tool calls. Some reasoning models require it in the next request. */
       readonly reasoning?: string;
       readonly toolCalls?: readonly ToolCall[];
     }
-  /** What a tool gave, and the name of the tool, by which some providers know the call. */
+  /** Result of a tool call. Some providers match it to the call by the name of the tool. */
   | { readonly role: 'tool'; readonly content: string; readonly toolCallId: string; readonly name: string };
 
-/** A function that the model may ask its caller to run. */
+/** A function that the model may call. The client runs it. */
 export interface Tool {
   readonly name: string;
   readonly description?: string;
-  /** JSON schema of its arguments. */
+  /** JSON schema of the arguments. */
   readonly parameters?: Readonly<Record<string, unknown>>;
-  /** Whether the arguments have to follow the schema; for providers that speak Chat Completions. */
+  /** True if the arguments must follow the schema. Only for Chat Completions providers. */
   readonly strict?: boolean;
 }
 
 export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string };
 
 export interface ChatRequest {
-  /** The provider's own name of the model, not Sluice's public one. */
+  /** The provider's own name of the model, not the public name. */
   readonly model: string;
-  /** Headers that carry a trace to where the question goes. */
+  /** Headers that pass the trace on to the provider. */
   readonly traceHeaders?: Readonly<Record<string, string>> | undefined;
   readonly messages: readonly ChatMessage[];
   readonly temperature?: number;
   readonly topP?: number;
-  /** The most tokens the answer may have. */
+  /** Maximum length of the answer in tokens. */
   readonly maxTokens?: number;
   /** Texts at which the answer ends. */
   readonly stop?: readonly string[];
   readonly tools?: readonly Tool[];
   readonly toolChoice?: ToolChoice;
-  /** Further fields of Chat Completions, for providers that speak it; the others leave them out. */
+  /** Further Chat Completions fields. Providers with another API ignore them. */
   readonly options?: Readonly<Record<string, unknown>>;
 }
 
-/** Tokens, as the provider counted them; what it does not say is absent. */
+/** Token counts as sent by the provider. A count that the provider does not send is absent. */
 export interface Usage {
   readonly inputTokens?: number;
   readonly outputTokens?: number;
   readonly totalTokens?: number;
   readonly reasoningTokens?: number;
-  /** Those of the input that came from the provider's cache. */
+  /** Input tokens that the provider read from its cache. */
   readonly cachedTokens?: number;
-  /** Those of the input that the provider put there. */
+  /** Input tokens that the provider wrote to its cache. */
   readonly cacheWriteTokens?: number;
 }
 
@@ -83,7 +85,9 @@ export interface TextPart {
   readonly text: string;
 }
 
-/** A fragment of a tool call: `id` and `name` come once, `arguments` are joined by `index`. */
+/**
+ * A fragment of a tool call. `id` and `name` are sent once per `index`; concatenate the `arguments` by `index`.
+ */
 export interface ToolCallPart {
   readonly type: 'tool_call';
   readonly index: number;
@@ -92,14 +96,14 @@ export interface ToolCallPart {
   readonly arguments: string;
 }
 
-/** The last part of every answer that succeeded, and of no other. */
+/** The last part of every complete answer. A failed answer has no finish part. */
 export interface FinishPart {
   readonly type: 'finish';
   readonly reason: FinishReason;
-  /** The provider's own word for it; absent where it sends none. */
+  /** Finish reason as sent by the provider; absent if the provider sends none. */
   readonly rawReason?: string;
   readonly usage?: Usage;
-  /** Who answered, as `provider/model`, where it took more than one; set above the providers. */
+  /** The targets that answered, as `provider/model`, if there was more than one. Set by the LLM client. */
   readonly targets?: readonly string[];
 }
 
@@ -108,18 +112,19 @@ export type StreamPart = ContentPart | FinishPart;
 
 export interface Provider {
   readonly name: string;
-  /** False where it cannot be asked to go on with an answer that another has begun. */
+  /** False if the provider cannot continue an answer that another provider has begun. */
   readonly supportsContinuation?: boolean;
-  /** Why it cannot be asked now, as a call would throw it: all its keys rest. */
+  /** Returns the error that a call would throw now because all API keys are in cooldown, else undefined. */
   cooldown?(): Error | undefined;
   /**
-   * Asks the model once. Parts come as the upstream sends them, text that arrived together as one
-   * part; the consumer's pace is the upstream's pace.
+   * Calls the model once and yields the parts of its answer. Text that arrives together is one part. Reads
+   * from the upstream only as fast as parts are consumed.
    *
-   * Ends after exactly one `finish` part, or throws a `ProviderError`; when `signal` aborts it
-   * throws and the upstream socket is closed.
+   * Ends after exactly one `finish` part. If `signal` aborts, throws and closes the upstream
+   * socket.
+   * @throws ProviderError if the call fails or the answer is incomplete
    */
   stream(request: ChatRequest, signal: AbortSignal): AsyncGenerator<StreamPart, void, undefined>;
-  /** Closes kept-alive connections. Calls in flight are not waited for. */
+  /** Closes all connections. Does not wait for running calls. */
   close(): Promise<void>;
 }

@@ -1,25 +1,26 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
-import { inlineData } from './data-url.ts';
+import { parseDataUrl } from './data-url.ts';
 import { parseObject } from './json.ts';
 import { withoutBlankText } from './messages.ts';
 
-/** The API wants a limit; this is one that every model of theirs takes. */
-const MAX_TOKENS = 4_096;
+/** Limit of requests without one. The API requires a limit, and every model accepts this one. */
+const DEFAULT_MAX_TOKENS = 4_096;
 
 interface Turn {
   readonly role: 'user' | 'assistant';
   readonly content: object[];
 }
 
+/** Returns the body of a Messages request. @throws ProviderError for an invalid `data:` URL */
 export function anthropicBody(request: ChatRequest): Record<string, unknown> {
   const system = request.messages.flatMap((message) => (message.role === 'system' ? [message.content] : []));
   return {
     model: request.model,
-    max_tokens: request.maxTokens ?? MAX_TOKENS,
-    messages: turns(request.messages),
+    max_tokens: request.maxTokens ?? DEFAULT_MAX_TOKENS,
+    messages: toTurns(request.messages),
     stream: true,
     ...(system.length > 0 && { system: system.join('\n\n') }),
-    // From 0 to 1 here, from 0 to 2 elsewhere.
+    // Anthropic accepts 0 to 1, other APIs 0 to 2.
     ...(request.temperature !== undefined && { temperature: Math.min(request.temperature, 1) }),
     ...(request.topP !== undefined && { top_p: request.topP }),
     ...(request.stop !== undefined && { stop_sequences: request.stop }),
@@ -33,11 +34,11 @@ export function anthropicBody(request: ChatRequest): Record<string, unknown> {
   };
 }
 
-/** User and assistant in turn: neighbours of one role become one message. */
-function turns(messages: readonly ChatMessage[]): Turn[] {
+/** Merges adjacent messages of one role, because user and assistant must alternate. */
+function toTurns(messages: readonly ChatMessage[]): Turn[] {
   const turns: Turn[] = [];
   for (const message of messages) {
-    const content = blocks(message);
+    const content = contentBlocks(message);
     if (content.length === 0) continue;
     const role = message.role === 'assistant' ? 'assistant' : 'user';
     const last = turns.at(-1);
@@ -47,25 +48,25 @@ function turns(messages: readonly ChatMessage[]): Turn[] {
   return turns;
 }
 
-/** Empty texts are refused, so they are left out. */
-function blocks(message: ChatMessage): object[] {
+/** Returns the content blocks of a message without empty texts, which the API rejects. */
+function contentBlocks(message: ChatMessage): object[] {
   if (message.role === 'system') return [];
   if (message.role === 'tool') {
     return [{ type: 'tool_result', tool_use_id: message.toolCallId, content: message.content }];
   }
   if (typeof message.content !== 'string') {
-    return withoutBlankText(message.content).map((block) => (block.type === 'image' ? image(block.url) : block));
+    return withoutBlankText(message.content).map((block) => (block.type === 'image' ? imageBlock(block.url) : block));
   }
   const text = message.content.trim() === '' ? [] : [{ type: 'text', text: message.content }];
-  const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
+  const toolCalls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
   return [
     ...text,
-    ...calls.map(({ id, name, arguments: args }) => ({ type: 'tool_use', id, name, input: parseObject(args) })),
+    ...toolCalls.map(({ id, name, arguments: args }) => ({ type: 'tool_use', id, name, input: parseObject(args) })),
   ];
 }
 
-function image(url: string): object {
-  const inline = inlineData(url);
+function imageBlock(url: string): object {
+  const inline = parseDataUrl(url);
   return {
     type: 'image',
     source: inline ? { type: 'base64', media_type: inline.mimeType, data: inline.data } : { type: 'url', url },

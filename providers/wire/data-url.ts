@@ -1,18 +1,23 @@
 import { ProviderError } from '../errors.ts';
 
-export interface Inline {
+export interface InlineContent {
   readonly mimeType: string;
   /** Base64. */
   readonly data: string;
 }
 
 /**
- * The content of a base64 `data:` URL; undefined for an `https:` one.
- * @throws ProviderError for any other `data:` URL
+ * Returns the content of a base64 `data:` URL; undefined for a URL with another scheme.
+ * @throws ProviderError for a `data:` URL that is not base64 or has no media type
  */
-export function inlineData(url: string): Inline | undefined {
+export function parseDataUrl(url: string): InlineContent | undefined {
   const [, mimeType, data] = /^data:([\w.+-]+\/[\w.+-]+)(?:;[\w-]+=[^;,]*)*;base64,(.*)$/s.exec(url) ?? [];
   if (mimeType !== undefined && data !== undefined) return { mimeType, data };
   if (!/^data:/i.test(url)) return undefined;
-  throw new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
+  throw imageUrlError();
+}
+
+/** Returns the error for an image URL that cannot be sent to the provider. */
+export function imageUrlError(): ProviderError {
+  return new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
 }

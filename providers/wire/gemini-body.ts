@@ -1,5 +1,5 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
-import { inlineData } from './data-url.ts';
+import { parseDataUrl } from './data-url.ts';
 import { parseObject } from './json.ts';
 import { sortToolResults, withoutBlankText } from './messages.ts';
 
@@ -9,11 +9,12 @@ interface Content {
 }
 
 /**
- * What stands for the signature of a call that is told again. Models since Gemini 3 refuse the first
- * call of a step without one: https://ai.google.dev/gemini-api/docs/thought-signatures
+ * Placeholder for the thought signature of an earlier tool call. Since Gemini 3, models reject a step whose
+ * first call has no signature: https://ai.google.dev/gemini-api/docs/thought-signatures
  */
-const NO_SIGNATURE = { thoughtSignature: 'skip_thought_signature_validator' };
+const PLACEHOLDER_SIGNATURE = { thoughtSignature: 'skip_thought_signature_validator' };
 
+/** Returns the body of a `streamGenerateContent` request. @throws ProviderError for an invalid `data:` URL */
 export function geminiBody(request: ChatRequest): Record<string, unknown> {
   const system = request.messages.flatMap((message) => (message.role === 'system' ? [{ text: message.content }] : []));
   const generationConfig = {
@@ -23,26 +24,29 @@ export function geminiBody(request: ChatRequest): Record<string, unknown> {
     ...(request.stop !== undefined && { stopSequences: request.stop }),
   };
   return {
-    contents: contents(request.messages, !/gemini-[12]\b/.test(request.model)),
+    contents: toContents(request.messages, !/gemini-[12]\b/.test(request.model)),
     ...(system.length > 0 && { systemInstruction: { parts: system } }),
     ...(Object.keys(generationConfig).length > 0 && { generationConfig }),
-    ...(request.tools !== undefined && { tools: [{ functionDeclarations: request.tools.map(declaration) }] }),
+    ...(request.tools !== undefined && { tools: [{ functionDeclarations: request.tools.map(functionDeclaration) }] }),
     ...(request.toolChoice !== undefined && {
       toolConfig: { functionCallingConfig: callingConfig(request.toolChoice) },
     }),
   };
 }
 
-/** `parametersJsonSchema` takes plain JSON schema, where `parameters` knows only a part of it. */
-function declaration({ parameters, strict: _, ...tool }: NonNullable<ChatRequest['tools']>[number]): object {
+/**
+ * Returns a function declaration. `parametersJsonSchema` accepts all of JSON schema, `parameters` only a
+ * subset.
+ */
+function functionDeclaration({ parameters, strict: _, ...tool }: NonNullable<ChatRequest['tools']>[number]): object {
   return { ...tool, ...(parameters !== undefined && { parametersJsonSchema: parameters }) };
 }
 
-/** Neighbours of one role become one content: all results of one step have to stand together. */
-function contents(messages: readonly ChatMessage[], signed: boolean): Content[] {
+/** Merges adjacent messages of one role, because all tool results of one step must be in one content. */
+function toContents(messages: readonly ChatMessage[], needsSignature: boolean): Content[] {
   const contents: Content[] = [];
   for (const message of sortToolResults(messages)) {
-    const parts = partsOf(message, signed);
+    const parts = partsOf(message, needsSignature);
     if (parts.length === 0) continue;
     const role = message.role === 'assistant' ? 'model' : 'user';
     const last = contents.at(-1);
@@ -52,34 +56,34 @@ function contents(messages: readonly ChatMessage[], signed: boolean): Content[] 
   return contents;
 }
 
-function partsOf(message: ChatMessage, signed: boolean): object[] {
+function partsOf(message: ChatMessage, needsSignature: boolean): object[] {
   if (message.role === 'system') return [];
   if (message.role === 'tool') {
-    return [{ functionResponse: { name: message.name, response: result(message.content) } }];
+    return [{ functionResponse: { name: message.name, response: toolResponse(message.content) } }];
   }
   if (typeof message.content !== 'string') {
     return withoutBlankText(message.content).map((block) =>
-      block.type === 'image' ? image(block.url) : { text: block.text },
+      block.type === 'image' ? imagePart(block.url) : { text: block.text },
     );
   }
   const text = message.content === '' ? [] : [{ text: message.content }];
-  const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
+  const toolCalls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
   return [
     ...text,
-    ...calls.map(({ name, arguments: args }, i) => ({
+    ...toolCalls.map(({ name, arguments: args }, i) => ({
       functionCall: { name, args: parseObject(args) },
-      ...(signed && i === 0 && NO_SIGNATURE),
+      ...(needsSignature && i === 0 && PLACEHOLDER_SIGNATURE),
     })),
   ];
 }
 
-/** The API wants an object. */
-function result(content: string): object {
+/** Returns a tool result as an object, which the API requires. */
+function toolResponse(content: string): object {
   const object = parseObject(content);
   return Object.keys(object).length > 0 ? object : { result: content };
 }
 
-const TYPES: Readonly<Record<string, string>> = {
+const IMAGE_TYPES: Readonly<Record<string, string>> = {
   png: 'image/png',
   webp: 'image/webp',
   gif: 'image/gif',
@@ -87,11 +91,11 @@ const TYPES: Readonly<Record<string, string>> = {
   heif: 'image/heif',
 };
 
-function image(url: string): object {
-  const inlined = inlineData(url);
-  if (inlined) return { inlineData: inlined };
+function imagePart(url: string): object {
+  const inlineData = parseDataUrl(url);
+  if (inlineData) return { inlineData };
   const extension = /\.(\w+)(?:[?#].*)?$/.exec(url)?.[1]?.toLowerCase() ?? '';
-  return { fileData: { fileUri: url, mimeType: TYPES[extension] ?? 'image/jpeg' } };
+  return { fileData: { fileUri: url, mimeType: IMAGE_TYPES[extension] ?? 'image/jpeg' } };
 }
 
 function callingConfig(choice: ToolChoice): object {
