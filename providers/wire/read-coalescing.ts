@@ -1,65 +1,71 @@
 import type { Socket } from 'node:net';
 
-/** How often one connection is read. */
+/** The read interval of upstream connections, and its clock. */
 export interface ReadIntervals {
-  /** Monotonic milliseconds. */
+  /** Returns monotonic milliseconds. */
   now(): number;
-  /** Least milliseconds between two reads of one connection, at this moment; 0 for none. */
+  /** Returns the current minimum of milliseconds between two reads of one connection; 0 for no minimum. */
   intervalMs(): number;
-  /** Calls `then` after a frame. It cannot be called off. */
-  afterInterval(then: () => void): void;
+  /** Calls `fn` after one read interval. Cannot be canceled. */
+  afterInterval(fn: () => void): void;
 }
 
-/** Bytes that were worth their read: to wait for more would only make a flood slower. TLS hands out 16 KB at most. */
+/**
+ * Bytes within one interval after which the connection is read again in the next turn of the event loop: a wait
+ * would only slow down a fast connection. TLS delivers at most 16 KB at once.
+ */
 const MAX_COALESCED_BYTES = 8 * 1024;
 
 /**
- * Reads a connection that is quicker than the frames once a frame. What a model sent in the meantime
- * is then one read, one parse and one write to each reader in place of many. A flood is read on in
- * the next turn of the event loop: not two megabytes of it in one, as libuv would.
+ * Reads a connection at most once per read interval. The data that arrives during an interval is one read, one
+ * parse and one write to each reader, instead of many.
  *
- * A slower connection is read as ever: only one that had data before its last frame was over is
- * held, and a new request ends that.
+ * - A connection is paused only if data arrived before its last interval had passed. Slower connections are
+ *   read without delay.
+ * - A new request on the connection ends the pause.
+ * - After `MAX_COALESCED_BYTES` the next read follows in the next turn of the event loop. libuv would read up
+ *   to two megabytes in one turn.
  *
- * It works through the contract of Readable: when `push` says that it is enough, the socket rests
- * until `_read`, which may answer when it likes.
+ * Relies on the contract of Readable: after `push` has returned false, the stream calls `_read` for more data,
+ * and `_read` may deliver it at any later time.
  */
 export function coalesceReads(socket: Socket, intervals: ReadIntervals): void {
   const { push, _read: read, write } = socket;
-  let since = Number.NEGATIVE_INFINITY;
+  let intervalStartedAt = Number.NEGATIVE_INFINITY;
   let isPaused = false;
-  /** Whether more was wanted since: not of one whose reader is behind. */
-  let wantsMore = false;
-  /** Bytes since it was last let go. */
+  /** True if the stream has called `_read` since the last data: its consumer is not behind. */
+  let isReadPending = false;
+  /** Bytes since the last pause has ended. */
   let bytesRead = 0;
 
   socket.push = (chunk: Buffer | null) => {
-    wantsMore = false;
+    isReadPending = false;
     const hasRoom = push.call(socket, chunk);
     if (chunk === null) return false;
     bytesRead += chunk.length;
     const now = intervals.now();
-    const quick = now - since < intervals.intervalMs();
-    if (!quick) since = now;
-    if (bytesRead >= MAX_COALESCED_BYTES || (isPaused && isLast(chunk))) pause(setImmediate);
-    else if (quick && !isPaused && !isLast(chunk)) pause(intervals.afterInterval);
+    const isWithinInterval = now - intervalStartedAt < intervals.intervalMs();
+    if (!isWithinInterval) intervalStartedAt = now;
+    if (bytesRead >= MAX_COALESCED_BYTES || (isPaused && endsResponse(chunk))) pause(setImmediate);
+    else if (isWithinInterval && !isPaused && !endsResponse(chunk)) pause(intervals.afterInterval);
     return hasRoom && !isPaused;
   };
 
   socket._read = (size) => {
-    wantsMore = true;
+    isReadPending = true;
     if (!isPaused) read.call(socket, size);
   };
 
   socket.write = ((...args: Parameters<typeof write>) => {
     if (isPaused) resume();
-    since = Number.NEGATIVE_INFINITY;
+    intervalStartedAt = Number.NEGATIVE_INFINITY;
     return write.apply(socket, args);
   }) as typeof write;
 
-  function pause(until: (then: () => void) => void): void {
+  /** Pauses the connection until `schedule` calls its callback, or until a new request. */
+  function pause(schedule: (fn: () => void) => void): void {
     isPaused = true;
-    until(() => {
+    schedule(() => {
       if (isPaused) resume();
     });
   }
@@ -67,16 +73,17 @@ export function coalesceReads(socket: Socket, intervals: ReadIntervals): void {
   function resume(): void {
     isPaused = false;
     bytesRead = 0;
-    since = intervals.now();
-    if (wantsMore && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
+    intervalStartedAt = intervals.now();
+    if (isReadPending && !socket.destroyed) read.call(socket, socket.readableHighWaterMark);
   }
 }
 
 /**
- * Whether it ends as a chunked response does. Its connection is read on, so that the next request is
- * not given to one that the provider has closed meanwhile. Of one that looks so by chance a frame is missed.
+ * Returns true if a chunk ends like a chunked response. The connection is not paused for an interval, so that a
+ * close by the provider is seen before the connection is used for the next request. A false positive only skips
+ * one pause.
  */
-function isLast(chunk: Buffer): boolean {
+function endsResponse(chunk: Buffer): boolean {
   const end = chunk.length - 5;
   return chunk[end] === 0x30 && chunk[end + 1] === 0x0d && chunk[end + 3] === 0x0d;
 }
