@@ -1,111 +1,124 @@
 import { ProviderError } from '../errors.ts';
 
-/** Which of a provider's keys the next call takes, and which of them rest. */
+/** Chooses the API key of each call. Keys that a provider refuses or limits are not used during a cooldown. */
 
 export type CooldownReason = 'credentials' | 'rate_limited';
 
+/** The use of an API key for one call. */
 export interface KeyUse {
   readonly key: string;
-  /** The provider has taken the key. */
+  /** Call if the provider has accepted the key. Resets the length of its next cooldown. */
   accepted(): void;
   /**
-   * The call failed; a key that was refused, or has reached its limit, rests. Gives the fault back, or
-   * one that says "at once" where another key may be used.
+   * Call if the call has failed. Starts a cooldown if the provider has refused or rate-limited the key. Returns
+   * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used at once.
    */
   failed(fault: unknown): unknown;
-  /** The call is over. Once. */
+  /** Ends the use. Call once. */
   release(): void;
 }
 
 export interface ApiKeys {
-  /** @throws ProviderError while every key rests */
+  /**
+   * Starts the use of the key with the fewest running calls; among equals, the least recently used one. Returns
+   * undefined if no key is configured.
+   * @throws ProviderError if all keys are in cooldown
+   */
   use(): KeyUse | undefined;
-  /** What `take` would throw. */
+  /** Returns the error that `use` would throw now, else undefined. */
   cooldown(): ProviderError | undefined;
 }
 
 export interface ApiKeyOptions {
   /** Monotonic milliseconds. */
   now(): number;
-  /** A key was laid aside; `first` where it was in use until now. */
-  onCooldown?: ((cooldownReason: CooldownReason, first: boolean) => void) | undefined;
+  /**
+   * Called when a cooldown starts. `isFirst` is false for a key that was refused before and not accepted since.
+   */
+  onCooldown?: ((reason: CooldownReason, isFirst: boolean) => void) | undefined;
 }
 
-interface Key {
+interface KeyState {
   readonly key: string;
-  calls: number;
+  runningCalls: number;
   cooldownUntil: number;
   cooldownReason: CooldownReason;
-  /** How long it rests when it is refused the next time. */
+  /** Length of the cooldown after the next refusal. */
   nextCooldownMs: number;
 }
 
-/** A refused key is tried again after this, and after twice as long each time, up to the most. */
-const COOLDOWN_MS = { first: 5_000, most: 300_000 };
-/** Where a provider says 429 and not for how long, its other keys are used for so long. */
+/**
+ * Cooldown of a refused key. Doubles with each further refusal. The maximum also bounds delays that a provider
+ * requests.
+ */
+const COOLDOWN_MS = { initial: 5_000, max: 300_000 };
+/** Cooldown after a 429 without a delay, if there are other keys. */
 const RATE_LIMIT_COOLDOWN_MS = 1_000;
 
-/** The key with the fewest calls, the one that waited longest among equals. */
+/** Creates the key selection of one provider. `keys` may be empty. */
 export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiKeyOptions): ApiKeys {
-  const ring: Key[] = keys.map((key) => ({
+  /** Least recently used first. */
+  const states: KeyState[] = keys.map((key) => ({
     key,
-    calls: 0,
+    runningCalls: 0,
     cooldownUntil: 0,
     cooldownReason: 'credentials',
-    nextCooldownMs: COOLDOWN_MS.first,
+    nextCooldownMs: COOLDOWN_MS.initial,
   }));
 
-  const allInCooldown = (): ProviderError | undefined => {
-    const waitMs = Math.ceil(Math.min(...ring.map(({ cooldownUntil }) => cooldownUntil)) - now());
-    if (ring.length === 0 || waitMs <= 0) return undefined;
-    if (ring.some(({ cooldownReason }) => cooldownReason === 'rate_limited')) {
+  const cooldownError = (): ProviderError | undefined => {
+    const waitMs = Math.ceil(Math.min(...states.map(({ cooldownUntil }) => cooldownUntil)) - now());
+    if (states.length === 0 || waitMs <= 0) return undefined;
+    if (states.some(({ cooldownReason }) => cooldownReason === 'rate_limited')) {
       const init = { reason: 'keys_resting', retryable: true, retryAfterMs: waitMs };
       return new ProviderError('upstream_rate_limited', init);
     }
     return new ProviderError('upstream_rejected', { reason: 'credentials', retryable: false });
   };
 
-  const startCooldown = (key: Key, why: CooldownReason, ms: number) => {
-    key.cooldownReason = why;
-    key.cooldownUntil = Math.max(key.cooldownUntil, now() + Math.min(ms, COOLDOWN_MS.most));
+  const startCooldown = (state: KeyState, reason: CooldownReason, ms: number) => {
+    state.cooldownReason = reason;
+    state.cooldownUntil = Math.max(state.cooldownUntil, now() + Math.min(ms, COOLDOWN_MS.max));
   };
 
-  /** What many calls in flight report together counts once. */
-  const onKeyRefused = (key: Key) => {
-    if (key.cooldownUntil > now()) return;
-    startCooldown(key, 'credentials', key.nextCooldownMs);
-    onCooldown?.('credentials', key.nextCooldownMs === COOLDOWN_MS.first);
-    key.nextCooldownMs = Math.min(key.nextCooldownMs * 2, COOLDOWN_MS.most);
+  /** Starts a cooldown, unless one is running: refusals of concurrent calls count once. */
+  const onKeyRefused = (state: KeyState) => {
+    if (state.cooldownUntil > now()) return;
+    startCooldown(state, 'credentials', state.nextCooldownMs);
+    onCooldown?.('credentials', state.nextCooldownMs === COOLDOWN_MS.initial);
+    state.nextCooldownMs = Math.min(state.nextCooldownMs * 2, COOLDOWN_MS.max);
   };
 
-  const onRateLimited = (key: Key, fault: ProviderError): unknown => {
-    startCooldown(key, 'rate_limited', fault.retryAfterMs ?? (ring.length > 1 ? RATE_LIMIT_COOLDOWN_MS : 0));
+  const onRateLimited = (state: KeyState, fault: ProviderError): unknown => {
+    startCooldown(state, 'rate_limited', fault.retryAfterMs ?? (states.length > 1 ? RATE_LIMIT_COOLDOWN_MS : 0));
     onCooldown?.('rate_limited', true);
-    return ring.length > 1 && allInCooldown() === undefined ? fault.withRetryAfter(0) : fault;
+    return states.length > 1 && cooldownError() === undefined ? fault.withRetryAfter(0) : fault;
   };
 
   return {
-    cooldown: allInCooldown,
+    cooldown: cooldownError,
     use() {
-      if (ring.length === 0) return undefined;
-      const [key] = ring.filter(({ cooldownUntil }) => cooldownUntil <= now()).sort((a, b) => a.calls - b.calls);
-      if (key === undefined) throw allInCooldown();
-      ring.splice(ring.indexOf(key), 1);
-      ring.push(key);
-      key.calls += 1;
+      if (states.length === 0) return undefined;
+      const [state] = states
+        .filter(({ cooldownUntil }) => cooldownUntil <= now())
+        .sort((a, b) => a.runningCalls - b.runningCalls);
+      if (state === undefined) throw cooldownError();
+      states.splice(states.indexOf(state), 1);
+      states.push(state);
+      state.runningCalls += 1;
       return {
-        key: key.key,
+        key: state.key,
         accepted() {
-          key.nextCooldownMs = COOLDOWN_MS.first;
+          state.nextCooldownMs = COOLDOWN_MS.initial;
         },
         failed(fault) {
           if (!(fault instanceof ProviderError)) return fault;
-          if (isKeyUnusable(fault)) onKeyRefused(key);
-          else if (fault.code === 'upstream_rate_limited') return onRateLimited(key, fault);
+          if (isKeyUnusable(fault)) onKeyRefused(state);
+          else if (fault.code === 'upstream_rate_limited') return onRateLimited(state, fault);
           return fault;
         },
         release() {
-          key.calls -= 1;
+          state.runningCalls -= 1;
         },
       };
     },
@@ -113,8 +126,8 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
 }
 
 /**
- * Whether the key itself is of no use: refused, or out of money. A 403 is as often about the question
- * or the model.
+ * Returns true if no call can succeed with this key: it was refused or has no credit. A 403 does not count,
+ * because it often concerns the question or the model.
  */
 function isKeyUnusable({ code, reason, retryable, upstreamStatus }: ProviderError): boolean {
   if (reason === 'billing' || (code === 'upstream_rate_limited' && !retryable)) return true;

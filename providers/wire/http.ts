@@ -8,16 +8,16 @@ import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
 import { statusError } from './status-error.ts';
 
 export interface UpstreamOptions {
-  /** Everything before the API's own path, such as `https://api.example/v1`. */
+  /** The part of the URL before the API's own paths, for example `https://api.example/v1`. */
   readonly baseUrl: string;
-  /** Most sockets at once; must not be below the number of answers that may run. */
+  /** Maximum number of sockets. Must be at least the number of concurrent calls. */
   readonly connections: number;
-  /** Bytes that may wait in the response body before the socket is no longer read. */
+  /** Bytes of a response body that may be buffered. Above, the socket is not read. */
   readonly highWaterMark: number;
   readonly readIntervals: ReadIntervals;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
-  /** Whether it may live at a link-local address. */
+  /** True to allow connections to the addresses that `addresses.ts` forbids. */
   readonly allowPrivate?: boolean | undefined;
 }
 
@@ -25,24 +25,31 @@ export type Body = Dispatcher.ResponseData['body'];
 
 export interface Upstream {
   /**
-   * Posts JSON and resolves once a 200 with the wanted content type has begun. Anything else is
-   * read, forgotten and thrown as a `ProviderError`.
+   * Posts JSON. Resolves to the response body when the headers of a response with status 200 and the expected
+   * content type have arrived. Discards any other response.
+   * @param path relative to the base URL, with a leading slash
+   * @throws ProviderError for any other response and for a failed connection; the abort error if `signal`
+   *   aborts
    */
   post(path: string, headers: Record<string, string>, body: unknown, signal: AbortSignal): Promise<Body>;
+  /** Closes all connections. Does not wait for running calls. */
   close(): Promise<void>;
 }
 
-/** How much of an error's body is read for its class, and for how long. */
-const MAX_ERROR_BODY = 64 * 1024;
-const ERROR_BODY_MS = 1_000;
+/** Maximum number of bytes that are read of an error response. */
+const MAX_ERROR_BODY_BYTES = 64 * 1024;
+/** Maximum time for reading an error response. */
+const ERROR_BODY_TIMEOUT_MS = 1_000;
 
 /**
- * One keep-alive pool per provider. A `Pool` and not an `Agent`, because with undici 7 an aborted
- * call makes an `Agent` open a spare connection and throw it away.
+ * Creates the keep-alive pool of one provider. Uses a `Pool` and not an `Agent`, because in undici 7 an aborted
+ * call makes an `Agent` open an extra connection and close it unused.
+ * @param contentType media type of a successful response, in lower case
+ * @throws TypeError if the base URL is not a valid URL
  */
 export function createUpstream(options: UpstreamOptions, contentType: string): Upstream {
   const base = new URL(options.baseUrl);
-  const prefix = base.pathname.replace(/\/+$/, '');
+  const basePath = base.pathname.replace(/\/+$/, '');
   const connector = buildConnector({
     timeout: options.connectTimeoutMs,
     ...(!options.allowPrivate && { lookup: lookupAllowedHost }),
@@ -52,13 +59,13 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     connections: options.connections,
     pipelining: 1,
     headersTimeout: options.headersTimeoutMs,
-    // Idle time is watched by the LLM client, on complete parts: bytes alone are no progress.
+    // The LLM client checks the idle deadline on complete parts, because bytes alone are no progress.
     bodyTimeout: 0,
     keepAliveTimeout: 4_000,
-    // After an abort undici 7 connects anew for the call that was aborted: a thousand readers that
-    // leave would be a thousand connections for nobody.
+    // After an abort, undici 7 opens a new connection for the aborted call. Without this check, a thousand readers
+    // that disconnect would cause a thousand unused connections.
     connect(target, callback) {
-      if (pendingCalls === 0) return callback(new Error('nobody waits for this connection'), null);
+      if (pendingCalls === 0) return callback(new Error('no call is waiting for this connection'), null);
       connector(target, (...[error, socket]) => {
         if (socket) coalesceReads(socket, options.readIntervals);
         callback(...([error, socket] as Parameters<typeof callback>));
@@ -73,7 +80,7 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
       try {
         response = await pool.request({
           method: 'POST',
-          path: prefix + path,
+          path: basePath + path,
           headers: {
             ...headers,
             'content-type': 'application/json',
@@ -96,7 +103,10 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
   };
 }
 
-/** A name may come to mean another address between the start and a connection. */
+/**
+ * Resolves a host name and rejects forbidden addresses. Runs for each connection, because DNS records may
+ * change after the start.
+ */
 const lookupAllowedHost: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses) => {
     if (error) return callback(error, '');
@@ -109,18 +119,22 @@ const lookupAllowedHost: LookupFunction = (hostname, options, callback) => {
   });
 };
 
+/** @throws ProviderError if the response cannot be read as a stream of this content type */
 async function checkResponse(
   { statusCode, headers, body }: Dispatcher.ResponseData,
   contentType: string,
 ): Promise<void> {
-  if (statusCode >= 400) throw statusError(statusCode, headers, await readText(body));
+  if (statusCode >= 400) throw statusError(statusCode, headers, await readErrorBody(body));
   const reason = findUnreadableReason(statusCode, headers, contentType);
   if (reason === undefined) return;
   body.on('error', () => {}).destroy();
   throw new ProviderError('upstream_protocol', { reason, retryable: false, upstreamStatus: statusCode });
 }
 
-/** Why a response that is no error cannot be read as a stream. Redirects are never followed. */
+/**
+ * Returns the reason why a response without an error status cannot be read as a stream. Redirects are not
+ * followed.
+ */
 function findUnreadableReason(
   status: number,
   headers: Dispatcher.ResponseData['headers'],
@@ -130,26 +144,26 @@ function findUnreadableReason(
   const encoding = headers['content-encoding'];
   if (encoding !== undefined && encoding !== 'identity') return 'content_encoding';
   const type = headers['content-type'];
-  // An absent type is let through: self-hosted servers forget it, and the parser refuses nonsense.
+  // A missing type is allowed: some self-hosted servers omit it, and the parser rejects invalid content.
   if (type !== undefined && !String(type).toLowerCase().startsWith(contentType)) return 'content_type';
   return undefined;
 }
 
-/** The beginning of an error's body; a body that breaks off gives what came. */
-async function readText(body: Body): Promise<string> {
+/** Returns the start of an error body. If reading fails or times out, returns what has arrived. */
+async function readErrorBody(body: Body): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
-  const late = setTimeout(() => body.destroy(), ERROR_BODY_MS);
+  const timeout = setTimeout(() => body.destroy(), ERROR_BODY_TIMEOUT_MS);
   try {
     for await (const chunk of body) {
       chunks.push(chunk);
       size += chunk.length;
-      if (size >= MAX_ERROR_BODY) break;
+      if (size >= MAX_ERROR_BODY_BYTES) break;
     }
   } catch {
-    // The status already says what matters.
+    // The status alone classifies the error well enough.
   } finally {
-    clearTimeout(late);
+    clearTimeout(timeout);
   }
-  return Buffer.concat(chunks).toString('utf8', 0, MAX_ERROR_BODY);
+  return Buffer.concat(chunks).toString('utf8', 0, MAX_ERROR_BODY_BYTES);
 }

@@ -2,56 +2,61 @@ import type { ChatRequest, Provider } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, type OpenedCall, readAnswer } from './read-answer.ts';
+import { type AnswerDecoder, readAnswer, type UpstreamCall } from './read-answer.ts';
 
 export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly name: string;
-  /** The one with the fewest calls is used; none for servers that ask for none. */
+  /** API keys, one of which is used for each call. Empty for servers that require no key. */
   readonly apiKeys: readonly string[];
-  /** For Azure, whose older addresses have one. */
+  /** API version; only for Azure. */
   readonly apiVersion?: string | undefined;
 }
 
-/** What sets one provider's API apart from another's. */
+/** The differences between the APIs of providers. */
 export interface Dialect {
-  /** The media type of its streams. */
+  /** Media type of the response stream. */
   readonly contentType: string;
-  /** The headers that carry a key. */
+  /** Returns the headers that contain the key. */
   authorization(apiKey: string): Record<string, string>;
   /**
-   * One question as its API wants it; `path` goes behind the base URL.
-   * @throws ProviderError for a question that it cannot express
+   * Converts a request to the API's format. `path` is relative to the base URL.
+   * @throws ProviderError for a request that the API cannot express
    */
   call(request: ChatRequest): { readonly path: string; readonly body: unknown };
-  /** Turns the bytes of one answer into parts. */
+  /** Creates the decoder of one answer, which writes to `parts`. */
   createDecoder(parts: PartBuffer): AnswerDecoder;
-  /** Headers of every call. */
+  /** Headers for every call. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 
+/** Returns the `Authorization` header of a bearer key. */
 export const bearer = (apiKey: string): Record<string, string> => ({ authorization: `Bearer ${apiKey}` });
 
-/** A provider that is reached by one POST a question. */
+/**
+ * Creates a provider that makes one POST request per call.
+ * @throws TypeError if the base URL is not a valid URL
+ */
 export function createHttpProvider(options: ProviderOptions, dialect: Dialect): Provider {
   const upstream = createUpstream(options, dialect.contentType);
   const keys = createApiKeys(options.apiKeys, options);
 
-  const startCall = (request: ChatRequest, signal: AbortSignal): OpenedCall => {
+  const startCall = (request: ChatRequest, signal: AbortSignal): UpstreamCall => {
     const { path, body } = dialect.call(request);
-    const lease = keys.use();
-    const authorization = lease ? dialect.authorization(lease.key) : {};
-    const call = upstream.post(path, { ...request.traceHeaders, ...dialect.headers, ...authorization }, body, signal);
-    if (lease === undefined) return { opening: call, release: () => {} };
-    const opening = call.then(
-      (opened) => {
-        lease.accepted();
-        return opened;
+    const keyUse = keys.use();
+    const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
+    const headers = { ...request.traceHeaders, ...dialect.headers, ...authorization };
+    const response = upstream.post(path, headers, body, signal);
+    if (keyUse === undefined) return { body: response, release: () => {} };
+    const responseBody = response.then(
+      (readable) => {
+        keyUse.accepted();
+        return readable;
       },
       (fault) => {
-        throw lease.failed(fault);
+        throw keyUse.failed(fault);
       },
     );
-    return { opening, release: lease.release };
+    return { body: responseBody, release: keyUse.release };
   };
 
   return {

@@ -2,56 +2,64 @@ import { ProviderError } from '../errors.ts';
 import type { FinishPart, StreamPart } from '../types.ts';
 import type { Body } from './http.ts';
 import { networkError } from './network-error.ts';
-import type { PartBuffer } from './parts.ts';
-import { createPartBuffer } from './parts.ts';
+import { createPartBuffer, type PartBuffer } from './parts.ts';
 
-/** One provider's way of writing an answer: fed with bytes, it fills a part buffer. */
+/** Decodes the bytes of one answer into a part buffer. */
 export interface AnswerDecoder {
+  /** Decodes the next bytes. @throws ProviderError for an invalid stream or an error in the stream */
   push(bytes: Uint8Array): void;
-  /** After the last byte; delivers what has waited for it. */
+  /** Call after the last byte. Decodes an incomplete last event. @throws ProviderError as `push` does */
   end(): void;
-  /** True once the provider has said that nothing more will come, before the body's end. */
+  /** True if the provider has marked the end of the answer. May be true before the end of the body. */
   readonly done: boolean;
-  /** The finish part, or a thrown `upstream_truncated` where no sign of success was seen. */
+  /** Returns the finish part. @throws ProviderError `upstream_truncated` if the answer is not complete */
   finish(): FinishPart;
 }
 
-/** A call that was made. */
-export interface OpenedCall {
-  readonly opening: Promise<Body>;
-  /** Call once, when nothing more is read of it. */
+/** A call that was sent to the upstream. */
+export interface UpstreamCall {
+  /** Resolves to the response body, or rejects if the call fails before it. */
+  readonly body: Promise<Body>;
+  /** Ends the use of the API key. Call once, when the body is no longer read. */
   release(): void;
 }
 
-/** How long a body may take to end after its last word, so that its connection can be used again. */
-const DRAIN_MS = 1_000;
+/**
+ * Maximum wait for the end of a body after a complete answer. If the body ends, its connection can be used
+ * again.
+ */
+const DRAIN_TIMEOUT_MS = 1_000;
 
 /**
- * Opens a response body and turns it into parts; gives its socket back or closes it, whatever
- * happens. The one async generator between the socket and the LLM client: each costs a promise a part.
+ * Makes a call and yields the parts of its answer; the last one is the finish part. In any case releases the
+ * call, and returns its socket to the pool or closes it.
+ *
+ * This is the only async generator between the socket and the LLM client, because each one costs a promise per
+ * part.
+ * @throws ProviderError if the call fails or the answer is incomplete; the abort error after an abort
  */
 export async function* readAnswer(
-  ask: () => OpenedCall,
+  startCall: () => UpstreamCall,
   createDecoder: (parts: PartBuffer) => AnswerDecoder,
 ): AsyncGenerator<StreamPart, void, undefined> {
-  const { opening, release } = ask();
-  const body = await opening.catch((error) => {
+  const { body: response, release } = startCall();
+  const body = await response.catch((error) => {
     release();
     throw error;
   });
   const parts = createPartBuffer();
   const decoder = createDecoder(parts);
-  const readable = whenReadable(body);
+  const waitForData = createDataWaiter(body);
   try {
     while (!decoder.done) {
-      let taken = 0;
+      let bytesRead = 0;
       const failure = catchError(() => {
-        taken = readAvailable(body, decoder);
+        bytesRead = readAvailable(body, decoder);
       });
       for (const part of parts.take()) yield part;
       if (failure !== undefined) throw failure;
-      // Only a read that found nothing makes the body say when there is something, or its end.
-      if (taken === 0 && (await readable())) break;
+      // The body emits 'readable' and 'end' only after a read that returned null.
+      if (bytesRead === 0 && (await waitForData())) break;
     }
     const failure = decoder.done ? undefined : catchError(() => decoder.end());
     for (const part of parts.flush()) yield part;
@@ -66,25 +74,27 @@ export async function* readAnswer(
 }
 
 /**
- * All that waits, up to the body's `highWaterMark`. Newer versions of Node hand it out in the pieces
- * that it came in, and a part for each would be a write for each. Gives the bytes taken.
+ * Decodes the buffered bytes of the body, up to about its high-water mark, and returns their number. Newer
+ * versions of Node return the buffer in the chunks that were received; one part per chunk would mean one write
+ * per chunk.
  */
 function readAvailable(body: Body, decoder: AnswerDecoder): number {
-  let taken = 0;
-  while (taken < body.readableHighWaterMark && !decoder.done) {
+  let bytesRead = 0;
+  while (bytesRead < body.readableHighWaterMark && !decoder.done) {
     const chunk: Buffer | null = body.read();
     if (chunk === null) break;
     decoder.push(chunk);
-    taken += chunk.length;
+    bytesRead += chunk.length;
   }
-  return taken;
+  return bytesRead;
 }
 
 /**
- * Waits for a body that has nothing to read: true at its end, a throw if it broke. What `for await`
- * does, without a second async generator around every read.
+ * Returns a function that waits for data. It resolves to true at the end of the body, to false if there is
+ * data, and rejects if the body has failed. Replaces `for await`, which would add a second async generator to
+ * every read.
  */
-function whenReadable(body: Body): () => Promise<boolean> {
+function createDataWaiter(body: Body): () => Promise<boolean> {
   let settle: (() => void) | undefined;
   const wake = () => {
     settle?.();
@@ -105,7 +115,7 @@ function whenReadable(body: Body): () => Promise<boolean> {
   };
 }
 
-/** What was decoded before a fault is still delivered, so the fault waits. */
+/** Runs a step and returns its error, so that the parts decoded before the error can be delivered first. */
 function catchError(step: () => void): unknown {
   try {
     step();
@@ -115,18 +125,19 @@ function catchError(step: () => void): unknown {
   }
 }
 
-function releaseBody(body: Body, complete: boolean): void {
+/** Lets a complete body end, so that its connection can be used again; closes the connection of any other. */
+function releaseBody(body: Body, isComplete: boolean): void {
   if (body.destroyed) return;
-  if (!complete) {
+  if (!isComplete) {
     body.destroy();
     return;
   }
-  body.removeAllListeners('readable'); // A stream that has one does not flow by itself.
-  const limit = Number.MAX_SAFE_INTEGER; // undici counts what was read before, too
-  body.dump({ limit, signal: AbortSignal.timeout(DRAIN_MS) }).catch(() => {});
+  body.removeAllListeners('readable'); // A stream with such a listener does not flow.
+  const limit = Number.MAX_SAFE_INTEGER; // undici also counts the bytes that were read before.
+  body.dump({ limit, signal: AbortSignal.timeout(DRAIN_TIMEOUT_MS) }).catch(() => {});
 }
 
-/** The fault of a stream that stopped before its provider said that it was complete. */
+/** Returns the error for a stream that ended before the answer was complete. */
 export function truncatedError(): ProviderError {
   return new ProviderError('upstream_truncated', { reason: 'truncated', retryable: true });
 }
