@@ -37,46 +37,46 @@ interface Delta {
 type Counts = Record<string, unknown>;
 
 /**
- * Reads a Messages stream: blocks, each begun, continued and ended, between `message_start` and
- * `message_stop`. Success is `message_stop`, or a stop reason and a clean end. What is not known,
- * such as the calls and results of tools on their side, is passed over.
+ * Creates a decoder for a Messages stream: blocks with start, delta and stop events, between `message_start`
+ * and `message_stop`. The answer is complete with `message_stop`, or with a stop reason and a clean end.
+ * Ignores unknown events and blocks, such as calls and results of server-side tools.
  */
 export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   const sse = createSseDecoder(onEvent);
-  /** Which of our tool calls a block is. */
-  const calls = new Map<number, number>();
-  let counted: Counts = {};
+  /** Index of the tool call by index of its block. */
+  const toolCallIndexes = new Map<number, number>();
+  let counts: Counts = {};
   let rawReason: string | undefined;
-  let done = false;
+  let isDone = false;
 
   function onEvent(event: WireEvent): void {
-    if (done || event.data.trim() === '') return;
+    if (isDone || event.data.trim() === '') return;
     const data = parseEvent<Event>(event, event.data);
     if (event.event === 'error' || data.type === 'error') throw inBandError(upstreamDetail(data));
-    if (data.type === 'message_start') count(data.message?.usage);
+    if (data.type === 'message_start') addCounts(data.message?.usage);
     else if (data.type === 'content_block_start') onBlock(data);
     else if (data.type === 'content_block_delta') onDelta(data);
     else if (data.type === 'message_delta') {
-      count(data.usage); // cumulative
+      addCounts(data.usage); // cumulative
       rawReason = data.delta?.stop_reason ?? rawReason;
-    } else if (data.type === 'message_stop') done = true;
+    } else if (data.type === 'message_stop') isDone = true;
   }
 
-  function count(usage: Counts | null | undefined): void {
-    for (const [name, value] of Object.entries(usage ?? {}))
-      if (value !== null) counted = { ...counted, [name]: value };
+  function addCounts(usage: Counts | null | undefined): void {
+    for (const [name, value] of Object.entries(usage ?? {})) if (value !== null) counts = { ...counts, [name]: value };
   }
 
   function onBlock({ index = 0, content_block: block }: Event): void {
     if (block?.type === 'text' && block.text) parts.text('text', block.text);
     else if (block?.type === 'thinking' && block.thinking) parts.text('reasoning', block.thinking);
     else if (block?.type === 'tool_use') {
-      calls.set(index, calls.size);
+      const toolCallIndex = toolCallIndexes.size;
+      toolCallIndexes.set(index, toolCallIndex);
       const { id, name, input } = block;
       const args = input && Object.keys(input).length > 0 ? JSON.stringify(input) : '';
       parts.toolCall({
         type: 'tool_call',
-        index: calls.size - 1,
+        index: toolCallIndex,
         ...(id && { id }),
         ...(name && { name }),
         arguments: args,
@@ -88,8 +88,9 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     if (delta?.type === 'text_delta' && delta.text) parts.text('text', delta.text);
     else if (delta?.type === 'thinking_delta' && delta.thinking) parts.text('reasoning', delta.thinking);
     else if (delta?.type === 'input_json_delta' && delta.partial_json) {
-      const call = calls.get(index);
-      if (call !== undefined) parts.toolCall({ type: 'tool_call', index: call, arguments: delta.partial_json });
+      const toolCallIndex = toolCallIndexes.get(index);
+      if (toolCallIndex === undefined) return;
+      parts.toolCall({ type: 'tool_call', index: toolCallIndex, arguments: delta.partial_json });
     }
   }
 
@@ -97,25 +98,28 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     push: sse.push,
     end: sse.end,
     get done() {
-      return done;
+      return isDone;
     },
     finish() {
-      if (!done && rawReason === undefined) throw truncatedError();
-      return finishPart(rawReason, usageOf(counted));
+      if (!isDone && rawReason === undefined) throw truncatedError();
+      return finishPart(rawReason, usageOf(counts));
     },
   };
 }
 
-/** Tokens that the cache gave or took are not among `input_tokens` here; with everybody else they are. */
-function usageOf(counted: Counts): Usage | undefined {
-  const details = (counted.output_tokens_details ?? {}) as Counts;
-  const input = [counted.input_tokens, counted.cache_read_input_tokens, counted.cache_creation_input_tokens];
-  const given = input.filter((count) => typeof count === 'number');
+/**
+ * Returns the usage. Adds the cached tokens to the input tokens: Anthropic counts them separately, other
+ * providers include them.
+ */
+function usageOf(counts: Counts): Usage | undefined {
+  const details = (counts.output_tokens_details ?? {}) as Counts;
+  const inputs = [counts.input_tokens, counts.cache_read_input_tokens, counts.cache_creation_input_tokens];
+  const inputCounts = inputs.filter((count) => typeof count === 'number');
   return usageFrom({
-    inputTokens: given.length > 0 ? given.reduce((sum, count) => sum + count, 0) : undefined,
-    outputTokens: counted.output_tokens,
+    inputTokens: inputCounts.length > 0 ? inputCounts.reduce((sum, count) => sum + count, 0) : undefined,
+    outputTokens: counts.output_tokens,
     reasoningTokens: details.thinking_tokens,
-    cachedTokens: counted.cache_read_input_tokens,
-    cacheWriteTokens: counted.cache_creation_input_tokens,
+    cachedTokens: counts.cache_read_input_tokens,
+    cacheWriteTokens: counts.cache_creation_input_tokens,
   });
 }

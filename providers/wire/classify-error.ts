@@ -1,11 +1,11 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
 import type { UpstreamDetail } from '../errors.ts';
 
-/** Whom a provider's error blames, where its status does not say. */
+/** Recognizes errors whose status does not tell whether the question, the key or the account is at fault. */
 
 /**
- * Money alone mends it. Anthropic says so with 400, Bella in words only: `已达每月额度上限`, and for a
- * parent key `主ak的总额度已达上限`.
+ * Returns true if only payment or a higher quota fixes the error. Anthropic sends it with status 400. Bella
+ * sends only a message: `已达每月额度上限`, or `主ak的总额度已达上限` for a parent key.
  */
 export function isOutOfCredit({ code, type, message = '' }: UpstreamDetail): boolean {
   return (
@@ -15,25 +15,29 @@ export function isOutOfCredit({ code, type, message = '' }: UpstreamDetail): boo
   );
 }
 
-/** Anthropic says when to come back, unless what is reached is the limit of what may be spent. */
+/**
+ * Returns true for a `rate_limit_error` of Anthropic that is a spending limit. Other rate limits have
+ * `retry-after` or `x-should-retry: true`.
+ */
 export function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boolean {
   if (headers['retry-after'] !== undefined || headers['x-should-retry'] === 'true') return false;
   if (!isRecord(document) || !isRecord(document.error)) return false;
   return document.type === 'error' && document.error.type === 'rate_limit_error';
 }
 
-/** Gemini and xAI answer 400 to a bad key. */
+/** Returns true if the error says that the key is invalid. Gemini and xAI send it with status 400. */
 export function isBadKey({ message = '' }: UpstreamDetail, document: unknown): boolean {
   return (
     /^(api key (not valid|expired)|(incorrect|invalid) api key)/i.test(message) ||
-    /API_KEY_INVALID/.test(details(document))
+    /API_KEY_INVALID/.test(errorDetails(document))
   );
 }
 
-function details(document: unknown): string {
+function errorDetails(document: unknown): string {
   return isRecord(document) && isRecord(document.error) ? JSON.stringify(document.error.details ?? '') : '';
 }
 
+/** Returns true for objects and arrays. */
 export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null;
 }

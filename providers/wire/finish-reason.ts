@@ -1,6 +1,6 @@
 import type { FinishPart, FinishReason, Usage } from '../types.ts';
 
-const REASONS: Record<string, FinishReason> = {
+const FINISH_REASONS: Record<string, FinishReason> = {
   stop: 'stop',
   end_turn: 'stop',
   stop_sequence: 'stop',
@@ -24,20 +24,26 @@ const REASONS: Record<string, FinishReason> = {
   refusal: 'content_filter',
 };
 
-/** Finish reasons that mean "this answer failed" although the status was 200. */
-const FAILED = new Set(['error', 'network_error', 'insufficient_system_resource']);
+/** Finish reasons of a failed answer, although the HTTP status was 200. */
+const FAILURE_REASONS = new Set(['error', 'network_error', 'insufficient_system_resource']);
 
+/**
+ * Maps a provider's finish reason, in any case; `error` if the answer failed, `other` if the reason is unknown.
+ */
 export function finishReason(raw: string): FinishReason | 'error' {
-  const word = raw.toLowerCase();
-  return FAILED.has(word) ? 'error' : (REASONS[word] ?? 'other');
+  const normalized = raw.toLowerCase();
+  return FAILURE_REASONS.has(normalized) ? 'error' : (FINISH_REASONS[normalized] ?? 'other');
 }
 
-/** The last part. Gemini and Ollama end with `stop` where the model calls tools. */
-export function finishPart(rawReason: string | undefined, usage: Usage | undefined, called = false): FinishPart {
+/**
+ * Returns the finish part. Without a reason it is `stop`.
+ * @param hasToolCalls turns `stop` into `tool_calls`: Gemini and Ollama send `stop` after tool calls, too
+ */
+export function finishPart(rawReason: string | undefined, usage: Usage | undefined, hasToolCalls = false): FinishPart {
   const reason = finishReason(rawReason ?? 'stop');
   return {
     type: 'finish',
-    reason: reason === 'error' ? 'other' : reason === 'stop' && called ? 'tool_calls' : reason,
+    reason: reason === 'error' ? 'other' : reason === 'stop' && hasToolCalls ? 'tool_calls' : reason,
     ...(rawReason !== undefined && { rawReason }),
     ...(usage && { usage }),
   };

@@ -29,12 +29,13 @@ interface Chunk {
 }
 
 /**
- * Reads a `streamGenerateContent` stream, candidate 0 only. Success is a finish reason and the end
- * of the body: some models put one on every chunk, and an error may still follow it.
+ * Creates a decoder for a `streamGenerateContent` stream. Reads candidate 0 only. The answer is complete with a
+ * finish reason and the end of the body: some models send a finish reason in every chunk, and an error may
+ * follow it.
  */
 export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
   const sse = createSseDecoder(onEvent);
-  let calls = 0;
+  let toolCallCount = 0;
   let usage: Usage | undefined;
   let rawReason: string | undefined;
 
@@ -58,12 +59,12 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     const { id, name, args } = functionCall;
     parts.toolCall({
       type: 'tool_call',
-      index: calls,
+      index: toolCallCount,
       ...(id && { id }),
       ...(name && { name }),
       arguments: JSON.stringify(args ?? {}),
     });
-    calls += 1;
+    toolCallCount += 1;
   }
 
   return {
@@ -72,17 +73,17 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     done: false,
     finish() {
       if (rawReason === undefined) throw truncatedError();
-      return finishPart(rawReason, usage, calls > 0);
+      return finishPart(rawReason, usage, toolCallCount > 0);
     },
   };
 }
 
-/** A question that their filter did not let through has no candidates at all. */
+/** Returns the error for a prompt that Gemini's filter has blocked. The response has no candidates then. */
 function promptBlockedError(): ProviderError {
   return new ProviderError('upstream_rejected', { reason: 'prompt_blocked', retryable: false });
 }
 
-/** Thoughts are not among `candidatesTokenCount`. */
+/** Returns the usage. `candidatesTokenCount` does not include the reasoning tokens. */
 function usageOf(raw: Record<string, unknown> | null | undefined): Usage | undefined {
   return usageFrom({
     inputTokens: raw?.promptTokenCount,

@@ -4,8 +4,9 @@ import { truncatedError } from './read-answer.ts';
 import type { WireEvent } from './sse.ts';
 
 /**
- * The JSON object in one event.
- * @throws ProviderError that says whether the event was cut short, an error, or nonsense
+ * Parses the JSON object in one event. `data` is the event's data, trimmed or not.
+ * @throws ProviderError `upstream_error` for an `error` event without JSON, `upstream_truncated` for an event
+ *   that was cut off, `upstream_protocol` for invalid JSON and for anything but an object
  */
 export function parseEvent<T extends object>({ event, unterminated }: WireEvent, data: string): T {
   let value: unknown;
@@ -20,7 +21,9 @@ export function parseEvent<T extends object>({ event, unterminated }: WireEvent,
   throw new ProviderError('upstream_protocol', { reason: 'bad_chunk', retryable: false });
 }
 
-/** JSON text that a client wrote, such as a tool call's arguments, as an object; `{}` where it is none. */
+/**
+ * Parses JSON text of a client, such as the arguments of a tool call. Returns `{}` if it is not a JSON object.
+ */
 export function parseObject(text: string): Record<string, unknown> {
   try {
     const value: unknown = JSON.parse(text);

@@ -1,21 +1,21 @@
 import type { ChatMessage, ImageContent, TextContent } from '../types.ts';
 
-/** What several APIs ask of messages. */
+/** Changes to messages that several APIs require. */
 
-/** Without texts that are empty or blank, which Anthropic and Gemini refuse. */
+/** Removes empty and blank texts, which Anthropic and Gemini reject. */
 export function withoutBlankText(content: readonly (TextContent | ImageContent)[]): (TextContent | ImageContent)[] {
   return content.filter((block) => block.type === 'image' || block.text.trim() !== '');
 }
 
 /**
- * Results in the order of their calls: Gemini and Ollama know them by the name of the tool alone, so
- * that two results of one tool are told apart by their order.
+ * Sorts adjacent tool results in the order of their calls. Gemini and Ollama match a result to its call by the
+ * name of the tool, so only the order distinguishes two results of one tool.
  */
 export function sortToolResults(messages: readonly ChatMessage[]): ChatMessage[] {
   const order = new Map<string, number>();
   for (const message of messages) {
-    const calls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
-    for (const { id } of calls) order.set(id, order.size);
+    const toolCalls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
+    for (const { id } of toolCalls) order.set(id, order.size);
   }
   const sorted: ChatMessage[] = [];
   for (let i = 0; i < messages.length; ) {
@@ -23,8 +23,8 @@ export function sortToolResults(messages: readonly ChatMessage[]): ChatMessage[]
     while (messages[end]?.role === 'tool') end += 1;
     if (end === i) sorted.push(messages[i++] as ChatMessage);
     else {
-      const run = messages.slice(i, end);
-      sorted.push(...run.sort((a, b) => callOrder(a) - callOrder(b)));
+      const results = messages.slice(i, end);
+      sorted.push(...results.sort((a, b) => callOrder(a) - callOrder(b)));
       i = end;
     }
   }

@@ -1,25 +1,29 @@
 import { ProviderError } from '../errors.ts';
 import type { EventDecoder, WireEvent } from './sse.ts';
 
-/** Longest line, in UTF-16 units. */
-const MAX_LINE = 1024 * 1024;
+/** Maximum length of a line in UTF-16 units. */
+const MAX_LINE_CHARS = 1024 * 1024;
 
-/** Bytes to lines of JSON, as events without a name; a last line without its end is marked as such. */
+/**
+ * Creates a decoder from bytes to lines, each as an event without a name. The rest behind the last line break
+ * is an event with `unterminated`, even if it is empty.
+ * @throws ProviderError from `push` for a line longer than 1 Mi UTF-16 units
+ */
 export function createNdjsonDecoder(onLine: (event: WireEvent) => void): EventDecoder {
   const utf8 = new TextDecoder();
-  let rest = '';
+  let incompleteLine = '';
 
   return {
     push(bytes) {
-      const lines = (rest + utf8.decode(bytes, { stream: true })).split('\n');
-      rest = lines.pop() as string;
+      const lines = (incompleteLine + utf8.decode(bytes, { stream: true })).split('\n');
+      incompleteLine = lines.pop() as string;
       for (const line of lines) onLine({ data: line });
-      if (rest.length > MAX_LINE) {
+      if (incompleteLine.length > MAX_LINE_CHARS) {
         throw new ProviderError('upstream_protocol', { reason: 'event_too_large', retryable: false });
       }
     },
     end() {
-      onLine({ data: rest + utf8.decode(), unterminated: true });
+      onLine({ data: incompleteLine + utf8.decode(), unterminated: true });
     },
   };
 }

@@ -1,14 +1,20 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
 
-/** A question in the Chat Completions dialect, which most providers speak. */
+/** Request bodies of the Chat Completions API, which most providers accept. */
 
 export interface OpenAIChatDialect {
-  /** The name under which the model takes its token limit. */
+  /** Name of the field for the maximum number of tokens. */
   readonly maxTokensField: 'max_tokens' | 'max_completion_tokens';
-  /** Whether to ask for a usage chunk; a few upstreams refuse the field and send usage unasked. */
+  /**
+   * True to request a usage chunk. A few upstreams reject the field and send usage without a request for it.
+   */
   readonly streamOptions: boolean;
 }
 
+/**
+ * Returns the body of a Chat Completions request. Fields of the request override the same fields of its
+ * `options`.
+ */
 export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect): Record<string, unknown> {
   return {
     ...request.options,
@@ -25,7 +31,7 @@ export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect)
   };
 }
 
-/** Also Ollama's. */
+/** Returns the tools in OpenAI's format, which Ollama uses, too. */
 export function openAITools(tools: NonNullable<ChatRequest['tools']>): object[] {
   return tools.map((tool) => ({ type: 'function', function: tool }));
 }
@@ -39,14 +45,14 @@ function openAIMessage(message: ChatMessage): object {
     return { role: 'tool', tool_call_id: message.toolCallId, content: message.content };
   }
   if (message.role === 'assistant' && message.toolCalls !== undefined) {
-    const calls = message.toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }));
-    // `null` and not an empty text, which several servers refuse beside calls.
+    const toolCalls = message.toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }));
+    // `null`, because several servers reject an empty text with tool calls.
     const { content, reasoning } = message;
     return {
       role: 'assistant',
       content: content || null,
       ...(reasoning && { reasoning_content: reasoning }),
-      tool_calls: calls,
+      tool_calls: toolCalls,
     };
   }
   if (message.role === 'user' && typeof message.content !== 'string') {

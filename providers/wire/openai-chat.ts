@@ -33,31 +33,31 @@ interface Chunk {
 }
 
 export interface DecoderOptions {
-  /** Whether text that repeats the reasoning of the same chunk is left out. */
+  /** True to leave out text that repeats the reasoning of the same chunk. */
   readonly dropsCopiedReasoning?: boolean;
 }
 
 /**
- * Reads `chat.completion.chunk` events, null-safe in every field, choice 0 only.
+ * Creates a decoder for `chat.completion.chunk` events. Reads choice 0 only. Every field may be null.
  *
- * Success is a finish reason, `[DONE]`, or a usage chunk without choices (Snowflake sends no finish
- * reason) — and no error, which may come in the chunk, as an `error` event, or as a finish reason.
+ * The answer is complete with a finish reason, with `[DONE]`, or with a usage chunk without choices (Snowflake
+ * sends no finish reason). An error may be a chunk, an `error` event, or a finish reason.
  */
 export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptions = {}): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const sse = createSseDecoder(onEvent);
   let usage: Usage | undefined;
   let rawReason: string | undefined;
-  let refused = false;
-  let called = false;
-  let complete = false;
-  let done = false;
+  let isRefused = false;
+  let hasToolCalls = false;
+  let hasFinalUsage = false;
+  let isDone = false;
 
   function onEvent(event: WireEvent): void {
     const data = event.data.trim();
-    if (done || data === '') return;
+    if (isDone || data === '') return;
     if (data === '[DONE]') {
-      done = true;
+      isDone = true;
       return;
     }
     const chunk = parseEvent<Chunk>(event, data);
@@ -66,7 +66,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     }
     usage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage) ?? usage;
     const choices = chunk.choices ?? [];
-    if (choices.length === 0 && openAIUsage(chunk.usage) !== undefined) complete = true;
+    if (choices.length === 0 && openAIUsage(chunk.usage) !== undefined) hasFinalUsage = true;
     for (const choice of choices) if (choice !== null && (choice.index ?? 0) === 0) onChoice(choice);
   }
 
@@ -82,20 +82,23 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     const reasoning = delta.reasoning_content ?? delta.reasoning;
     if (typeof reasoning === 'string' && reasoning !== '') parts.text('reasoning', reasoning);
     if (typeof delta.content === 'string') {
-      const copied = options.dropsCopiedReasoning === true && delta.content === reasoning;
-      if (delta.content !== '' && !copied) parts.text('text', delta.content);
+      const isCopy = options.dropsCopiedReasoning === true && delta.content === reasoning;
+      if (delta.content !== '' && !isCopy) parts.text('text', delta.content);
     } else if (Array.isArray(delta.content)) {
       for (const block of delta.content) onContentBlock(block);
     }
-    if (typeof delta.refusal === 'string' && delta.refusal !== '') refused = true;
+    if (typeof delta.refusal === 'string' && delta.refusal !== '') isRefused = true;
     for (const call of delta.tool_calls ?? []) {
       if (call === null) continue;
       toolCalls.add(call);
-      called = true;
+      hasToolCalls = true;
     }
   }
 
-  /** Mistral's reasoning models: `{type:'text'}` and `{type:'thinking', thinking:[{type:'text'}]}`. */
+  /**
+   * Handles a block of Mistral's reasoning models: `{type:'text'}` or `{type:'thinking',
+   * thinking:[{type:'text'}]}`.
+   */
   function onContentBlock(block: { type?: string; text?: unknown; thinking?: unknown } | null): void {
     if (typeof block?.text === 'string') parts.text('text', block.text);
     if (!Array.isArray(block?.thinking)) return;
@@ -108,13 +111,13 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     push: sse.push,
     end: sse.end,
     get done() {
-      return done;
+      return isDone;
     },
     finish() {
-      if (!done && !complete && rawReason === undefined) throw truncatedError();
-      // Snowflake gives no reason, so that its calls are all there is to tell by.
-      const part = finishPart(rawReason, usage, rawReason === undefined && called);
-      return refused ? { ...part, reason: 'content_filter' } : part;
+      if (!isDone && !hasFinalUsage && rawReason === undefined) throw truncatedError();
+      // Snowflake sends no finish reason, so only the tool calls themselves tell that there were some.
+      const part = finishPart(rawReason, usage, rawReason === undefined && hasToolCalls);
+      return isRefused ? { ...part, reason: 'content_filter' } : part;
     },
   };
 }

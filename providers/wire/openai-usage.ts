@@ -3,24 +3,24 @@ import { usageFrom } from './counts.ts';
 
 type Counts = Record<string, unknown>;
 
-/** An OpenAI-like usage object, wherever its maker keeps the details; undefined if nothing is counted. */
+/** Converts a usage object in OpenAI's format or a variant of it; undefined if it contains no counts. */
 export function openAIUsage(raw: unknown): Usage | undefined {
   if (typeof raw !== 'object' || raw === null) return undefined;
-  const given = raw as Counts;
-  const completion = (given.completion_tokens_details ?? {}) as Counts;
-  const prompt = (given.prompt_tokens_details ?? {}) as Counts;
+  const counts = raw as Counts;
+  const completion = (counts.completion_tokens_details ?? {}) as Counts;
+  const prompt = (counts.prompt_tokens_details ?? {}) as Counts;
   return usageFrom({
-    inputTokens: given.prompt_tokens,
-    outputTokens: given.completion_tokens,
-    totalTokens: given.total_tokens,
-    reasoningTokens: completion.reasoning_tokens ?? given.reasoning_tokens,
-    // In turn OpenAI's name for it, DeepSeek's and Bella's.
-    cachedTokens: prompt.cached_tokens ?? given.prompt_cache_hit_tokens ?? counted(given.cache_read_tokens),
-    cacheWriteTokens: counted(given.cache_creation_tokens),
+    inputTokens: counts.prompt_tokens,
+    outputTokens: counts.completion_tokens,
+    totalTokens: counts.total_tokens,
+    reasoningTokens: completion.reasoning_tokens ?? counts.reasoning_tokens,
+    // The names of OpenAI, DeepSeek and Bella, in this order.
+    cachedTokens: prompt.cached_tokens ?? counts.prompt_cache_hit_tokens ?? nonZero(counts.cache_read_tokens),
+    cacheWriteTokens: nonZero(counts.cache_creation_tokens),
   });
 }
 
-/** Bella writes 0 wherever the channel behind it counts nothing. */
-function counted(value: unknown): unknown {
+/** Returns undefined for 0. Bella sends 0 if its channel does not count these tokens. */
+function nonZero(value: unknown): unknown {
   return value === 0 ? undefined : value;
 }

@@ -1,37 +1,38 @@
 import type { ContentPart, ToolCallPart } from '../types.ts';
 
+/** Collects decoded parts and merges adjacent text of one type. */
 export interface PartBuffer {
   text(type: 'text' | 'reasoning', text: string): void;
   toolCall(part: ToolCallPart): void;
-  /** All parts since the last call, in order, adjacent text of one kind merged. */
+  /** Returns the parts since the last call, in order. Holds back a high surrogate at the end of the text. */
   take(): ContentPart[];
-  /** As `take`, and also what was held back for its other half. Call once, at the end. */
+  /** Returns the parts like `take`, and also what was held back. Call once, at the end. */
   flush(): ContentPart[];
 }
 
 /**
- * Collects what one read of the upstream brought, so that it goes on as one part: a promise and a
- * socket write per read instead of per token.
+ * Creates a part buffer. The text of one upstream read becomes one part: one promise and one socket write per
+ * read instead of per token.
  *
- * Models are known to send an emoji's two UTF-16 halves in two events. A first half at the end of a
- * text is held back for the second, because a lone one turns into U+FFFD in any reader that is not
- * JavaScript.
+ * Some models send the two UTF-16 surrogates of an emoji in two events. A high surrogate at the end of the text
+ * is held back until the low surrogate arrives, because every reader except JavaScript turns a lone surrogate
+ * into U+FFFD.
  */
 export function createPartBuffer(): PartBuffer {
   let parts: ContentPart[] = [];
   let type: 'text' | 'reasoning' = 'text';
   let pending = '';
 
-  const release = () => {
+  const flushPending = () => {
     if (pending !== '') parts.push({ type, text: pending });
     pending = '';
   };
 
   const take = () => {
-    const half = endsWithHighSurrogate(pending) ? pending.slice(-1) : '';
-    if (half !== '') pending = pending.slice(0, -1);
-    release();
-    pending = half;
+    const heldBack = endsWithHighSurrogate(pending) ? pending.slice(-1) : '';
+    if (heldBack !== '') pending = pending.slice(0, -1);
+    flushPending();
+    pending = heldBack;
     const taken = parts;
     parts = [];
     return taken;
@@ -40,18 +41,18 @@ export function createPartBuffer(): PartBuffer {
   return {
     text(kind, text) {
       if (kind !== type) {
-        release();
+        flushPending();
         type = kind;
       }
       pending += text;
     },
     toolCall(part) {
-      release();
+      flushPending();
       parts.push(part);
     },
     take,
     flush() {
-      release();
+      flushPending();
       return take();
     },
   };

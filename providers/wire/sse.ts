@@ -1,47 +1,51 @@
 import { createParser } from 'eventsource-parser';
 import { ProviderError } from '../errors.ts';
 
+/** One event of an upstream: an SSE event, or a line of NDJSON. */
 export interface WireEvent {
   readonly event?: string | undefined;
   readonly data: string;
-  /** The stream ended inside this event: it may be cut short. */
+  /** True if the stream ended inside this event, which may be incomplete. */
   readonly unterminated?: boolean;
 }
 
+/** Decodes bytes into events. */
 export interface EventDecoder {
   push(bytes: Uint8Array): void;
   /** Call once, after the last byte. */
   end(): void;
 }
 
-/** Longest event, in UTF-16 units: a line without end must not fill the memory. */
-const MAX_EVENT = 1024 * 1024;
-/** Longest document outside of any event that is looked at, in UTF-16 units. */
-const MAX_STRAY = 64 * 1024;
+/** Maximum length of an event in UTF-16 units, so that an endless line does not fill the memory. */
+const MAX_EVENT_CHARS = 1024 * 1024;
+/** Maximum length of text outside of events that is examined, in UTF-16 units. */
+const MAX_STRAY_CHARS = 64 * 1024;
 
 /**
- * Bytes to events, by the WHATWG rules, and what upstreams were seen to send beside them:
+ * Creates a decoder for SSE as WHATWG specifies it. Also accepts what some upstreams send:
  *
- * - a last event without its blank line (llama-server, Gemini) is delivered at the end;
- * - an SSE *field* `error:` (llama.cpp before September 2025, llama-box) becomes an `error` event;
- * - a bare JSON document after the events (Gemini, Vertex) becomes an `error` event at the end.
+ * - A last event without a blank line (llama-server, Gemini) is delivered at the end.
+ * - An SSE *field* `error:` (llama.cpp before September 2025, llama-box) becomes an `error` event.
+ * - A JSON document after the events, outside of them (Gemini, Vertex), becomes an `error` event at the end.
+ *
+ * @throws ProviderError from `push` and `end` for an event longer than 1 Mi UTF-16 units
  */
 export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDecoder {
-  // `stream: true` keeps a character that was cut between reads; the BOM goes too.
+  // `stream: true` below joins a character that was split between two reads. Also removes the BOM.
   const utf8 = new TextDecoder();
-  let ending = false;
-  let stray = '';
+  let isEnding = false;
+  let strayText = '';
 
   const parser = createParser({
-    maxBufferSize: MAX_EVENT,
-    onEvent: ({ event, data }) => onEvent(ending ? { event, data, unterminated: true } : { event, data }),
+    maxBufferSize: MAX_EVENT_CHARS,
+    onEvent: ({ event, data }) => onEvent(isEnding ? { event, data, unterminated: true } : { event, data }),
     onError(error) {
       if (error.type === 'max-buffer-size-exceeded') {
         throw new ProviderError('upstream_protocol', { reason: 'event_too_large', retryable: false });
       }
       if (error.type !== 'unknown-field') return;
       if (error.field === 'error') onEvent({ event: 'error', data: error.value ?? '' });
-      else if (stray.length < MAX_STRAY) stray += `${error.line}\n`;
+      else if (strayText.length < MAX_STRAY_CHARS) strayText += `${error.line}\n`;
     },
   });
 
@@ -50,9 +54,9 @@ export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDeco
       parser.feed(utf8.decode(bytes, { stream: true }));
     },
     end() {
-      ending = true;
+      isEnding = true;
       parser.feed(`${utf8.decode()}\n\n`);
-      if (isJsonObject(stray)) onEvent({ event: 'error', data: stray });
+      if (isJsonObject(strayText)) onEvent({ event: 'error', data: strayText });
     },
   };
 }

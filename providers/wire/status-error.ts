@@ -3,23 +3,23 @@ import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../e
 import { isBadKey, isOutOfCredit, isRecord, isSpendCap } from './classify-error.ts';
 import { retryDelay } from './retry-delay.ts';
 
-/** Client errors that pass by themselves. */
+/** Client errors after which a retry may succeed. */
 const TEMPORARY_STATUSES = new Set([408, 409, 425]);
-/** Server errors that do not. */
+/** Server errors after which a retry fails again. */
 const PERMANENT_STATUSES = new Set([501, 505]);
 
 /**
- * An HTTP status of 400 and above as a `ProviderError`, by the classes of the provider wire sheets:
- * a bad key stays a bad key under whichever status it comes, and what money alone can mend is not
- * retried.
+ * Converts an HTTP status of 400 or above into a `ProviderError`. An invalid key is recognized with
+ * any 4xx status but 429. An error that only payment fixes is not retryable.
+ * @param body the start of the response body; need not be JSON
  */
 export function statusError(status: number, headers: IncomingHttpHeaders, body: string): ProviderError {
-  const document = parse(body);
+  const document = parseErrorBody(body);
   const upstream = upstreamDetail(document);
-  const refused = headers['x-should-retry'] === 'false';
+  const isRetryForbidden = headers['x-should-retry'] === 'false';
 
-  const fault = (code: ProviderErrorCode, reason: string, passes: boolean) => {
-    const retryable = passes && !refused;
+  const fault = (code: ProviderErrorCode, reason: string, mayPass: boolean) => {
+    const retryable = mayPass && !isRetryForbidden;
     const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
     return new ProviderError(code, { upstreamStatus: status, upstream, reason, retryable, retryAfterMs });
   };
@@ -35,7 +35,7 @@ export function statusError(status: number, headers: IncomingHttpHeaders, body: 
   return fault('upstream_rejected', `http_${status}`, TEMPORARY_STATUSES.has(status));
 }
 
-/** The error that a provider put into a body or an event, wherever it keeps it. */
+/** Extracts the provider's error text from a response body or an event. The place differs by provider. */
 export function upstreamDetail(document: unknown): UpstreamDetail {
   if (typeof document === 'string') return { message: document };
   if (!isRecord(document)) return {};
@@ -46,7 +46,10 @@ export function upstreamDetail(document: unknown): UpstreamDetail {
   return pick(typeof message === 'string' ? message : undefined, inner.type, codeOf(inner));
 }
 
-/** Bella and Groq name the status beside a code that is a word. */
+/**
+ * Returns a numeric code if there is one. Bella and Groq send the status in another field if the code is a
+ * word.
+ */
 function codeOf({ code, httpCode, status_code: status }: Record<string, unknown>): unknown {
   if (code !== undefined && code !== null && !Number.isNaN(Number(code))) return code;
   return httpCode ?? status ?? code;
@@ -60,12 +63,12 @@ function pick(message: string | undefined, type: unknown, code: unknown): Upstre
   };
 }
 
-/** Google's compatible endpoint puts its error into an array. */
-function parse(body: string): unknown {
+/** Parses an error body. Google's OpenAI-compatible endpoint sends an array with one error. */
+function parseErrorBody(body: string): unknown {
   try {
     const document: unknown = JSON.parse(body);
     return Array.isArray(document) ? document[0] : document;
   } catch {
-    return undefined; // An HTML page from a proxy, say.
+    return undefined; // For example, an HTML page of a proxy.
   }
 }

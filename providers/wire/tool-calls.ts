@@ -7,43 +7,44 @@ export interface ToolCallDelta {
 }
 
 /**
- * OpenAI-like tool call deltas to parts. `id` and `name` go on once, since continuation deltas carry
- * empty ones (DashScope, Bella) or repeat them; a missing `index` (Mistral) is counted by `id`.
+ * Converts tool call deltas in OpenAI's format to parts. Passes `id` and `name` on once, because later deltas
+ * repeat them or have empty ones (DashScope, Bella). If `index` is missing (Mistral), a new `id` starts a new
+ * call.
  */
 export function createToolCalls(parts: PartBuffer): { add(delta: ToolCallDelta): void } {
-  const seen = new Map<number, { id: string; name: string; isSent: boolean }>();
-  let last = -1;
+  const calls = new Map<number, { id: string; name: string; isSent: boolean }>();
+  let lastIndex = -1;
 
   const indexOf = ({ index, id }: ToolCallDelta): number => {
     if (typeof index === 'number') return index;
-    return id && seen.get(last)?.id !== id ? last + 1 : Math.max(last, 0);
+    return id && calls.get(lastIndex)?.id !== id ? lastIndex + 1 : Math.max(lastIndex, 0);
   };
 
   return {
     add(delta) {
       const index = indexOf(delta);
-      last = Math.max(last, index);
-      const known = seen.get(index) ?? { id: '', name: '', isSent: false };
-      seen.set(index, known);
-      known.id ||= delta.id ?? '';
-      known.name ||= delta.function?.name ?? '';
+      lastIndex = Math.max(lastIndex, index);
+      const call = calls.get(index) ?? { id: '', name: '', isSent: false };
+      calls.set(index, call);
+      call.id ||= delta.id ?? '';
+      call.name ||= delta.function?.name ?? '';
       const args = argumentText(delta.function?.arguments);
-      const first = !known.isSent;
-      // An id alone waits for its name, so that the head goes on in one piece.
-      if (first ? known.name === '' && args === '' : args === '') return;
-      known.isSent = true;
+      const isFirst = !call.isSent;
+      // A delta with only an id waits for the name, so that both are in the first part.
+      if (isFirst ? call.name === '' && args === '' : args === '') return;
+      call.isSent = true;
       parts.toolCall({
         type: 'tool_call',
         index,
-        ...(first && known.id !== '' && { id: known.id }),
-        ...(first && known.name !== '' && { name: known.name }),
+        ...(isFirst && call.id !== '' && { id: call.id }),
+        ...(isFirst && call.name !== '' && { name: call.name }),
         arguments: args,
       });
     },
   };
 }
 
-/** A few servers send the arguments as an object instead of its text. */
+/** Returns the arguments as JSON text. A few servers send an object. */
 function argumentText(value: unknown): string {
   if (typeof value === 'string') return value;
   return typeof value === 'object' && value !== null ? JSON.stringify(value) : '';
