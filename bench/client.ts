@@ -1,23 +1,26 @@
 import { type ClientRequest, get } from 'node:http';
-import { answerTo, type Question, textOf, tokenAt } from './question.ts';
+import { expectedAnswer, type Question, questionText, tokenAt } from './question.ts';
 
-/** One reader: checks an answer to the byte, and notes when its tokens arrived. */
+/** One reader: compares an answer with the expected one byte by byte, and records the arrival of its tokens. */
 
-export interface Reading {
-  /** From the request to the first text, in milliseconds. */
+/** Times of one complete answer. */
+export interface StreamTimings {
+  /** Milliseconds from the request to the first text. */
   readonly firstTokenMs: number;
-  /** From the upstream's write to our read, for each token, in milliseconds. */
+  /** Milliseconds from the write by the upstream to the read by this reader, for each token. */
   readonly delaysMs: readonly number[];
 }
 
-export interface Running {
-  readonly done: Promise<Reading>;
-  /** Stops reading without leaving. */
+/** A stream that is being read. */
+export interface OpenStream {
+  /** Rejects if the answer fails or differs from the expected one. */
+  readonly done: Promise<StreamTimings>;
+  /** Stops reading but keeps the connection. */
   pause(): void;
-  cut(): void;
+  disconnect(): void;
 }
 
-/** The service gave an error in place of the answer, or of the rest of it. */
+/** The service sent an error instead of the answer or of its rest. */
 export class AnswerFailed extends Error {
   readonly code: string;
   constructor(code: string, data: string) {
@@ -26,7 +29,10 @@ export class AnswerFailed extends Error {
   }
 }
 
-/** Text of an event of either form: Sluice's own, or a `chat.completion.chunk` passed through. */
+/**
+ * Returns the text of an event: one of Sluice, or a `chat.completion.chunk` that the proxy passes through.
+ * @throws AnswerFailed for an error event
+ */
 export function deltaOf(data: string): string {
   if (data === '[DONE]') return '';
   const event = JSON.parse(data);
@@ -34,49 +40,57 @@ export function deltaOf(data: string): string {
   return (event.type === 'delta' ? event.content : event.choices?.[0]?.delta?.content) ?? '';
 }
 
-/** Fails at the first byte that differs, at one too many, and at one too few. */
+/** Creates a checker that throws on the first different character, on extra text and on missing text. */
 export function createChecker(question: Pick<Question, 'tokens'>, onToken: (index: number) => void) {
-  const answer = answerTo(question);
-  let got = 0;
-  let token = 0;
-  let boundary = tokenAt(0).length;
+  const answer = expectedAnswer(question);
+  let received = 0;
+  let tokenIndex = 0;
+  let tokenEnd = tokenAt(0).length;
   return {
     add(text: string): void {
-      if (answer.slice(got, got + text.length) !== text) throw new Error(`the answer differs at unit ${got}`);
-      got += text.length;
-      while (token < question.tokens && boundary <= got) {
-        onToken(token);
-        token += 1;
-        boundary += tokenAt(token).length;
+      if (answer.slice(received, received + text.length) !== text) {
+        throw new Error(`the answer differs at character ${received}`);
+      }
+      received += text.length;
+      while (tokenIndex < question.tokens && tokenEnd <= received) {
+        onToken(tokenIndex);
+        tokenIndex += 1;
+        tokenEnd += tokenAt(tokenIndex).length;
       }
     },
     end(): void {
-      if (got !== answer.length) throw new Error(`the answer has ${got} units of ${answer.length}`);
+      if (received !== answer.length) {
+        throw new Error(`the answer has ${received} of ${answer.length} characters`);
+      }
     },
   };
 }
 
-export function read(base: string, question: Question, sent: Float64Array): Running {
-  const url = `${base}/ask/stream?question=${encodeURIComponent(textOf(question))}`;
-  const started = performance.now();
+/**
+ * Asks a question and reads its answer.
+ * @param sentAt times at which the upstream wrote each token, in `performance.now()` milliseconds
+ */
+export function openStream(baseUrl: string, question: Question, sentAt: Float64Array): OpenStream {
+  const url = `${baseUrl}/ask/stream?question=${encodeURIComponent(questionText(question))}`;
+  const startedAt = performance.now();
   const delaysMs: number[] = [];
   let firstTokenMs = Number.NaN;
   let request: ClientRequest | undefined;
   let pause = () => {};
-  const done = new Promise<Reading>((resolve, reject) => {
+  const done = new Promise<StreamTimings>((resolve, reject) => {
     const checker = createChecker(question, (index) => {
       const now = performance.now();
-      if (index === 0) firstTokenMs = now - started;
-      delaysMs.push(now - (sent[index] as number));
+      if (index === 0) firstTokenMs = now - startedAt;
+      delaysMs.push(now - (sentAt[index] as number));
     });
     request = get(url, { agent: false, headers: { accept: 'text/event-stream' } }, (response) => {
-      let rest = '';
+      let incompleteLine = '';
       response.setEncoding('utf8');
       pause = () => response.pause();
       response.on('data', (text: string) => {
         try {
-          const lines = (rest + text).split('\n');
-          rest = lines.pop() as string;
+          const lines = (incompleteLine + text).split('\n');
+          incompleteLine = lines.pop() as string;
           for (const line of lines) if (line.startsWith('data: ')) checker.add(deltaOf(line.slice(6)));
         } catch (error) {
           reject(error);
@@ -96,5 +110,5 @@ export function read(base: string, question: Question, sent: Float64Array): Runn
     });
     request.on('error', reject);
   });
-  return { done, pause: () => pause(), cut: () => request?.destroy() };
+  return { done, pause: () => pause(), disconnect: () => request?.destroy() };
 }

@@ -1,77 +1,85 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { AnswerFailed } from './client.ts';
-import { type Quantiles, quantiles, sleep, start } from './scenarios.ts';
-import { type Side, sluiceEnv, startSide } from './side.ts';
+import { type Quantiles, quantiles, sleep, startStream } from './scenarios.ts';
+import { type SystemUnderTest, sluiceEnv, startSystem } from './system-under-test.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 /**
- * `npm run bench:overload`: questions that arrive whether or not there is room for them, at what one
- * core carries and at twice that. What those who are let in get, and how soon the others are told.
+ * `npm run bench:overload`: sends questions at a fixed rate, whether or not they are admitted. The rates are
+ * nine tenths of the capacity of one core, and twice the capacity. Measures the delays of admitted questions
+ * and the time until the others are refused.
  */
 
 const TOKENS = 400;
-/** 25 tokens a second: what the load generator, which shares a core with the upstream, keeps up with. */
+/** 25 tokens per second, a pace at which the load generator keeps up. It shares a core with the upstream. */
 const GAP_MS = 40;
 const ANSWER_S = (TOKENS * GAP_MS) / 1_000;
 
-interface Load {
+/** Questions at a fixed rate. */
+interface ArrivalRate {
   readonly perSecond: number;
   readonly seconds: number;
-  /** What comes before is not counted: the core fills first. */
-  readonly countedFrom: number;
+  /** Seconds after which results count. Before, the core fills up. */
+  readonly warmUpS: number;
 }
 
 interface Figures {
   readonly offered: number;
   readonly refused: number;
-  /** Most answers that ran at once. */
-  readonly open: number;
+  /** Maximum number of concurrent answers. */
+  readonly maxOpen: number;
+  /** Share of one core, 0 to 1. */
   readonly cpu: number;
   readonly delayMs: Quantiles;
   readonly firstTokenMs: Quantiles;
   readonly refusalMs: Quantiles;
-  /** From the last arrival until one is let in, in seconds. */
+  /** Seconds from the last arrival until a question is admitted. */
   readonly recoveryS: number;
 }
 
-async function arrive(side: Side, upstream: Upstream, { perSecond, seconds, countedFrom }: Load): Promise<Figures> {
+/** Sends questions at a rate and waits for all answers. @throws Error if an answer fails, except by overload */
+async function sendAtRate(
+  system: SystemUnderTest,
+  upstream: Upstream,
+  { perSecond, seconds, warmUpS }: ArrivalRate,
+): Promise<Figures> {
   const delays: number[] = [];
   const firstTokens: number[] = [];
   const refusals: number[] = [];
-  const asked: Promise<void>[] = [];
-  let [open, most, refused] = [0, 0, 0];
-  const ask = async (counts: boolean) => {
-    const begun = performance.now();
+  const answers: Promise<void>[] = [];
+  let [open, maxOpen, refused] = [0, 0, 0];
+  const ask = async (isCounted: boolean) => {
+    const askedAt = performance.now();
     open += 1;
-    most = Math.max(most, open);
+    maxOpen = Math.max(maxOpen, open);
     try {
-      const { delaysMs, firstTokenMs } = await start(side, upstream, TOKENS, GAP_MS).done;
-      if (!counts) return;
+      const { delaysMs, firstTokenMs } = await startStream(system, upstream, TOKENS, GAP_MS).done;
+      if (!isCounted) return;
       firstTokens.push(firstTokenMs);
       for (let i = 0; i < delaysMs.length; i += 20) delays.push(delaysMs[i] as number);
     } catch (error) {
       if (!(error instanceof AnswerFailed) || error.code !== 'overloaded') throw error;
       refused += 1;
-      if (counts) refusals.push(performance.now() - begun);
+      if (isCounted) refusals.push(performance.now() - askedAt);
     } finally {
       open -= 1;
     }
   };
-  const cpuBefore = side.cpuSeconds();
-  const begun = performance.now();
+  const cpuBefore = system.cpuSeconds();
+  const startedAt = performance.now();
   for (let i = 0; i < perSecond * seconds; i++) {
-    const due = i / perSecond;
-    const wait = begun + due * 1_000 - performance.now();
-    if (wait > 1) await sleep(wait);
-    asked.push(ask(due >= countedFrom));
+    const dueS = i / perSecond;
+    const waitMs = startedAt + dueS * 1_000 - performance.now();
+    if (waitMs > 1) await sleep(waitMs);
+    answers.push(ask(dueS >= warmUpS));
   }
-  const cpu = (side.cpuSeconds() - cpuBefore) / ((performance.now() - begun) / 1_000);
-  const recoveryS = await recovery(side, upstream);
-  await Promise.all(asked);
+  const cpu = (system.cpuSeconds() - cpuBefore) / ((performance.now() - startedAt) / 1_000);
+  const recoveryS = await measureRecoverySeconds(system, upstream);
+  await Promise.all(answers);
   return {
-    offered: asked.length,
+    offered: answers.length,
     refused,
-    open: most,
+    maxOpen,
     cpu,
     delayMs: quantiles(delays),
     firstTokenMs: quantiles(firstTokens),
@@ -80,12 +88,13 @@ async function arrive(side: Side, upstream: Upstream, { perSecond, seconds, coun
   };
 }
 
-async function recovery(side: Side, upstream: Upstream): Promise<number> {
-  const begun = performance.now();
+/** Asks short questions until one is admitted, and returns the seconds that this took. */
+async function measureRecoverySeconds(system: SystemUnderTest, upstream: Upstream): Promise<number> {
+  const startedAt = performance.now();
   for (;;) {
     try {
-      await start(side, upstream, 1, GAP_MS).done;
-      return (performance.now() - begun) / 1_000;
+      await startStream(system, upstream, 1, GAP_MS).done;
+      return (performance.now() - startedAt) / 1_000;
     } catch (error) {
       if (!(error instanceof AnswerFailed)) throw error;
       await sleep(100);
@@ -94,29 +103,33 @@ async function recovery(side: Side, upstream: Upstream): Promise<number> {
 }
 
 const upstream = await startUpstream();
-const side = await startSide('sluice', 'dist/server.js', { ...sluiceEnv(upstream.url), STREAM_GRACE_MS: '0' });
+const system = await startSystem('sluice', 'dist/server.js', { ...sluiceEnv(upstream.url), STREAM_GRACE_MS: '0' });
 
-const line = (name: string, { offered, refused, open, cpu, delayMs, firstTokenMs, refusalMs, recoveryS }: Figures) => {
+const printRow = (load: string, figures: Figures) => {
+  const { offered, refused, maxOpen, cpu, delayMs, firstTokenMs, refusalMs, recoveryS } = figures;
   const pair = ({ p50, p99 }: Quantiles) => (Number.isNaN(p50) ? '' : `${p50.toFixed(0)} / ${p99.toFixed(0)}`);
-  const cells = [name, offered, refused, open, `${(cpu * 100).toFixed(0)} %`];
+  const cells = [load, offered, refused, maxOpen, `${(cpu * 100).toFixed(0)} %`];
   process.stdout.write(
     `| ${[...cells, ...[delayMs, firstTokenMs, refusalMs].map(pair), recoveryS.toFixed(1)].join(' | ')} |\n`,
   );
 };
 
-// Compiled code and pools first; then as many as are let in when there is no end of questions.
-await arrive(side, upstream, { perSecond: 20, seconds: 5, countedFrom: 0 });
-const flood = await arrive(side, upstream, { perSecond: 150, seconds: ANSWER_S, countedFrom: 0 });
-const carried = (flood.offered - flood.refused) / ANSWER_S;
-process.stdout.write(`Node ${process.version}, answers of ${ANSWER_S} s with ${1_000 / GAP_MS} tokens a second\n\n`);
-process.stdout.write('| load | offered | refused | most at once | CPU | delay a token p50 / p99 ms |');
-process.stdout.write(' first token | refusal | let in again, s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n');
-const generator = monitorEventLoopDelay({ resolution: 1 });
-generator.enable();
-const long = { seconds: 2 * ANSWER_S, countedFrom: ANSWER_S / 2 };
-line('nine tenths', await arrive(side, upstream, { perSecond: 0.9 * carried, ...long }));
-line('twice', await arrive(side, upstream, { perSecond: 2 * carried, ...long }));
-const own = generator.percentile(99) / 1e6;
-process.stdout.write(`\nThe generator's own turns are in all of these: p99 ${own.toFixed(0)} ms\n`);
-await side.stop();
+// Warm-up: compiles code and fills connection pools.
+await sendAtRate(system, upstream, { perSecond: 20, seconds: 5, warmUpS: 0 });
+// The capacity is the number of questions per second that are admitted under far too high a load.
+const flood = await sendAtRate(system, upstream, { perSecond: 150, seconds: ANSWER_S, warmUpS: 0 });
+const capacity = (flood.offered - flood.refused) / ANSWER_S;
+process.stdout.write(`Node ${process.version}, answers of ${ANSWER_S} s with ${1_000 / GAP_MS} tokens per second\n\n`);
+process.stdout.write('| load | offered | refused | most at once | CPU | delay per token p50 / p99 ms |');
+process.stdout.write(
+  ' first token ms | refusal ms | admits again after, s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n',
+);
+const generatorDelay = monitorEventLoopDelay({ resolution: 1 });
+generatorDelay.enable();
+const duration = { seconds: 2 * ANSWER_S, warmUpS: ANSWER_S / 2 };
+printRow('nine tenths', await sendAtRate(system, upstream, { perSecond: 0.9 * capacity, ...duration }));
+printRow('twice', await sendAtRate(system, upstream, { perSecond: 2 * capacity, ...duration }));
+const generatorP99Ms = generatorDelay.percentile(99) / 1e6;
+process.stdout.write(`\nAll delays include those of the load generator itself: p99 ${generatorP99Ms.toFixed(0)} ms\n`);
+await system.stop();
 upstream.close();

@@ -1,10 +1,13 @@
 import { spawn } from 'node:child_process';
 import { Redis } from 'ioredis';
-import { type Figures, type Load, run } from './scenarios.ts';
-import { type Side, sluiceEnv, startSide } from './side.ts';
+import { type Figures, type Load, runLoad } from './scenarios.ts';
+import { type SystemUnderTest, sluiceEnv, startSystem } from './system-under-test.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
-/** `npm run bench:redis`: what Redis costs; the service with it and without, in turn. Needs a `redis-server`. */
+/**
+ * `npm run bench:redis`: measures the cost of Redis. Runs each load without Redis and then with it. Requires
+ * `redis-server` in `PATH`.
+ */
 
 const PORT = 6_399;
 const LOADS: Readonly<Record<string, Load>> = {
@@ -12,21 +15,23 @@ const LOADS: Readonly<Record<string, Load>> = {
   fast: { streams: 40, tokens: 1_500, gapMs: 2, rampMs: 200 },
 };
 
-const own = ['--port', String(PORT), '--save', '', '--appendonly', 'no', '--bind', '127.0.0.1'];
-const server = spawn('redis-server', own, { stdio: 'ignore' });
+const serverArgs = ['--port', String(PORT), '--save', '', '--appendonly', 'no', '--bind', '127.0.0.1'];
+const server = spawn('redis-server', serverArgs, { stdio: 'ignore' });
 const redis = new Redis(PORT, '127.0.0.1', { maxRetriesPerRequest: null });
 redis.on('error', () => {});
 while (redis.status !== 'ready') await new Promise((resolve) => setTimeout(resolve, 50));
 const upstream = await startUpstream();
 
 const env = sluiceEnv(upstream.url);
-const start = (name: string) =>
-  startSide(name, 'dist/server.js', name === 'redis' ? { ...env, REDIS_URL: `redis://127.0.0.1:${PORT}` } : env);
+const startSluice = (name: string) =>
+  startSystem(name, 'dist/server.js', name === 'redis' ? { ...env, REDIS_URL: `redis://127.0.0.1:${PORT}` } : env);
 
-async function info(section: string, name: string): Promise<number> {
+/** Returns a number from the output of `INFO`. */
+async function readInfo(section: string, name: string): Promise<number> {
   return Number(new RegExp(`${name}:([0-9.]+)`).exec(await redis.info(section))?.[1]);
 }
 
+/** Redis usage per token; memory per stream. */
 interface RedisFigures {
   readonly redisCommands: number;
   readonly redisBytes: number;
@@ -34,19 +39,20 @@ interface RedisFigures {
   readonly redisKbPerStream: number;
 }
 
-const usage = async () => ({
-  commands: await info('stats', 'total_commands_processed'),
-  bytesIn: await info('stats', 'total_net_input_bytes'),
-  cpu: (await info('cpu', 'used_cpu_sys')) + (await info('cpu', 'used_cpu_user')),
-  memory: await info('memory', 'used_memory'),
+const readUsage = async () => ({
+  commands: await readInfo('stats', 'total_commands_processed'),
+  bytesIn: await readInfo('stats', 'total_net_input_bytes'),
+  cpu: (await readInfo('cpu', 'used_cpu_sys')) + (await readInfo('cpu', 'used_cpu_user')),
+  memory: await readInfo('memory', 'used_memory'),
 });
 
-async function measure(side: Side, of: Upstream, load: Load): Promise<Figures & RedisFigures> {
-  await run(side, of, { streams: 32, tokens: 100, gapMs: 2, rampMs: 0 });
+/** Runs a load after a warm-up. */
+async function measure(system: SystemUnderTest, modelUpstream: Upstream, load: Load): Promise<Figures & RedisFigures> {
+  await runLoad(system, modelUpstream, { streams: 32, tokens: 100, gapMs: 2, rampMs: 0 });
   await redis.flushall();
-  const before = await usage();
-  const figures = await run(side, of, load);
-  const after = await usage();
+  const before = await readUsage();
+  const figures = await runLoad(system, modelUpstream, load);
+  const after = await readUsage();
   const tokens = load.streams * load.tokens;
   return {
     ...figures,
@@ -59,19 +65,19 @@ async function measure(side: Side, of: Upstream, load: Load): Promise<Figures & 
 
 process.stdout.write(`Node ${process.version}\n`);
 for (const [name, load] of Object.entries(LOADS)) {
-  for (const kind of ['memory', 'redis']) {
-    const side = await start(kind);
-    const figures = await measure(side, upstream, load);
-    await side.stop();
+  for (const store of ['memory', 'redis']) {
+    const system = await startSluice(store);
+    const figures = await measure(system, upstream, load);
+    await system.stop();
     const { cpuMicrosPerToken, tokensPerSecond, firstTokenMs, delayMs } = figures;
-    const shown = {
+    const summary = {
       tokensPerSecond: Math.round(tokensPerSecond),
       cpuMicrosPerToken: cpuMicrosPerToken.toFixed(1),
       firstTokenMs,
       delayMs,
       ...Object.fromEntries(Object.entries(figures).filter(([key]) => key.startsWith('redis'))),
     };
-    process.stdout.write(`${name} ${kind} ${JSON.stringify(shown)}\n`);
+    process.stdout.write(`${name} ${store} ${JSON.stringify(summary)}\n`);
   }
 }
 upstream.close();

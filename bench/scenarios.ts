@@ -1,17 +1,20 @@
-import { type Reading, type Running, read } from './client.ts';
-import type { Side } from './side.ts';
+import { type OpenStream, openStream, type StreamTimings } from './client.ts';
+import type { SystemUnderTest } from './system-under-test.ts';
 import type { Upstream } from './upstream.ts';
 
-/** Loads, and what each shows. */
+/** The loads of the benchmarks, and the measurements under them. */
 
+/** A number of streams that are read at the same time. */
 export interface Load {
   readonly streams: number;
   readonly tokens: number;
+  /** Milliseconds between two tokens of a stream; 0 sends them as fast as they are read. */
   readonly gapMs: number;
-  /** Starts are spread over this long. */
+  /** Time over which the starts of the streams are spread. */
   readonly rampMs: number;
 }
 
+/** Results of one load. */
 export interface Figures {
   readonly streams: number;
   readonly tokensPerSecond: number;
@@ -32,86 +35,108 @@ export const LOADS: Readonly<Record<string, Load>> = {
   fast: { streams: 40, tokens: 1_500, gapMs: 2, rampMs: 200 },
 };
 
-/** Streams at one token each second: how the cost grows with their number. */
-export const GROWTH: readonly number[] = [1, 10, 100, 500, 1_000, 2_500, 5_000];
+/** Numbers of open streams at one token per second each, to measure how the cost grows. */
+export const STREAM_COUNTS: readonly number[] = [1, 10, 100, 500, 1_000, 2_500, 5_000];
 
-let serial = 0;
+let lastId = 0;
 
-/** Asks one question. */
-export function start(side: Side, upstream: Upstream, tokens: number, gapMs: number): Running & { id: string } {
-  const id = `s${++serial}`;
-  const sent = new Float64Array(tokens);
-  upstream.sent.set(id, sent);
-  const running = read(side.url, { id, tokens, gapMs }, sent);
-  void running.done.catch(() => {}).finally(() => upstream.sent.delete(id));
-  return { ...running, id };
+/** Asks one question with a new id. */
+export function startStream(
+  system: SystemUnderTest,
+  upstream: Upstream,
+  tokens: number,
+  gapMs: number,
+): OpenStream & { id: string } {
+  const id = `s${++lastId}`;
+  const sentAt = new Float64Array(tokens);
+  upstream.sentAt.set(id, sentAt);
+  const stream = openStream(system.url, { id, tokens, gapMs }, sentAt);
+  void stream.done.catch(() => {}).finally(() => upstream.sentAt.delete(id));
+  return { ...stream, id };
 }
 
 export const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Runs a load to its end; every answer was checked, and one that is wrong fails the bench. */
-export async function run(side: Side, upstream: Upstream, { streams, tokens, gapMs, rampMs }: Load): Promise<Figures> {
-  const rssBefore = side.rssBytes();
-  const cpuBefore = side.cpuSeconds();
-  const begun = performance.now();
-  let rssMost = rssBefore;
-  const watch = setInterval(() => {
-    rssMost = Math.max(rssMost, side.rssBytes());
+/** Runs a load to its end. @throws Error if an answer fails or differs from the expected one */
+export async function runLoad(
+  system: SystemUnderTest,
+  upstream: Upstream,
+  { streams, tokens, gapMs, rampMs }: Load,
+): Promise<Figures> {
+  const rssBefore = system.rssBytes();
+  const cpuBefore = system.cpuSeconds();
+  const startedAt = performance.now();
+  let maxRss = rssBefore;
+  const memoryTimer = setInterval(() => {
+    maxRss = Math.max(maxRss, system.rssBytes());
   }, 250);
-  const readings: Promise<Reading>[] = [];
+  const pending: Promise<StreamTimings>[] = [];
   try {
     for (let i = 0; i < streams; i++) {
-      readings.push(start(side, upstream, tokens, gapMs).done);
-      const due = begun + (rampMs * (i + 1)) / streams;
-      if (due > performance.now() + 2) await sleep(due - performance.now());
+      pending.push(startStream(system, upstream, tokens, gapMs).done);
+      const dueAt = startedAt + (rampMs * (i + 1)) / streams;
+      if (dueAt > performance.now() + 2) await sleep(dueAt - performance.now());
     }
-    const done = await Promise.all(readings);
-    const seconds = (performance.now() - begun) / 1_000;
+    const timings = await Promise.all(pending);
+    const seconds = (performance.now() - startedAt) / 1_000;
     return {
       streams,
       tokensPerSecond: (streams * tokens) / seconds,
-      cpuMicrosPerToken: ((side.cpuSeconds() - cpuBefore) * 1e6) / (streams * tokens),
-      firstTokenMs: quantiles(done.map((reading) => reading.firstTokenMs)),
-      delayMs: quantiles(done.flatMap((reading) => reading.delaysMs)),
-      rssPerStreamKb: (rssMost - rssBefore) / streams / 1_024,
+      cpuMicrosPerToken: ((system.cpuSeconds() - cpuBefore) * 1e6) / (streams * tokens),
+      firstTokenMs: quantiles(timings.map((timing) => timing.firstTokenMs)),
+      delayMs: quantiles(timings.flatMap((timing) => timing.delaysMs)),
+      rssPerStreamKb: (maxRss - rssBefore) / streams / 1_024,
     };
   } finally {
-    clearInterval(watch);
+    clearInterval(memoryTimer);
   }
 }
 
-/** From a reader that leaves in the middle of an answer to the upstream's closed connection. */
-export async function cancel(side: Side, upstream: Upstream, times: number): Promise<Quantiles> {
+/** Measures the milliseconds from the disconnect of a reader to the close of its upstream connection. */
+export async function measureCancellation(
+  system: SystemUnderTest,
+  upstream: Upstream,
+  times: number,
+): Promise<Quantiles> {
   const delays: number[] = [];
   for (let i = 0; i < times; i++) {
-    const running = start(side, upstream, 10_000, 20);
-    const sent = upstream.sent.get(running.id) as Float64Array;
-    while (sent[3] === 0) await sleep(5);
-    const left = performance.now();
+    const stream = startStream(system, upstream, 10_000, 20);
+    const sentAt = upstream.sentAt.get(stream.id) as Float64Array;
+    while (sentAt[3] === 0) await sleep(5);
+    const disconnectedAt = performance.now();
     await new Promise<void>((resolve) => {
       upstream.onAborted = (id) => {
-        if (id === running.id) resolve();
+        if (id === stream.id) resolve();
       };
-      running.cut();
+      stream.disconnect();
     });
-    delays.push(performance.now() - left);
+    delays.push(performance.now() - disconnectedAt);
   }
   return quantiles(delays);
 }
 
-/** Resident bytes for each reader that has stopped reading a long answer, in KB. */
-export async function held(side: Side, upstream: Upstream, readers: number, ms: number): Promise<number> {
-  const before = side.rssBytes();
-  const running = Array.from({ length: readers }, () => start(side, upstream, 200_000, 0));
+/**
+ * Measures the resident memory, in KB, for each reader that has stopped reading a long answer.
+ * @param ms time for which the readers stay connected without reading
+ */
+export async function measureStoppedReaders(
+  system: SystemUnderTest,
+  upstream: Upstream,
+  readers: number,
+  ms: number,
+): Promise<number> {
+  const before = system.rssBytes();
+  const streams = Array.from({ length: readers }, () => startStream(system, upstream, 200_000, 0));
   await sleep(100);
-  for (const reader of running) reader.pause();
+  for (const stream of streams) stream.pause();
   await sleep(ms);
-  const after = side.rssBytes();
-  for (const reader of running) reader.cut();
+  const after = system.rssBytes();
+  for (const stream of streams) stream.disconnect();
   await sleep(500);
   return (after - before) / readers / 1_024;
 }
 
+/** Returns the median and the 99th percentile. Ignores NaN; both are NaN without values. */
 export function quantiles(values: readonly number[]): Quantiles {
   const sorted = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
   const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;

@@ -1,20 +1,20 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { chunkOf, DONE, parseQuestion, type Question, tokenAt } from './question.ts';
+import { chunkOf, FINAL_EVENTS, parseQuestion, tokenAt } from './question.ts';
 
-/** The model: an OpenAI-compatible server that answers bench questions at the pace they ask for. */
+/** The model: an OpenAI-compatible server that answers questions of the benchmark at the pace they contain. */
 
 export interface Upstream {
   readonly url: string;
-  /** When each token of a running question was written, in `performance.now()` milliseconds. */
-  readonly sent: Map<string, Float64Array>;
-  /** Called with a question's id when its connection closes before the end. */
+  /** By question id: the time at which each token was written, in `performance.now()` milliseconds. */
+  readonly sentAt: Map<string, Float64Array>;
+  /** Called with the id of a question whose connection closes before the end of the answer. */
   onAborted: (id: string) => void;
   close(): void;
 }
 
 export async function startUpstream(): Promise<Upstream> {
-  const sent = new Map<string, Float64Array>();
+  const sentAt = new Map<string, Float64Array>();
   const server: Server = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
@@ -22,34 +22,34 @@ export async function startUpstream(): Promise<Upstream> {
     if (question === undefined) return void response.writeHead(400).end();
     const { id, tokens, gapMs } = question;
     response.writeHead(200, { 'content-type': 'text/event-stream' });
-    const times = sent.get(id);
-    let next = 0;
-    const start = performance.now();
-    const write = (upTo: number): boolean => {
-      let room = true;
+    const times = sentAt.get(id);
+    let nextToken = 0;
+    const startedAt = performance.now();
+    const write = (endToken: number): void => {
+      let hasRoom = true;
       const now = performance.now();
-      for (; next < upTo && room; next++) {
-        if (times) times[next] = now;
-        room = response.write(chunkOf(tokenAt(next)));
+      for (; nextToken < endToken && hasRoom; nextToken++) {
+        if (times) times[nextToken] = now;
+        hasRoom = response.write(chunkOf(tokenAt(nextToken)));
       }
-      if (next >= tokens) response.end(DONE);
-      return room;
+      if (nextToken >= tokens) response.end(FINAL_EVENTS);
     };
-    const due = () => (gapMs === 0 ? tokens : Math.min(tokens, Math.floor((performance.now() - start) / gapMs) + 1));
-    const timer = setInterval(() => write(due()), Math.max(gapMs, 1));
-    response.on('drain', () => write(due()));
+    const dueTokens = () =>
+      gapMs === 0 ? tokens : Math.min(tokens, Math.floor((performance.now() - startedAt) / gapMs) + 1);
+    const timer = setInterval(() => write(dueTokens()), Math.max(gapMs, 1));
+    response.on('drain', () => write(dueTokens()));
     response.on('close', () => {
       clearInterval(timer);
       if (!response.writableFinished) upstream.onAborted(id);
     });
-    write(due());
+    write(dueTokens());
   });
   server.on('connection', (socket) => socket.setNoDelay(true));
   server.listen(0, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));
   const upstream: Upstream = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    sent,
+    sentAt,
     onAborted: () => {},
     close() {
       server.closeAllConnections();
@@ -58,5 +58,3 @@ export async function startUpstream(): Promise<Upstream> {
   };
   return upstream;
 }
-
-export type { Question };

@@ -2,10 +2,10 @@ import { createServer, get } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
 import { createChecker, deltaOf } from '../bench/client.ts';
-import { answerTo, parseQuestion, textOf } from '../bench/question.ts';
+import { expectedAnswer, parseQuestion, questionText } from '../bench/question.ts';
 import { markdown, plot } from '../bench/report.ts';
-import { cancel, quantiles, run } from '../bench/scenarios.ts';
-import type { Side } from '../bench/side.ts';
+import { measureCancellation, quantiles, runLoad } from '../bench/scenarios.ts';
+import type { SystemUnderTest } from '../bench/system-under-test.ts';
 import { startUpstream } from '../bench/upstream.ts';
 import { bellaAt, serve } from './helper.ts';
 
@@ -13,7 +13,7 @@ import { bellaAt, serve } from './helper.ts';
 
 const LOAD = { streams: 4, tokens: 50, gapMs: 1, rampMs: 10 };
 
-const side = (url: string): Side => ({
+const systemAt = (url: string): SystemUnderTest => ({
   name: 'test',
   url,
   cpuSeconds: () => 0,
@@ -41,7 +41,7 @@ async function proxy(t: Test, upstream: string, change: (text: string) => string
 }
 
 t.test('the checker', async (t) => {
-  const answer = answerTo({ tokens: 20 });
+  const answer = expectedAnswer({ tokens: 20 });
   const check = (...pieces: string[]) => {
     const tokens: number[] = [];
     const checker = createChecker({ tokens: 20 }, (index) => tokens.push(index));
@@ -59,7 +59,7 @@ t.test('the checker', async (t) => {
   t.equal(deltaOf('{"choices":[{"delta":{"content":"a"}}]}'), 'a');
   t.throws(() => deltaOf('{"type":"error","code":"x"}'));
   const question = { id: 'abc1', tokens: 3, gapMs: 20 };
-  t.same(parseQuestion(`/ask/stream?question=${textOf(question)}`), question);
+  t.same(parseQuestion(`/ask/stream?question=${questionText(question)}`), question);
   t.same(quantiles([5, 1, 4, 2, 3]), { p50: 3, p99: 5 });
 });
 
@@ -68,21 +68,21 @@ t.test('loads against the service and through a proxy; one altered byte fails', 
   t.teardown(() => upstream.close());
   const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   for (const base of [url, await proxy(t, upstream.url, (text) => text)]) {
-    const figures = await run(side(base), upstream, LOAD);
+    const figures = await runLoad(systemAt(base), upstream, LOAD);
     t.equal(figures.streams, 4);
     t.ok(figures.tokensPerSecond > 0);
     t.ok(figures.firstTokenMs.p50 > 0 && Number.isFinite(figures.firstTokenMs.p99));
     t.ok(figures.delayMs.p50 >= 0 && Number.isFinite(figures.delayMs.p99));
   }
-  const cancelled = await cancel(side(url), upstream, 3);
+  const cancelled = await measureCancellation(systemAt(url), upstream, 3);
   t.ok(cancelled.p99 > 0 && Number.isFinite(cancelled.p99));
   let left = 3;
   const altered = await proxy(t, upstream.url, (text) =>
     --left === 0 ? text.replace(/"content":"./, '"content":"#') : text,
   );
-  await t.rejects(run(side(altered), upstream, LOAD), /differs/);
+  await t.rejects(runLoad(systemAt(altered), upstream, LOAD), /differs/);
   const cut = await proxy(t, upstream.url, (text) => text.replaceAll(/data: .*token.*\n\n/g, ''));
-  await t.rejects(run(side(cut), upstream, LOAD), /differs|units/);
+  await t.rejects(runLoad(systemAt(cut), upstream, LOAD), /differs|characters/);
 });
 
 t.test('the report', async (t) => {
