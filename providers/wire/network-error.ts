@@ -3,7 +3,7 @@ import { ProviderError } from '../errors.ts';
 /**
  * Converts an error of undici or Node into a `ProviderError`. Returns a `ProviderError` and the error of an
  * abort unchanged.
- * @param phase whether the call failed before its response headers or in its body
+ * @param phase the part of the response that failed: before its headers, or its body
  */
 export function networkError(error: unknown, phase: 'before_headers' | 'in_body'): unknown {
   if (error instanceof ProviderError) return error;

@@ -1,7 +1,6 @@
 import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
 
-/** Request bodies of the Chat Completions API, which most providers accept. */
-
+/** The differences between Chat Completions APIs. Most providers have such an API. */
 export interface OpenAIChatDialect {
   /** Name of the field for the maximum number of tokens. */
   readonly maxTokensField: 'max_tokens' | 'max_completion_tokens';

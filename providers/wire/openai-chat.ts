@@ -96,8 +96,8 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
   }
 
   /**
-   * Handles a block of Mistral's reasoning models: `{type:'text'}` or `{type:'thinking',
-   * thinking:[{type:'text'}]}`.
+   * Handles a content block of Mistral's reasoning models, which is one of these:
+   * `{type:'text'}`, `{type:'thinking', thinking:[{type:'text'}]}`.
    */
   function onContentBlock(block: { type?: string; text?: unknown; thinking?: unknown } | null): void {
     if (typeof block?.text === 'string') parts.text('text', block.text);
@@ -115,7 +115,7 @@ export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptio
     },
     finish() {
       if (!isDone && !hasFinalUsage && rawReason === undefined) throw truncatedError();
-      // Snowflake sends no finish reason, so only the tool calls themselves tell that there were some.
+      // Snowflake sends no finish reason. Then only the tool calls themselves can set the reason.
       const part = finishPart(rawReason, usage, rawReason === undefined && hasToolCalls);
       return isRefused ? { ...part, reason: 'content_filter' } : part;
     },
