@@ -70,7 +70,7 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
     const waitMs = Math.ceil(Math.min(...states.map(({ cooldownUntil }) => cooldownUntil)) - now());
     if (states.length === 0 || waitMs <= 0) return undefined;
     if (states.some(({ cooldownReason }) => cooldownReason === 'rate_limited')) {
-      const init = { reason: 'keys_resting', retryable: true, retryAfterMs: waitMs };
+      const init = { reason: 'keys_in_cooldown', retryable: true, retryAfterMs: waitMs };
       return new ProviderError('upstream_rate_limited', init);
     }
     return new ProviderError('upstream_rejected', { reason: 'credentials', retryable: false });
