@@ -36,7 +36,7 @@ export function spawnServer(env: Record<string, string>): {
 /** Starts the service on a free port and waits until it is ready. */
 export async function runServer(t: Test, env: Record<string, string>): Promise<Running> {
   // A busy machine is no overload: the tests beside it may take the core for longer than a service would bear.
-  const { child, exit, output } = spawnServer({ PORT: '0', EVENT_LOOP_DELAY_MS: '0', ...env });
+  const { child, exit, output } = spawnServer({ PORT: '0', MAX_EVENT_LOOP_DELAY_MS: '0', ...env });
   t.teardown(async () => {
     child.kill('SIGKILL');
     await exit;

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
-import { bellaAt, serve } from './helper.ts';
+import { bellaAt, serve, until } from './helper.ts';
 import { type RedisServer, startRedis } from './redis.ts';
 import { type Script, startUpstream, type Upstream } from './upstream.ts';
 
@@ -17,6 +17,7 @@ export async function startReplicas(t: Test, script: Script, env: Record<string,
   const upstream = await startUpstream(t, script);
   const options = { env: bellaAt(upstream.url, { REDIS_URL: redis.url, ...env }) };
   const [a, b] = await Promise.all([serve(t, options), serve(t, options)]);
+  await until(() => [a, b].every(({ app }) => app.cluster?.connection.isAvailable === true), 'both replicas are connected to Redis');
   return { redis, upstream, a, b };
 }
 

@@ -6,6 +6,7 @@ import { loadConfig } from '../../plugins/config/load.ts';
 import metricsPlugin from '../../plugins/metrics/index.ts';
 import redisPlugin, { type Cluster } from '../../plugins/redis/index.ts';
 import { RedisStore, type RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
+import { until } from '../helper.ts';
 import type { RedisServer } from '../redis.ts';
 
 export interface Replica {
@@ -30,6 +31,7 @@ export async function redisStore(
   await app.ready();
   t.teardown(() => app.close());
   const cluster = app.cluster as Cluster;
+  await until(() => cluster.connection.isAvailable, 'Redis is connected');
   const store = new RedisStore({
     ...config.streams,
     clock: systemClock,
