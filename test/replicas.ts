@@ -17,7 +17,10 @@ export async function startReplicas(t: Test, script: Script, env: Record<string,
   const upstream = await startUpstream(t, script);
   const options = { env: bellaAt(upstream.url, { REDIS_URL: redis.url, ...env }) };
   const [a, b] = await Promise.all([serve(t, options), serve(t, options)]);
-  await until(() => [a, b].every(({ app }) => app.cluster?.connection.isAvailable === true), 'both replicas are connected to Redis');
+  await until(
+    () => [a, b].every(({ app }) => app.cluster?.connection.isAvailable === true),
+    'both replicas are connected to Redis',
+  );
   return { redis, upstream, a, b };
 }
 
