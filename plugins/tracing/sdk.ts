@@ -1,4 +1,5 @@
 import { context, propagation, type Tracer, trace } from '@opentelemetry/api';
+import { systemClock, waitAtMost } from '../clock.ts';
 
 export interface Sdk {
   readonly tracer: Tracer;
@@ -32,8 +33,11 @@ export async function startSdk(): Promise<Sdk> {
   return {
     tracer: provider.getTracer('sluice'),
     async stop() {
-      const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS).unref());
-      await Promise.race([provider.shutdown().catch(() => {}), late]);
+      await waitAtMost(
+        systemClock,
+        FLUSH_MS,
+        provider.shutdown().catch(() => {}),
+      );
       context.disable();
       propagation.disable();
       trace.disable();
