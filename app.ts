@@ -139,13 +139,13 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   return app;
 }
 
-/** Returns the caller's `X-Request-Id` if it is a plain word, so that a question can be traced across services. */
+/** Returns the caller's `X-Request-Id` if it has 1 to 64 letters, digits, `_`, `.` or `-`; else a new id. */
 function requestId({ headers }: IncomingMessage): string {
   const given = headers['x-request-id'];
   return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
 }
 
-/** Turns a number of trusted gateway hops into the function that Fastify expects. */
+/** Returns the trust function for a number of gateway hops. Other values pass unchanged. */
 function toTrustFunction(setting: Config['trustProxy']) {
   return typeof setting === 'number' ? (_: string, hop: number) => hop < setting : setting;
 }

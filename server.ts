@@ -46,7 +46,7 @@ process.on('SIGHUP', () => {
     app.log.info({ models: app.llm.models }, 'configuration reloaded: client keys, tokens and models');
   } catch (error) {
     const { problems, message } = error as Partial<ConfigError>;
-    app.log.error({ problems: problems ?? [message] }, 'configuration not valid; nothing has changed');
+    app.log.error({ problems: problems ?? [message] }, 'configuration not applied; nothing has changed');
   }
 });
 

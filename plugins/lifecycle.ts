@@ -12,14 +12,16 @@ export interface Lifecycle {
   readonly ready: boolean;
   /**
    * Turns readiness off, refuses new questions, waits `drainMs` for running answers, then ends them with
-   * an error and waits for their responses to close. With Redis, readers are first sent to other replicas,
-   * and their answers get `drainHandoverMs` more. Idempotent: later calls wait for the first.
+   * an error and waits for their responses to close. With Redis, after `drainMs` readers are disconnected so
+   * that they resume on other replicas, and their answers get `drainHandoverMs` more. Idempotent: later calls wait for the first.
    */
   drain(): Promise<void>;
 }
 
 export interface LifecycleOptions {
+  /** Milliseconds that running answers may continue. */
   readonly drainMs: number;
+  /** With Redis: further milliseconds that they may continue. */
   readonly drainHandoverMs: number;
   /** True if the replica is not ready while Redis is unavailable. */
   readonly requireRedis: boolean;
@@ -40,7 +42,7 @@ export default fp<LifecycleOptions>(
     const drain = async () => {
       ready = false;
       streams.close();
-      // With Redis, a gateway moves to another replica at once. Without, readers can only come back here.
+      // With Redis, the gateway sends new connections to another replica. Without, readers must reconnect here.
       if (streams.shared) fastify.stopAccepting();
       const deadline = clock.now() + drainMs;
       if (streams.active > 0) {

@@ -12,11 +12,11 @@ declare module 'fastify' {
 }
 
 export interface ProvidersOptions {
-  /** The `providers` section of the configuration. */
+  /** The configured providers by name. */
   readonly entries: Config['providers'];
   /** Providers that replace configured ones of the same name; for tests. */
   readonly overrides?: Readonly<Record<string, Provider>> | undefined;
-  /** Sockets per provider, at least the number of generations: a queue in the pool would outlive deadlines. */
+  /** Sockets per provider. At least the number of generations: a call that waits for a socket misses its deadlines. */
   readonly connections: number;
   /** Bytes of a response body that may be buffered. */
   readonly highWaterMark: number;

@@ -154,7 +154,11 @@ t.test('a client that leaves, and a probe', async (t) => {
   reading.cut();
   await until(() => collector.spans.length === 2, 'two spans have come, none of the probe');
   const [call, request] = [CLIENT, SERVER].map((kind) => collector.spans.find((span) => span.kind === kind) as Span);
-  t.match(request, { name: 'GET /ask/stream', events: ['client left'], attributes: { 'url.path': '/ask/stream' } });
+  t.match(request, {
+    name: 'GET /ask/stream',
+    events: ['client disconnected'],
+    attributes: { 'url.path': '/ask/stream' },
+  });
   t.equal(call?.attributes['error.type'], 'aborted');
   t.equal(call?.status.code ?? 0, 0, 'which is no error of the provider');
 });

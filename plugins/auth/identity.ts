@@ -20,6 +20,12 @@ export interface Identity extends Quota {
   readonly resumeOnly?: boolean | undefined;
 }
 
+/**
+ * Credentials that a route of the api scope accepts if keys or tokens are configured: a key or token (`api`),
+ * also a ticket for one question (`ask`), also a ticket for this stream (`read`), or none (`public`).
+ */
+export type Access = 'api' | 'ask' | 'read' | 'public';
+
 /** The identity of every caller if neither keys nor tokens are configured. */
 export const ANONYMOUS: Identity = { owner: 'anybody' };
 

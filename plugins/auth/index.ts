@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { type Config, RestartRequired } from '../config/index.ts';
 import { createApiKeys, isKeyOwner } from './api-keys.ts';
-import { ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
+import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
 import { createJwt, KeySetUnavailable } from './jwt.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
@@ -76,7 +76,7 @@ export default fp<AuthOptions>(
       (request as { identity: Identity }).identity = identity;
     }
 
-    /** The header takes precedence over the ticket, because a URL may have been copied. */
+    /** The header takes precedence, because the URL may have been copied with a ticket of another caller. */
     async function identify(request: FastifyRequest, access: Access): Promise<Identity | undefined> {
       const { authorization } = request.headers;
       if (authorization !== undefined) {
@@ -116,7 +116,7 @@ export default fp<AuthOptions>(
       return { ...keyHolder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumeOnly: isExpired };
     }
 
-    /** Tickets of a token carry its claims, because nothing else knows them. Keys are looked up. */
+    /** Tickets of a token carry its claims, because the service stores no tokens. Keys are looked up. */
     const claimsOf = (identity: Identity) => (isKeyOwner(identity.owner) ? {} : { claims: identity });
 
     fastify.decorate('auth', {
@@ -147,8 +147,6 @@ export default fp<AuthOptions>(
   { name: 'auth', dependencies: ['config', 'errors'] },
 );
 
-type Access = 'api' | 'ask' | 'read';
-
 function createAuthenticators({ keys, jwt }: Credentials) {
   return {
     required: keys.length > 0 || jwt !== undefined,
@@ -157,7 +155,7 @@ function createAuthenticators({ keys, jwt }: Credentials) {
   };
 }
 
-/** An empty id counts as none, as in `parseLastEventId`. */
+/** Returns true if the request has a resume point. An empty id does not count, as in `parseLastEventId`. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
   return Boolean(headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId);
 }

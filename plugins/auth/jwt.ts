@@ -15,7 +15,7 @@ const KEY_SET_OPTIONS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeou
 
 /** The key set of the issuer cannot be fetched. Not the fault of the caller. */
 export class KeySetUnavailable extends Error {
-  override readonly name = 'KeysUnavailable';
+  override readonly name = 'KeySetUnavailable';
 }
 
 /**
@@ -44,7 +44,7 @@ export function createJwt(settings: Settings): (token: string) => Promise<Identi
   };
 }
 
-/** Checks the addresses again at each fetch, because DNS may change after the start. */
+/** Fetches the key set. Checks the addresses at each fetch, because DNS may change after the start. */
 async function fetchFromAllowedHost(url: string, options: RequestInit): Promise<Response> {
   const { hostname } = new URL(url);
   const addresses = isIP(hostname.replace(/^\[|\]$/g, '')) ? [] : await lookup(hostname, { all: true });
@@ -52,6 +52,7 @@ async function fetchFromAllowedHost(url: string, options: RequestInit): Promise<
   return fetch(url, options);
 }
 
+/** jose reports a failed fetch as `ERR_JOSE_GENERIC`. */
 function isUnavailable(error: unknown): boolean {
   if (error instanceof errors.JWKSTimeout) return true;
   if (error instanceof errors.JOSEError) return error.code === 'ERR_JOSE_GENERIC';

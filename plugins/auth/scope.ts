@@ -1,13 +1,10 @@
 import fp from 'fastify-plugin';
+import type { Access } from './identity.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /**
-     * Credentials that a route of the api scope accepts if keys or tokens are configured: a key or token
-     * (`api`), also a ticket for one question (`ask`), also a ticket for this stream (`read`), or none
-     * (`public`).
-     */
-    access?: 'api' | 'ask' | 'read' | 'public';
+    /** Credentials that the route accepts. Required in the api scope. */
+    access?: Access;
   }
 }
 

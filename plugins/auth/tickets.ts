@@ -8,6 +8,7 @@ import type { Identity } from './identity.ts';
  */
 
 interface TicketBase {
+  /** Milliseconds since 1970. */
   readonly expires: number;
   readonly owner: string;
   /** Identity of the owner if it comes from a token; the identity of a key is looked up instead. */
@@ -29,13 +30,14 @@ export function newNonce(): string {
 }
 
 export function createTickets(secret: Buffer) {
-  const sign = (body: string) => createHmac('sha256', secret).update(`sluice-ticket.${body}`).digest('base64url');
+  const signatureOf = (body: string) =>
+    createHmac('sha256', secret).update(`sluice-ticket.${body}`).digest('base64url');
 
   return {
     /** Returns the text of a ticket; undefined if it would be too long. */
     sign(ticket: Ticket): string | undefined {
       const body = Buffer.from(JSON.stringify(ticket)).toString('base64url');
-      const text = `${body}.${sign(body)}`;
+      const text = `${body}.${signatureOf(body)}`;
       return text.length > MAX_TICKET_LENGTH ? undefined : text;
     },
     /** Returns the ticket, expired or not; undefined if the signature is wrong. */
@@ -43,8 +45,8 @@ export function createTickets(secret: Buffer) {
       const [, body, signature] =
         /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$/.exec(text.slice(0, MAX_TICKET_LENGTH + 1)) ?? [];
       if (body === undefined || signature === undefined || text.length > MAX_TICKET_LENGTH) return undefined;
-      // Compared as text: decoding would drop two bits of the last letter.
-      if (!timingSafeEqual(Buffer.from(signature), Buffer.from(sign(body)))) return undefined;
+      // Compared as text: decoding would drop two bits of the last character.
+      if (!timingSafeEqual(Buffer.from(signature), Buffer.from(signatureOf(body)))) return undefined;
       return JSON.parse(Buffer.from(body, 'base64url').toString()) as Ticket;
     },
   };

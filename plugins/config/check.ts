@@ -4,7 +4,7 @@ import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { createModelRoutes } from './model-routes.ts';
 import type { Config } from './schema.ts';
 
-/** Returns the problems that a schema cannot find: names that refer to nothing, and settings that exclude each other. */
+/** Returns the problems that a schema cannot find: names that are not defined, and settings that exclude each other. */
 export function findCrossReferenceProblems(config: Config): string[] {
   const problems: string[] = [];
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {

@@ -1,6 +1,6 @@
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 
-/** Reads a partial configuration from the environment. Values stay text; `load.ts` converts them by the schema. */
+/** Reads a partial configuration from the environment. Lists are split here; `load.ts` converts other text. */
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -29,17 +29,16 @@ const SETTINGS: Readonly<Record<string, string>> = {
   STREAM_MAX_CHARS: '/streams/maxChars',
 };
 
-const LISTS: Readonly<Record<string, (text: string) => unknown>> = {
-  CORS_ORIGINS: list,
-  TRUST_PROXY: (text) =>
-    /^\d+$/.test(text) ? Number(text) : text === 'true' || text === 'false' ? text === 'true' : list(text),
+/** Variables whose text has a form of its own. */
+const PARSED_SETTINGS: Readonly<Record<string, { pointer: string; parse(text: string): unknown }>> = {
+  CORS_ORIGINS: { pointer: '/corsOrigins', parse: splitList },
+  TRUST_PROXY: { pointer: '/trustProxy', parse: parseTrustProxy },
 };
-
-const LIST_PATHS: Readonly<Record<string, string>> = { CORS_ORIGINS: '/corsOrigins', TRUST_PROXY: '/trustProxy' };
 
 /** Returns the environment variable of each setting, by JSON pointer. */
 export function environmentNames(): Map<string, string> {
-  return new Map([...Object.entries(SETTINGS), ...Object.entries(LIST_PATHS)].map(([name, path]) => [path, name]));
+  const parsed = Object.entries(PARSED_SETTINGS).map(([name, { pointer }]): [string, string] => [pointer, name]);
+  return new Map([...Object.entries(SETTINGS).map(([name, pointer]): [string, string] => [pointer, name]), ...parsed]);
 }
 
 export interface EnvironmentValues {
@@ -57,27 +56,33 @@ export function readEnvironment(env: Environment): EnvironmentValues {
     names.set(pointer, name);
   };
   for (const [name, pointer] of Object.entries(SETTINGS)) if (env[name]) put(pointer, name, env[name].trim());
-  for (const [name, parse] of Object.entries(LISTS)) {
+  for (const [name, { pointer, parse }] of Object.entries(PARSED_SETTINGS)) {
     const text = env[name];
-    if (text) put(LIST_PATHS[name] as string, name, parse(text.trim()));
+    if (text) put(pointer, name, parse(text.trim()));
   }
   for (const [type, { apiKeyEnv, baseUrlEnv }] of Object.entries(PROVIDER_TYPES)) {
-    const switchedBy = apiKeyEnv ?? baseUrlEnv;
-    if (switchedBy === undefined || !env[switchedBy]) continue;
-    put(`/providers/${type}/type`, switchedBy, type);
-    if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, list(env[apiKeyEnv]));
+    const enabledBy = apiKeyEnv ?? baseUrlEnv;
+    if (enabledBy === undefined || !env[enabledBy]) continue;
+    put(`/providers/${type}/type`, enabledBy, type);
+    if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, splitList(env[apiKeyEnv]));
     if (baseUrlEnv && env[baseUrlEnv]) put(`/providers/${type}/baseUrl`, baseUrlEnv, env[baseUrlEnv].trim());
   }
-  const tracedBy = TRACING.find((name) => env[name]);
-  if (tracedBy && env.OTEL_SDK_DISABLED !== 'true' && env.OTEL_TRACES_EXPORTER !== 'none')
-    put('/tracing', tracedBy, true);
+  const tracingEnabledBy = TRACING.find((name) => env[name]);
+  if (tracingEnabledBy && env.OTEL_SDK_DISABLED !== 'true' && env.OTEL_TRACES_EXPORTER !== 'none')
+    put('/tracing', tracingEnabledBy, true);
   return { values, names };
 }
 
 /** Standard variables that switch tracing on. The OpenTelemetry SDK reads their values itself. */
 const TRACING = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'OTEL_TRACES_EXPORTER'];
 
-function list(text: string): string[] {
+/** Parses a number of hops, a boolean, or a list of addresses. */
+function parseTrustProxy(text: string): unknown {
+  if (/^\d+$/.test(text)) return Number(text);
+  return text === 'true' || text === 'false' ? text === 'true' : splitList(text);
+}
+
+function splitList(text: string): string[] {
   return text
     .split(',')
     .map((item) => item.trim())

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 import type { Environment } from './environment.ts';
 
-/** Reads the CONFIG_FILE: YAML or JSON, with `${NAME}` replaced from the environment. Adds problems to the list. */
+/** Reads the file named by CONFIG_FILE: YAML or JSON, with `${NAME}` replaced from the environment. Adds problems to the list. */
 export function readConfigFile(path: string, env: Environment, problems: string[]): Record<string, unknown> {
   let document: unknown;
   try {

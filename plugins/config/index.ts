@@ -9,10 +9,13 @@ declare module 'fastify' {
     /**
      * Applies keys, tokens and models of another configuration to the running service. Other settings
      * need a restart.
-     * @throws RestartRequired if the new models need a provider that is not running
+     * @throws RestartRequired if it has a provider that is not running, or removes all keys and tokens
      */
     reloadConfig(next: Config): void;
-    /** Calls the listener with each configuration that is applied. A listener that throws stops the reload. */
+    /**
+     * Calls the listener with each configuration that is applied. A listener that throws stops the reload, but
+     * earlier listeners have applied it already: register a listener that can throw first.
+     */
     onConfigReload(listener: (next: Config) => void): void;
   }
 }

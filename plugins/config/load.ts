@@ -15,8 +15,12 @@ export class ConfigError extends Error {
   }
 }
 
+/** Problems of the sections whose names refer to each other. */
+const NAMES_DEPEND_ON =
+  /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/;
+
 /**
- * Loads the configuration: defaults, overridden by CONFIG_FILE, overridden by the environment.
+ * Loads the configuration: defaults, overridden by the file of CONFIG_FILE, overridden by the environment.
  * @throws ConfigError with all problems
  */
 export function loadConfig(env: Environment): Config {
@@ -27,15 +31,10 @@ export function loadConfig(env: Environment): Config {
 
   const config = convertText(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay));
-  // Names are checked only if the sections that they refer to are valid.
-  if (
-    !problems.some((problem) =>
-      /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/.test(
-        problem,
-      ),
-    )
-  ) {
-    problems.push(...findCrossReferenceProblems(addDemoProvider(config as Config)));
+  // Names are checked only if the sections that the check reads are valid.
+  if (!problems.some((problem) => NAMES_DEPEND_ON.test(problem))) {
+    addDemoProvider(config as Config);
+    problems.push(...findCrossReferenceProblems(config as Config));
   }
   if (problems.length > 0) throw new ConfigError(problems);
   return config as Config;
@@ -55,12 +54,11 @@ function convertText(config: unknown): unknown {
 }
 
 /** Adds the demo provider if there is no other, so that the first run needs no key. */
-function addDemoProvider(config: Config): Config {
+function addDemoProvider(config: Config): void {
   if (Object.keys(config.providers).length === 0) {
     config.providers.demo = { type: 'demo', models: ['demo'] };
     config.defaultModel ??= 'demo/demo';
   }
-  return config;
 }
 
 function set(target: Record<string, unknown>, pointer: string, value: unknown): void {

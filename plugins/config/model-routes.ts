@@ -1,6 +1,6 @@
 import type { Config } from './schema.ts';
 
-/** Maps public model names to the upstream models that answer. Pure. */
+/** Maps public model names to upstream models. Pure. In this folder because `check.ts` validates names by it. */
 
 export interface Target {
   /** Name of the provider in the configuration. */
@@ -22,7 +22,7 @@ export interface Deadlines {
 export interface ModelRoute {
   /** Public name. */
   readonly name: string;
-  /** Name in metrics. Names that clients make up share one label. */
+  /** Name in metrics. Names that clients choose share one label. */
   readonly label: string;
   /** Asked in this order. */
   readonly targets: readonly [Target, ...Target[]];
@@ -36,7 +36,7 @@ export interface ModelRoute {
 export interface ModelRoutes {
   /** Returns the route of a public name, or of the default model; undefined if it is not configured. */
   find(name: string | undefined): ModelRoute | undefined;
-  /** All names that `find` knows, the default first. A provider that is open to all models counts as `name/*`. */
+  /** All names that `find` knows, the default first. A provider that allows all models counts as `name/*`. */
   readonly names: readonly string[];
 }
 
@@ -93,7 +93,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       if (name === undefined) return undefined;
       const { provider, model } = parseTarget(name);
       if (!routes.has(name) && openProviders.has(provider)) {
-        // Not stored: clients make up these names, so a map of them would have no bound.
+        // Not stored: clients choose these names, so a map of them would have no bound.
         return model === '' ? undefined : directRoute(name, `${provider}/*`);
       }
       return routes.get(name);

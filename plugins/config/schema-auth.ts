@@ -3,7 +3,7 @@ import { MODEL_NAME } from './patterns.ts';
 
 /** Settings of API keys and tokens. */
 
-const MINUTE = { minimum: 1, maximum: 1_000_000_000 };
+const COUNT_BOUNDS = { minimum: 1, maximum: 1_000_000_000 };
 
 export const ApiKey = Type.Object(
   {
@@ -19,13 +19,13 @@ export const ApiKey = Type.Object(
       }),
     ),
     requestsPerMinute: Type.Optional(
-      Type.Integer({ ...MINUTE, description: 'Requests per minute; no limit if absent' }),
+      Type.Integer({ ...COUNT_BOUNDS, description: 'Requests per minute; no limit if absent' }),
     ),
     tokensPerMinute: Type.Optional(
-      Type.Integer({ ...MINUTE, description: 'Input and output tokens per minute; no limit if absent' }),
+      Type.Integer({ ...COUNT_BOUNDS, description: 'Input and output tokens per minute; no limit if absent' }),
     ),
     maxConcurrent: Type.Optional(
-      Type.Integer({ ...MINUTE, description: 'Answers that may run at the same time; no limit if absent' }),
+      Type.Integer({ ...COUNT_BOUNDS, description: 'Answers that may run at the same time; no limit if absent' }),
     ),
     expiresAt: Type.Optional(
       Type.String({

@@ -15,13 +15,18 @@ const bytes = (description: string, byDefault: number, minimum: number, maximum 
 const Streams = Type.Object(
   {
     highWaterMark: bytes(
-      'Bytes that the upstream may be ahead of the fastest reader, and that one response may buffer',
+      'UTF-16 code units that the upstream may be ahead of the fastest reader, and bytes that one response may buffer',
       16_384,
       1,
     ),
     flushMs: ms('Deltas that arrive faster than this are sent as one event', 10, 0, 1_000),
-    maxFlushMs: ms('`flushMs` grows to this value as the core becomes busy; at least `flushMs`', 80, 0, 1_000),
-    graceMs: ms('How long an answer continues after its last reader has left; 0 ends it at once', 15_000, 0),
+    maxFlushMs: ms(
+      'Read interval of upstreams at which the core counts as full; it starts at `flushMs` and grows with the load',
+      80,
+      0,
+      1_000,
+    ),
+    graceMs: ms('How long an answer continues after its last reader has left; 0 ends it immediately', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
     stallMs: ms('How long a reader may read nothing before it is disconnected; it can resume', 30_000),
     // An answer becomes one string at its end. The longest string of V8 has about 2^29 units.

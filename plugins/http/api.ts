@@ -12,7 +12,7 @@ export interface PublicError {
   readonly retryAfterMs?: number | undefined;
 }
 
-/** Body of every error response outside `/v1`. */
+/** Body of every error response outside `/v1`, and of errors of the HTTP parser everywhere. */
 export interface ErrorEnvelope {
   readonly error: { readonly code: string; readonly message: string; readonly requestId: string };
 }

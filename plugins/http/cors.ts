@@ -33,7 +33,7 @@ export default fp<CorsOptions>(
   { name: 'cors', dependencies: ['errors'] },
 );
 
-/** Also trusts `Sec-Fetch-Site`, because a gateway may have replaced `Host` by its own name for this service. */
+/** Returns true for a page of the same origin. Trusts `Sec-Fetch-Site` too, because a gateway may replace `Host`. */
 function isSameOrigin({ headers, host }: FastifyRequest, origin: string): boolean {
   if (headers['sec-fetch-site'] === 'same-origin') return true;
   return URL.canParse(origin) && new URL(origin).host === host;

@@ -6,8 +6,10 @@ import type { ErrorEnvelope, PublicError } from './api.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Creates an error with a code of the contract, to be thrown before a stream begins. */
+    /** Creates an error with a public code, to be thrown before a stream begins. */
     apiError(error: PublicError): Error;
+    /** Creates an `invalid_request` error; 400 unless another status is given. */
+    invalidRequest(message: string, status?: number): Error;
     /** Returns what clients may see of any thrown value. Logs faults of this service. */
     toPublicError(error: unknown, request: FastifyRequest): PublicError;
   }
@@ -53,6 +55,10 @@ export default fp(
   async (fastify) => {
     await fastify.register(sensible);
     fastify.decorate('apiError', (error: PublicError) => new ApiError(error));
+    fastify.decorate(
+      'invalidRequest',
+      (message: string, status = 400) => new ApiError({ status, code: 'invalid_request', message }),
+    );
     fastify.decorate('toPublicError', toPublicError);
     fastify.setErrorHandler(sendError);
     fastify.setNotFoundHandler((request, reply) =>
@@ -67,7 +73,7 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   const publicError = toPublicError(error, request);
   const { status, retryAfterMs } = publicError;
   if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
-  // Sent as a string: the route's serializer, made for its successful answers, would drop fields.
+  // Sent as a string, because the response schema of the route would remove the fields of an error.
   const body = JSON.stringify(envelope(publicError, request.id));
   reply.code(status).type('application/json; charset=utf-8').send(body);
 }
@@ -108,16 +114,20 @@ function describe(error: unknown): PublicError {
 /** Names the invalid field, never its value. */
 function describeInvalidField({ validation = [], validationContext }: FastifyError): string {
   const place = validationContext ?? 'request';
-  // If no branch of a union matches, the deepest problem says most.
+  // If no branch of a union matches, report the problem with the longest path.
   const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));
   const params = problem?.params as { additionalProperty?: string } | undefined;
   const path = problem?.instancePath.replaceAll('/', '.') ?? '';
   const extra = params?.additionalProperty;
   if (extra !== undefined) {
-    const name = /^[\w.-]{1,40}$/.test(extra) ? `: ${extra}` : '';
-    return `Unknown field in ${place}${path}${name}.`;
+    return `Unknown field in ${place}${path}${printableSuffix(extra)}.`;
   }
   return `${place}${path} ${problem?.message ?? 'is not valid'}.`;
+}
+
+/** Returns `: name` for a name that is a plain word, else nothing: other names may be part of a question. */
+export function printableSuffix(name: string): string {
+  return /^[\w.-]{1,40}$/.test(name) ? `: ${name}` : '';
 }
 
 function depth({ instancePath }: { instancePath: string }): number {

@@ -24,7 +24,7 @@ export interface ListenersOptions {
 }
 
 /**
- * Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
+ * Opens several listening sockets on one port. Since libuv 1.45 (libuv/libuv#3696) a listening socket accepts one connection per turn of the event
  * loop. On a busy core a turn takes 20 to 40 ms, so that new streams wait for seconds. The event loop
  * accepts from several sockets of the same process in one turn.
  */
@@ -57,18 +57,18 @@ export default fp<ListenersOptions>(
       for (const socket of extraSockets.splice(0)) socket.close();
     };
 
-    let isStopped = false;
+    let isStopping = false;
     fastify.decorate('stopAccepting', () => {
-      isStopped = true;
+      isStopping = true;
       closeExtraSockets();
       fastify.server.close(); // Also closes idle connections.
     });
     fastify.addHook('onRequest', async (_, reply) => {
-      if (isStopped) reply.header('connection', 'close');
+      if (isStopping) reply.header('connection', 'close');
     });
     // Closes connections that were open before: a gateway would send its next request on them.
     fastify.addHook('onResponse', async ({ raw }) => {
-      if (isStopped) raw.socket.end();
+      if (isStopping) raw.socket.end();
     });
 
     fastify.addHook('onClose', async () => closeExtraSockets());
@@ -98,7 +98,7 @@ async function reservePort(options: ListenOptions): Promise<number> {
   return port;
 }
 
-/** Tries it: Node before 22.12 ignores the option, and some systems reject it. */
+/** Returns true if two sockets can listen on one port. Node before 22.12 ignores the option, some systems reject it. */
 async function canSharePort(options: ListenOptions): Promise<boolean> {
   const opened: Server[] = [];
   try {

@@ -16,7 +16,7 @@ interface KnownPath {
   readonly methods: Set<string>;
 }
 
-/** Known paths answer 405 instead of 404 to other methods. OPTIONS is left to CORS. */
+/** Answers other methods of a known path with 405 instead of 404. OPTIONS is left to CORS. */
 export default fp(
   async (fastify) => {
     const paths = new Map<string, KnownPath>();

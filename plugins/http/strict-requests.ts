@@ -1,29 +1,29 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 
-/** Longest URL in bytes. A question of 900 Chinese characters fits. */
+/** Longest URL, in bytes. A question of 900 Chinese characters fits. */
 const MAX_URL_LENGTH = 8_192;
+/** Most header lines of one request. */
 const MAX_HEADERS = 100;
 /** Headers that must not occur more than once. */
 const SINGLE_VALUE_HEADERS = ['host', 'authorization', 'last-event-id', 'content-type', 'content-length', 'origin'];
 
-/** Rejects requests that Node's parser accepts but that a gateway could read differently. */
+/** Rejects requests that a gateway could read differently, and requests with too long a URL or too many headers. */
 export default fp(
   async (fastify) => {
     fastify.addHook('onRequest', async (request) => {
       const { raw } = request;
-      if (request.url.length > MAX_URL_LENGTH) throw invalid(414, 'The URL is too long.');
-      if (raw.rawHeaders.length / 2 > MAX_HEADERS) throw invalid(431, 'Too many headers.');
+      if (request.url.length > MAX_URL_LENGTH) throw fastify.invalidRequest('The URL is too long.', 414);
+      if (raw.rawHeaders.length / 2 > MAX_HEADERS) throw fastify.invalidRequest('Too many headers.', 431);
       const duplicate = duplicateHeader(request);
-      if (duplicate !== undefined) throw invalid(400, `Duplicate header: ${duplicate}.`);
-      if (raw.headers.host === undefined && raw.httpVersion === '1.1') throw invalid(400, 'Missing header: host.');
-      if (raw.method === 'GET' && hasBody(request)) throw invalid(400, 'A GET request must not have a body.');
+      if (duplicate !== undefined) throw fastify.invalidRequest(`Duplicate header: ${duplicate}.`);
+      if (raw.headers.host === undefined && raw.httpVersion === '1.1')
+        throw fastify.invalidRequest('Missing header: host.');
+      if (raw.method === 'GET' && hasBody(request)) throw fastify.invalidRequest('A GET request must not have a body.');
       const encoding = raw.headers['content-encoding'];
       if (encoding !== undefined && encoding !== 'identity')
-        throw invalid(415, 'Send the body without Content-Encoding.');
+        throw fastify.invalidRequest('Send the body without Content-Encoding.', 415);
     });
-
-    const invalid = (status: number, message: string) => fastify.apiError({ status, code: 'invalid_request', message });
   },
   { name: 'strict-requests', dependencies: ['errors'] },
 );

@@ -6,12 +6,12 @@ import { loadScript, runScript } from '../redis/script.ts';
  * counts of dead replicas are ignored.
  */
 export interface ConcurrencyLimiter {
-  /** Reserves a place. Resolves with false if the limit is reached. */
+  /** Reserves a slot. Resolves with false if the limit is reached. */
   reserve(owner: string, max: number): Promise<boolean>;
   release(owner: string): void;
 }
 
-/** Longer than any generation; counts that were left behind expire then. */
+/** Longer than any generation. Counts of dead replicas expire after this time. */
 const COUNT_TTL_MS = 86_400_000;
 
 const RESERVE = loadScript(new URL('./scripts/reserve.lua', import.meta.url));

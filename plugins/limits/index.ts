@@ -13,10 +13,10 @@ declare module 'fastify' {
   }
 }
 
-/** The share of its owner's quota that one generation holds. */
+/** The slot and the tokens that one generation has reserved from its owner's limits. */
 export interface Reservation {
   /**
-   * Releases the place and charges the tokens that were used instead of the estimate. Call once.
+   * Releases the slot and charges the tokens that were used instead of the estimate. Call once.
    * @param characters length of the answer; stands in for a token count that the provider did not send
    */
   settle(usage: Usage | undefined, characters: number): void;
@@ -25,7 +25,7 @@ export interface Reservation {
 export interface Limits {
   /** Counts a request and sets the `RateLimit-*` headers. @throws 429 with `retryAfterMs` */
   countRequest(identity: Identity, reply: FastifyReply): Promise<void>;
-  /** Reserves a place for one generation and its estimated tokens. @throws 429 with `retryAfterMs` */
+  /** Reserves a slot for one generation and its estimated tokens. @throws 429 with `retryAfterMs` */
   reserveGeneration(identity: Identity, prompt: Prompt): Promise<Reservation>;
 }
 
@@ -34,7 +34,7 @@ export interface LimitsOptions {
   readonly expectedReplicas: number;
 }
 
-/** `Retry-After` for a place that depends on other answers of the same owner. */
+/** `Retry-After` in milliseconds if the concurrent answers of an owner are at the limit. */
 const CONCURRENCY_RETRY_MS = 2_000;
 
 const MESSAGES = {
@@ -83,7 +83,7 @@ export default fp<LimitsOptions>(
         const release = () => {
           if (maxConcurrent !== undefined) concurrency.release(owner);
         };
-        // A question that is larger than the limit may be asked; it takes the whole minute.
+        // A question that is larger than the limit is allowed and uses all tokens of the minute.
         const estimate = Math.min(estimateTokens(prompt), tokensPerMinute ?? 0);
         let windowEnds = 0;
         if (tokenLimiter) {

@@ -1,10 +1,10 @@
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
 import type { Cluster } from '../redis/index.ts';
 
-/** Limits points per minute and owner, across all replicas. */
+/** Limits points per minute and owner, across all replicas. A request is one point; a token is one point. */
 export interface RateLimiter {
   consume(owner: string, points: number): Promise<RateResult>;
-  /** Charges points, or gives negative points back, whatever the limit. */
+  /** Charges points, even beyond the limit, or gives negative points back. */
   adjust(owner: string, points: number): void;
 }
 

@@ -1,8 +1,8 @@
 import fp from 'fastify-plugin';
 
 /**
- * Counts every request of the scope whose route takes keys and tokens only. Requests that read or stop
- * a stream are not limited; routes count those that guess at one.
+ * Counts each request to a route with access `api`. Other routes call `countRequest` themselves: `GET
+ * /ask/stream` for a question, and the routes that read or stop a stream if it is unknown.
  */
 export default fp(
   async (scope) => {

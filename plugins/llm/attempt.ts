@@ -10,7 +10,7 @@ export interface PartSink {
    * the promise rejects, the call ends with that fault.
    */
   onPart(part: StreamPart): Promise<void> | undefined;
-  /** Called if the answer broke off. Nothing follows. */
+  /** Called if the answer ended before it was complete. Nothing follows. */
   onFault(fault: unknown): void;
 }
 
@@ -19,8 +19,8 @@ export interface PartSink {
  * two run only while a part is awaited, so that back-pressure does not count. Only complete parts stop
  * them; pings and incomplete events do not.
  *
- * Uses callbacks instead of `for await`: it ends at once when a deadline passes or `signal` aborts, even
- * if the provider hangs. It costs one promise per part and no timer.
+ * Uses callbacks instead of `for await`: it ends immediately when a deadline passes or `signal` aborts, even
+ * if the provider hangs. It costs one promise per part; its two timers serve the whole call.
  */
 export function runAttempt(
   call: (signal: AbortSignal) => AsyncGenerator<StreamPart, void, undefined>,

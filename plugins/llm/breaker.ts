@@ -42,7 +42,10 @@ export class Breaker {
     return this.#openUntil === undefined ? 0 : Math.max(0, this.#openUntil - this.#clock.now());
   }
 
-  /** Admits a call, or returns undefined. Report each admitted call by one of the three methods below. */
+  /**
+   * Admits a call, or returns undefined. Report each admitted call by `failed` or `released`, and before that
+   * by `succeeded` when its first part has arrived.
+   */
   admit(): Admission | undefined {
     const { state } = this;
     if (state === 'open' || this.#probe !== undefined) return undefined;

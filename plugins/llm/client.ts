@@ -24,7 +24,7 @@ export interface AnswerSink extends PartSink {
 export interface LlmClient {
   /**
    * Calls the targets of a route until one answers. Passes the parts of the answer to the sink: up to one
-   * `finish`, or up to a fault, which is a `ProviderError` or the reason of the signal's abort.
+   * `finish`, or up to a fault: a `ProviderError`, the reason of the abort, or an error of this service.
    *
    * Before the first content, a failed target is retried once, then the next target is called. After it,
    * nothing is called again, unless the route lets another target continue the text.
@@ -57,7 +57,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
   ): void {
     const deadline = clock.now() + route.deadlines.totalMs;
     const answeredBy: string[] = [];
-    /** Kept only if another target may have to continue the text; undefined after a tool call. */
+    /** Kept only if another target may continue the text; undefined after a tool call. */
     let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [partialAnswer] : undefined;
     let currentPrompt = partialAnswer ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
     let isEligible = partialAnswer ? supportsContinuation : (_: Provider) => true;
@@ -110,7 +110,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
       }
     }
 
-    /** Retries the same target after a wait, or calls the next one at once. */
+    /** Retries the same target after a wait, or calls the next one immediately. */
     function retryOrFallBack(slot: TargetSlot, tries: number, fault: unknown): void {
       const { index, target } = slot;
       const waitMs = slot.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
@@ -155,7 +155,8 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     }
 
     function withdrawBudget(): boolean {
-      if (isBudgetDenied || budget.withdraw()) return !isBudgetDenied;
+      if (isBudgetDenied) return false;
+      if (budget.withdraw()) return true;
       isBudgetDenied = true;
       metrics.retriesDenied.inc();
       return false;

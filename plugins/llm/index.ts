@@ -20,7 +20,7 @@ export interface Llm extends LlmClient {
   readonly models: readonly string[];
   /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
-  /** Returns the targets whose last call failed. */
+  /** Returns the targets that have failed since their last success. */
   targets(): readonly TargetState[];
 }
 

@@ -4,7 +4,7 @@ import { ProviderError } from '../../providers/errors.ts';
 
 /** Calls of one target per question. */
 const MAX_TRIES = 2;
-/** Longest `Retry-After` of a provider that is waited for. */
+/** A longer `Retry-After` of a provider is not waited for. */
 const MAX_WAIT_MS = 10_000;
 /** Longest random wait before a retry (full jitter). */
 const JITTER_MS = 500;

@@ -11,10 +11,10 @@ export interface TargetSlot {
   readonly index: number;
   readonly target: Target;
   readonly provider: Provider;
-  /** Call when the first part has arrived. The target counts as healthy, whatever follows. */
+  /** Call when the first part has arrived. The target then counts as healthy, even if the call fails later. */
   succeeded(): void;
-  /** Releases the slot. Call once. `recordFailure` counts against the target's circuit breaker. */
-  release(recordFailure: boolean): void;
+  /** Releases the slot. Call once. `hasFailed` counts against the target's circuit breaker. */
+  release(hasFailed: boolean): void;
   /** Returns true if the target may be retried: its circuit breaker has not opened. */
   canRetry(): boolean;
 }
@@ -25,20 +25,24 @@ export interface TargetState extends Target {
 
 /** Chooses targets by circuit breaker, key cooldown and concurrent calls. */
 export interface Targets {
-  /** Reserves the first usable target at or behind index `from` whose provider is eligible. */
+  /** Reserves the first usable target at or after index `from` whose provider is eligible. */
   reserve(route: ModelRoute, from: number, isEligible?: (provider: Provider) => boolean): TargetSlot | undefined;
   /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
   /** Returns the reason why no target can be reserved. */
   unavailableError(route: ModelRoute): Error;
-  /** Returns the targets whose last call failed. */
+  /** Returns the targets that have failed since their last success. */
   states(): TargetState[];
 }
 
 /** Least `Retry-After` while all targets are busy. */
 const MIN_RETRY_MS = 1_000;
-/** Bound of stored breakers: if a provider is open to all models, clients make up the names. */
+/** Bound of stored breakers: if a provider allows all models, clients choose the names. */
+
 const MAX_BREAKERS = 10_000;
+
+/** The call began before the breaker of its target existed. */
+const BEFORE_BREAKER: Admission = { epoch: 0 };
 
 export interface TargetsOptions {
   readonly providers: ReadonlyMap<string, Provider>;
@@ -71,13 +75,13 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
       breaker = new Breaker(clock, (state) => metrics.breakerState.set(labelsOf(target), STATE_VALUES[state]));
       breakers.set(keyOf(target), { target, breaker });
     }
-    breaker.failed(admission ?? { epoch: 0 });
+    breaker.failed(admission ?? BEFORE_BREAKER);
   };
 
   const recordSuccess = (target: Target, admission: Admission | undefined) => {
     const breaker = breakerOf(target);
     if (breaker === undefined) return;
-    breaker.succeeded(admission ?? { epoch: 0 });
+    breaker.succeeded(admission ?? BEFORE_BREAKER);
     if (breaker.state !== 'closed') return;
     breakers.delete(keyOf(target));
     metrics.breakerState.remove(labelsOf(target));

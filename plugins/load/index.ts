@@ -9,13 +9,16 @@ declare module 'fastify' {
   }
 }
 
-/** The load of this process: it sets the read interval of upstreams, and refuses new questions. */
+/** Measures the load of this process. Upstream reads and admission use it. */
 export interface Load {
   /** Returns the least milliseconds between two reads of one upstream connection. */
   readIntervalMs(): number;
   /** Calls `fn` after one read interval. On a busy core up to a quarter later, at random. */
   afterInterval(fn: () => void): void;
-  /** Returns true if a new question should be refused, because it would slow down running answers. */
+  /**
+   * Returns true if a new question should be refused, because it would slow down running answers. Near the
+   * limit the result is random. Always false if `maxEventLoopDelayMs` is 0.
+   */
   isOverloaded(): boolean;
 }
 

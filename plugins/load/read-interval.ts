@@ -39,8 +39,8 @@ const FIRST_STEP_MS = 4;
 
 /**
  * Adapts the read interval to the utilization of the core. A longer interval means fewer reads and
- * writes for the same tokens. Streams wait no longer than on a saturated core, but in order, and the
- * event loop has time for new questions.
+ * writes for the same tokens. It delays streams no more than a full core would, keeps their order, and leaves
+ * time for new questions.
  *
  * Work is roughly inversely proportional to the interval. Multiplying the interval by the excess
  * utilization corrects it in one step. It shrinks by the square root, so that it does not oscillate.
@@ -79,7 +79,7 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     },
     nextMs() {
       sample();
-      // Without jitter, connections that were read in one long turn would stay together for ever.
+      // Without jitter, connections that were read in one long turn would always be read in the same turn.
       return ms + ((ms - minMs) * random()) / 4;
     },
     isSaturated() {

@@ -2,7 +2,7 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 
 const TOTAL_BUCKETS = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600];
 
-/** Metrics of generations. Label `model` is a configured name, or `provider/*` for a provider open to all models. */
+/** Metrics of generations. Label `model` is a configured name, or `provider/*` for a provider that allows all models. */
 export function generationMetrics(registers: Registry[]) {
   return {
     generationsActive: new Gauge({ name: 'sluice_generations_active', help: 'Generations running now', registers }),

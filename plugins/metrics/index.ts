@@ -4,7 +4,7 @@ import { generationMetrics } from './generations.ts';
 import { processMetrics } from './process.ts';
 import { redisMetrics } from './redis.ts';
 import { responseMetrics } from './responses.ts';
-import { countBytesIn, upstreamMetrics } from './upstreams.ts';
+import { startCountingBytesIn, upstreamMetrics } from './upstreams.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -23,7 +23,7 @@ function createMetrics(hasRedis: boolean) {
     ...generationMetrics(registers),
     ...upstreamMetrics(registers),
     ...responseMetrics(registers),
-    // Without Redis its gauge would report 0, as if Redis were unavailable.
+    // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
     ...redisMetrics(hasRedis ? registers : []),
     /** Returns all metrics in the Prometheus text format. */
     text: () => Registry.merge([registry, processMetrics()]).metrics(),
@@ -41,7 +41,7 @@ export default fp<MetricsOptions>(
   async (fastify, { hasRedis }) => {
     const metrics = createMetrics(hasRedis);
     fastify.decorate('metrics', metrics);
-    fastify.addHook('onClose', countBytesIn([metrics.registry]));
+    fastify.addHook('onClose', startCountingBytesIn([metrics.registry]));
     fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {
       metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode) });
     });

@@ -78,7 +78,7 @@ export function upstreamMetrics(registers: Registry[]) {
  * Counts received bytes through undici's diagnostics channel, so that providers need not count. Costs one
  * addition per chunk. Returns a function that stops counting.
  */
-export function countBytesIn(registers: Registry[]): () => Promise<void> {
+export function startCountingBytesIn(registers: Registry[]): () => Promise<void> {
   let bytes = 0;
   new Counter({
     name: 'sluice_bytes_in_total',

@@ -8,9 +8,9 @@ export class RedisUnavailable extends Error {
   override readonly name = 'RedisUnavailable';
 }
 
-/** The one connection for commands, all pipelined. No command waits for a Redis that is unavailable. */
+/** The one connection for commands, all pipelined. A command never waits longer than 250 ms. */
 export interface RedisConnection {
-  /** False while the circuit breaker is open: then commands are not sent at all. */
+  /** False before the first reply, and while the circuit breaker is open. Commands are not sent then. */
   readonly isAvailable: boolean;
   /**
    * Runs a command.
@@ -18,10 +18,10 @@ export interface RedisConnection {
    * @throws ReplyError as Redis sent it
    */
   run<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
-  /** Calls the listener each time Redis becomes available. */
-  onReconnect(listener: () => void): void;
+  /** Calls the listener each time Redis becomes available, also the first time. */
+  onAvailable(listener: () => void): void;
   /** Connects. Resolves when Redis has answered for the first time, or after `ms` milliseconds. */
-  waitUntilReady(ms: number): Promise<void>;
+  connect(ms: number): Promise<void>;
   close(): void;
 }
 
@@ -35,8 +35,9 @@ export interface RedisConnectionOptions {
 const COMMAND_TIMEOUT_MS = 250;
 /** Consecutive failures after which only probes are sent. */
 const MAX_FAILURES = 5;
+/** Time between two probes. */
 const PROBE_MS = 500;
-/** Unanswered probes after which a connection that looks open is given up. */
+/** Unanswered probes after which a connection that looks open is closed and opened again. */
 const MAX_UNANSWERED_PROBES = 6;
 
 export function createRedisConnection(redis: Redis, { clock, metrics, log }: RedisConnectionOptions): RedisConnection {
@@ -73,7 +74,7 @@ export function createRedisConnection(redis: Redis, { clock, metrics, log }: Red
         countFailure('timeout');
         reject(new RedisUnavailable('no reply in time'));
       };
-      // One turn later: after a long turn, or a paused process, the reply may already be in the socket.
+      // Waits one more turn: after a long turn or a pause, the reply may already be in the socket.
       const cancel = clock.after(COMMAND_TIMEOUT_MS, () => void setImmediate(expire));
       const settle = (then: () => void) => {
         if (isSettled) return;
@@ -133,8 +134,8 @@ export function createRedisConnection(redis: Redis, { clock, metrics, log }: Red
       return isAvailable;
     },
     run: (call) => (isAvailable ? withTimeout(call) : Promise.reject(new RedisUnavailable('redis unavailable'))),
-    onReconnect: (listener) => void listeners.push(listener),
-    async waitUntilReady(ms) {
+    onAvailable: (listener) => void listeners.push(listener),
+    async connect(ms) {
       const ready = new Promise<void>((resolve) => listeners.push(resolve));
       void redis.connect().catch(() => {});
       await waitAtMost(clock, ms, ready);

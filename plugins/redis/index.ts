@@ -26,7 +26,7 @@ export interface Cluster {
 }
 
 export interface RedisOptions {
-  /** The `redis` section of the configuration; undefined for a single process. */
+  /** Undefined for a single process. */
   readonly redis: Config['redis'];
 }
 
@@ -35,14 +35,14 @@ const CONNECT_WAIT_MS = 1_000;
 
 const CLIENT_OPTIONS = {
   lazyConnect: true,
-  // A command fails at once without a connection, and is not sent again on the next connection.
+  // A command fails immediately without a connection, and is not sent again on the next connection.
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
   maxRetriesPerRequest: null,
   autoResubscribe: false,
   connectTimeout: 2_000,
   keepAlive: 10_000,
-  // A former primary refuses to write; after a reconnect the address may lead to the new primary.
+  // After a failover the old primary answers READONLY. Reconnect: the address may now be the new primary.
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
   retryStrategy: (times: number) => Math.min(50 * 2 ** times, 1_000) * (0.75 + Math.random() / 2),
 };
@@ -58,10 +58,10 @@ export default fp<RedisOptions>(
     const replica = randomBytes(9).toString('base64url');
     const key = (...names: string[]) => [redis.prefix, ...names].join(':');
     const leaseKey = (id: string) => key('replica', id);
-    const connect = () => new Redis(redis.url, { ...CLIENT_OPTIONS, connectionName: `sluice-${replica}` });
-    const connection = createRedisConnection(connect(), { clock, metrics, log });
+    const createClient = () => new Redis(redis.url, { ...CLIENT_OPTIONS, connectionName: `sluice-${replica}` });
+    const connection = createRedisConnection(createClient(), { clock, metrics, log });
     const channelOf = (id: string) => key('to', id);
-    const mailbox = createMailbox({ subscriber: connect(), connection, clock, replica, channelOf });
+    const mailbox = createMailbox({ subscriber: createClient(), connection, clock, replica, channelOf });
     const lease = createLease(connection, clock, leaseKey(replica));
     const cluster: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
     fastify.decorate('cluster', cluster);
@@ -70,7 +70,7 @@ export default fp<RedisOptions>(
       mailbox.close();
       connection.close();
     });
-    await connection.waitUntilReady(CONNECT_WAIT_MS);
+    await connection.connect(CONNECT_WAIT_MS);
     if (!connection.isAvailable) {
       log.warn('redis unavailable at start; streams stay in memory and cannot be resumed on other replicas');
     }

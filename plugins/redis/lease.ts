@@ -6,23 +6,27 @@ export interface Lease {
   /** False if the lease may have expired, for example after this process was paused. */
   readonly isHeld: boolean;
   /**
-   * Milliseconds of renewals without a gap. While this is short, other replicas may not have been able
-   * to renew their leases either: Redis was unavailable or refused to write.
+   * Milliseconds since the start of the current series of renewals without a failure; 0 if there is none.
+   * While this is short, other replicas may not have been able to renew their leases either: Redis was
+   * unavailable or refused to write.
    */
   readonly renewedForMs: number;
   /** Calls the listener when the lease was found missing: this process was paused, or Redis was emptied. */
-  onLost(listener: () => void): void;
+  onMissing(listener: () => void): void;
   /** Calls the listener after each renewal. */
   onRenewed(listener: () => void): void;
   /** Deletes the lease. */
   close(): Promise<void>;
 }
 
+/** Time to live of a lease. */
 const LEASE_MS = 5_000;
+/** Time between two renewals. */
 const RENEW_MS = 1_000;
 
+/** Creates the lease. The first renewal happens when Redis becomes available. */
 export function createLease(connection: RedisConnection, clock: Clock, key: string): Lease {
-  const lostListeners: (() => void)[] = [];
+  const missingListeners: (() => void)[] = [];
   const renewedListeners: (() => void)[] = [];
   let heldUntil = Number.NEGATIVE_INFINITY;
   let renewedSince: number | undefined;
@@ -40,13 +44,13 @@ export function createLease(connection: RedisConnection, clock: Clock, key: stri
       if (sentAt > heldUntil) renewedSince = undefined;
       heldUntil = sentAt + LEASE_MS;
       renewedSince ??= clock.now();
-      if (before === null && !isFirst) for (const listener of lostListeners) listener();
+      if (before === null && !isFirst) for (const listener of missingListeners) listener();
       for (const listener of renewedListeners) listener();
     } catch {
-      renewedSince = undefined; // Retried in a second.
+      renewedSince = undefined; // Retried after RENEW_MS.
     }
   };
-  connection.onReconnect(() => void renew());
+  connection.onAvailable(() => void renew());
 
   return {
     get isHeld() {
@@ -55,7 +59,7 @@ export function createLease(connection: RedisConnection, clock: Clock, key: stri
     get renewedForMs() {
       return renewedSince === undefined || clock.now() >= heldUntil ? 0 : clock.now() - renewedSince;
     },
-    onLost: (listener) => void lostListeners.push(listener),
+    onMissing: (listener) => void missingListeners.push(listener),
     onRenewed: (listener) => void renewedListeners.push(listener),
     async close() {
       isClosed = true;

@@ -9,7 +9,7 @@ import type { RedisConnection } from './connection.ts';
 export interface Mailbox {
   /** Handles messages of one kind. */
   on(kind: string, handler: (from: string, body: unknown) => void): void;
-  /** Sends a message to the mailbox of a replica. `body` must be JSON. */
+  /** Sends a message. Drops it without an error while Redis is unavailable. `body` must be serializable as JSON. */
   send(to: string, kind: string, body: unknown): void;
   /** Calls the listener after each new subscription. Messages may have been lost before. */
   onSubscribed(listener: () => void): void;
@@ -17,7 +17,7 @@ export interface Mailbox {
 }
 
 export interface MailboxOptions {
-  /** A connection of its own, because a subscribed connection takes no other commands. */
+  /** A separate connection, because a subscribed connection takes no other commands. */
   readonly subscriber: Redis;
   readonly connection: RedisConnection;
   readonly clock: Clock;
@@ -42,7 +42,7 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
   function check(): void {
     cancelCheck = clock.after(CHECK_MS, check);
     if (subscriber.status !== 'ready') return;
-    if (!hasAnswered) subscriber.disconnect(true);
+    if (!hasAnswered) subscriber.disconnect(true); // `true`: reconnects.
     hasAnswered = false;
     void subscribe();
   }

@@ -8,7 +8,7 @@ declare module 'fastify' {
   interface FastifyReply {
     /**
      * Streams a feed as Server-Sent Events until its last item or until the client leaves, then closes
-     * the feed. Sends headers and the `opening` events at once. Without a feed the response ends there.
+     * the feed. Sends headers and the `opening` events immediately. Without a feed the response ends there.
      */
     stream<T>(opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply;
   }
@@ -34,13 +34,13 @@ export interface SseOptions {
 }
 
 interface OpenResponse {
-  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(farewell: EventMessage): void };
+  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(reconnectEvent: EventMessage): void };
   readonly closed: Promise<void>;
 }
 
 const TICKS_PER_HEARTBEAT = 4;
 
-/** Reconnect delay for clients that are sent to another replica. Spread, so that they do not arrive at once. */
+/** Reconnect delay for clients that are sent to another replica. Spread, so that they do not arrive at the same time. */
 const RECONNECT_MS = { min: 50, spread: 450 };
 
 const HEADERS = {
@@ -98,7 +98,7 @@ export default fp<SseOptions>(
       open.set(this, { writer, closed });
       // Node restarts this timer whenever the kernel accepts bytes.
       raw.setTimeout(stallMs, () => {
-        // `writableNeedDrain` would not do: it is false once the last event is written.
+        // `writableNeedDrain` cannot be used: it is false after the last event was written.
         if (raw.writableLength === 0) return;
         hasStalled = true;
         raw.destroy();

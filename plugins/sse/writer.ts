@@ -48,10 +48,10 @@ export class SseWriter<T> {
     this.#write([HEARTBEAT]);
   }
 
-  /** Writes `farewell` and ends the response if the client can resume on another replica. */
-  disconnect(farewell: EventMessage): void {
+  /** Writes `reconnectEvent` and ends the response if the client can resume on another replica. */
+  disconnect(reconnectEvent: EventMessage): void {
     if (this.#isEnded || !this.#feed?.canResumeElsewhere?.()) return;
-    this.#write([farewell]);
+    this.#write([reconnectEvent]);
     this.#end();
   }
 

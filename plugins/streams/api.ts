@@ -31,9 +31,9 @@ export interface Stream {
   readonly model: string;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
-  /** Attaches a reader behind a position; undefined for a position that does not exist. */
+  /** Attaches a reader that starts after a position; undefined for a position that does not exist. */
   read(position: number): Promise<LogReader | undefined>;
-  /** Ends the generation now. Idempotent. */
+  /** Asks the producer to end the generation. May resolve before it has ended. Idempotent. */
   stop(): Promise<void>;
 }
 
@@ -43,8 +43,8 @@ export interface Streams {
   /** Number of generations that run in this process or are about to start. */
   readonly active: number;
   /**
-   * Calls the model once and logs the answer, or finds the stream of an idempotency key.
-   * @throws 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
+   * Starts one generation, or finds the stream of an idempotency key.
+   * @throws 400 for too many messages, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
    *   question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
    *   or without a store
    */

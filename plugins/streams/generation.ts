@@ -10,7 +10,7 @@ export interface GenerationOptions {
   readonly clock: Clock;
   /** Longest answer, in units of the log. */
   readonly maxLength: number;
-  /** Calls the model once. Ends the call when the signal aborts. */
+  /** Asks the model: one call, or several after a retry, fallback or continuation. Stops when the signal aborts. */
   generate(sink: PartSink, signal: AbortSignal): void;
   /** Called once, with the fault itself if there was one. */
   onEnd(terminal: Terminal, fault?: unknown): void;
@@ -27,7 +27,11 @@ export function runGeneration({ log, clock, maxLength, generate, onEnd }: Genera
   let hasEnded = false;
 
   const lifetime = createLifetime(log.info.graceMs, clock, () => abort(ABANDONED));
-  log.subscribe({ onReaders: lifetime.onReaders, onStop: () => abort(STOPPED), onLost: () => abort(PRODUCER_LOST) });
+  log.subscribe({
+    onReaders: lifetime.onReaders,
+    onStop: () => abort(STOPPED),
+    onTakenOver: () => abort(PRODUCER_LOST),
+  });
   const onFault = (fault: unknown) => end(errorTerminal(fault), fault);
   try {
     generate({ onPart, onFault }, controller.signal);

@@ -30,7 +30,7 @@ declare module 'fastify' {
 }
 
 export interface StreamsOptions {
-  /** The `streams` section of the configuration. */
+  /** All settings of streams. */
   readonly settings: Config['streams'];
   /** Most messages of one question. */
   readonly maxMessages: number;
@@ -88,7 +88,7 @@ export default fp<StreamsOptions>(
       }
     };
 
-    const countReader = (reader: LogReader): LogReader => {
+    const withReaderMetric = (reader: LogReader): LogReader => {
       let isOpen = true;
       metrics.readers.inc();
       return {
@@ -111,7 +111,7 @@ export default fp<StreamsOptions>(
       stop: () => mapStoreErrors(log.stop()),
       read: (position) =>
         mapStoreErrors(
-          log.read(position).then(countReader, (error: unknown) => {
+          log.read(position).then(withReaderMetric, (error: unknown) => {
             if (error instanceof PositionUnknown) return undefined;
             throw error;
           }),
@@ -159,7 +159,7 @@ export default fp<StreamsOptions>(
   { name: 'streams', dependencies: ['clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
 );
 
-/** Prefixes a name that clients make up, because two owners may choose the same one. */
+/** Prefixes a name that clients choose, because two owners may choose the same one. */
 function scopeToOwner({ owner }: Identity, name: string): string {
   return `${owner}\n${name}`;
 }

@@ -10,8 +10,8 @@ export interface Lifetime {
 }
 
 /**
- * Ends a generation that has no readers: `graceMs` after the last reader has left. A new stream counts as
- * left from its creation.
+ * Calls `abandon` when a generation has had no reader for `graceMs`. A stream without a reader yet counts as
+ * left at its creation.
  */
 export function createLifetime(graceMs: number, clock: Clock, abandon: () => void): Lifetime {
   let cancelTimer: (() => void) | undefined = clock.after(graceMs || UNREAD_GRACE_MS, abandon);

@@ -6,8 +6,8 @@ import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Terminal, WritableLog } from './types.ts';
 
-/** Reports one generation to operators: one log line and its metrics, however it ends. */
-export interface Report {
+/** Reports one generation to operators: one log line and its metrics, for every outcome. */
+export interface GenerationReport {
   onTarget(target: Target): void;
   onFirstPart(): void;
   onEnd(terminal: Terminal, fault?: unknown): void;
@@ -17,7 +17,7 @@ export function createReport(
   log: WritableLog,
   route: ModelRoute,
   { clock, metrics, logger }: { clock: Clock; metrics: Metrics; logger: FastifyBaseLogger },
-): Report {
+): GenerationReport {
   const startedAt = clock.now();
   let target: Target = route.targets[0];
   let firstPartAt: number | undefined;
@@ -68,7 +68,7 @@ const ABORT_REASONS: Readonly<Record<string, string>> = {
   stream_lost: 'shutdown',
 };
 
-/** Models of a provider that is open to all share one label, because clients make up their names. */
+/** Models of a provider that allows all models share one label, because clients choose their names. */
 function targetLabel({ provider, model }: Target, { label }: ModelRoute): string {
   return label === `${provider}/*` ? label : `${provider}/${model}`;
 }

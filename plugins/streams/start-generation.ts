@@ -15,7 +15,7 @@ export interface StartGenerationOptions {
   readonly route: ModelRoute;
   readonly prompt: Prompt;
   readonly logger: FastifyBaseLogger;
-  /** The share of its owner's quota that the generation holds. */
+  /** The slot and the tokens reserved from the owner's limits. */
   readonly reservation?: Reservation;
   /** Text that the answer continues. */
   readonly partialAnswer?: string;

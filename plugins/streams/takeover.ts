@@ -8,12 +8,12 @@ import type { StartGeneration } from './start-generation.ts';
 import { PRODUCER_LOST } from './terminals.ts';
 import type { TakeoverHandler, WritableLog } from './types.ts';
 
-/** Handles a log whose producer is dead: it ends as lost, or continues if its route says `continue`. */
+/** Handles a log whose producer is dead: it ends as lost, or continues if its model has `onMidStreamFailure: continue`. */
 
 /** Longer prompts (for example with images) are not stored in Redis; their answers cannot be continued. */
 const MAX_PROMPT_CHARS = 262_144;
 
-/** Returns the prompt as another replica may need it; undefined if its answer is never continued. */
+/** Returns the prompt as JSON for another replica; undefined if it is too long or its answer is never continued. */
 export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prompt): string | undefined {
   if (onMidStreamFailure !== 'continue') return undefined;
   const text = JSON.stringify(prompt);

@@ -2,7 +2,7 @@ import { ProviderError } from '../../providers/errors.ts';
 import type { FinishPart } from '../../providers/types.ts';
 import type { Terminal } from './types.ts';
 
-/** The ends of a log, each with its public code, status and message. */
+/** The terminals of a log, each with its public code, status and message. */
 
 function streamLost(message: string): Terminal {
   return { type: 'error', code: 'stream_lost', message, status: 502, retryable: true };
@@ -42,6 +42,7 @@ const INTERNAL: Terminal = {
   retryable: false,
 };
 
+/** Returns the terminal of a complete answer. */
 export function endTerminal({ reason, usage, targets }: FinishPart): Terminal {
   return { type: 'end', finishReason: reason, usage, targets };
 }

@@ -1,8 +1,8 @@
 import type { ContentPart, FinishReason, Usage } from '../../providers/types.ts';
 
 /**
- * The port between the service and the place where logs are stored. Callers must not assume that a log
- * is in memory: every call may wait and may fail.
+ * The interface between the service and the store of logs. Callers must not assume that a log is in memory:
+ * calls that return a promise may wait and may fail.
  */
 
 /** The last item of a log. A log has exactly one. */
@@ -25,7 +25,7 @@ export type Terminal =
       readonly status: number;
     };
 
-/** A part and the position behind it. */
+/** A part and the position after it. */
 export interface PlacedPart {
   readonly part: ContentPart;
   readonly position: number;
@@ -41,7 +41,7 @@ export interface Slice {
   readonly answer?: string;
 }
 
-/** One reader of a log. */
+/** A reader of a log, with its own position. */
 export interface LogReader {
   /** Waits for the next slice. A slice with a terminal is the last. One call at a time. */
   next(): Promise<Slice>;
@@ -54,7 +54,7 @@ export interface StreamInfo {
   readonly id: string;
   /** Public name of the model. */
   readonly model: string;
-  /** Milliseconds for which the generation continues without a reader; 0 aborts it at once. */
+  /** Milliseconds for which the generation continues without a reader; 0 aborts it immediately. */
   readonly graceMs: number;
   /** Only the owner may read and stop the stream. */
   readonly owner: string;
@@ -71,7 +71,7 @@ export interface ProducerEvents {
   /** A client asks to end the generation now. */
   onStop(): void;
   /** Another replica has taken the log over. Further appends are dropped. */
-  onLost(): void;
+  onTakenOver(): void;
 }
 
 /** A log as readers see it. */
@@ -80,8 +80,8 @@ export interface ReadableLog {
   /** True if a reader that is cut off can resume on any replica. */
   readonly resumable: boolean;
   /**
-   * Attaches a reader behind `position`, which must be 0 or a delivered position.
-   * @throws PositionUnknown for a position behind the end of the log
+   * Attaches a reader that starts after `position`, which must be 0 or a delivered position.
+   * @throws PositionUnknown for a position after the end of the log
    */
   read(position: number): Promise<LogReader>;
   /** Asks the producer, on any replica, to end now. Without effect on a log that has ended. */
@@ -90,7 +90,7 @@ export interface ReadableLog {
 
 /** A log as its producer sees it: written once, read by many. */
 export interface WritableLog extends ReadableLog {
-  /** Units appended by this process; see `units.ts`. */
+  /** Units in the log, including those that no reader sees yet; see `units.ts`. */
   readonly length: number;
   /** Subscribes the producer to its events. Call once, before the first append. */
   subscribe(events: ProducerEvents): void;

@@ -2,7 +2,7 @@ import type { ContentPart } from '../../providers/types.ts';
 
 /**
  * Positions count units: each UTF-16 unit of text, reasoning or arguments is one unit, and the head of a
- * tool call (`id` and `name`) is one. Each event ends at a position, so reading can resume behind it.
+ * tool call (`id` and `name`) is one. Each event ends at a position, so reading can resume after it.
  */
 
 /** Returns the text of a part, or the arguments of a tool call. */
@@ -19,6 +19,13 @@ export function partSize(part: ContentPart): number {
 export function canMerge(part: ContentPart, next: ContentPart): boolean {
   if (part.type !== 'tool_call' || next.type !== 'tool_call') return part.type === next.type;
   return part.index === next.index && headSize(next) === 0;
+}
+
+/** Appends a part to a list, or merges it into the last part. */
+export function appendMerged(parts: ContentPart[], part: ContentPart): void {
+  const last = parts.at(-1);
+  if (last === undefined || !canMerge(last, part)) parts.push(part);
+  else parts[parts.length - 1] = withContent(last, contentOf(last) + contentOf(part));
 }
 
 /** Returns the part with other content. */

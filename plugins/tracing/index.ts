@@ -22,7 +22,7 @@ export interface Tracing {
 export interface TracingOptions {
   /** True if spans are exported. Otherwise the OpenTelemetry SDK is not loaded. */
   readonly enabled: boolean;
-  /** The `providers` section of the configuration: spans name the provider type. */
+  /** The configured providers: spans name their types. */
   readonly providers: Config['providers'];
 }
 

@@ -29,7 +29,7 @@ export function traceRequests(fastify: Pick<FastifyInstance, 'addHook'>, tracer:
       const { statusCode, writableFinished } = reply.raw;
       span.setAttribute('http.response.status_code', statusCode);
       if (statusCode >= 500) span.setStatus({ code: SpanStatusCode.ERROR });
-      if (!writableFinished) span.addEvent('client left');
+      if (!writableFinished) span.addEvent('client disconnected');
       span.end();
     });
     const own = trace.setSpan(parent, span);

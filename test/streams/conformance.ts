@@ -188,7 +188,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     const { create } = await setUp(t);
     const log = await create();
     const counts: number[] = [];
-    log.subscribe({ onReaders: (count) => counts.push(count), onStop() {}, onLost() {} });
+    log.subscribe({ onReaders: (count) => counts.push(count), onStop() {}, onTakenOver() {} });
     const one = await log.read(0);
     const two = await log.read(0);
     one.close();
@@ -212,7 +212,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     const { store, create } = await setUp(t);
     const log = await create();
     let stops = 0;
-    log.subscribe({ onReaders() {}, onStop: () => (stops += 1), onLost() {} });
+    log.subscribe({ onReaders() {}, onStop: () => (stops += 1), onTakenOver() {} });
     await (await store.open(log.info.id))?.stop();
     await until(() => stops === 1);
     log.end(END);

@@ -171,7 +171,7 @@ class Read implements Command {
   }
   check = () => true;
   async run({ log }: Model, { id, records }: Real): Promise<void> {
-    const entries = await (records[this.#who] as StreamCommands).after(id, '0-0', 1_000);
+    const entries = await (records[this.#who] as StreamCommands).entriesAfter(id, '0-0', 1_000);
     const text = entries.flatMap(({ parts }) => parts.map((part) => (part.type === 'text' ? part.text : ''))).join('');
     same(text, log?.text ?? '', 'what is read');
     same(entries.filter(({ terminal }) => terminal).length, log?.ended ? 1 : 0, 'ends');

@@ -30,7 +30,7 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
     },
     restore: () => new Promise<number>((resolve) => (restored = resolve)),
   } as unknown as StreamCommands;
-  const lease = { isHeld: true, renewedForMs: 1e6, onLost() {}, onRenewed() {}, close: async () => {} };
+  const lease = { isHeld: true, renewedForMs: 1e6, onMissing() {}, onRenewed() {}, close: async () => {} };
   const writer = new LogWriter({
     memory,
     keys: { info: memory.info },

@@ -11,7 +11,7 @@ local replica, own_count = ARGV[1], tonumber(ARGV[2])
 
 if own_count == 0 then
   redis.call('HDEL', counts_key, replica)
-elseif redis.call('EXISTS', counts_key) == 1 then
+elseif redis.call('EXISTS', counts_key) == 1 then -- Otherwise the hash would never expire.
   redis.call('HSET', counts_key, replica, own_count)
 end
 return 1

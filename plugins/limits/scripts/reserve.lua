@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  hash: running generations of the owner, by replica
 -- ARGV[1]  id of this replica
--- ARGV[2]  running generations of the owner on this replica, the new one included
+-- ARGV[2]  running generations of the owner on this replica, including the new one
 -- ARGV[3]  limit of the owner on all replicas
 -- ARGV[4]  prefix of lease keys; a replica without a lease is dead and does not count
 -- ARGV[5]  time to live of the hash in milliseconds

@@ -15,11 +15,12 @@ import { Segments } from './segments.ts';
 export interface MemoryLogOptions {
   /** Units that the producer may be ahead of the fastest reader. */
   readonly highWaterMark: number;
+  /** Least milliseconds between two slices of one reader. */
   readonly flushMs: number;
   readonly clock: Clock;
 }
 
-/** Observes a log: the store that keeps it. */
+/** Observer of a log. Implemented by `MemoryStore`. */
 export interface LogObserver {
   /** The log has grown by a number of units. */
   onGrown(log: MemoryLog, units: number): void;
@@ -34,10 +35,10 @@ export interface LogConsumer {
   wake(): void;
 }
 
-/** Most units in one slice, so that a reader that is far behind does not get the whole backlog at once. */
+/** Most units in one slice, so that a reader that is far behind does not get the whole backlog in one slice. */
 const MAX_SLICE_UNITS = 65_536;
 
-/** A log in the memory of this process. A class, because there are many and methods cost no memory each. */
+/** A log in the memory of this process. A class instead of closures: there can be many logs, and methods are shared. */
 export class MemoryLog implements WritableLog, ReaderSource {
   readonly info: StreamInfo;
   readonly #options: MemoryLogOptions;
@@ -136,10 +137,10 @@ export class MemoryLog implements WritableLog, ReaderSource {
   }
 
   /** Call when another replica has taken the log over. */
-  lose(): void {
+  onTakenOver(): void {
     const events = this.#events;
     this.#events = undefined;
-    events?.onLost();
+    events?.onTakenOver();
     this.#releaseProducer();
   }
 
@@ -167,6 +168,7 @@ export class MemoryLog implements WritableLog, ReaderSource {
     return { parts, terminal, ...(terminal.type === 'end' && { answer: this.#segments.text() }) };
   }
 
+  /** Releases a waiting producer if the fastest reader has caught up. Called when a consumer has advanced. */
   onProgress(): void {
     if (this.#drained === undefined || (!this.ended && this.#isTooFarAhead(0))) return;
     this.#releaseProducer();

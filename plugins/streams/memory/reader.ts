@@ -28,7 +28,7 @@ export class MemoryReader implements LogReader {
   #resolve: ((slice: Slice) => void) | undefined;
   #cancelFlush: (() => void) | undefined;
   #lastSliceAt = Number.NEGATIVE_INFINITY;
-  /** The last value that the reader has delivered. */
+  /** The value of `resumable` in the last slice. */
   #resumable: boolean;
 
   constructor(log: ReaderSource, position: number) {

@@ -1,5 +1,5 @@
 import type { ContentPart } from '../../../providers/types.ts';
-import { canMerge, contentOf, cutPart, partSize, withContent, withoutHead } from '../units.ts';
+import { appendMerged, canMerge, contentOf, cutPart, partSize, withContent, withoutHead } from '../units.ts';
 
 /** Number of pieces that are joined into one segment. */
 const PIECES_PER_SEGMENT = 64;
@@ -7,8 +7,9 @@ const PIECES_PER_SEGMENT = 64;
 /**
  * The parts of one answer, merged and readable from any position.
  *
- * Stores content as flat strings of about 64 tokens, and as one string per run when it is sealed.
- * `answer += token` would keep every token and every partial sum alive (ten times the text, measured on
+ * A piece is the content of one appended part. Up to 64 pieces are joined into a segment, which is a flat
+ * string. A run is a series of segments that can be merged; `seal` makes one segment of each run.
+ * `answer += token` would keep every token and every intermediate string alive (ten times the text, measured on
  * Node). A flat string costs one or two bytes per unit, at most twice its UTF-8.
  */
 export class Segments {
@@ -37,7 +38,10 @@ export class Segments {
     this.#open = rest;
   }
 
-  /** Returns the merged parts from `from` on, about `limit` units at most. `from` must not exceed the length. */
+  /**
+   * Returns the merged parts from `from` on, at most `limit` units, plus one to keep a surrogate pair whole.
+   * `from` must not exceed the length.
+   */
   slice(from: number, limit: number): ContentPart[] {
     if (from >= this.#closedLength && this.#length - from <= limit) {
       const tail = from < this.#length ? this.#openFrom(from) : undefined;
@@ -48,10 +52,7 @@ export class Segments {
     const add = (part: ContentPart | undefined) => {
       if (part === undefined) return;
       remaining -= partSize(part);
-      const last = out.at(-1);
-      if (last !== undefined && canMerge(last, part)) {
-        out[out.length - 1] = withContent(last, contentOf(last) + contentOf(part));
-      } else out.push(part);
+      appendMerged(out, part);
     };
     for (let i = this.#find(from); from < this.#closedLength && i < this.#closed.length && remaining > 0; i++) {
       add(cutPart(this.#closed[i] as ContentPart, Math.max(0, from - (this.#starts[i] as number)), remaining));

@@ -17,16 +17,16 @@ export interface MemoryStoreOptions extends MemoryLogOptions {
   onEvicted(): void;
 }
 
-interface Entry {
+interface StoredLog {
   readonly log: MemoryLog;
   readonly idempotency: Idempotency | undefined;
   bytes: number;
   expiresAt: number;
 }
 
-/** Memory of a log in addition to its content. */
+/** Estimated memory of a log in addition to its content, in bytes. */
 const LOG_BYTES = 2_048;
-/** Most memory of one UTF-16 unit in a flat string. */
+/** Most bytes of one UTF-16 unit in a flat string. */
 const UNIT_BYTES = 2;
 
 /**
@@ -35,12 +35,12 @@ const UNIT_BYTES = 2;
  */
 export class MemoryStore implements StreamStore, LogObserver {
   readonly #options: MemoryStoreOptions;
-  readonly #entries = new Map<string, Entry>();
-  readonly #byKey = new Map<string, Entry>();
+  readonly #entries = new Map<string, StoredLog>();
+  readonly #byKey = new Map<string, StoredLog>();
   /** The newest running log of each conversation. */
   readonly #byChat = new Map<string, MemoryLog>();
   /** Ended logs in the order in which they ended and expire. */
-  readonly #ended = new Set<Entry>();
+  readonly #ended = new Set<StoredLog>();
   #totalBytes = 0;
   #cancelExpiry: (() => void) | undefined;
 
@@ -77,7 +77,7 @@ export class MemoryStore implements StreamStore, LogObserver {
   add(info: StreamInfo, idempotency?: Idempotency): MemoryLog {
     if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
     const log = new MemoryLog(info, this.#options, this);
-    const entry: Entry = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
+    const entry: StoredLog = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
     this.#entries.set(info.id, entry);
     if (idempotency) this.#byKey.set(idempotency.key, entry);
     if (info.chat !== undefined) this.#byChat.set(info.chat, log);
@@ -123,7 +123,7 @@ export class MemoryStore implements StreamStore, LogObserver {
     if (this.#cancelExpiry === undefined) this.#expire();
   }
 
-  #grow(entry: Entry, bytes: number): void {
+  #grow(entry: StoredLog, bytes: number): void {
     entry.bytes += bytes;
     this.#totalBytes += bytes;
     this.#evict();
@@ -137,7 +137,7 @@ export class MemoryStore implements StreamStore, LogObserver {
     }
   }
 
-  #remove(entry: Entry): void {
+  #remove(entry: StoredLog): void {
     const { id, chat } = entry.log.info;
     this.#entries.delete(id);
     if (chat !== undefined && this.#byChat.get(chat) === entry.log) this.#byChat.delete(chat);

@@ -4,7 +4,7 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
-import { decodeEntry, END_POSITION, type Entry, encodeParts, entryId } from './entries.ts';
+import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
 
 /** The producer of a log. */
 export interface Producer {
@@ -65,7 +65,7 @@ export class StreamCommands {
     this.#activeTtlMs = maxLogMs + ttlMs;
   }
 
-  /** Creates a stream. Returns undefined, or the existing stream of the idempotency key. */
+  /** Creates a stream and returns undefined, or returns the existing stream of the idempotency key. */
   async create(
     { info, idempotency }: StreamKeys,
     serializedPrompt = '',
@@ -88,7 +88,7 @@ export class StreamCommands {
   }
 
   /** Deletes a stream that was created but will not be produced. */
-  async drop(keys: StreamKeys): Promise<void> {
+  async deleteStream(keys: StreamKeys): Promise<void> {
     await this.#run((redis) => redis.del(this.#keys(keys).filter((key) => key !== '')));
   }
 
@@ -120,7 +120,10 @@ export class StreamCommands {
     return position < 0 ? undefined : position;
   }
 
-  /** Takes a log over. Returns undefined if its producer is alive or another replica was first. */
+  /**
+   * Takes a log over. Returns undefined if its producer is alive, another replica was first, or the log has
+   * ended or is missing.
+   */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
     const keys = [this.#meta(id), this.#log(id), this.#cluster.leaseKey(replica)];
     const args = [this.#cluster.replica, replica, epoch];
@@ -150,8 +153,8 @@ export class StreamCommands {
     return (await this.#run((redis) => redis.get(this.#hashedKey('chat', chat)))) ?? undefined;
   }
 
-  /** Returns entries behind an entry, at most `count`. */
-  async after(id: string, lastEntry: string, count: number): Promise<Entry[]> {
+  /** Returns the entries after `lastEntry`, at most `count`. */
+  async entriesAfter(id: string, lastEntry: string, count: number): Promise<LogEntry[]> {
     const found = await this.#run((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
     return found.map(decodeEntry);
   }
@@ -186,7 +189,7 @@ export class StreamCommands {
     return this.#cluster.key('log', id);
   }
 
-  /** Hashes names that clients make up: they may be long and may identify a person. */
+  /** Hashes names that clients choose: they may be long and may identify a person. */
   #hashedKey(kind: string, name: string): string {
     return this.#cluster.key(kind, createHash('sha256').update(name).digest('base64url'));
   }

@@ -6,7 +6,7 @@ import type { Terminal } from '../types.ts';
  * calls, and text that would not survive UTF-8 (half a surrogate pair), are stored as JSON.
  */
 
-/** Returns the id of an entry: the epoch of its producer, and the position behind the entry. */
+/** Returns the id of an entry: the epoch of its producer, and the position at its end. */
 export function entryId(epoch: number, position: number): string {
   return `${epoch}-${position}`;
 }
@@ -17,10 +17,12 @@ export const END_POSITION = Number.MAX_SAFE_INTEGER;
 const TEXT = 't';
 const REASONING = 'r';
 const PART = 'p';
-// Written by the Lua scripts. The first entry of each producer has the field `b` and no content.
+// Written by the Lua scripts: the terminal and the length. The first entry of each producer has the field `b`
+// (begin) and no content.
 const TERMINAL = 'e';
 const LENGTH = 'n';
 
+/** Returns the fields of an entry, as pairs of name and value. */
 export function encodeParts(parts: readonly ContentPart[]): string[] {
   return parts.flatMap((part) => {
     if (part.type === 'tool_call' || !part.text.isWellFormed()) return [PART, JSON.stringify(part)];
@@ -28,15 +30,16 @@ export function encodeParts(parts: readonly ContentPart[]): string[] {
   });
 }
 
-export interface Entry {
+export interface LogEntry {
   readonly id: string;
-  /** Position behind the entry. */
+  /** Position at the end of the entry. */
   readonly position: number;
   readonly parts: readonly ContentPart[];
   readonly terminal: Terminal | undefined;
 }
 
-export function decodeEntry([id, fields]: [string, string[]]): Entry {
+/** Decodes an entry as ioredis returns it: its id, and its fields as pairs of name and value. */
+export function decodeEntry([id, fields]: [string, string[]]): LogEntry {
   const parts: ContentPart[] = [];
   let position = Number(id.slice(id.indexOf('-') + 1));
   let terminal: Terminal | undefined;

@@ -1,8 +1,9 @@
 /** Messages between replicas about streams. */
 
 /**
- * Reports to a producer how many readers a replica has and the position they have reached. Sent every
- * second, and once with 0 readers.
+ * Reports to a producer how many readers a replica has and the position they have reached. Sent for the
+ * first reader, every second, when the copy has grown by half the high-water mark, after a reconnect, and
+ * once with 0 readers.
  */
 export const FOLLOW = 'follow';
 export type Follow = readonly (readonly [id: string, readers: number, position: number])[];

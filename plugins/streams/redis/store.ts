@@ -40,7 +40,7 @@ export class RedisStore implements StreamStore {
     const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark } = options;
     this.#options = options;
     const commands = new StreamCommands({ cluster, ttlMs, maxLogMs });
-    // What Redis has acknowledged has been delayed by `flushMs` already.
+    // Writes to Redis are already delayed by `flushMs`, so readers do not wait again.
     const local = new MemoryStore({ ...options, flushMs: 0 });
     this.#commands = commands;
     this.#local = local;
@@ -59,7 +59,7 @@ export class RedisStore implements StreamStore {
       commands,
       local,
       progressUnits: highWaterMark / 2,
-      onTakeover: (memory, takeover) => this.#producers.takeOver(memory, takeover),
+      onTakenOverHere: (memory, takeover) => this.#producers.produceTakenOver(memory, takeover),
     });
   }
 
@@ -71,14 +71,14 @@ export class RedisStore implements StreamStore {
     const known = idempotency && this.#local.findByKey(idempotency);
     if (known) return { created: false, log: this.#producers.find(known) };
     const keys = { info, idempotency };
-    // A question is not refused because Redis is unavailable or full.
+    // If Redis is unavailable or full, the question is still accepted.
     const found = await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const);
     if (found !== undefined && found !== 'unavailable') {
       const log = await this.#openExisting(found, idempotency as Idempotency);
       if (log) return { created: false, log };
     }
     const { log: memory, created } = await this.#local.create(info, idempotency).catch(async (error: unknown) => {
-      await this.#commands.drop(keys).catch(() => {});
+      await this.#commands.deleteStream(keys).catch(() => {});
       throw error;
     });
     if (!created) return { created, log: this.#producers.find(memory) };

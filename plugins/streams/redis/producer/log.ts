@@ -4,7 +4,7 @@ import type { MemoryReader } from '../../memory/reader.ts';
 import type { ProducerEvents, StreamInfo, Terminal, WritableLog } from '../../types.ts';
 import { LogWriter, type WriterOptions } from './writer.ts';
 
-/** Observes the logs that this process produces. */
+/** Observer of producer logs. Implemented by `ProducerRegistry`. */
 export interface ProducerLogObserver {
   onUnsynced(log: ProducerLog): void;
   onFenced(log: ProducerLog): void;

@@ -42,8 +42,8 @@ export class ProducerRegistry implements ProducerLogObserver {
     const verifyAll = () => {
       for (const log of this.#running.values()) void log.writer.verify();
     };
-    cluster.lease.onLost(verifyAll);
-    cluster.connection.onReconnect(verifyAll);
+    cluster.lease.onMissing(verifyAll);
+    cluster.connection.onAvailable(verifyAll);
   }
 
   /** Starts to produce a log. `isSynced` is true if Redis has the stream. */
@@ -62,13 +62,13 @@ export class ProducerRegistry implements ProducerLogObserver {
   }
 
   /** Produces a log that this process has taken over from a dead producer. */
-  takeOver(memory: MemoryLog, { epoch, position, serializedPrompt }: Takeover): void {
+  produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt }: Takeover): void {
     const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
     // Without the last entries of the dead producer the answer cannot be continued.
     this.#takeoverHandler(log, memory.length === position ? serializedPrompt : undefined);
   }
 
-  /** Returns the log that this process produces from a log in memory, or the log in memory itself. */
+  /** Returns the producer log of `memory`, or `memory` if this process does not produce it. */
   find(memory: MemoryLog): ProducerLog | MemoryLog {
     return this.#logs.get(memory) ?? memory;
   }
@@ -89,12 +89,12 @@ export class ProducerRegistry implements ProducerLogObserver {
     this.#unsynced.delete(log);
   }
 
-  /** Another replica has taken the log over. Readers of this process continue with what it writes. */
+  /** Another replica has taken the log over. Readers of this process continue with what the new producer writes. */
   onFenced(log: ProducerLog): void {
     const { memory } = log;
     this.onDone(log);
     this.#logs.delete(memory);
-    memory.lose();
+    memory.onTakenOver();
     if (memory.hasConsumers) this.#options.adopt(memory);
     else this.#options.local.remove(memory);
   }

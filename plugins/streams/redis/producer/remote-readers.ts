@@ -45,7 +45,7 @@ export class RemoteReaders {
     }
     const log = known?.log ?? findLog(id);
     if (log === undefined) {
-      // The log has ended and the other replica may have missed it, or it will never be written again.
+      // This process does not produce the log: it has ended, or another replica has taken it over.
       cluster.mailbox.send(from, GONE, id);
       return;
     }
@@ -70,7 +70,7 @@ export class RemoteReaders {
   #sweep(): void {
     const { cluster, clock } = this.#options;
     const now = clock.now();
-    // While Redis was unavailable no replica could be heard, so all of them get time to report again.
+    // While Redis was unavailable no report could arrive, so all replicas get time to report again.
     const wasDisconnected = cluster.lease.renewedForMs < READER_TIMEOUT_MS;
     for (const [key, reader] of this.#readers) {
       if (wasDisconnected) reader.seenAt = now;

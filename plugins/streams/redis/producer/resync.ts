@@ -27,7 +27,7 @@ export async function resync({ memory, keys, commands, epoch }: ResyncOptions): 
     if (!(await commands.append(id, epoch, position, parts))) return 'gone';
   }
   const { terminal } = memory;
-  // A position behind the length means that Redis has the terminal already.
+  // A position greater than the length means that Redis has the terminal already.
   if (terminal === undefined || position > memory.length) return position;
   return (await commands.end(keys, epoch, position, terminal)) ? position : 'gone';
 }

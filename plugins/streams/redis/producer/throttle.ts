@@ -1,6 +1,6 @@
 import type { Clock } from '../../../clock.ts';
 
-/** Runs a function at once after a pause, and then at most once every `ms` milliseconds. */
+/** Runs a function immediately after a pause, and then at most once every `ms` milliseconds. */
 export class Throttle {
   readonly #clock: Clock;
   readonly #ms: number;

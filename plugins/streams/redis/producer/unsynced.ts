@@ -21,7 +21,7 @@ export class UnsyncedLogs {
 
   constructor(options: UnsyncedLogsOptions) {
     this.#options = options;
-    options.connection.onReconnect(() => this.#retry());
+    options.connection.onAvailable(() => this.#retry());
   }
 
   add(log: ProducerLog): void {

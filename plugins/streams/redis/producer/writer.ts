@@ -30,7 +30,7 @@ export interface WriterEvents {
   onUnsynced(): void;
   /** Another replica is the producer. Nothing more will be written. */
   onFenced(): void;
-  /** The terminal is written, or will never be. */
+  /** The terminal is written, or can no longer be written. */
   onDone(): void;
 }
 
@@ -43,7 +43,7 @@ export class LogWriter {
   readonly #options: WriterOptions;
   readonly #throttle: Throttle;
   #isSynced: boolean;
-  /** Another replica is the producer, and this one is silent. */
+  /** Another replica is the producer, and this one appends nothing more. */
   #isFenced = false;
   /** Another replica is the producer, and this one continues for its own readers only. */
   #isSuperseded = false;
@@ -152,7 +152,7 @@ export class LogWriter {
     this.#inFlight = batch;
     this.#pending = new Batch();
     const end = memory.length + batch.units;
-    // Both are sent in one turn on one connection, so the terminal arrives behind the parts.
+    // Both are sent in one turn on one connection, so the terminal arrives after the parts.
     const writes: Promise<boolean>[] = [];
     if (batch.units > 0) writes.push(commands.append(keys.info.id, epoch, end, batch.parts));
     if (terminal !== undefined) writes.push(commands.end(keys, epoch, end, terminal));
@@ -181,7 +181,7 @@ export class LogWriter {
     else this.#continueFromMemory(batch);
   }
 
-  /** Redis did not accept the batch. Readers of this process get it all the same. */
+  /** Redis did not accept the batch. Readers of this process get it anyway. */
   #continueFromMemory(batch: Batch): void {
     this.#markUnsynced();
     this.#show(batch);
@@ -200,13 +200,18 @@ export class LogWriter {
     }
     this.#isFenced = true;
     this.#pending = new Batch();
-    this.#show(this.#pending);
+    this.#finishWrite();
     events.onFenced();
   }
 
+  /** Makes the parts of a batch visible to readers. */
   #show({ parts }: Batch): void {
-    this.#inFlight = undefined;
     for (const part of parts) void this.#options.memory.append(part);
+    this.#finishWrite();
+  }
+
+  #finishWrite(): void {
+    this.#inFlight = undefined;
     for (const resolve of this.#flushListeners.splice(0)) resolve();
   }
 

@@ -5,7 +5,7 @@ import { ENTRIES_LOST } from '../../terminals.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
 import { LogTail } from './tail.ts';
 
-/** Observes replica logs: the watcher that owns them. */
+/** Observer of replica logs. Implemented by `ReplicaWatcher`. */
 export interface ReplicaLogObserver {
   /** The number of readers here has changed. */
   onReaders(log: ReplicaLog): void;
@@ -47,7 +47,7 @@ export class ReplicaLog {
         observer.onReaders(this);
       },
       onStop() {},
-      onLost() {},
+      onTakenOver() {},
     });
   }
 
@@ -76,13 +76,13 @@ export class ReplicaLog {
     try {
       for (let waitedMs = 0; waitedMs <= MAX_AHEAD_WAIT_MS; waitedMs += AHEAD_POLL_MS) {
         if (waitedMs > 0) await new Promise<void>((resolve) => this.#clock.after(AHEAD_POLL_MS, resolve));
-        // A wake may never resolve, because the tail reads no further than readers do.
+        // The read may never resolve, because the tail reads no further than readers do.
         const reached = new Promise<void>((resolve) => {
           onReached = resolve;
         });
-        const woken = this.#tail.wake();
+        const read = this.#tail.readNew();
         waiter.wake();
-        await Promise.race([reached, woken]);
+        await Promise.race([reached, read]);
         if (memory.length >= position || memory.ended) break;
       }
       return await memory.read(position);
@@ -92,16 +92,16 @@ export class ReplicaLog {
   }
 
   /** Reads what is new. Never rejects: if Redis is unavailable, a later call reads it. */
-  async wake(): Promise<void> {
-    await this.#tail.wake().catch(() => {});
+  async readNew(): Promise<void> {
+    await this.#tail.readNew().catch(() => {});
   }
 
-  /** Reads everything, however slow the readers are. @throws RedisUnavailable, or the error reply of Redis */
+  /** Reads everything: an infinite position disables back-pressure. @throws RedisUnavailable, or the error reply of Redis */
   async fill(): Promise<void> {
     const consumer = { position: Number.POSITIVE_INFINITY, wake() {} };
     this.memory.addConsumer(consumer);
     try {
-      await this.#tail.wake();
+      await this.#tail.readNew();
     } finally {
       this.memory.removeConsumer(consumer);
     }
@@ -114,7 +114,7 @@ export class ReplicaLog {
   }
 
   /** Ends the copy as lost: no replica will continue it. */
-  lose(): void {
+  endAsLost(): void {
     this.memory.end(ENTRIES_LOST);
   }
 

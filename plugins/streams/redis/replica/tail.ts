@@ -3,7 +3,7 @@ import type { MemoryLog } from '../../memory/log.ts';
 import { ENTRIES_LOST } from '../../terminals.ts';
 import { cutPart, partSize } from '../../units.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
-import type { Entry } from '../entries.ts';
+import type { LogEntry } from '../entries.ts';
 
 export interface TailOptions {
   readonly memory: MemoryLog;
@@ -19,7 +19,7 @@ const BATCH_ENTRIES = 256;
 const MISSING_TIMEOUT_MS = 2_000;
 
 /**
- * Copies a log from Redis into memory. Messages wake it. It never reads further ahead than the fastest
+ * Copies a log from Redis into memory. Messages trigger it. It never reads further ahead than the fastest
  * reader allows.
  */
 export class LogTail {
@@ -37,7 +37,7 @@ export class LogTail {
   }
 
   /** Reads what is new. Resolves when it is read. @throws RedisUnavailable, or the error reply of Redis */
-  wake(): Promise<void> {
+  readNew(): Promise<void> {
     this.#hasNews = true;
     this.#reading ??= this.#read().finally(() => {
       this.#reading = undefined;
@@ -66,7 +66,7 @@ export class LogTail {
     const { memory, commands, onGrown } = this.#options;
     while (this.#hasNews && !this.#isClosed && !memory.ended) {
       this.#hasNews = false;
-      const entries = await commands.after(this.#id, this.#lastEntry, BATCH_ENTRIES);
+      const entries = await commands.entriesAfter(this.#id, this.#lastEntry, BATCH_ENTRIES);
       for (const entry of entries) {
         if (this.#isClosed || memory.ended) return;
         await this.#append(entry);
@@ -76,7 +76,7 @@ export class LogTail {
     }
   }
 
-  async #append({ id, position, parts, terminal }: Entry): Promise<void> {
+  async #append({ id, position, parts, terminal }: LogEntry): Promise<void> {
     const { memory } = this.#options;
     this.#lastEntry = id;
     const size = parts.reduce((sum, part) => sum + partSize(part), 0);

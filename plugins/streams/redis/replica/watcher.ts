@@ -15,7 +15,7 @@ export interface ReplicaWatcherOptions {
   /** Progress in units after which the producer is informed. */
   readonly progressUnits: number;
   /** Called when this replica has taken over a log of a dead producer and is its producer now. */
-  onTakeover(memory: MemoryLog, takeover: Takeover): void;
+  onTakenOverHere(memory: MemoryLog, takeover: Takeover): void;
 }
 
 const TICK_MS = 500;
@@ -29,9 +29,16 @@ const TAKEOVER_BATCH = 64;
 const MAX_FILL_TRIES = 5;
 /** Replies of a producer that it does not produce a log, before the log counts as lost. */
 const MAX_GONE_REPLIES = 3;
-/** A missing lease counts only if this replica could renew its own for so long: then others could too. */
+/**
+ * A missing lease counts only if this replica has renewed its own lease for this time. Otherwise Redis may have
+ * been unavailable to others too.
+ */
 const MIN_RENEWED_MS = 2_000;
 
+/**
+ * Stands for a producer that Redis has not named yet. Its lease never exists, so the next tick tries a takeover,
+ * which Redis rejects, and then reads the real producer.
+ */
 const UNKNOWN_PRODUCER: Producer = { replica: '', epoch: 0 };
 
 /**
@@ -52,15 +59,15 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     this.#options = options;
     const { mailbox, connection } = options.cluster;
     mailbox.on(NEWS, (_, body) => {
-      for (const id of body as News) void this.#logs.get(id)?.wake();
+      for (const id of body as News) void this.#logs.get(id)?.readNew();
     });
     mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // The producer repeats it.
-    const wakeAll = () => {
-      for (const log of this.#logs.values()) void log.wake();
+    const readAll = () => {
+      for (const log of this.#logs.values()) void log.readNew();
       this.#reportAll();
     };
-    mailbox.onSubscribed(wakeAll);
-    connection.onReconnect(wakeAll);
+    mailbox.onSubscribed(readAll);
+    connection.onAvailable(readAll);
   }
 
   /** Returns the copy of a stream and its producer, if the stream has readers here. */
@@ -88,7 +95,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   /** Continues a log of this process that another replica has taken over, for its readers here. */
   adopt(memory: MemoryLog): void {
     const log = this.#add(memory, UNKNOWN_PRODUCER);
-    void log.wake();
+    void log.readNew();
     log.refreshProducer().catch(() => {}); // A later tick finds it.
   }
 
@@ -133,7 +140,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     await log.fill();
     await log.refreshProducer();
     log.goneReplies = log.producer.replica === from ? log.goneReplies + 1 : 0;
-    if (log.goneReplies >= MAX_GONE_REPLIES) log.lose();
+    if (log.goneReplies >= MAX_GONE_REPLIES) log.endAsLost();
   }
 
   #report(replica: string, logs: readonly ReplicaLog[]): void {
@@ -151,12 +158,12 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   #tick(): void {
     const { cluster, clock } = this.#options;
     this.#cancelTick = this.#logs.size === 0 ? undefined : clock.after(TICK_MS, () => this.#tick());
-    // A complete copy needs no producer.
+    // A complete copy is no longer watched.
     for (const log of this.#logs.values()) if (log.ended) this.#forget(log);
     this.#ticks += 1;
     if (this.#ticks % TICKS_PER_KEEPALIVE === 0) this.#reportAll();
-    // Readers get the end even if all messages are lost, only later.
-    if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.wake();
+    // Readers get the end even if all messages are lost, at most two seconds later.
+    if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.readNew();
     if (cluster.lease.renewedForMs < MIN_RENEWED_MS) return;
     for (const [replica, logs] of this.#byProducer()) {
       if (this.#checking.has(replica)) continue;
@@ -170,23 +177,23 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   async #checkProducer(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
     if (await this.#options.commands.isAlive(replica)) return;
     for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
-      await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#takeOver(log)));
+      await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#tryTakeOver(log)));
     }
   }
 
-  async #takeOver(log: ReplicaLog): Promise<void> {
-    const { commands, onTakeover } = this.#options;
+  async #tryTakeOver(log: ReplicaLog): Promise<void> {
+    const { commands, onTakenOverHere } = this.#options;
     await log.fill();
     if (log.ended || log.readers === 0) return;
     const takeover = await commands.takeOver(log.id, log.producer);
     if (takeover === undefined) return log.refreshProducer();
-    // The last entries of the dead producer may have arrived behind what was read.
+    // The last entries of the dead producer may have arrived after the read.
     for (let tries = 0; tries < MAX_FILL_TRIES && log.length < takeover.position; tries++) {
       await log.fill().catch(() => {});
     }
     const memory = log.release();
     this.#forget(log);
-    onTakeover(memory, takeover);
+    onTakenOverHere(memory, takeover);
   }
 
   #byProducer(): Map<string, ReplicaLog[]> {
