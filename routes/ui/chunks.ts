@@ -2,9 +2,9 @@ import type { EventMessage } from 'fastify';
 import type { ContentPart, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { jsonEvent, toolCallId } from '../sse-events.ts';
 
-/** An answer as the Vercel AI SDK's UI message stream: parts with a start, deltas and an end. */
+/** Encodes an answer as the Vercel AI SDK's UI message stream. Each part has a start, deltas and an end. */
 
-/** Their words for the reasons that have one of their own. */
+/** The AI SDK's finish reasons that differ from `stop`. */
 const REASONS: Readonly<Record<string, string>> = {
   length: 'length',
   tool_calls: 'tool-calls',
@@ -15,8 +15,9 @@ const REASONS: Readonly<Record<string, string>> = {
 type ToolPart = Extract<ContentPart, { type: 'tool_call' }>;
 
 /**
- * The first chunks. `messageId` is the message that grows; `messageMetadata` lands in
- * `message.metadata`, where a page finds how to stop the answer.
+ * Returns the first chunks.
+ * @param urls sent as `message.metadata`, so that a page can stop the answer
+ * @param messageId the message that the answer extends
  */
 export function openingChunks(
   stream: Stream,
@@ -27,6 +28,7 @@ export function openingChunks(
   return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }].map(jsonEvent);
 }
 
+/** Returns a function that encodes the slices of a stream. */
 export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   const calls = new Map<number, { toolCallId: string; toolName: string; text: string }>();
   let open: { type: 'text' | 'reasoning'; id: string } | undefined;
@@ -58,7 +60,7 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
     return [...chunks, { type: 'tool-input-delta', toolCallId: call.toolCallId, inputTextDelta: part.arguments }];
   };
 
-  /** Only a whole call can be run. */
+  /** Ends the message. Tool calls are sent here once more, because only complete ones can run. */
   const onEnd = (terminal: Terminal): object[] => {
     if (terminal.type === 'error') return [...close(), { type: 'error', errorText: terminal.message }];
     const { finishReason, usage } = terminal;
@@ -80,11 +82,11 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   };
 }
 
-/** A page runs what it is told is available, so that what was cut off must not be. */
+/** Returns a call that the page runs, or an error for a call that was cut off. */
 function toolInputChunk(call: { toolCallId: string; toolName: string }, text: string, finishReason: string): object {
-  const cut = finishReason === 'stopped' || (finishReason === 'length' && text === '');
+  const isCutOff = finishReason === 'stopped' || (finishReason === 'length' && text === '');
   try {
-    if (cut) throw new SyntaxError('cut off');
+    if (isCutOff) throw new SyntaxError('cut off');
     return { type: 'tool-input-available', ...call, input: JSON.parse(text === '' ? '{}' : text) };
   } catch {
     const errorText = 'The arguments of this call are not complete.';

@@ -1,13 +1,13 @@
 import type { Question } from '../../plugins/streams/api.ts';
 import type { UiBody } from './schema.ts';
 
-/** UI messages as a question: what the AI SDK's `convertToModelMessages` does on a server of one's own. */
+/** Converts UI messages to a question, as the AI SDK's `convertToModelMessages` does. */
 
 type Message = Question['messages'][number];
 type Content = Exclude<Extract<Message, { role: 'user' }>['content'], string>[number];
 type UiMessage = UiBody['messages'][number];
 
-/** The parts that mean something to a model; others (sources, data, metadata) are for the page. */
+/** A part that a model receives. Other parts (sources, data, metadata) are meant for the page. */
 interface Part {
   readonly type: string;
   readonly text?: unknown;
@@ -21,7 +21,7 @@ interface Part {
   readonly errorText?: unknown;
 }
 
-/** @throws the error that `refuse` makes, for what cannot be asked here */
+/** @throws the error that `invalid` returns, for a file that is not an image */
 export function toQuestion(body: UiBody, invalid: (message: string) => Error): Question {
   const { model, messages, system, temperature, maxTokens, stop, tools } = body;
   return {
@@ -37,7 +37,7 @@ export function toQuestion(body: UiBody, invalid: (message: string) => Error): Q
   };
 }
 
-function messagesOf({ role, parts }: UiMessage, at: string, refuse: (message: string) => Error): Message[] {
+function messagesOf({ role, parts }: UiMessage, at: string, invalid: (message: string) => Error): Message[] {
   if (role === 'assistant') return splitSteps(parts).flatMap(assistantStep);
   if (role === 'system') return [{ role, content: textOf(parts) }];
   const content = parts.flatMap((part: Part, i): Content[] => {
@@ -48,12 +48,12 @@ function messagesOf({ role, parts }: UiMessage, at: string, refuse: (message: st
     if (isImage && typeof url === 'string' && /^(https:\/\/|data:image\/)/.test(url)) {
       return [{ type: 'image', url }];
     }
-    throw refuse(`${at}.parts.${i} is a file that is no image by https: or data: URL.`);
+    throw invalid(`${at}.parts.${i} must be an image with an https: or data:image/ URL.`);
   });
   return [{ role, content }];
 }
 
-/** A message of the assistant holds every step of a turn: text and calls, results, text again. */
+/** Splits a message of the assistant into the steps of its turn: text and calls, results, more text. */
 function splitSteps(parts: readonly Part[]): Part[][] {
   const steps: Part[][] = [[]];
   for (const part of parts) {
@@ -63,7 +63,7 @@ function splitSteps(parts: readonly Part[]): Part[][] {
   return steps.filter((step) => step.length > 0);
 }
 
-/** What was called and never answered is left out: no provider takes a call without its result. */
+/** Converts one step. Calls without a result are left out, because providers refuse them. */
 function assistantStep(step: readonly Part[]): Message[] {
   const calls = step.flatMap((part) => {
     const name = part.type === 'dynamic-tool' ? part.toolName : /^tool-(.+)$/.exec(part.type)?.[1];

@@ -2,25 +2,26 @@ import type { EventMessage } from 'fastify';
 import type { ContentPart, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { jsonEvent, toolCallId } from '../sse-events.ts';
 
-/** An answer as OpenAI's clients read it: in chunks, or whole. */
+/** Encodes an answer as OpenAI's clients read it: in chunks, or whole. */
 
 type End = Extract<Terminal, { type: 'end' }>;
 type Failure = Extract<Terminal, { type: 'error' }>;
 
 export interface AnswerOptions {
-  /** Whether a last chunk tells the tokens. */
+  /** True if a last chunk reports the tokens. */
   readonly includeUsage: boolean;
-  /** A failure in the form that the SDKs raise. */
+  /** Returns a failure in the form that the SDKs turn into an exception. */
   failure(terminal: Failure): object;
 }
 
+/** Returns a function that encodes the slices of a stream as chunks. */
 export function chunkEncoder(
   stream: Stream,
   { includeUsage, failure }: AnswerOptions,
 ): (slice: Slice) => EventMessage[] {
   const shared = { ...commonFields(stream), object: 'chat.completion.chunk' };
   const usageField = includeUsage ? { usage: null } : {};
-  let begun = false;
+  let hasBegun = false;
 
   const chunk = (delta: object, finish_reason: string | null = null) => ({
     ...shared,
@@ -28,8 +29,8 @@ export function chunkEncoder(
     ...usageField,
   });
   const opening = () => {
-    if (begun) return [];
-    begun = true;
+    if (hasBegun) return [];
+    hasBegun = true;
     return [chunk({ role: 'assistant', content: '' })];
   };
 

@@ -1,11 +1,11 @@
 import type { Question } from '../../plugins/streams/api.ts';
 import type { ChatBody, ChatMessage } from './schema.ts';
 
-/** A Chat Completions request as a question. */
+/** Converts a Chat Completions request to a question. */
 
 type Message = Question['messages'][number];
 
-/** What the provider gets as it stands, where it speaks Chat Completions; none can name a URL, a header or a key. */
+/** Sent unchanged to providers that speak Chat Completions. None of them can name a URL, a header or a key. */
 const FORWARDED_FIELDS = [
   'frequency_penalty',
   'logit_bias',
@@ -23,7 +23,7 @@ const FORWARDED_FIELDS = [
   'verbosity',
 ];
 
-/** What would change the answer, and has no place in a stream of parts. */
+/** Refused, because they would change the answer in a way that a stream of parts cannot hold. */
 const UNSUPPORTED_FIELDS = [
   'audio',
   'function_call',
@@ -34,18 +34,19 @@ const UNSUPPORTED_FIELDS = [
   'web_search_options',
 ];
 
-/** @throws the error that `refuse` makes, for what cannot be asked here */
+/** @throws the error that `invalid` returns, for options and content that are not supported */
 export function toQuestion(body: ChatBody, invalid: (message: string) => Error): Question {
   const given = body as ChatBody & Record<string, unknown>;
   const name = UNSUPPORTED_FIELDS.find((field) => isSet(given[field]) && given[field] !== false && given[field] !== 0);
-  if (name !== undefined) throw invalid(`${name} is not supported here.`);
-  if (isSet(given.n) && given.n !== 1) throw invalid('n other than 1 is not supported: ask once for each answer.');
+  if (name !== undefined) throw invalid(`${name} is not supported.`);
+  if (isSet(given.n) && given.n !== 1)
+    throw invalid('n other than 1 is not supported; send one request for each answer.');
   if (Array.isArray(given.modalities) && given.modalities.some((one) => one !== 'text')) {
     throw invalid('modalities other than text are not supported.');
   }
 
   const infinite = FORWARDED_FIELDS.find((field) => typeof given[field] === 'number' && !Number.isFinite(given[field]));
-  if (infinite !== undefined) throw invalid(`${infinite} is too large a number.`);
+  if (infinite !== undefined) throw invalid(`${infinite} is too large.`);
 
   const options = Object.fromEntries(
     FORWARDED_FIELDS.filter((field) => isSet(given[field])).map((field) => [field, given[field]]),
@@ -78,18 +79,18 @@ function choiceOf(choice: NonNullable<ChatBody['tool_choice']>) {
   return typeof choice === 'string' ? choice : { name: choice.function.name };
 }
 
-function messagesOf(messages: readonly ChatMessage[], refuse: (message: string) => Error): Message[] {
-  /** Names of the calls so far: some providers know a result by the name of its tool. */
+function messagesOf(messages: readonly ChatMessage[], invalid: (message: string) => Error): Message[] {
+  /** Names of earlier calls by id: some providers match a result by the name of its tool. */
   const names = new Map<string, string>();
   return messages.map((message, i) => {
     const at = `body.messages.${i}`;
-    if (message.role === 'user') return { role: 'user', content: userContent(message, at, refuse) };
-    const content = textOf(message, at, refuse);
+    if (message.role === 'user') return { role: 'user', content: userContent(message, at, invalid) };
+    const content = textOf(message, at, invalid);
     if (message.role === 'system' || message.role === 'developer') return { role: 'system', content };
     if (message.role === 'tool') {
       const toolCallId = message.tool_call_id ?? '';
       const name = names.get(toolCallId);
-      if (name === undefined) throw refuse(`${at}.tool_call_id is not the id of a call before it.`);
+      if (name === undefined) throw invalid(`${at}.tool_call_id must be the id of an earlier tool call.`);
       return { role: 'tool', content, toolCallId, name };
     }
     const toolCalls = (message.tool_calls ?? []).map(({ id, function: call }) => {
@@ -102,7 +103,7 @@ function messagesOf(messages: readonly ChatMessage[], refuse: (message: string) 
   });
 }
 
-function userContent({ content }: ChatMessage, at: string, refuse: (message: string) => Error) {
+function userContent({ content }: ChatMessage, at: string, invalid: (message: string) => Error) {
   if (typeof content === 'string') return content;
   return (content ?? []).map((part, i) => {
     if (part.type === 'text' && isSet(part.text)) return { type: 'text' as const, text: part.text };
@@ -110,15 +111,15 @@ function userContent({ content }: ChatMessage, at: string, refuse: (message: str
       const { url, detail } = part.image_url;
       return { type: 'image' as const, url, ...(detail && { detail }) };
     }
-    throw refuse(`${at}.content.${i} is neither text nor an image_url.`);
+    throw invalid(`${at}.content.${i} must be text or an image_url.`);
   });
 }
 
-function textOf({ content }: ChatMessage, at: string, refuse: (message: string) => Error): string {
+function textOf({ content }: ChatMessage, at: string, invalid: (message: string) => Error): string {
   if (typeof content === 'string') return content;
   const texts = (content ?? []).map((part, i) => {
     if (part.type === 'text' || part.type === 'refusal') return part.text ?? part.refusal ?? '';
-    throw refuse(`${at}.content.${i} is no text; only users send images.`);
+    throw invalid(`${at}.content.${i} must be text; only user messages may contain images.`);
   });
   return texts.join('\n');
 }

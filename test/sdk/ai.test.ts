@@ -205,7 +205,7 @@ t.test('useChat: a failure is an error, and a refusal one before the stream', as
     role: 'user',
     parts: [{ type: 'file', mediaType: 'application/pdf', url: 'data:,x' }],
   };
-  await t.rejects(send(service, [pdf]), /parts.0 is a file/);
+  await t.rejects(send(service, [pdf]), /parts\.0 must be an image/);
 });
 
 t.test('a tool call that was cut off cannot be run', async (t) => {
