@@ -174,13 +174,13 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     }
   });
 
-  t.test('pull the plug: it comes back, and nothing is missing', async (t) => {
+  t.test('a cut connection is resumed, and nothing is missing', async (t) => {
     const { page, calls } = await setUp(t, browser);
     await ask(page, 'long');
     await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
     await page.click('#plug');
-    t.match(await page.innerText('#plug'), /Unplugged/);
-    t.match(await page.innerText('#status'), /goes on without us/);
+    t.match(await page.innerText('#plug'), /Disconnected/);
+    t.match(await page.innerText('#status'), /the page resumes it/);
     t.equal((await answered(page)).replace(/\s+/g, ' '), words(120));
     t.equal(calls.length, 1, 'asked once');
   });
@@ -207,7 +207,7 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     await ask(page, 'fail');
     const fault = page.locator('.fault');
     await fault.waitFor();
-    t.match(await fault.innerText(), /provider has a fault/i);
+    t.match(await fault.innerText(), /provider failed/i);
     t.equal(await fault.getAttribute('role'), 'alert');
   });
 

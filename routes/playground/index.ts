@@ -4,13 +4,13 @@ import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyPluginAsync } from 'fastify';
 
-/** The page that people try first, at `/`: static files, and two libraries as npm has them. */
+/** The playground at `/`: static files, and two libraries from npm. */
 
 const PAGE = fileURLToPath(new URL('./page/', import.meta.url));
 
 const VENDOR = { 'marked.js': 'marked', 'purify.js': 'dompurify' };
 
-/** Nothing comes from anywhere else, nothing inline runs, and no page holds this one in a frame. */
+/** Forbids content from other sites, inline scripts and styles, and frames around this page. */
 const CSP = {
   useDefaults: false,
   directives: {
@@ -28,7 +28,7 @@ const CSP = {
 const playground: FastifyPluginAsync = async (fastify) => {
   await fastify.register(helmet, {
     contentSecurityPolicy: CSP,
-    // TLS is the gateway's.
+    // The gateway terminates TLS.
     strictTransportSecurity: false,
   });
   await fastify.register(fastifyStatic, {

@@ -1,24 +1,24 @@
-/** One answer, as it arrives: reads a stream, can be cut and goes on, and tells its view what to show. */
+/** Reads the stream of one answer, survives a cut, and emits `change` for its view. */
 
-/** How long a pulled plug stays out, so that one can see it. */
+/** How long a simulated cut lasts, so that it can be seen. */
 const CUT_MS = 1_500;
 
 export class Answer extends EventTarget {
   text = '';
   reasoning = '';
-  /** By their index. */
+  /** Tool calls by index. */
   tools = new Map();
-  /** `end` or `error`, once it has come. */
+  /** The terminal event, once it has arrived. */
   last;
-  isCut = false;
+  isDisconnected = false;
   #url;
   #source;
   #lastId;
-  #askedAt = performance.now();
+  #startedAt = performance.now();
   #firstAt;
   #timer;
 
-  /** @param {string} url as `POST /streams` gives it */
+  /** @param {string} url as returned by `POST /streams` */
   constructor(url) {
     super();
     this.#url = url;
@@ -29,12 +29,12 @@ export class Answer extends EventTarget {
     return this.#url;
   }
 
-  /** Milliseconds to the first token; undefined before it. */
+  /** Milliseconds until the first token; undefined before it. */
   get firstMs() {
-    return this.#firstAt && this.#firstAt - this.#askedAt;
+    return this.#firstAt && this.#firstAt - this.#startedAt;
   }
 
-  /** Tokens so far: as the provider counted, else four characters are one. */
+  /** Tokens so far: the provider's count, or one for four characters. */
   get tokens() {
     return this.last?.usage?.outputTokens ?? Math.round((this.text.length + this.reasoning.length) / 4);
   }
@@ -48,25 +48,25 @@ export class Answer extends EventTarget {
     return seconds > 0.2 ? this.tokens / seconds : undefined;
   }
 
-  /** Cuts the connection, as a tunnel does, and comes back with the last id: nothing is lost. */
-  pullPlug() {
-    if (this.last || this.isCut) return;
-    this.isCut = true;
+  /** Cuts the connection and resumes with the last event id after a while. */
+  disconnect() {
+    if (this.last || this.isDisconnected) return;
+    this.isDisconnected = true;
     this.#source.close();
-    this.#tell();
+    this.#emitChange();
     this.#timer = setTimeout(() => {
-      this.isCut = false;
+      this.isDisconnected = false;
       this.#open();
-      this.#tell();
+      this.#emitChange();
     }, CUT_MS);
   }
 
-  /** Ends the answer at the service; what has come stays. */
+  /** Stops the answer at the service. The received text stays. */
   async stop() {
     await fetch(this.#url, { method: 'DELETE' });
   }
 
-  /** Leaves it alone. */
+  /** Stops reading. The answer itself continues for the grace time. */
   close() {
     clearTimeout(this.#timer);
     this.#source.close();
@@ -78,37 +78,37 @@ export class Answer extends EventTarget {
     this.#source = new EventSource(url);
     this.#source.onmessage = ({ data, lastEventId }) => {
       this.#lastId = lastEventId || this.#lastId;
-      this.#take(JSON.parse(data));
+      this.#handle(JSON.parse(data));
     };
     this.#source.onerror = () => {
       // A browser gives up for good on any status but 200.
-      if (this.#source.readyState === EventSource.CLOSED && !this.last && !this.isCut) {
-        this.#take({ type: 'error', code: 'not_found', message: 'This stream is not kept any more.' });
+      if (this.#source.readyState === EventSource.CLOSED && !this.last && !this.isDisconnected) {
+        this.#handle({ type: 'error', code: 'not_found', message: 'This stream does not exist or has expired.' });
       }
     };
   }
 
-  #take(event) {
+  #handle(event) {
     if (['delta', 'reasoning', 'tool_call'].includes(event.type)) this.#firstAt ??= performance.now();
     if (event.type === 'delta') this.text += event.content;
     else if (event.type === 'reasoning') this.reasoning += event.content;
-    else if (event.type === 'tool_call') this.#takeTool(event);
+    else if (event.type === 'tool_call') this.#addToolCall(event);
     else if (event.type === 'end' || event.type === 'error') {
       this.last = event;
       this.endedAt = performance.now();
       this.#source.close();
     }
-    this.#tell();
+    this.#emitChange();
   }
 
-  #takeTool({ index, name = '', arguments: text = '' }) {
+  #addToolCall({ index, name = '', arguments: text = '' }) {
     const tool = this.tools.get(index) ?? { name: '', arguments: '' };
     tool.name ||= name;
     tool.arguments += text;
     this.tools.set(index, tool);
   }
 
-  #tell() {
+  #emitChange() {
     this.dispatchEvent(new Event('change'));
   }
 }

@@ -1,8 +1,8 @@
 import { Answer } from './answer.js';
 import { ask, models, useKey } from './service.js';
-import { assistantTurn, faultOf, userTurn } from './view.js';
+import { assistantTurn, errorBox, userTurn } from './view.js';
 
-/** Wires the page: what is typed becomes a conversation. */
+/** Connects the form, the conversation and the controls. */
 
 const $ = (id) => document.getElementById(id);
 const conversation = $('conversation');
@@ -10,14 +10,14 @@ const welcome = $('welcome');
 const question = $('question');
 const status = $('status');
 
-/** What the model is told of what was said before. */
+/** The conversation as the model receives it. */
 let messages = [];
-/** The answer that runs, or ran last. */
+/** The running answer, or the last one. */
 let answer;
 
 const isRunning = () => answer !== undefined && answer.last === undefined;
 
-function say(text) {
+function setStatus(text) {
   status.textContent = text;
 }
 
@@ -27,22 +27,22 @@ function show(turn) {
   conversation.scrollTop = conversation.scrollHeight;
 }
 
-function fail(fault) {
-  show(faultOf(fault));
-  if (fault.status === 401) {
+function showError(error) {
+  show(errorBox(error));
+  if (error.status === 401) {
     $('key-form').hidden = false;
     $('key').focus();
   }
-  say('It did not work.');
+  setStatus('The request failed.');
 }
 
-/** Follows a stream from its start. */
+/** Reads a stream from its start. */
 function follow(url) {
   answer?.close();
   answer = new Answer(url);
   const own = answer;
   show(assistantTurn(own));
-  say('The model is asked.');
+  setStatus('Waiting for the model.');
   own.addEventListener('change', () => onChange(own));
   drawTools();
 }
@@ -50,15 +50,15 @@ function follow(url) {
 function onChange(own) {
   const isAtEnd = conversation.scrollHeight - conversation.scrollTop - conversation.clientHeight < 80;
   if (own === answer) drawTools();
-  // Behind the view's own drawing of this frame.
+  // Runs after the view has drawn this frame.
   if (isAtEnd) requestAnimationFrame(() => (conversation.scrollTop = conversation.scrollHeight));
   if (own.last === undefined) return;
   const { type, answer: text, finishReason } = own.last;
-  if (type === 'end') messages.push({ role: 'assistant', content: text || '(no words)' });
+  if (type === 'end') messages.push({ role: 'assistant', content: text || '(no text)' });
   if (own !== answer) return;
-  // Said once, not word by word.
-  if (type === 'error') say('The answer broke off.');
-  else say(finishReason === 'stopped' ? 'Stopped.' : 'The answer is complete.');
+  // Screen readers hear this once, not token by token.
+  if (type === 'error') setStatus('The answer failed.');
+  else setStatus(finishReason === 'stopped' ? 'Stopped.' : 'The answer is complete.');
   if (matchMedia('(hover: hover)').matches) question.focus();
 }
 
@@ -66,10 +66,11 @@ function drawTools() {
   const running = isRunning();
   $('send').hidden = running;
   $('stop').hidden = !running;
-  $('plug').disabled = !running || answer.isCut;
-  $('plug').textContent = answer?.isCut && running ? 'Unplugged …' : 'Pull the plug';
-  if (answer?.isCut && running) say('Unplugged. The answer goes on without us; we come back for it.');
-  else if (running && answer.firstMs) say('The answer arrives.');
+  $('plug').disabled = !running || answer.isDisconnected;
+  $('plug').textContent = answer?.isDisconnected && running ? 'Disconnected …' : 'Cut connection';
+  if (answer?.isDisconnected && running)
+    setStatus('Disconnected. The answer continues on the service; the page resumes it.');
+  else if (running && answer.firstMs) setStatus('The answer is arriving.');
   const tab = $('tab');
   tab.setAttribute('aria-disabled', String(answer === undefined));
   if (answer) tab.href = `#${answer.url}`;
@@ -86,10 +87,10 @@ async function send(text) {
   show(userTurn(text));
   try {
     follow(await ask(messages, $('model').value));
-  } catch (fault) {
+  } catch (error) {
     messages.pop();
     question.value = text;
-    fail(fault);
+    showError(error);
   }
 }
 
@@ -98,9 +99,9 @@ async function listModels() {
     const names = await models();
     $('model').replaceChildren(...names.map((name) => new Option(name)));
     $('key-form').hidden = true;
-    say('');
-  } catch (fault) {
-    fail(fault);
+    setStatus('');
+  } catch (error) {
+    showError(error);
   }
 }
 
@@ -117,7 +118,7 @@ document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && isRunning()) void answer.stop();
 });
 $('stop').addEventListener('click', () => void answer.stop());
-$('plug').addEventListener('click', () => answer.pullPlug());
+$('plug').addEventListener('click', () => answer.disconnect());
 $('examples').addEventListener('click', ({ target }) => {
   if (target.matches('.example')) void send(target.textContent);
 });
@@ -128,20 +129,20 @@ $('new').addEventListener('click', () => {
   for (const turn of [...conversation.children]) if (turn !== welcome) turn.remove();
   welcome.hidden = false;
   drawTools();
-  say('');
+  setStatus('');
   question.focus();
 });
 $('key-form').addEventListener('submit', (event) => {
   event.preventDefault();
   useKey($('key').value.trim());
   $('key').value = '';
-  for (const fault of conversation.querySelectorAll('.fault')) fault.remove();
+  for (const box of conversation.querySelectorAll('.fault')) box.remove();
   welcome.hidden = conversation.children.length > 1;
   void listModels();
 });
 
 void listModels();
-// A second tab: the stream's URL, with its ticket, stands behind the #, which no server sees.
+// A second tab gets the URL of the stream, with its ticket, behind the #, which is not sent to a server.
 const shared = location.hash.slice(1);
 if (/^(\/[\w.~-]+)*\/streams\/[\w-]+(\?ticket=[\w.-]+)?$/.test(shared)) {
   history.replaceState(null, '', location.pathname);

@@ -2,8 +2,8 @@ import { marked } from './vendor/marked.js';
 import DOMPurify from './vendor/purify.js';
 
 /**
- * A model's text as HTML that can do nothing: no script, no style, no form, and no image, whose URL
- * could carry the conversation to somebody else.
+ * Renders a model's text as harmless HTML: without scripts, styles and forms, and without images, whose
+ * URLs could send the conversation to another site.
  */
 
 const SAFE = {
@@ -13,14 +13,14 @@ const SAFE = {
 };
 
 DOMPurify.addHook('afterSanitizeAttributes', (node) => {
-  // Wide code is scrolled by keys, too.
+  // Makes wide code scrollable by keyboard.
   if (node.nodeName === 'PRE') node.setAttribute('tabindex', '0');
   if (node.nodeName !== 'A') return;
   node.setAttribute('target', '_blank');
   node.setAttribute('rel', 'noopener noreferrer nofollow');
 });
 
-/** Puts the text into the element. */
+/** Replaces the content of the element by the rendered text. */
 export function render(element, text) {
   element.innerHTML = DOMPurify.sanitize(marked.parse(text, { async: false, breaks: true }), SAFE);
 }

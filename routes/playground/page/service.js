@@ -1,10 +1,10 @@
-/** What the page asks of the service beside reading streams. */
+/** Calls the service for everything but reading streams. */
 
 const KEY = 'sluice-key';
 
-/** A refusal, in the service's own words. */
-export class Refusal extends Error {
-  constructor(status, { code = 'internal', message = 'Something went wrong.' } = {}, retryAfter) {
+/** An error response of the service. */
+export class ServiceError extends Error {
+  constructor(status, { code = 'internal', message = 'The service failed.' } = {}, retryAfter) {
     super(message);
     this.status = status;
     this.code = code;
@@ -12,7 +12,7 @@ export class Refusal extends Error {
   }
 }
 
-/** The key stays in this tab, and goes with it. */
+/** Stores the key until this tab is closed. */
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
@@ -24,21 +24,21 @@ async function call(path, init = {}) {
   try {
     response = await fetch(path, { ...init, headers });
   } catch {
-    throw new Refusal(0, { code: 'unreachable', message: 'The service cannot be reached.' });
+    throw new ServiceError(0, { code: 'unreachable', message: 'The service is not reachable.' });
   }
   const body = await response.json().catch(() => ({}));
   if (!response.ok)
-    throw new Refusal(response.status, body.error, Number(response.headers.get('retry-after')) || undefined);
+    throw new ServiceError(response.status, body.error, Number(response.headers.get('retry-after')) || undefined);
   return body;
 }
 
-/** Public names of models, the default first. */
+/** Returns the public names of models, the default first. */
 export async function models() {
   const { data } = await call('v1/models');
   return data.map(({ id }) => id).filter((id) => !id.endsWith('/*'));
 }
 
-/** Asks, and returns the URL at which the answer is read. */
+/** Starts an answer and returns the URL that reads it. */
 export async function ask(messages, model) {
   const { url } = await call('streams', {
     method: 'POST',

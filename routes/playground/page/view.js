@@ -1,7 +1,7 @@
 import { render } from './markdown.js';
-import { whatToDo } from './words.js';
+import { hintFor } from './words.js';
 
-/** Turns of a conversation, as elements. */
+/** Creates the elements of a conversation. */
 
 function element(name, className, text = '') {
   const made = document.createElement(name);
@@ -14,14 +14,14 @@ export function userTurn(text) {
   return element('article', 'turn user', text);
 }
 
-export function faultOf(fault) {
+export function errorBox(error) {
   const made = element('div', 'fault');
   made.setAttribute('role', 'alert');
-  made.append(element('strong', '', fault.message), whatToDo(fault));
+  made.append(element('strong', '', error.message), hintFor(error));
   return made;
 }
 
-/** An assistant's turn that follows its answer, one drawing a frame at most. */
+/** Creates a turn that follows an answer. Draws at most once per animation frame. */
 export function assistantTurn(answer) {
   const turn = element('article', 'turn assistant running');
   turn.setAttribute('aria-busy', 'true');
@@ -40,11 +40,11 @@ export function assistantTurn(answer) {
     thought.textContent = answer.reasoning;
     drawTools(tools, answer.tools);
     render(text, answer.text);
-    turn.classList.toggle('cut', answer.isCut);
+    turn.classList.toggle('cut', answer.isDisconnected);
     if (!answer.last) return;
     turn.classList.remove('running');
     turn.setAttribute('aria-busy', 'false');
-    if (answer.last.type === 'error') turn.append(faultOf(answer.last));
+    if (answer.last.type === 'error') turn.append(errorBox(answer.last));
   };
   answer.addEventListener('change', () => {
     if (!isDue) requestAnimationFrame(draw);
