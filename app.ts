@@ -15,6 +15,7 @@ import listeners from './plugins/http/listeners.ts';
 import { logController, loggerOptions } from './plugins/http/logging.ts';
 import methodNotAllowed from './plugins/http/method-not-allowed.ts';
 import requestLog from './plugins/http/request-log.ts';
+import schemas from './plugins/http/schemas.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
 import lifecycle from './plugins/lifecycle.ts';
 import limits from './plugins/limits/index.ts';
@@ -35,6 +36,7 @@ import reference from './routes/docs/reference.ts';
 import health from './routes/health/index.ts';
 import metricsRoute from './routes/metrics/index.ts';
 import playground from './routes/playground/index.ts';
+import routeSchemas from './routes/schemas.ts';
 import streamRoutes from './routes/streams/index.ts';
 import tickets from './routes/tickets/index.ts';
 import ui from './routes/ui/index.ts';
@@ -83,6 +85,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(clock, { clock: overrides.clock });
   await app.register(metrics, { hasRedis: settings.redis !== undefined });
   await app.register(errors);
+  await app.register(schemas);
   await app.register(tracing, { enabled: settings.tracing, providers: settings.providers });
   await app.register(requestLog);
   await app.register(strictRequests);
@@ -116,6 +119,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     requireRedis: settings.redis?.required === true,
   });
   await app.register(reference);
+  await app.register(routeSchemas);
 
   const publicScope = async (scope: FastifyInstance) => {
     await scope.register(health);
@@ -128,7 +132,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     await scope.register(authScope);
     await scope.register(limitsScope);
     await scope.register(ask);
-    await scope.register(streamRoutes);
+    await scope.register(streamRoutes, { longestAnswerMs: longest });
     await scope.register(tickets);
     await scope.register(ui);
     await scope.register(v1, { prefix: '/v1' });

@@ -1,24 +1,48 @@
-import { type Static, Type } from '@sinclair/typebox';
+import { type Static, type TSchema, Type } from '@sinclair/typebox';
+import type { FastifyInstance, FastifySchemaValidationError } from 'fastify';
+import { ref } from './responses.ts';
 
-/** What may be asked. Unknown fields are refused, so that a typing error is not silently ignored. */
+/** Schemas of a question. Unknown fields are refused, so that a misspelled name is not ignored. */
 
-/** A page makes one up, usually a UUID: see `key` and `Idempotency-Key`. */
-export const IDEMPOTENCY_KEY_PATTERN = '^[\\x21-\\x7e]{1,255}$';
+/** Clients make up an idempotency key, usually a UUID. */
+const IDEMPOTENCY_KEY = { pattern: '^[\\x21-\\x7e]{1,255}$' };
 
-const closed = { additionalProperties: false };
+const CLOSED = { additionalProperties: false };
 
-export const ModelName = Type.String({
-  description: 'Public model name; the default one where absent',
-  pattern: '^(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$',
-});
-const System = Type.Optional(Type.String({ description: 'System text, before everything else', maxLength: 100_000 }));
+export const ModelName = ref<string>('ModelName');
+
+const System = Type.Optional(
+  Type.String({ description: 'System text, placed before all messages', maxLength: 100_000 }),
+);
 
 export const LastEventId = Type.Optional(
-  Type.String({ description: 'For clients that cannot set the Last-Event-ID header, which wins' }),
+  Type.String({
+    description:
+      'Id of the last received event. For clients that cannot set the `Last-Event-ID` header; the header wins.',
+  }),
 );
 export const Ticket = Type.Optional(
-  Type.String({ description: 'For clients that cannot set the Authorization header, which wins' }),
+  Type.String({ description: 'For clients that cannot set the `Authorization` header; the header wins' }),
 );
+
+/** Headers of SSE routes. `parseLastEventId` checks the value. */
+export const ResumeHeaders = Type.Object({
+  'last-event-id': Type.Optional(
+    Type.String({
+      description:
+        'Id of the last received event: the answer continues behind it. Browsers send it when they reconnect.',
+    }),
+  ),
+});
+
+export const IdempotencyHeaders = Type.Object({
+  'idempotency-key': Type.Optional(
+    Type.String({
+      ...IDEMPOTENCY_KEY,
+      description: 'The same key and question give the same stream as long as it is stored.',
+    }),
+  ),
+});
 
 export const AskQuery = Type.Object(
   {
@@ -27,14 +51,14 @@ export const AskQuery = Type.Object(
     system: System,
     key: Type.Optional(
       Type.String({
-        pattern: IDEMPOTENCY_KEY_PATTERN,
-        description: 'The same key and question attach to the same stream, as long as it is kept',
+        ...IDEMPOTENCY_KEY,
+        description: 'Idempotency key: the same key and question give the same stream as long as it is stored.',
       }),
     ),
     lastEventId: LastEventId,
     ticket: Ticket,
   },
-  closed,
+  CLOSED,
 );
 
 const Message = Type.Object(
@@ -42,10 +66,10 @@ const Message = Type.Object(
     role: Type.Union([Type.Literal('system'), Type.Literal('user'), Type.Literal('assistant')]),
     content: Type.String({ minLength: 1 }),
   },
-  closed,
+  CLOSED,
 );
 
-/** How to answer. */
+/** Fields that say how to answer. */
 export const sampling = {
   system: System,
   temperature: Type.Optional(Type.Number({ minimum: 0, maximum: 2 })),
@@ -53,41 +77,62 @@ export const sampling = {
   stop: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { minItems: 1, maxItems: 16 })),
 };
 
-const asked = {
-  question: Type.Optional(Type.String({ minLength: 1 })),
-  messages: Type.Optional(Type.Array(Message, { minItems: 1, maxItems: 10_000 })),
-  model: Type.Optional(ModelName),
-  ...sampling,
-};
+export const Resumable = Type.Boolean({
+  description: 'True if the client can resume: the answer then continues for the grace time without a reader.',
+});
 
-/** `POST /streams` */
-export const Question = Type.Object(asked, closed);
-
-/** `POST /ask/stream` */
-export const AskBody = Type.Object(
-  {
-    ...asked,
-    resumable: Type.Optional(
-      Type.Boolean({
-        description: 'Whether the client can come back: the answer then goes on for the grace time without it',
-      }),
+function questionFields(maxMessages: number) {
+  return {
+    question: Type.Optional(Type.String({ minLength: 1, description: 'A single question, instead of `messages`' })),
+    messages: Type.Optional(
+      Type.Array(Message, { minItems: 1, maxItems: maxMessages, description: 'A conversation, instead of `question`' }),
     ),
-  },
-  closed,
-);
+    model: Type.Optional(ModelName),
+    ...sampling,
+  };
+}
+
+/** Returns the body of `POST /streams`. */
+export function questionBody(maxMessages: number) {
+  return questionOrMessages(Type.Object(questionFields(maxMessages), CLOSED));
+}
+
+/** Returns the body of `POST /ask/stream`. */
+export function askBody(maxMessages: number) {
+  return questionOrMessages(
+    Type.Object({ ...questionFields(maxMessages), resumable: Type.Optional(Resumable) }, CLOSED),
+  );
+}
+
+/** Allows one of `question` and `messages`. Ajv checks the fields first, so that an error names a wrong field. */
+function questionOrMessages<T extends TSchema>(fields: T) {
+  const oneOf = [{ required: ['question'] }, { required: ['messages'] }];
+  return Type.Unsafe<Static<T>>({ type: 'object', allOf: [fields, { oneOf }] });
+}
+
+/** Returns a `schemaErrorFormatter` that replaces those messages of Ajv that do not say what to do. */
+export function createErrorFormatter({ apiError }: FastifyInstance) {
+  const invalid = (message: string) => apiError({ status: 400, code: 'invalid_request', message });
+  return (errors: FastifySchemaValidationError[]): Error => {
+    if (errors.some(({ keyword, instancePath }) => keyword === 'oneOf' && instancePath === '')) {
+      return invalid('Send either question or messages.');
+    }
+    const tooMany = errors.find(({ keyword, instancePath }) => keyword === 'maxItems' && instancePath === '/messages');
+    if (tooMany) return invalid(`Too many messages; at most ${tooMany.params.limit} are allowed.`);
+    return new Error('The request is not valid.'); // The error handler names the field.
+  };
+}
 
 type AskQuery = Static<typeof AskQuery>;
-type Question = Static<typeof Question>;
+type Question = Static<ReturnType<typeof questionBody>>;
 type Messages = NonNullable<Question['messages']>;
 
 export function questionFromQuery({ question, system, model }: AskQuery) {
   return { model, messages: withSystem(system, [{ role: 'user', content: question }]) };
 }
 
-/** Undefined where the body names neither a question nor messages, or both. */
-export function questionFromBody({ question, messages, system, ...rest }: Question) {
-  if ((question === undefined) === (messages === undefined)) return undefined;
-  return { ...rest, messages: withSystem(system, messages ?? [{ role: 'user', content: question as string }]) };
+export function questionFromBody({ question = '', messages, system, ...rest }: Question) {
+  return { ...rest, messages: withSystem(system, messages ?? [{ role: 'user', content: question }]) };
 }
 
 function withSystem(system: string | undefined, messages: Messages): Messages {

@@ -1,22 +1,60 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
-import { AskBody, AskQuery, questionFromBody, questionFromQuery } from '../chat-request.ts';
+import {
+  AskQuery,
+  askBody,
+  createErrorFormatter,
+  questionFromBody,
+  questionFromQuery,
+  ResumeHeaders,
+} from '../chat-request.ts';
+import {
+  API_ERRORS,
+  BODY_ERRORS,
+  emptyResponse,
+  errorResponses,
+  KEY,
+  KEY_OR_TICKET,
+  sseResponse,
+} from '../responses.ts';
 import { acceptsEvents, isEventSource, parseLastEventId, readFromStart, resume } from '../resume.ts';
 import { type ErrorPayload, errorEvent } from '../sse-events.ts';
 
-/** Ask and read the answer in one request: GET for a plain EventSource, POST for `fetch`. */
+/** Asks and reads the answer in one request: GET for an EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
+  const success = {
+    200: sseResponse('StreamEvent'),
+    204: emptyResponse('The terminal event was already delivered, so a browser stops reconnecting. Or a prefetch.'),
+  };
+
   fastify.get(
     '/ask/stream',
-    { config: { access: 'ask' }, schema: { querystring: AskQuery }, onRequest: acceptsEvents },
+    {
+      config: { access: 'ask' },
+      onRequest: acceptsEvents,
+      schema: {
+        tags: ['Ask'],
+        summary: 'Ask a question and read its answer with an EventSource',
+        description:
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and no question is asked. An EventSource gives up for good on every status but 200, so a temporary refusal (429, 503) is sent to it as 200 with one `error` event.',
+        security: KEY_OR_TICKET,
+        querystring: AskQuery,
+        headers: ResumeHeaders,
+        response: { ...success, ...errorResponses(...API_ERRORS, 404, 406, 409) },
+      },
+    },
     async (request, reply) => {
       const point = parseLastEventId(fastify, request);
       if (point) return resume(fastify, point, request, reply);
-      if (request.identity.resumeOnly) throw fastify.httpErrors.unauthorized('The time of this ticket is over.');
-      if (isPrefetch(request)) return reply.code(204).send();
-      if (isCrossSite(request)) throw fastify.httpErrors.forbidden('Another site may not ask without CORS.');
       const { identity } = request;
-      // A ticket is good for one question: asking it again finds its stream.
+      if (identity.resumeOnly) {
+        throw fastify.httpErrors.unauthorized('This ticket has expired; request a new one.');
+      }
+      if (isPrefetch(request)) return reply.code(204).send();
+      if (isCrossSite(request)) {
+        throw fastify.httpErrors.forbidden('Elements of other sites may not ask; use an EventSource and CORS_ORIGINS.');
+      }
+      // A ticket stands for one question. The same question finds the stream that it started.
       const key =
         identity.ticket === undefined ? (request.query.key ?? gatewayRetryKey(request)) : `ticket ${identity.ticket}`;
       try {
@@ -26,7 +64,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         return await readFromStart(fastify, stream, reply);
       } catch (error) {
         if (identity.ticket !== undefined && (error as { statusCode?: number }).statusCode === 409) {
-          throw fastify.httpErrors.unauthorized('This ticket was used for another question.');
+          throw fastify.httpErrors.unauthorized('This ticket was used for another question; request a new one.');
         }
         const failure = temporaryError(error);
         if (!failure || !isEventSource(request)) throw error;
@@ -35,43 +73,61 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
     },
   );
 
-  const posted = { config: { access: 'api' }, schema: { body: AskBody }, onRequest: acceptsEvents } as const;
-  fastify.post('/ask/stream', posted, async (request, reply) => {
-    const point = parseLastEventId(fastify, request);
-    if (point) return resume(fastify, point, request, reply);
-    const { resumable = false, ...body } = request.body;
-    const question = questionFromBody(body);
-    if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
-    const stream = await fastify.streams.start(question, {
-      logger: request.log,
-      identity: request.identity,
-      resumable,
-    });
-    return readFromStart(fastify, stream, reply);
-  });
+  fastify.post(
+    '/ask/stream',
+    {
+      config: { access: 'api' },
+      onRequest: acceptsEvents,
+      // A client that resumes may send any body.
+      attachValidation: true,
+      schemaErrorFormatter: createErrorFormatter(fastify),
+      schema: {
+        tags: ['Ask'],
+        summary: 'Ask a question or continue a conversation, and read the answer with `fetch`',
+        description:
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored. The generation ends when the client disconnects, unless `resumable` is true.',
+        security: KEY,
+        body: askBody(fastify.config.limits.messages),
+        headers: ResumeHeaders,
+        response: { ...success, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 406) },
+      },
+    },
+    async (request, reply) => {
+      const point = parseLastEventId(fastify, request);
+      if (point) return resume(fastify, point, request, reply);
+      if (request.validationError) throw request.validationError;
+      const { log: logger, identity, body } = request;
+      const { resumable = false, ...question } = body;
+      const stream = await fastify.streams.start(questionFromBody(question), { logger, identity, resumable });
+      return readFromStart(fastify, stream, reply);
+    },
+  );
 };
 
 /**
- * A gateway sends a GET a second time when a replica dies before its first byte, under the id that it
- * gave to the request: that is one question still.
+ * Returns an idempotency key for a request that a gateway may repeat. If a replica dies before its first
+ * byte, a gateway sends the GET again, under the request id that it chose. That is still one question.
  */
 function gatewayRetryKey({ id, headers, server }: FastifyRequest): string | undefined {
   return server.config.trustProxy !== false && headers['x-request-id'] === id ? `request ${id}` : undefined;
 }
 
-/** An `<img>` on another site must not spend money. One whose Origin is listed has passed CORS already. */
+/**
+ * Returns true for an element of another site, such as `<img>`: it must not cost money. A request with an
+ * Origin has already passed CORS.
+ */
 function isCrossSite({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && headers.origin === undefined;
 }
 
-/** A browser that only guesses that the page will be wanted must not spend money. */
+/** Returns true if the browser only expects that the page will be needed: that must not cost money. */
 function isPrefetch({ headers }: FastifyRequest): boolean {
   return /prefetch/i.test(`${headers['sec-purpose'] ?? ''} ${headers.purpose ?? ''}`);
 }
 
 /**
- * A refusal that passes by itself. An EventSource gives up for good on any status but 200 and cannot
- * read a body, so it is told in band; its reconnect is then answered 204.
+ * Returns a refusal that passes by itself as an event. An EventSource gives up for good on any status but
+ * 200 and cannot read a body. Its reconnect after the event gets 204.
  */
 function temporaryError(error: unknown): ErrorPayload | undefined {
   const { statusCode, message, retryAfterMs } = error as {

@@ -2,7 +2,7 @@ import helmet from '@fastify/helmet';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyPluginAsync } from 'fastify';
 
-/** The reference of the API: `/openapi.json` for tools, `/docs` for people. Nothing is loaded from elsewhere. */
+/** API reference: `/openapi.json` for tools, `/docs` for people. The page loads nothing from other sites. */
 const docs: FastifyPluginAsync = async (fastify) => {
   const hidden = { schema: { hide: true }, exposeHeadRoute: true, logLevel: 'silent' } as const;
   fastify.get('/openapi.json', hidden, async (_, reply) => {

@@ -1,26 +1,51 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { IDEMPOTENCY_KEY_PATTERN, LastEventId, Question, questionFromBody, Ticket } from '../chat-request.ts';
+import {
+  createErrorFormatter,
+  IdempotencyHeaders,
+  LastEventId,
+  questionBody,
+  questionFromBody,
+  ResumeHeaders,
+  Ticket,
+} from '../chat-request.ts';
+import {
+  API_ERRORS,
+  BODY_ERRORS,
+  emptyResponse,
+  errorResponses,
+  jsonResponse,
+  KEY,
+  KEY_OR_TICKET,
+  sseResponse,
+} from '../responses.ts';
 import { acceptsEvents, parseLastEventId, readFromStart, readOrAskToReconnect, resume } from '../resume.ts';
 import { streamUrl } from '../sse-events.ts';
 
-const StreamId = Type.Object({ id: Type.String() });
-const Started = Type.Object({
-  id: Type.String(),
-  url: Type.String({ description: 'Reads the stream, and ends it with DELETE or /stop' }),
-  expiresAt: Type.String({ format: 'date-time', description: 'It is gone by then at the latest' }),
+export interface StreamRoutesOptions {
+  /** Longest time in milliseconds that an answer may take. */
+  readonly longestAnswerMs: number;
+}
+
+const StreamParams = Type.Object({ id: Type.String({ description: 'Id of the stream' }) });
+
+const StartedStream = Type.Object({
+  id: Type.String({ description: 'Id of the stream' }),
+  url: Type.String({
+    description: 'Reads the stream; `DELETE` stops it. Carries a ticket if keys are configured.',
+  }),
+  expiresAt: Type.String({ format: 'date-time', description: 'Latest time at which the stream expires' }),
 });
 
 /** A stream as a resource: start it, read it, stop it. */
-const streams: FastifyPluginAsyncTypebox = async (fastify) => {
+const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, { longestAnswerMs }) => {
   const { config } = fastify;
-  const longestAnswer = Math.max(config.deadlines.totalMs, ...config.models.map(({ totalMs = 0 }) => totalMs));
 
   const find = async (id: string, { identity }: FastifyRequest, reply: FastifyReply) => {
     const stream = await fastify.streams.find(id, identity);
     if (stream) return stream;
     await fastify.limits.countRequest(identity, reply);
-    throw fastify.httpErrors.notFound('There is no such stream, or it is not kept any more.');
+    throw fastify.httpErrors.notFound('This stream does not exist or has expired.');
   };
 
   const stop = async (id: string, request: FastifyRequest, reply: FastifyReply) => {
@@ -32,50 +57,69 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
     '/streams',
     {
       config: { access: 'api' },
+      schemaErrorFormatter: createErrorFormatter(fastify),
       schema: {
-        body: Question,
-        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: IDEMPOTENCY_KEY_PATTERN })) }),
-        response: { 201: Started },
+        tags: ['Streams'],
+        summary: 'Start an answer and get the URL that reads it',
+        security: KEY,
+        body: questionBody(config.limits.messages),
+        headers: IdempotencyHeaders,
+        response: {
+          201: {
+            ...jsonResponse(StartedStream, 'The answer has started, or was already started with this idempotency key.'),
+            headers: { Location: { type: 'string', description: 'The same as `url`' } },
+          },
+          ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 409),
+        },
       },
     },
     async (request, reply) => {
+      const { log: logger, identity, headers } = request;
+      const key = headers['idempotency-key'];
       const question = questionFromBody(request.body);
-      if (!question) throw fastify.httpErrors.badRequest('Send either question or messages.');
-      const key = request.headers['idempotency-key'];
-      const { log: logger, identity } = request;
       const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true });
       const url = streamUrl(fastify, stream);
-      const expiresAt = new Date(Date.now() + longestAnswer + config.streams.ttlMs).toISOString();
+      const expiresAt = new Date(Date.now() + longestAnswerMs + config.streams.ttlMs).toISOString();
       return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });
     },
   );
-
-  const schema = { params: StreamId };
 
   fastify.get(
     '/streams/:id',
     {
       config: { access: 'read' },
-      schema: {
-        ...schema,
-        querystring: Type.Object({ lastEventId: LastEventId, ticket: Ticket }, { additionalProperties: false }),
-      },
       onRequest: acceptsEvents,
+      schema: {
+        tags: ['Streams'],
+        summary: 'Read a stream from its start, or from a `Last-Event-ID`',
+        description:
+          'If the stream store is unavailable, an EventSource gets 200 with only a `retry:` line, so that it reconnects.',
+        security: KEY_OR_TICKET,
+        params: StreamParams,
+        querystring: Type.Object({ lastEventId: LastEventId, ticket: Ticket }, { additionalProperties: false }),
+        headers: ResumeHeaders,
+        response: {
+          200: sseResponse('StreamEvent'),
+          204: emptyResponse('The terminal event was already delivered. A browser stops reconnecting.'),
+          ...errorResponses(...API_ERRORS, 404, 406),
+        },
+      },
     },
     async (request, reply) => {
-      const place = parseLastEventId(fastify, request);
-      if (!place) {
+      const { id } = request.params;
+      const point = parseLastEventId(fastify, request);
+      if (!point) {
         return readOrAskToReconnect(request, reply, async () =>
-          readFromStart(fastify, await find(request.params.id, request, reply), reply),
+          readFromStart(fastify, await find(id, request, reply), reply),
         );
       }
-      if (place.stream === request.params.id) return resume(fastify, place, request, reply);
+      if (point.stream === id) return resume(fastify, point, request, reply);
       throw fastify.httpErrors.badRequest('Last-Event-ID belongs to another stream.');
     },
   );
 
   await fastify.register(async (beacons) => {
-    // `navigator.sendBeacon` sends whatever type it likes, and what it sends does not matter.
+    // `navigator.sendBeacon` chooses the content type, and the body means nothing.
     beacons.addHook('onRequest', async ({ raw }) => {
       delete raw.headers['content-type'];
     });
@@ -86,9 +130,23 @@ const streams: FastifyPluginAsyncTypebox = async (fastify) => {
     });
     const handler = (request: FastifyRequest, reply: FastifyReply) =>
       stop((request.params as { id: string }).id, request, reply);
-    const options = { config: { access: 'read' }, schema } as const;
-    beacons.delete('/streams/:id', options, handler);
-    beacons.post('/streams/:id/stop', options, handler);
+    const options = (summary: string) =>
+      ({
+        config: { access: 'read' },
+        schema: {
+          tags: ['Streams'],
+          summary,
+          description: 'Readers receive `end` with `finishReason: "stopped"`. Idempotent. The body is ignored.',
+          security: KEY_OR_TICKET,
+          params: StreamParams,
+          response: {
+            204: emptyResponse('The answer has ended.'),
+            ...errorResponses(...API_ERRORS, 404),
+          },
+        },
+      }) as const;
+    beacons.delete('/streams/:id', options('Stop an answer'), handler);
+    beacons.post('/streams/:id/stop', options('Stop an answer with `navigator.sendBeacon`'), handler);
   });
 };
 

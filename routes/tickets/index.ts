@@ -1,29 +1,46 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import { ModelName } from '../chat-request.ts';
+import { API_ERRORS, BODY_ERRORS, errorResponses, jsonResponse, KEY } from '../responses.ts';
 
 const TicketBody = Type.Object(
   {
     model: Type.Optional(ModelName),
-    seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 60, description: 'How long it may start a question' })),
+    seconds: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 60, description: 'Time in which the ticket may start a question' }),
+    ),
   },
   { additionalProperties: false },
 );
 
-/** A page's own backend, which has a key, gets a ticket for the page, whose EventSource can send none. */
+const TicketResponse = Type.Object({
+  ticket: Type.String({ description: 'Value of `?ticket=`' }),
+  expiresAt: Type.String({ format: 'date-time', description: 'Resuming its own stream stays possible after this' }),
+});
+
+/** Gives tickets to backends that have a key, for pages whose EventSource cannot send one. */
 const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/tickets',
-    { config: { access: 'api' }, schema: { body: TicketBody } },
+    {
+      config: { access: 'api' },
+      schema: {
+        tags: ['Identity'],
+        summary: 'Get a ticket with which an EventSource may ask one question',
+        security: KEY,
+        body: TicketBody,
+        response: {
+          201: jsonResponse(TicketResponse, 'The ticket'),
+          ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404),
+        },
+      },
+    },
     async ({ body, identity }, reply) => {
       const { model, seconds = 60 } = body;
-      if (model !== undefined && !fastify.auth.mayUseModel(identity, fastify.llm.route(model).name)) {
+      const name = model && fastify.llm.route(model).name;
+      if (name !== undefined && !fastify.auth.mayUseModel(identity, name)) {
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
-      const { ticket, expiresAt } = fastify.auth.createAskTicket(
-        identity,
-        model && fastify.llm.route(model).name,
-        seconds * 1000,
-      );
+      const { ticket, expiresAt } = fastify.auth.createAskTicket(identity, name, seconds * 1000);
       reply.code(201).header('cache-control', 'no-store');
       return { ticket, expiresAt: expiresAt.toISOString() };
     },

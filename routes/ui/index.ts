@@ -1,33 +1,66 @@
-import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
 import type { Stream } from '../../plugins/streams/api.ts';
+import { createErrorFormatter } from '../chat-request.ts';
+import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY, sseResponse } from '../responses.ts';
 import { createEventFeed, streamUrl } from '../sse-events.ts';
 import { chunkEncoder, openingChunks } from './chunks.ts';
 import { toQuestion } from './request.ts';
-import { CHAT_ID, UiBody } from './schema.ts';
+import { ChatParams, uiBody } from './schema.ts';
 
-/** The Vercel AI SDK's UI message stream, so that `useChat` needs nothing but this URL. */
+/** The UI message stream of the Vercel AI SDK. `useChat` needs only the URL of this API. */
 const ui: FastifyPluginAsyncTypebox = async (fastify) => {
-  const bodyLimit = fastify.config.limits.chatBodyBytes;
+  const { limits } = fastify.config;
+  const chunks = {
+    ...sseResponse('UiMessageChunk', { description: 'UI message stream', sentinel: '[DONE]' }),
+    headers: {
+      'X-Sluice-Stream': { type: 'string', description: 'Id of the stream' },
+      'X-Vercel-AI-UI-Message-Stream': { type: 'string' },
+    },
+  };
 
   fastify.post(
     '/ui/chat',
-    { config: { access: 'api' }, bodyLimit, schema: { body: UiBody } },
+    {
+      config: { access: 'api' },
+      bodyLimit: limits.chatBodyBytes,
+      schemaErrorFormatter: createErrorFormatter(fastify),
+      schema: {
+        tags: ['Vercel AI SDK'],
+        summary: 'Answer a conversation of `useChat` with its `DefaultChatTransport`',
+        security: KEY,
+        body: uiBody(limits.messages),
+        response: { 200: chunks, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404) },
+      },
+    },
     async (request, reply) => {
       const { body, log: logger, identity } = request;
       const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
       const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id };
       const stream = await fastify.streams.start(question, options);
       const last = body.messages.at(-1);
-      // After a tool has run the page's own last message goes on. One that is resumed begins anew.
+      // After a tool has run, the page's last message continues. A resumed answer is a new message.
       return read(stream, reply, last?.role === 'assistant' ? last.id : undefined);
     },
   );
 
-  // Where `DefaultChatTransport` looks for an answer that still runs, after a reload.
+  // `DefaultChatTransport` asks here after a reload.
   fastify.get(
     '/ui/chat/:id/stream',
-    { config: { access: 'api' }, schema: { params: Type.Object({ id: Type.String({ pattern: CHAT_ID }) }) } },
+    {
+      config: { access: 'api' },
+      schema: {
+        tags: ['Vercel AI SDK'],
+        summary: 'Read the running answer of a conversation from its start, after a reload',
+        security: KEY,
+        params: ChatParams,
+        response: {
+          200: chunks,
+          204: emptyResponse('No answer of this conversation is running.'),
+          ...errorResponses(...API_ERRORS),
+        },
+      },
+    },
     async (request, reply) => {
       const stream = await fastify.streams.findByChat(request.params.id, request.identity);
       return stream ? read(stream, reply) : reply.code(204).send();
@@ -36,7 +69,7 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
 
   async function read(stream: Stream, reply: FastifyReply, messageId = stream.id): Promise<FastifyReply> {
     const reader = await stream.read(0);
-    if (reader === undefined) throw new Error('a log without a beginning');
+    if (reader === undefined) throw new Error('log without a beginning');
     reply.header('x-vercel-ai-ui-message-stream', 'v1').header('x-sluice-stream', stream.id);
     const opening = openingChunks(
       stream,

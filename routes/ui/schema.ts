@@ -1,11 +1,19 @@
-import { type Static, Type } from '@sinclair/typebox';
-import { ModelName, sampling } from '../chat-request.ts';
+import { type Static, type TSchema, Type } from '@sinclair/typebox';
+import { ModelName, Resumable, sampling } from '../chat-request.ts';
 
-/** What the AI SDK's `DefaultChatTransport` posts, and what its `body` option may add to it. */
+/** The body that the AI SDK's `DefaultChatTransport` posts, and the chunks that it reads. */
 
-export const CHAT_ID = '^[A-Za-z0-9_.:-]{1,100}$';
+const CHAT_ID = { pattern: '^[A-Za-z0-9_.:-]{1,100}$', description: "The client's id of the conversation" };
 
-const UiPart = Type.Object({ type: Type.String({ minLength: 1, maxLength: 256 }) });
+export const ChatParams = Type.Object({ id: Type.String(CHAT_ID) });
+
+const UiPart = Type.Object(
+  { type: Type.String({ minLength: 1, maxLength: 256 }) },
+  {
+    description:
+      'Models receive `text`, `reasoning`, tool parts, and `file` parts that are images with an https: or data: URL. Other parts are ignored.',
+  },
+);
 
 const UiMessage = Type.Object({
   id: Type.Optional(Type.String({ maxLength: 256 })),
@@ -16,16 +24,55 @@ const UiMessage = Type.Object({
 const Tool = Type.Object({
   name: Type.String({ pattern: '^[A-Za-z0-9_.:-]{1,128}$' }),
   description: Type.Optional(Type.String()),
-  parameters: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+  parameters: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: 'JSON Schema' })),
 });
 
-export const UiBody = Type.Object({
-  id: Type.Optional(Type.String({ pattern: CHAT_ID, description: "The client's id of the conversation" })),
-  messages: Type.Array(UiMessage, { minItems: 1, maxItems: 10_000 }),
-  model: Type.Optional(ModelName),
-  ...sampling,
-  tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
-  resumable: Type.Optional(Type.Boolean()),
-});
+/** Returns the body of `POST /ui/chat`. Apart from `id` and `messages`, fields come from the client's `body` option. */
+export function uiBody(maxMessages: number) {
+  return Type.Object({
+    id: Type.Optional(Type.String(CHAT_ID)),
+    messages: Type.Array(UiMessage, { minItems: 1, maxItems: maxMessages }),
+    model: Type.Optional(ModelName),
+    ...sampling,
+    tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
+    resumable: Type.Optional(Resumable),
+  });
+}
 
-export type UiBody = Static<typeof UiBody>;
+export type UiBody = Static<ReturnType<typeof uiBody>>;
+
+const chunk = <T extends Record<string, TSchema>>(type: string, fields: T) =>
+  Type.Object({ type: Type.Literal(type), ...fields });
+const text = Type.String();
+const toolCall = { toolCallId: text, toolName: text };
+
+const Usage = Type.Record(Type.String(), Type.Integer());
+
+export const UiMessageChunk = Type.Union(
+  [
+    chunk('start', {
+      messageId: text,
+      messageMetadata: Type.Object({
+        stream: Type.String({ description: 'Id of the stream' }),
+        url: Type.String({ description: "Reads the stream in Sluice's own form; `DELETE` stops it" }),
+        stopUrl: Type.String({ description: 'Stops the answer when a POST is sent to it' }),
+        model: Type.String({ description: 'Public name of the model' }),
+      }),
+    }),
+    chunk('start-step', {}),
+    chunk('text-start', { id: text }),
+    chunk('text-delta', { id: text, delta: text }),
+    chunk('text-end', { id: text }),
+    chunk('reasoning-start', { id: text }),
+    chunk('reasoning-delta', { id: text, delta: text }),
+    chunk('reasoning-end', { id: text }),
+    chunk('tool-input-start', toolCall),
+    chunk('tool-input-delta', { toolCallId: text, inputTextDelta: text }),
+    chunk('tool-input-available', { ...toolCall, input: Type.Unknown() }),
+    chunk('tool-input-error', { ...toolCall, input: Type.Unknown(), errorText: text }),
+    chunk('finish-step', {}),
+    chunk('finish', { finishReason: text, messageMetadata: Type.Optional(Type.Object({ usage: Usage })) }),
+    chunk('error', { errorText: text }),
+  ],
+  { $id: 'UiMessageChunk', description: "Chunk of the Vercel AI SDK's UI message stream. The last event is `[DONE]`." },
+);

@@ -1,13 +1,15 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
 import type { LogReader, Stream, Terminal } from '../../plugins/streams/api.ts';
-import { IDEMPOTENCY_KEY_PATTERN } from '../chat-request.ts';
+import { createErrorFormatter, IdempotencyHeaders } from '../chat-request.ts';
 import { clientDisconnected, waitForFirstSlice } from '../disconnect.ts';
+import { API_ERRORS, BODY_ERRORS, jsonResponse, KEY, openAIErrorResponses, ref, sseContent } from '../responses.ts';
 import { createEventFeed } from '../sse-events.ts';
 import { chunkEncoder, createCompletionCollector } from './answer.ts';
+import { ModelList } from './answer-schema.ts';
 import { toOpenAIError, useOpenAIErrors } from './errors.ts';
 import { toQuestion } from './request.ts';
-import { ChatBody } from './schema.ts';
+import { chatBody } from './schema.ts';
 
 /** OpenAI's Chat Completions API for any provider. Register with the prefix `/v1`. */
 const v1: FastifyPluginAsyncTypebox = async (fastify) => {
@@ -23,9 +25,26 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
     {
       config: { access: 'api' },
       bodyLimit: config.limits.chatBodyBytes,
+      schemaErrorFormatter: createErrorFormatter(fastify),
       schema: {
-        body: ChatBody,
-        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String({ pattern: IDEMPOTENCY_KEY_PATTERN })) }),
+        tags: ['OpenAI'],
+        summary: "Create a chat completion, streamed or whole, as OpenAI's SDKs do",
+        description:
+          'Unknown fields are ignored. Fields that would change the answer and are not supported are refused. The error of a provider has its own status until the first token, and is the last event after it.',
+        security: KEY,
+        body: chatBody(config.limits.messages),
+        headers: IdempotencyHeaders,
+        response: {
+          200: {
+            description: 'The answer: JSON, or Server-Sent Events if `stream` is true',
+            headers: { 'X-Sluice-Stream': { type: 'string', description: 'Id of the stream' } },
+            content: {
+              'application/json': { schema: ref('ChatCompletion') },
+              ...sseContent('ChatCompletionEvent', '[DONE]'),
+            },
+          },
+          ...openAIErrorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 409, 422, 502, 504),
+        },
       },
     },
     async (request, reply) => {
@@ -78,21 +97,48 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   const created = Math.floor(Date.now() / 1000);
   const toModel = (id: string) => ({ id, object: 'model', created, owned_by: 'sluice' });
 
-  const access = { config: { access: 'api' } } as const;
+  const access = { access: 'api' } as const;
+  const documented = { tags: ['OpenAI'], security: KEY };
 
-  fastify.get('/models', access, async ({ identity }) => ({
-    object: 'list',
-    // The models of a provider that is open to all cannot be listed.
-    data: fastify.llm.models
-      .filter((name) => !name.endsWith('/*') && fastify.auth.mayUseModel(identity, name))
-      .map(toModel),
-  }));
+  fastify.get(
+    '/models',
+    {
+      config: access,
+      schema: {
+        ...documented,
+        summary: 'List the models that the key may use',
+        response: {
+          200: jsonResponse(ModelList, 'Configured models, the default first'),
+          ...openAIErrorResponses(...API_ERRORS),
+        },
+      },
+    },
+    async ({ identity }) => ({
+      object: 'list' as const,
+      // The models of a provider that is open to all cannot be listed.
+      data: fastify.llm.models
+        .filter((name) => !name.endsWith('/*') && fastify.auth.mayUseModel(identity, name))
+        .map(toModel),
+    }),
+  );
 
-  fastify.get('/models/*', access, async ({ identity, params }) => {
-    const { name } = fastify.llm.route((params as { '*': string })['*']);
-    if (!fastify.auth.mayUseModel(identity, name)) throw fastify.httpErrors.notFound('Unknown model.');
-    return toModel(name);
-  });
+  fastify.get(
+    '/models/*',
+    {
+      config: access,
+      schema: {
+        ...documented,
+        summary: 'Get one model',
+        params: Type.Object({ '*': Type.String({ description: 'Public name; may contain slashes' }) }),
+        response: { 200: jsonResponse(ref('Model'), 'The model'), ...openAIErrorResponses(...API_ERRORS, 404) },
+      },
+    },
+    async ({ identity, params }) => {
+      const { name } = fastify.llm.route(params['*']);
+      if (!fastify.auth.mayUseModel(identity, name)) throw fastify.httpErrors.notFound('Unknown model.');
+      return toModel(name);
+    },
+  );
 };
 
 export default v1;

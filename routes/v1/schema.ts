@@ -1,22 +1,24 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
-import { ModelName } from '../chat-request.ts';
+import { ModelName, Resumable } from '../chat-request.ts';
 
 /**
- * What clients of OpenAI's Chat Completions send. Fields that are not known here are ignored, as
- * OpenAI's own clients add some; what would change the answer and cannot be done is refused in
- * `request.ts`.
+ * The body of a Chat Completions request. Unknown fields are ignored, because OpenAI's own clients add
+ * some. `request.ts` refuses those that would change the answer and are not supported.
  */
 
 const Words = <T extends string[]>(...words: [...T]) => Type.Unsafe<T[number]>({ type: 'string', enum: words });
 const OrNull = <T extends TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
 
 const ContentPart = Type.Object({
-  type: Type.String({ maxLength: 64 }),
+  type: Type.String({
+    maxLength: 64,
+    description: '`text`; also `image_url` in user messages and `refusal` in other messages',
+  }),
   text: OrNull(Type.String()),
   refusal: OrNull(Type.String()),
   image_url: OrNull(
     Type.Object({
-      url: Type.String({ pattern: '^(https://|data:image/)', description: 'an https: or data:image/ URL' }),
+      url: Type.String({ pattern: '^(https://|data:image/)', description: 'https: or data:image/ URL' }),
       detail: OrNull(Words('auto', 'low', 'high', 'original')),
     }),
   ),
@@ -24,9 +26,12 @@ const ContentPart = Type.Object({
 
 const FunctionName = Type.String({ pattern: '^[A-Za-z0-9_.:-]{1,128}$' });
 
-const Message = Type.Object({
+const Content = Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })]);
+const ToolCallId = Type.String({ minLength: 1, maxLength: 256 });
+
+const AnyMessage = Type.Object({
   role: Words('system', 'developer', 'user', 'assistant', 'tool'),
-  content: OrNull(Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })])),
+  content: OrNull(Content),
   tool_calls: OrNull(
     Type.Array(
       Type.Object({
@@ -36,8 +41,20 @@ const Message = Type.Object({
       { maxItems: 1_000 },
     ),
   ),
-  tool_call_id: OrNull(Type.String({ minLength: 1, maxLength: 256 })),
+  tool_call_id: OrNull(ToolCallId),
   reasoning_content: OrNull(Type.String()),
+});
+
+/** Requires a field of messages of one role. A union of roles would give errors that name the wrong field. */
+const requireField = (role: string, field: string, schema: TSchema) => ({
+  if: { type: 'object', properties: { role: { const: role } } },
+  // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+  then: { type: 'object', properties: { [field]: schema }, required: [field] },
+});
+
+const Message = Type.Unsafe<Static<typeof AnyMessage>>({
+  type: 'object',
+  allOf: [AnyMessage, requireField('user', 'content', Content), requireField('tool', 'tool_call_id', ToolCallId)],
 });
 
 const Tool = Type.Object({
@@ -57,26 +74,28 @@ const ToolChoice = Type.Union([
 
 const Limit = Type.Integer({ minimum: 1, maximum: 10_000_000 });
 
-export const ChatBody = Type.Object({
-  model: OrNull(ModelName),
-  messages: Type.Array(Message, { minItems: 1, maxItems: 10_000 }),
-  stream: OrNull(Type.Boolean()),
-  stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
-  temperature: OrNull(Type.Number({ minimum: 0, maximum: 2 })),
-  top_p: OrNull(Type.Number({ minimum: 0, maximum: 1 })),
-  max_tokens: OrNull(Limit),
-  max_completion_tokens: OrNull(Limit),
-  stop: OrNull(
-    Type.Union([
-      Type.String({ minLength: 1, maxLength: 1_000 }),
-      Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { maxItems: 16 }),
-    ]),
-  ),
-  tools: OrNull(Type.Array(Tool, { maxItems: 1_000 })),
-  tool_choice: OrNull(ToolChoice),
-  /** Ours: whether the answer goes on for the grace time when its reader has left. */
-  resumable: OrNull(Type.Boolean()),
-});
+/** Returns the body of `POST /v1/chat/completions`. */
+export function chatBody(maxMessages: number) {
+  return Type.Object({
+    model: OrNull(ModelName),
+    messages: Type.Array(Message, { minItems: 1, maxItems: maxMessages }),
+    stream: OrNull(Type.Boolean()),
+    stream_options: OrNull(Type.Object({ include_usage: OrNull(Type.Boolean()) })),
+    temperature: OrNull(Type.Number({ minimum: 0, maximum: 2 })),
+    top_p: OrNull(Type.Number({ minimum: 0, maximum: 1 })),
+    max_tokens: OrNull(Limit),
+    max_completion_tokens: OrNull(Limit),
+    stop: OrNull(
+      Type.Union([
+        Type.String({ minLength: 1, maxLength: 1_000 }),
+        Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { maxItems: 16 }),
+      ]),
+    ),
+    tools: OrNull(Type.Array(Tool, { maxItems: 1_000 })),
+    tool_choice: OrNull(ToolChoice),
+    resumable: OrNull(Resumable),
+  });
+}
 
-export type ChatBody = Static<typeof ChatBody>;
+export type ChatBody = Static<ReturnType<typeof chatBody>>;
 export type ChatMessage = Static<typeof Message>;
