@@ -4,7 +4,7 @@ import { ref } from './responses.ts';
 
 /** Schemas of a question. Unknown fields are refused, so that a misspelled name is not ignored. */
 
-/** Clients make up an idempotency key, usually a UUID. */
+/** Clients choose an idempotency key, usually a UUID. */
 const IDEMPOTENCY_KEY = { pattern: '^[\\x21-\\x7e]{1,255}$' };
 
 const CLOSED = { additionalProperties: false };
@@ -30,7 +30,7 @@ export const ResumeHeaders = Type.Object({
   'last-event-id': Type.Optional(
     Type.String({
       description:
-        'Id of the last received event: the answer continues behind it. Browsers send it when they reconnect.',
+        'Id of the last received event: the answer continues after it. Browsers send it when they reconnect.',
     }),
   ),
 });
@@ -111,14 +111,13 @@ function questionOrMessages<T extends TSchema>(fields: T) {
 }
 
 /** Returns a `schemaErrorFormatter` that replaces those messages of Ajv that do not say what to do. */
-export function createErrorFormatter({ apiError }: FastifyInstance) {
-  const invalid = (message: string) => apiError({ status: 400, code: 'invalid_request', message });
+export function createErrorFormatter({ invalidRequest }: FastifyInstance) {
   return (errors: FastifySchemaValidationError[]): Error => {
     if (errors.some(({ keyword, instancePath }) => keyword === 'oneOf' && instancePath === '')) {
-      return invalid('Send either question or messages.');
+      return invalidRequest('Send either question or messages.');
     }
     const tooMany = errors.find(({ keyword, instancePath }) => keyword === 'maxItems' && instancePath === '/messages');
-    if (tooMany) return invalid(`Too many messages; at most ${tooMany.params.limit} are allowed.`);
+    if (tooMany) return invalidRequest(`Too many messages; at most ${tooMany.params.limit} are allowed.`);
     return new Error('The request is not valid.'); // The error handler names the field.
   };
 }

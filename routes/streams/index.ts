@@ -140,7 +140,7 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
           security: KEY_OR_TICKET,
           params: StreamParams,
           response: {
-            204: emptyResponse('The answer has ended.'),
+            204: emptyResponse('The producer was asked to end the answer.'),
             ...errorResponses(...API_ERRORS, 404),
           },
         },

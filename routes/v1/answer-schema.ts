@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox';
 
-/** What `/v1` answers. */
+/** Schemas of the answers of `/v1`. */
 
 const OrNull = Type.Union([Type.String(), Type.Null()]);
 const FinishReason = Type.String({ description: '`stop`, `length`, `tool_calls` or `content_filter`' });

@@ -1,6 +1,6 @@
 /** Reads the stream of one answer, survives a cut, and emits `change` for its view. */
 
-/** How long a simulated cut lasts, so that it can be seen. */
+/** Duration of a simulated cut, long enough to be seen. */
 const CUT_MS = 1_500;
 
 export class Answer extends EventTarget {
