@@ -33,7 +33,7 @@ const { close } = closeWithGrace(
   },
   async ({ err }) => {
     if (err) app.log.fatal({ err }, 'uncaught error; the service closes');
-    // Before `close()`, which refuses connections at once: during the drain, probes and readers are served.
+    // Before `close()`, which refuses connections immediately: during the drain, probes and readers are served.
     await app.lifecycle.drain();
     await app.close();
     app.log.info('closed');

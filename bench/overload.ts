@@ -120,7 +120,7 @@ await sendAtRate(system, upstream, { perSecond: 20, seconds: 5, warmUpS: 0 });
 const flood = await sendAtRate(system, upstream, { perSecond: 150, seconds: ANSWER_S, warmUpS: 0 });
 const capacity = (flood.offered - flood.refused) / ANSWER_S;
 process.stdout.write(`Node ${process.version}, answers of ${ANSWER_S} s with ${1_000 / GAP_MS} tokens per second\n\n`);
-process.stdout.write('| load | offered | refused | most at once | CPU | delay per token p50 / p99 ms |');
+process.stdout.write('| load | offered | refused | most concurrent | CPU | delay per token p50 / p99 ms |');
 process.stdout.write(
   ' first token ms | refusal ms | admits again after, s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n',
 );

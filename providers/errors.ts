@@ -83,7 +83,7 @@ export class ProviderError extends Error {
     return this.#init.upstream;
   }
 
-  /** Returns a copy with another delay, for example 0 if another API key can be used at once. */
+  /** Returns a copy with another delay, for example 0 if another API key can be used immediately. */
   withRetryAfter(retryAfterMs: number): ProviderError {
     return new ProviderError(this.code, { ...this.#init, retryAfterMs });
   }

@@ -5,7 +5,7 @@ import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../plugins
 
 /** Sluice's own SSE events: JSON in `data`, a position in `id`. */
 
-/** Reconnect delay in milliseconds. Spread, so that readers do not all return at once after a restart. */
+/** Reconnect delay in milliseconds. Spread, so that readers do not all return at the same time after a restart. */
 const RETRY_MS = { min: 500, spread: 1_000 };
 
 /** Returns an event that only sets the reconnect delay. Sent alone, it is the first byte that a gateway sees. */

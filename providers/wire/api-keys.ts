@@ -11,7 +11,7 @@ export interface KeyUse {
   accepted(): void;
   /**
    * Call if the call has failed. Starts a cooldown if the provider has refused or rate-limited the key. Returns
-   * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used at once.
+   * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used immediately.
    */
   failed(fault: unknown): unknown;
   /** Ends the use. Call once. */

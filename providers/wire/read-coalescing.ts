@@ -12,7 +12,7 @@ export interface ReadIntervals {
 
 /**
  * Bytes within one interval after which the connection is read again in the next turn of the event loop: a wait
- * would only slow down a fast connection. TLS delivers at most 16 KB at once.
+ * would only slow down a fast connection. TLS delivers at most 16 KB per read.
  */
 const MAX_COALESCED_BYTES = 8 * 1024;
 

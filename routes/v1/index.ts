@@ -115,7 +115,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
     },
     async ({ identity }) => ({
       object: 'list' as const,
-      // The models of a provider that is open to all cannot be listed.
+      // The models of a provider that allows all models cannot be listed.
       data: fastify.llm.models
         .filter((name) => !name.endsWith('/*') && fastify.auth.mayUseModel(identity, name))
         .map(toModel),
