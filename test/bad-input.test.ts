@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { duplicateKey } from '../plugins/http/json-keys.ts';
 import { bellaAt, build, serve } from './helper.ts';
-import { answering, startUpstream } from './upstream.ts';
+import { completeAnswer, startUpstream } from './upstream.ts';
 
 /**
  * Bad input by number, as the project's reliability sheet lists it, on bare sockets where an HTTP client
@@ -176,7 +176,7 @@ async function answerTo(url: string, bytes: string | Buffer, ms = 20_000): Promi
 }
 
 t.test('by number', async (t) => {
-  const upstream = await startUpstream(t, answering('x'));
+  const upstream = await startUpstream(t, completeAnswer('x'));
   const { url } = await serve(t, { env: bellaAt(upstream.url, { CORS_ORIGINS: 'https://ok.example' }) });
   for (const [number, name, bytes, status] of ROWS) {
     const answer = await answerTo(url, bytes);

@@ -2,7 +2,7 @@ import { EventSource } from 'eventsource';
 import t from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve } from './helper.ts';
-import { answering, startUpstream } from './upstream.ts';
+import { completeAnswer, startUpstream } from './upstream.ts';
 
 /** Clients that people use, none of ours, read an answer to the byte. */
 
@@ -19,7 +19,7 @@ const PIECES = [
 const ANSWER = PIECES.join('');
 
 async function service(t: Parameters<typeof startUpstream>[0]): Promise<string> {
-  const upstream = await startUpstream(t, answering(...PIECES));
+  const upstream = await startUpstream(t, completeAnswer(...PIECES));
   return (await serve(t, { env: bellaAt(upstream.url) })).url;
 }
 

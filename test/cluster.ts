@@ -119,17 +119,17 @@ export function browse(url: string): Page {
 /** Streams in a test that kills a replica under load. */
 export const STREAMS = Number(process.env.STREAMS ?? 200);
 
-/** The text of an answer of `counting`, piece by piece. */
+/** The text of an answer of `numberedAnswer`, piece by piece. */
 export const deltas = (count: number) => Array.from({ length: count }, (_, i) => `${i}你 `);
 
-/** Pieces that `counting` writes before it waits for `release`. */
+/** Pieces that `numberedAnswer` writes before it waits for `release`. */
 const BEFORE_RELEASE = 20;
 
 /**
  * Writes a number every `ms`, and continues where the prompt holds a partial answer. After the first numbers,
  * the answer waits for `release`, so that no answer ends before the test has done its harm.
  */
-export const counting =
+export const numberedAnswer =
   (count: number, ms: number, release?: Promise<unknown>) =>
   async ({ body, response }: { body: string; response: ServerResponse }) => {
     const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
@@ -163,7 +163,7 @@ export async function readProducedBy(cluster: Cluster, index: number, count: num
   return pages;
 }
 
-/** Asserts that every page has the whole answer of `counting(count)`, once. */
+/** Asserts that every page has the whole answer of `numberedAnswer(count)`, once. */
 export function assertComplete(t: Test, pages: readonly Page[], count: number): void {
   const answer = deltas(count).join('');
   for (const { last, text, reconnects } of pages) {

@@ -5,7 +5,7 @@ setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc') as () => void;
 
 /** Bytes in use after garbage collection, on the heap and beside it. */
-export function used(): number {
+export function heapBytes(): number {
   gc();
   gc();
   const { heapUsed, external } = process.memoryUsage();

@@ -5,7 +5,7 @@ import { exportJWK, SignJWT } from 'jose';
 import t, { type Test } from 'tap';
 import { serve, until } from './helper.ts';
 import { open, readAll } from './sse-client.ts';
-import { answering, beginning, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
+import { completeAnswer, DONE, type Script, STOP, sse, startUpstream, text, unfinishedAnswer } from './upstream.ts';
 
 /** Only those who may: keys, tokens, tickets, and streams that belong to somebody. */
 
@@ -18,7 +18,7 @@ const KEYS = `keys:
   - { name: b, sha256: ${sha256(B)}, models: [small] }
   - { name: old, sha256: ${sha256('old')}, expiresAt: 2020-01-01T00:00:00Z }`;
 
-async function service(t: Test, script: Script = answering('x'), more = KEYS) {
+async function service(t: Test, script: Script = completeAnswer('x'), more = KEYS) {
   const upstream = await startUpstream(t, script);
   const yaml = `${more}
 providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [k] } }
@@ -90,7 +90,7 @@ t.test('a key may be for some models only', async (t) => {
 });
 
 t.test('another’s stream is as unknown as one that never was', async (t) => {
-  const { upstream, url, call } = await service(t, beginning('secret of a'));
+  const { upstream, url, call } = await service(t, unfinishedAnswer('secret of a'));
   const made = await call('/streams', {
     method: 'POST',
     headers: { ...bearer(A), 'idempotency-key': 'k' },
@@ -136,7 +136,7 @@ t.test('another’s stream is as unknown as one that never was', async (t) => {
 });
 
 t.test('tickets', async (t) => {
-  const { upstream, url, call, ticket } = await service(t, beginning('one '));
+  const { upstream, url, call, ticket } = await service(t, unfinishedAnswer('one '));
   const good = await ticket(A);
   const ask = (text: string, question = 'q') =>
     `${url}/ask/stream?question=${question}&ticket=${encodeURIComponent(text)}`;
@@ -169,7 +169,7 @@ t.test('tickets', async (t) => {
 });
 
 t.test('a ticket whose time is over resumes what it started, and nothing else', async (t) => {
-  const { upstream, url, ticket } = await service(t, beginning('one '));
+  const { upstream, url, ticket } = await service(t, unfinishedAnswer('one '));
   const brief = await ticket(A, { seconds: 3 });
   const expiry = Date.now() + 3_000;
   const ask = `${url}/ask/stream?question=q&ticket=${brief}`;
@@ -212,8 +212,8 @@ t.test('tokens: good ones, and every trick', async (t) => {
 
   const settings = (key: string, algorithms: string) =>
     `jwt: { ${key}, issuer: "https://issuer.example", audience: sluice, algorithms: [${algorithms}] }`;
-  const shared = await service(t, answering('x'), settings(`secret: "${secret}"`, 'HS256'));
-  const asymmetric = await service(t, answering('x'), settings(`jwksUrl: "${jwks}"`, 'RS256'));
+  const shared = await service(t, completeAnswer('x'), settings(`secret: "${secret}"`, 'HS256'));
+  const asymmetric = await service(t, completeAnswer('x'), settings(`jwksUrl: "${jwks}"`, 'RS256'));
 
   type Claims = Record<string, unknown>;
   const CLAIMS = {
@@ -294,7 +294,7 @@ t.test('tokens: good ones, and every trick', async (t) => {
   t.equal(await get({ sub: 'user-10' }), 404, '87: no mixing of those that begin alike');
 
   issuer.close();
-  const lonely = await service(t, answering('x'), settings('jwksUrl: "http://127.0.0.1:1/keys"', 'RS256'));
+  const lonely = await service(t, completeAnswer('x'), settings('jwksUrl: "http://127.0.0.1:1/keys"', 'RS256'));
   t.equal(await status(lonely, await rs()), 503, 'a key set that cannot be fetched is not the caller’s fault');
 });
 
@@ -384,7 +384,7 @@ t.test('limits: requests, answers at once, tokens', async (t) => {
 t.test('what a key may is looked up when its ticket is used', async (t) => {
   const names = Array.from({ length: 900 }, () => 'small');
   const wide = `keys:\n  - { name: a, sha256: ${sha256(A)}, models: [small, ${names.join(', ')}] }`;
-  const { app, url, ticket } = await service(t, answering('x'), wide);
+  const { app, url, ticket } = await service(t, completeAnswer('x'), wide);
   const ask = (text: string) => fetch(`${url}/ask/stream?question=q&model=small&ticket=${text}`);
   t.equal((await ask(await ticket(A))).status, 200, 'however many models it has');
   const text = await ticket(A);

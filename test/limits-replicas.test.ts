@@ -7,7 +7,7 @@ import { until } from './helper.ts';
 import { noRedis } from './redis.ts';
 import { metric, startReplicas } from './replicas.ts';
 import { open } from './sse-client.ts';
-import { beginning, DONE, STOP } from './upstream.ts';
+import { DONE, STOP, unfinishedAnswer } from './upstream.ts';
 
 /** What one key may use, on all replicas together. */
 
@@ -18,7 +18,7 @@ async function withKey(t: Test, limits: string) {
   const file = join(t.testdir(), 'sluice.yaml');
   const sha256 = createHash('sha256').update(KEY).digest('hex');
   writeFileSync(file, `keys: [{ name: web, sha256: "${sha256}", ${limits} }]\nlimits: { expectedReplicas: 2 }\n`);
-  const replicas = await startReplicas(t, beginning('x'), { CONFIG_FILE: file, TICKET_SECRET: 'x'.repeat(32) });
+  const replicas = await startReplicas(t, unfinishedAnswer('x'), { CONFIG_FILE: file, TICKET_SECRET: 'x'.repeat(32) });
   const ask = ({ url }: { url: string }) =>
     open(`${url}/ask/stream`, { body: { question: 'q', resumable: true }, headers: { authorization } });
   const isAccepted = async (replica: { url: string }) => {

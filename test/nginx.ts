@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
-import { freePort, isThere } from './redis.ts';
+import { freePort, isInstalled } from './redis.ts';
 
 /** A real nginx, with a configuration as the project has it. */
 export interface Nginx {
@@ -18,7 +18,7 @@ export interface Nginx {
 const NGINX = process.env.NGINX ?? 'nginx';
 
 /** Why tests with nginx cannot run here; false where they can. */
-export const noNginx: string | false = isThere(NGINX, '-v') ? false : `no ${NGINX} here`;
+export const noNginx: string | false = isInstalled(NGINX, '-v') ? false : `no ${NGINX} here`;
 
 /** `adapt`: puts in the addresses of the test; port 8080 and where logs go are taken care of. */
 export async function startNginx(t: Test, configuration: string, adapt: (text: string) => string): Promise<Nginx> {

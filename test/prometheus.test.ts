@@ -9,14 +9,14 @@ import { launch, noBrowser } from './browser.ts';
 import { drawDashboard, type Series } from './dashboard.ts';
 import { until } from './helper.ts';
 import { type Running, runServer } from './process.ts';
-import { freePort, isThere, noRedis, startRedis } from './redis.ts';
+import { freePort, isInstalled, noRedis, startRedis } from './redis.ts';
 import { open, readAll } from './sse-client.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
 
 /** What `deploy/` has for Prometheus and Grafana, asked of a real Prometheus after a real load. */
 
 const run = promisify(execFile);
-const noPrometheus = noRedis || (isThere('promtool', '--version') ? false : 'no promtool here');
+const noPrometheus = noRedis || (isInstalled('promtool', '--version') ? false : 'no promtool here');
 
 interface Dashboard {
   readonly panels: { type: string; title: string; targets?: { expr: string; legendFormat: string }[] }[];

@@ -10,7 +10,7 @@ import ts from 'typescript';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve } from './helper.ts';
 import { noNginx, startNginx } from './nginx.ts';
-import { answering, startUpstream } from './upstream.ts';
+import { completeAnswer, startUpstream } from './upstream.ts';
 
 /** What the README shows runs as it stands there. */
 
@@ -71,7 +71,7 @@ t.test('the page', { skip: noBrowser, timeout: 60_000 }, async (t) => {
 });
 
 t.test('a conversation with memory', async (t) => {
-  const upstream = await startUpstream(t, answering('I am ', 'Sluice.'));
+  const upstream = await startUpstream(t, completeAnswer('I am ', 'Sluice.'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   Object.assign(globalThis, { EventSource: absoluteEventSource(url) });
   const { say } = await importSnippet(t, snippet('js', 'export async function say'), url);
@@ -86,7 +86,7 @@ t.test('a conversation with memory', async (t) => {
 });
 
 t.test('a component of React', async (t) => {
-  const upstream = await startUpstream(t, answering('Because ', 'of light.'));
+  const upstream = await startUpstream(t, completeAnswer('Because ', 'of light.'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   let open = 0;
   Object.assign(globalThis, {
@@ -141,7 +141,7 @@ t.test(
   'the quick start: the page, behind its nginx, with a Bella behind it',
   { skip: noNginx || noBrowser, timeout: 60_000 },
   async (t) => {
-    const upstream = await startUpstream(t, answering('Through ', 'the gateway.'));
+    const upstream = await startUpstream(t, completeAnswer('Through ', 'the gateway.'));
     const { url } = await serve(t, { env: bellaAt(upstream.url, { TRUST_PROXY: '1' }) });
     const [, server = ''] = /^ {3}```nginx\n(.*?)^ {3}```/ms.exec(readFileSync('docs/quickstart.md', 'utf8')) ?? [];
     t.match(server, 'proxy_buffering off');

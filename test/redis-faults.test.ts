@@ -3,8 +3,8 @@ import t from 'tap';
 import { bellaAt, serve, until } from './helper.ts';
 import { noRedis, startRedis } from './redis.ts';
 import { metric, type Replicas, startReplicas } from './replicas.ts';
-import { joined, open, type Reading, readAll } from './sse-client.ts';
-import { answering, beginning, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
+import { deltaText, open, type Reading, readAll } from './sse-client.ts';
+import { completeAnswer, DONE, STOP, sse, startUpstream, text, unfinishedAnswer } from './upstream.ts';
 
 /** What happens to Redis, done to a real one; what readers and operators see of it. */
 
@@ -39,7 +39,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
   t.jobs = 3;
 
   t.test('down at the start: it starts all the same, and is whole when Redis comes', async (t) => {
-    const upstream = await startUpstream(t, answering('x'));
+    const upstream = await startUpstream(t, completeAnswer('x'));
     const redis = await startRedis(t);
     await redis.stop();
     const env = bellaAt(upstream.url, { REDIS_URL: redis.url });
@@ -83,7 +83,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     for (const one of [here, there]) {
       const { json } = await one.until('end');
       t.equal(json.answer, deltas(300).join(''));
-      t.equal(joined(one), json.answer, 'byte for byte, with Redis emptied in between');
+      t.equal(deltaText(one), json.answer, 'byte for byte, with Redis emptied in between');
     }
     t.equal(upstream.calls.length, 3);
     t.ok((await metric(a.app, 'sluice_streams_unsynced_total')) >= 1);
@@ -103,7 +103,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     t.ok((await metric(a.app, 'sluice_redis_failures_total', 'timeout')) >= 1);
     for (const one of [here, there]) {
       await one.until('end');
-      t.equal(joined(one), deltas(300).join(''));
+      t.equal(deltaText(one), deltas(300).join(''));
     }
     t.same(statuses(here), [false, true]);
   });
@@ -119,7 +119,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     await redis.client.config('SET', 'maxmemory', '1');
     await until(() => statuses(here).includes(false), 'readers are told');
     const old = await readAll(`${b.url}${done.events[0]?.json.url}`);
-    t.equal(old.events.at(-1)?.json.answer, joined(done), 'what is kept can be read');
+    t.equal(old.events.at(-1)?.json.answer, deltaText(done), 'what is kept can be read');
     const leases = () => redis.client.keys('*replica*');
     await until(
       async () => (await leases()).length === 0,
@@ -129,7 +129,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     await redis.client.config('SET', 'maxmemory', '0');
     for (const one of [here, there]) {
       t.equal((await one.until('end')).json.answer, deltas(500).join(''));
-      t.equal(joined(one), deltas(500).join(''));
+      t.equal(deltaText(one), deltas(500).join(''));
     }
     t.same(statuses(here), [false, true]);
   });
@@ -143,7 +143,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     await sleep(4_000); // The producer has not heard of them for long.
     redis.child.kill('SIGCONT');
     await there.until('end');
-    t.equal(joined(there), deltas(100).join(''));
+    t.equal(deltaText(there), deltas(100).join(''));
   });
 
   t.test('emptied: what runs is written anew, what has ended is unknown, nobody waits in silence', async (t) => {
@@ -158,25 +158,25 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     t.equal(unknown.events[0]?.json.code, 'stream_unknown');
     for (const one of [here, there]) {
       t.equal((await one.until('end')).json.answer, deltas(200).join(''));
-      t.equal(joined(one), deltas(200).join(''));
+      t.equal(deltaText(one), deltas(200).join(''));
     }
   });
 
   t.test('without its newest entries, as after a failover: an error, never a gap', async (t) => {
-    const { redis, a, b, upstream } = await startReplicas(t, beginning(), { STREAM_FLUSH_MS: '0' });
+    const { redis, a, b, upstream } = await startReplicas(t, unfinishedAnswer(), { STREAM_FLUSH_MS: '0' });
     const here = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await here.until('start');
     const call = await upstream.call(1);
     for (const delta of ['one ', 'two ', 'three ']) {
       call.response.write(text(delta));
-      await until(() => joined(here).endsWith(delta), `${delta} is there`);
+      await until(() => deltaText(here).endsWith(delta), `${delta} is there`);
     }
     const [log] = await redis.client.keys('*:log:*');
     const entries = await redis.client.xrange(log as string, '-', '+');
     await redis.client.xdel(log as string, (entries[2] as [string, string[]])[0]);
     const there = await open(`${b.url}${json.url}`);
     t.equal((await there.until('error')).json.code, 'stream_lost');
-    t.equal(joined(there), 'one ');
+    t.equal(deltaText(there), 'one ');
     here.cut();
   });
 
@@ -191,7 +191,7 @@ t.test('what happens to Redis', { skip: noRedis }, async (t) => {
     }
     for (const one of [here, there]) {
       t.equal((await one.until('end')).json.answer, deltas(200).join(''));
-      t.equal(joined(one), deltas(200).join(''));
+      t.equal(deltaText(one), deltas(200).join(''));
     }
   });
 });

@@ -20,7 +20,7 @@ export interface RedisServer {
 const BINARY = process.env.REDIS_SERVER ?? 'redis-server';
 
 /** Why tests with Redis cannot run here; false where they can. */
-export const noRedis: string | false = isThere(BINARY, '--version') ? false : `no ${BINARY} here`;
+export const noRedis: string | false = isInstalled(BINARY, '--version') ? false : `no ${BINARY} here`;
 
 export async function startRedis(t: Test): Promise<RedisServer> {
   const port = await freePort();
@@ -59,7 +59,7 @@ export async function startRedis(t: Test): Promise<RedisServer> {
   };
 }
 
-export function isThere(binary: string, ...args: string[]): boolean {
+export function isInstalled(binary: string, ...args: string[]): boolean {
   try {
     execFileSync(binary, args, { stdio: 'ignore' });
     return true;

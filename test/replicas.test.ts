@@ -3,8 +3,8 @@ import t from 'tap';
 import { until } from './helper.ts';
 import { noRedis } from './redis.ts';
 import { startReplicas } from './replicas.ts';
-import { joined, open, readAll } from './sse-client.ts';
-import { beginning, DONE, STOP, sse, text } from './upstream.ts';
+import { deltaText, open, readAll } from './sse-client.ts';
+import { DONE, STOP, sse, text, unfinishedAnswer } from './upstream.ts';
 
 /** What one replica began any other reads, stops and finds, as if it were its own. */
 
@@ -12,9 +12,9 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
   t.jobs = 4;
 
   t.test('a stream is resumed on another replica, from any place, while it runs and after it', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('one 你', '好 🚀 '));
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('one 你', '好 🚀 '));
     const reading = await open(`${a.url}/ask/stream?question=q`);
-    await until(() => joined(reading) === 'one 你好 🚀 ', 'both deltas are here');
+    await until(() => deltaText(reading) === 'one 你好 🚀 ', 'both deltas are here');
     const { id: last } = reading.events.at(-1) as { id: string };
     const { id: first, json: start } = reading.events[0] as { id: string; json: { url: string; resumable: boolean } };
     t.equal(start.resumable, true);
@@ -26,18 +26,18 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
     await rest.until('delta');
     response.end(text('four') + STOP + DONE);
     t.equal((await rest.until('end')).json.answer, 'one 你好 🚀 three four');
-    t.equal(joined(rest), 'three four', 'nothing twice, nothing lost');
+    t.equal(deltaText(rest), 'three four', 'nothing twice, nothing lost');
     await whole.until('end');
-    t.equal(joined(whole), 'one 你好 🚀 three four');
+    t.equal(deltaText(whole), 'one 你好 🚀 three four');
     await Promise.all([rest.ended, whole.ended]);
     const later = await readAll(`${b.url}${start.url}`);
-    t.equal(joined(later), 'one 你好 🚀 three four');
+    t.equal(deltaText(later), 'one 你好 🚀 three four');
     t.equal(later.events.at(-1)?.json.answer, 'one 你好 🚀 three four');
     t.equal(upstream.calls.length, 1);
   });
 
   t.test('readers on any replica count for the grace time', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'), { STREAM_GRACE_MS: '1000' });
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'), { STREAM_GRACE_MS: '1000' });
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
@@ -58,7 +58,7 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('a stop on another replica ends the call', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('so far'));
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('so far'));
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
@@ -71,7 +71,7 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('a key stands for one stream everywhere', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'));
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'));
     const ask = ({ url }: { url: string }, question = 'q') =>
       open(`${url}/ask/stream?question=${question}&key=0123456789abcdef`);
     const readings = await Promise.all(Array.from({ length: 20 }, (_, i) => ask(i % 2 ? a : b)));
@@ -117,11 +117,11 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
     reading.response.resume();
     const end = await reading.until('end');
     t.equal(end.json.answer.length, 3_000 * 8_192);
-    t.equal(joined(reading).length, 3_000 * 8_192);
+    t.equal(deltaText(reading).length, 3_000 * 8_192);
   });
 
   t.test('a conversation is found on another replica', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'));
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'));
     const chat = {
       id: 'chat-1',
       resumable: true,
@@ -139,7 +139,7 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('whatever is left in Redis has a time to live', async (t) => {
-    const { redis, upstream, a, b } = await startReplicas(t, beginning('x'), { STREAM_TTL_MS: '2000' });
+    const { redis, upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'), { STREAM_TTL_MS: '2000' });
     const reading = await open(`${a.url}/ask/stream?question=q&key=0123456789abcdef`);
     const { json } = await reading.until('start');
     for (const key of await redis.client.keys('*')) t.ok((await redis.client.pttl(key)) > 0, key);

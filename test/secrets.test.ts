@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { Writable } from 'node:stream';
 import t from 'tap';
 import { serve } from './helper.ts';
-import { answering, type Script, sse, startUpstream, text } from './upstream.ts';
+import { completeAnswer, type Script, sse, startUpstream, text } from './upstream.ts';
 
 /** Words that are planted as key, ticket, question and upstream error, and must turn up nowhere. */
 
@@ -22,7 +22,7 @@ t.test('no secret in any log line, metric or error', async (t) => {
   };
   const upstream = await startUpstream(t, (call) => {
     const name = Object.keys(faults).find((one) => call.body.includes(`do-${one}`));
-    return (faults[name ?? ''] ?? answering('fine'))(call);
+    return (faults[name ?? ''] ?? completeAnswer('fine'))(call);
   });
   let log = '';
   const logTo = new Writable({

@@ -2,12 +2,12 @@ import t from 'tap';
 import { bellaAt, until } from './helper.ts';
 import { runServer } from './process.ts';
 import { open } from './sse-client.ts';
-import { beginning, STOP, startUpstream, text } from './upstream.ts';
+import { STOP, startUpstream, text, unfinishedAnswer } from './upstream.ts';
 
 const TEN = Array.from({ length: 10 });
 
 t.test('SIGTERM lets running answers finish, and refuses new ones', async (t) => {
-  const upstream = await startUpstream(t, beginning('a'));
+  const upstream = await startUpstream(t, unfinishedAnswer('a'));
   const server = await runServer(t, bellaAt(upstream.url));
   const readings = await Promise.all(TEN.map(() => open(`${server.url}/ask/stream?question=q`)));
   await Promise.all(readings.map((reading) => reading.until('delta')));
@@ -34,7 +34,7 @@ t.test('SIGTERM lets running answers finish, and refuses new ones', async (t) =>
 });
 
 t.test('what is not done when the drain is over ends with an error, and exit code 0', async (t) => {
-  const upstream = await startUpstream(t, beginning('a'));
+  const upstream = await startUpstream(t, unfinishedAnswer('a'));
   const server = await runServer(t, bellaAt(upstream.url, { DRAIN_MS: '200' }));
   const readings = await Promise.all(TEN.map(() => open(`${server.url}/ask/stream?question=q`)));
   await Promise.all(readings.map((reading) => reading.until('delta')));
@@ -62,7 +62,7 @@ t.test('an idle service leaves at once, with a kept-alive connection open', asyn
 });
 
 t.test('a signal that comes twice at once is one signal, a later one ends it', async (t) => {
-  const upstream = await startUpstream(t, beginning('a'));
+  const upstream = await startUpstream(t, unfinishedAnswer('a'));
   const server = await runServer(t, bellaAt(upstream.url));
   const reading = await open(`${server.url}/ask/stream?question=q`);
   await reading.until('delta');

@@ -129,6 +129,6 @@ export async function readAll(url: string, options: RequestOptions & { body?: un
 }
 
 /** The text that the deltas make. */
-export function joined({ events }: Reading): string {
+export function deltaText({ events }: Reading): string {
   return events.map(({ json }) => (json?.type === 'delta' ? json.content : '')).join('');
 }

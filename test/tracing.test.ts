@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import { bellaAt, until } from './helper.ts';
 import { runServer } from './process.ts';
 import { open, readAll } from './sse-client.ts';
-import { answering, beginning, DONE, type Script, STOP, startUpstream } from './upstream.ts';
+import { completeAnswer, DONE, type Script, STOP, startUpstream, unfinishedAnswer } from './upstream.ts';
 
 /** Spans as a collector gets them: a real one over HTTP, and the service as a process. */
 
@@ -127,7 +127,7 @@ t.test('each attempt is a span; one that failed says why', async (t) => {
     (call) => {
       calls += 1;
       if (calls === 1) call.response.writeHead(503).end();
-      else answering('x')(call);
+      else completeAnswer('x')(call);
     },
     { OTEL_SERVICE_NAME: 'answers' },
   );
@@ -147,7 +147,7 @@ t.test('each attempt is a span; one that failed says why', async (t) => {
 });
 
 t.test('a client that leaves, and a probe', async (t) => {
-  const { collector, server } = await setUp(t, beginning('x'), { STREAM_GRACE_MS: '0' });
+  const { collector, server } = await setUp(t, unfinishedAnswer('x'), { STREAM_GRACE_MS: '0' });
   await fetch(`${server.url}/livez`);
   const reading = await open(`${server.url}/ask/stream?question=q&model=bella/gpt-4o`);
   await reading.until('delta');
@@ -160,14 +160,14 @@ t.test('a client that leaves, and a probe', async (t) => {
 });
 
 t.test('without OTEL_* nothing is sent, and with OTEL_SDK_DISABLED neither', async (t) => {
-  const { collector, upstream, server } = await setUp(t, answering('x'), { OTEL_SDK_DISABLED: 'true' });
+  const { collector, upstream, server } = await setUp(t, completeAnswer('x'), { OTEL_SDK_DISABLED: 'true' });
   await readAll(`${server.url}/ask/stream?question=q`);
   t.equal((await upstream.call(1)).request.headers.traceparent, undefined);
   t.same(collector.bodies, []);
 });
 
 t.test('the last spans leave before the process does', async (t) => {
-  const { collector, server } = await setUp(t, answering('x'), { OTEL_BSP_SCHEDULE_DELAY: '60000' });
+  const { collector, server } = await setUp(t, completeAnswer('x'), { OTEL_BSP_SCHEDULE_DELAY: '60000' });
   await readAll(`${server.url}/ask/stream?question=q`);
   server.child.kill('SIGTERM');
   t.equal(await server.exit, 0);

@@ -91,14 +91,14 @@ export function sse(response: ServerResponse): ServerResponse {
 }
 
 /** Plays the same whole answer to every call. */
-export function answering(...deltas: string[]): Script {
+export function completeAnswer(...deltas: string[]): Script {
   return ({ response }) => {
     sse(response).end(deltas.map(text).join('') + STOP + DONE);
   };
 }
 
 /** Begins an answer and leaves it open. */
-export function beginning(...deltas: string[]): Script {
+export function unfinishedAnswer(...deltas: string[]): Script {
   return ({ response }) => {
     sse(response).write(deltas.map(text).join(''));
   };

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { launch, noBrowser } from '../browser.ts';
-import { counting, deltas, noCluster, startCluster, startStream } from '../cluster.ts';
+import { deltas, noCluster, numberedAnswer, startCluster, startStream } from '../cluster.ts';
 
 /** Chromium behind the gateway of `deploy/`, while replicas die. */
 
@@ -15,7 +15,7 @@ t.test('Chromium: kill -9 of the serving replica, then of both', { skip }, async
   const released = new Promise<void>((resolve) => {
     release = resolve;
   });
-  const cluster = await startCluster(t, counting(50, 60, released));
+  const cluster = await startCluster(t, numberedAnswer(50, 60, released));
   const browser = await launch(t);
   const stream = await startStream(cluster, 0);
   const tabs = await Promise.all(

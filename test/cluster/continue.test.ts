@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { assertComplete, counting, noCluster, readProducedBy, startCluster } from '../cluster.ts';
+import { assertComplete, noCluster, numberedAnswer, readProducedBy, startCluster } from '../cluster.ts';
 
 /** The producing replica dies behind the gateway of `deploy/`, and another one continues its answers. */
 
@@ -18,7 +18,10 @@ t.test(
     const released = new Promise<void>((resolve) => {
       release = resolve;
     });
-    const cluster = await startCluster(t, counting(50, 60, released), { CONFIG_FILE: file, DEFAULT_MODEL: 'steady' });
+    const cluster = await startCluster(t, numberedAnswer(50, 60, released), {
+      CONFIG_FILE: file,
+      DEFAULT_MODEL: 'steady',
+    });
     const pages = await readProducedBy(cluster, 0, 40);
     cluster.replicas[0]?.child.kill('SIGKILL');
     release();

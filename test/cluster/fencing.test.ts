@@ -1,11 +1,11 @@
 import t from 'tap';
-import { browse, type Cluster, counting, noCluster, type Page, startCluster } from '../cluster.ts';
+import { browse, type Cluster, noCluster, numberedAnswer, type Page, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
 
 /** A producer that stops for longer than its lease must not write when it comes back. */
 
 t.test('a producer that stops until its streams are taken over is fenced', { skip: noCluster }, async (t) => {
-  const cluster = await startCluster(t, counting(1_000, 60));
+  const cluster = await startCluster(t, numberedAnswer(1_000, 60));
   const { child } = cluster.replicas[0] as Cluster['replicas'][number];
   const here: Page[] = [];
   const there: Page[] = [];

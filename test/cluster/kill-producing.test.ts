@@ -1,11 +1,11 @@
 import t from 'tap';
-import { counting, deltas, noCluster, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
+import { deltas, noCluster, numberedAnswer, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
 
 /** The replica that produces the streams dies behind the gateway of `deploy/`. */
 
 t.test('kill -9 of the producer: readers get all that was logged, then an error', { skip: noCluster }, async (t) => {
-  const cluster = await startCluster(t, counting(1_000, 60));
+  const cluster = await startCluster(t, numberedAnswer(1_000, 60));
   const pages = await readProducedBy(cluster, 0, STREAMS);
   cluster.replicas[0]?.child.kill('SIGKILL');
   await until(() => pages.every(({ last }) => last !== undefined), 'every page has its last event');

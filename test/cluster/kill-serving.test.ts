@@ -1,5 +1,5 @@
 import t from 'tap';
-import { assertComplete, counting, noCluster, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
+import { assertComplete, noCluster, numberedAnswer, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
 
 /** The replica that serves readers dies behind the gateway of `deploy/`. */
 
@@ -10,7 +10,7 @@ t.test('kill -9 of the serving replica: every reader resumes on the other', { sk
   const released = new Promise<void>((resolve) => {
     release = resolve;
   });
-  const cluster = await startCluster(t, counting(100, 60, released));
+  const cluster = await startCluster(t, numberedAnswer(100, 60, released));
   const pages = await readProducedBy(cluster, 0, STREAMS);
   cluster.replicas[1]?.child.kill('SIGKILL');
   release();

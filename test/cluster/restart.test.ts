@@ -4,8 +4,8 @@ import {
   assertComplete,
   browse,
   type Cluster,
-  counting,
   noCluster,
+  numberedAnswer,
   type Page,
   readProducedBy,
   startCluster,
@@ -17,7 +17,7 @@ t.test('restarts', { skip: noCluster }, async (t) => {
   t.jobs = 2;
 
   t.test('a rolling restart under load: every answer is whole, and requested once', async (t) => {
-    const cluster = await startCluster(t, counting(60, 60), { DRAIN_MS: '1000' });
+    const cluster = await startCluster(t, numberedAnswer(60, 60), { DRAIN_MS: '1000' });
     const pages: Page[] = [];
     let isAsking = true;
     const asking = (async () => {
@@ -63,7 +63,7 @@ t.test('restarts', { skip: noCluster }, async (t) => {
   });
 
   t.test('an answer that takes longer than the drain is finished for readers of the other replica', async (t) => {
-    const cluster = await startCluster(t, counting(130, 60), { DRAIN_MS: '500' });
+    const cluster = await startCluster(t, numberedAnswer(130, 60), { DRAIN_MS: '500' });
     const [page] = (await readProducedBy(cluster, 0, 1)) as [Page];
     const { child, exit } = cluster.replicas[0] as Cluster['replicas'][number];
     child.kill('SIGTERM');
