@@ -8,7 +8,7 @@ import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { drawDashboard, type Series } from './dashboard.ts';
 import { until } from './helper.ts';
-import { type Running, runServer } from './process.ts';
+import { runServer, type ServerProcess } from './process.ts';
 import { freePort, isInstalled, noRedis, startRedis } from './redis.ts';
 import { open, readAll } from './sse-client.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
@@ -16,7 +16,7 @@ import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from './upst
 /** What `deploy/` has for Prometheus and Grafana, asked of a real Prometheus after a real load. */
 
 const run = promisify(execFile);
-const noPrometheus = noRedis || (isInstalled('promtool', '--version') ? false : 'no promtool here');
+const noPrometheus = noRedis || (isInstalled('promtool', '--version') ? false : 'promtool is not installed');
 
 interface Dashboard {
   readonly panels: { type: string; title: string; targets?: { expr: string; legendFormat: string }[] }[];
@@ -65,7 +65,7 @@ const playing: Script = async ({ body, response }) => {
   response.end(STOP + DONE);
 };
 
-async function load({ url }: Running, seconds: number): Promise<void> {
+async function load({ url }: ServerProcess, seconds: number): Promise<void> {
   const ask = `${url}/ask/stream?question=`;
   const until = performance.now() + seconds * 1_000;
   const running: Promise<unknown>[] = [];

@@ -110,11 +110,11 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
     const { model, upstream, proxy } = await setUp(t);
     const page = await browser.newPage();
     await page.goto(`${proxy.url}/livez`);
-    proxy.swallowAnswers = true;
+    proxy.cutBeforeResponse = true;
     await follow(page, '/ask/stream?question=q&key=6d0f3a52-1c4b-4f5e-9b43-0c8f1f6f7a10');
     await until(() => model.calls.length === 1, 'the first question');
     await until(() => asks(proxy).length >= 2, 'the browser has come back');
-    proxy.swallowAnswers = false;
+    proxy.cutBeforeResponse = false;
     await shows(page, 1);
     model.say(1, WORDS.length);
     model.end();
