@@ -9,11 +9,11 @@ import type { Side } from '../bench/side.ts';
 import { startUpstream } from '../bench/upstream.ts';
 import { bellaAt, serve } from './helper.ts';
 
-/** A bench that cannot fail measures nothing. */
+/** Checks that the benchmark notices wrong answers. */
 
 const LOAD = { streams: 4, tokens: 50, gapMs: 1, rampMs: 10 };
 
-const side = (url: string): Side => ({
+const sideAt = (url: string): Side => ({
   name: 'test',
   url,
   cpuSeconds: () => 0,
@@ -21,7 +21,7 @@ const side = (url: string): Side => ({
   stop: async () => {},
 });
 
-/** A proxy that may change what passes through it. */
+/** Starts a proxy that passes responses through `change`. */
 async function proxy(t: Test, upstream: string, change: (text: string) => string): Promise<string> {
   const server = createServer((request, response) => {
     get(upstream + request.url, (answer) => {
@@ -40,7 +40,7 @@ async function proxy(t: Test, upstream: string, change: (text: string) => string
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-t.test('the checker', async (t) => {
+t.test('the checker accepts the expected answer, however it is split, and rejects every other', async (t) => {
   const answer = answerTo({ tokens: 20 });
   const check = (...pieces: string[]) => {
     const tokens: number[] = [];
@@ -49,44 +49,44 @@ t.test('the checker', async (t) => {
     checker.end();
     return tokens.length;
   };
-  t.equal(check(answer), 20);
-  t.equal(check(...answer), 20, 'cut anywhere');
-  t.throws(() => check(answer.slice(1)), 'one too few at the front');
-  t.throws(() => check(answer.slice(0, -1)), 'one too few at the end');
-  t.throws(() => check(`${answer}x`), 'one too many');
-  t.throws(() => check(answer.replace('stream', 'strean')), 'one altered');
-  t.equal(deltaOf('{"type":"delta","content":"a"}'), 'a');
-  t.equal(deltaOf('{"choices":[{"delta":{"content":"a"}}]}'), 'a');
-  t.throws(() => deltaOf('{"type":"error","code":"x"}'));
+  t.equal(check(answer), 20, 'the answer in one piece');
+  t.equal(check(...answer), 20, 'the answer in single characters');
+  t.throws(() => check(answer.slice(1)), 'the first character is missing');
+  t.throws(() => check(answer.slice(0, -1)), 'the last character is missing');
+  t.throws(() => check(`${answer}x`), 'there is a character too many');
+  t.throws(() => check(answer.replace('stream', 'strean')), 'a character is altered');
+  t.equal(deltaOf('{"type":"delta","content":"a"}'), 'a', 'deltas of Sluice are read');
+  t.equal(deltaOf('{"choices":[{"delta":{"content":"a"}}]}'), 'a', 'deltas of OpenAI are read');
+  t.throws(() => deltaOf('{"type":"error","code":"x"}'), 'an error event is no delta');
   const question = { id: 'abc1', tokens: 3, gapMs: 20 };
-  t.same(parseQuestion(`/ask/stream?question=${textOf(question)}`), question);
-  t.same(quantiles([5, 1, 4, 2, 3]), { p50: 3, p99: 5 });
+  t.same(parseQuestion(`/ask/stream?question=${textOf(question)}`), question, 'a question is read back from its text');
+  t.same(quantiles([5, 1, 4, 2, 3]), { p50: 3, p99: 5 }, 'quantiles of unsorted values');
 });
 
-t.test('loads against the service and through a proxy; one altered byte fails', async (t) => {
+t.test('a load succeeds, also through a proxy, and fails if an answer is altered', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   for (const base of [url, await proxy(t, upstream.url, (text) => text)]) {
-    const figures = await run(side(base), upstream, LOAD);
-    t.equal(figures.streams, 4);
-    t.ok(figures.tokensPerSecond > 0);
-    t.ok(figures.firstTokenMs.p50 > 0 && Number.isFinite(figures.firstTokenMs.p99));
-    t.ok(figures.delayMs.p50 >= 0 && Number.isFinite(figures.delayMs.p99));
+    const figures = await run(sideAt(base), upstream, LOAD);
+    t.equal(figures.streams, 4, 'all streams are counted');
+    t.ok(figures.tokensPerSecond > 0, 'tokens are counted');
+    t.ok(figures.firstTokenMs.p50 > 0 && Number.isFinite(figures.firstTokenMs.p99), 'time to first token is measured');
+    t.ok(figures.delayMs.p50 >= 0 && Number.isFinite(figures.delayMs.p99), 'delay is measured');
   }
-  const cancelled = await cancel(side(url), upstream, 3);
-  t.ok(cancelled.p99 > 0 && Number.isFinite(cancelled.p99));
-  let left = 3;
+  const cancelled = await cancel(sideAt(url), upstream, 3);
+  t.ok(cancelled.p99 > 0 && Number.isFinite(cancelled.p99), 'time to cancel is measured');
+  let chunksLeft = 3;
   const altered = await proxy(t, upstream.url, (text) =>
-    --left === 0 ? text.replace(/"content":"./, '"content":"#') : text,
+    --chunksLeft === 0 ? text.replace(/"content":"./, '"content":"#') : text,
   );
-  await t.rejects(run(side(altered), upstream, LOAD), /differs/);
+  await t.rejects(run(sideAt(altered), upstream, LOAD), /differs/, 'an altered answer');
   const cut = await proxy(t, upstream.url, (text) => text.replaceAll(/data: .*token.*\n\n/g, ''));
-  await t.rejects(run(side(cut), upstream, LOAD), /differs|units/);
+  await t.rejects(run(sideAt(cut), upstream, LOAD), /differs|units/, 'an answer without deltas');
 });
 
-t.test('the report', async (t) => {
-  const f = {
+t.test('the report has a row for every load and no missing number', async (t) => {
+  const figures = {
     streams: 10,
     tokensPerSecond: 1_000,
     cpuMicrosPerToken: 50,
@@ -94,13 +94,13 @@ t.test('the report', async (t) => {
     delayMs: { p50: 3, p99: 4 },
     rssPerStreamKb: 60,
   };
-  const growth = [f, { ...f, streams: 100, tokensPerSecond: 10_000 }];
+  const growth = [figures, { ...figures, streams: 100, tokensPerSecond: 10_000 }];
   const text = markdown({
     date: '2026-01-01',
     node: 'v26',
     cores: 2,
     cpu: 'c',
-    loads: { paced: { proxy: f, sluice: f } },
+    loads: { paced: { proxy: figures, sluice: figures } },
     requestsPerSecond: { proxy: 1, sluice: 2 },
     cancelMs: { p50: 1, p99: 2 },
     heldKb: { proxy: 3, sluice: Number.NaN },
