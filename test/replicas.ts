@@ -4,7 +4,7 @@ import { bellaAt, serve } from './helper.ts';
 import { type RedisServer, startRedis } from './redis.ts';
 import { type Script, startUpstream, type Upstream } from './upstream.ts';
 
-/** Two services in this process, one Redis, one provider. */
+/** Two replicas in this process that share a Redis and ask one upstream. */
 export interface Replicas {
   readonly redis: RedisServer;
   readonly upstream: Upstream;
@@ -18,13 +18,4 @@ export async function startReplicas(t: Test, script: Script, env: Record<string,
   const options = { env: bellaAt(upstream.url, { REDIS_URL: redis.url, ...env }) };
   const [a, b] = await Promise.all([serve(t, options), serve(t, options)]);
   return { redis, upstream, a, b };
-}
-
-/** The value of a metric, summed over its labels that contain all of `labels`. */
-export async function metric(app: FastifyInstance, name: string, labels = ''): Promise<number> {
-  const { body } = await app.inject('/metrics');
-  return body
-    .split('\n')
-    .filter((line) => line.startsWith(name) && line.includes(labels))
-    .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }
