@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import type { ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import { bellaAt, until } from './helper.ts';
@@ -8,7 +7,7 @@ import { postJson } from './post-json.ts';
 import { runServer, type ServerProcess } from './process.ts';
 import { freePort, noRedis, type RedisServer, startRedis } from './redis.ts';
 import { open } from './sse-client.ts';
-import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from './upstream.ts';
+import { numberedDeltas, type Script, startUpstream, type Upstream } from './upstream.ts';
 
 /** Two replicas in processes of their own, a Redis, and the nginx of `deploy/` in front. */
 export interface Cluster {
@@ -125,32 +124,6 @@ export function readAsEventSource(url: string): Page {
 
 /** Number of streams in a test that kills a replica under load. */
 export const STREAMS = Number(process.env.STREAMS ?? 200);
-
-/** Returns the deltas of an answer of `numberedAnswer`. */
-export const numberedDeltas = (count: number) => Array.from({ length: count }, (_, i) => `${i}你 `);
-
-/** Number of deltas that `numberedAnswer` writes before it waits for `release`. */
-const BEFORE_RELEASE = 20;
-
-/**
- * Answers with a number every `ms`. If the prompt holds a partial answer, it continues behind that. After the
- * first numbers, the answer waits for `release`, so that no answer ends before the test has killed a replica.
- */
-export const numberedAnswer =
-  (count: number, ms: number, release?: Promise<unknown>) =>
-  async ({ body, response }: { body: string; response: ServerResponse }) => {
-    const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
-    const partial = messages.find(({ role }) => role === 'assistant')?.content ?? '';
-    sse(response);
-    for (const [i, delta] of numberedDeltas(count).entries()) {
-      if (i < partial.split(' ').length - 1) continue;
-      if (i === BEFORE_RELEASE) await release;
-      if (response.destroyed) return;
-      response.write(text(delta));
-      await sleep(ms);
-    }
-    response.end(STOP + DONE);
-  };
 
 /** Starts a stream on one replica and returns its path. */
 export async function startStream(cluster: Cluster, index: number): Promise<string> {

@@ -12,6 +12,7 @@ export interface Replicas {
   readonly b: { app: FastifyInstance; url: string };
 }
 
+/** Starts two replicas whose upstream runs this script. */
 export async function startReplicas(t: Test, script: Script, env: Record<string, string> = {}): Promise<Replicas> {
   const redis = await startRedis(t);
   const upstream = await startUpstream(t, script);

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 
 /** An HTTP server that acts as a provider: it runs the script of the test for every call, and records the calls. */
@@ -106,6 +107,32 @@ export function unfinishedAnswer(...deltas: string[]): Script {
     sse(response).write(deltas.map(text).join(''));
   };
 }
+
+/** Returns the deltas of an answer of `numberedAnswer`. */
+export const numberedDeltas = (count: number) => Array.from({ length: count }, (_, i) => `${i}你 `);
+
+/** Number of deltas that `numberedAnswer` writes before it waits for `release`. */
+const BEFORE_RELEASE = 20;
+
+/**
+ * Answers with a number every `ms`. If the prompt holds a partial answer, it continues behind that. After the
+ * first numbers, the answer waits for `release`, so that no answer ends before the test has killed a replica.
+ */
+export const numberedAnswer =
+  (count: number, ms: number, release?: Promise<unknown>): Script =>
+  async ({ body, response }) => {
+    const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
+    const partial = messages.find(({ role }) => role === 'assistant')?.content ?? '';
+    sse(response);
+    for (const [i, delta] of numberedDeltas(count).entries()) {
+      if (i < partial.split(' ').length - 1) continue;
+      if (i === BEFORE_RELEASE) await release;
+      if (response.destroyed) return;
+      response.write(text(delta));
+      await sleep(ms);
+    }
+    response.end(STOP + DONE);
+  };
 
 /** Accepts every call and never answers. */
 export const silent: Script = () => {};

@@ -1,7 +1,8 @@
 import t from 'tap';
 import { launch, noBrowser } from '../browser.ts';
-import { noCluster, numberedAnswer, numberedDeltas, startCluster, startStream } from '../cluster.ts';
+import { noCluster, startCluster, startStream } from '../cluster.ts';
 import { deferred } from '../helper.ts';
+import { numberedAnswer, numberedDeltas } from '../upstream.ts';
 
 /** An EventSource of Chromium reads through the gateway of `deploy/` while replicas are killed. */
 

@@ -1,6 +1,7 @@
 import t from 'tap';
-import { assertComplete, noCluster, numberedAnswer, readProducedBy, startCluster } from '../cluster.ts';
+import { assertComplete, noCluster, readProducedBy, startCluster } from '../cluster.ts';
 import { deferred, writeConfig } from '../helper.ts';
+import { numberedAnswer } from '../upstream.ts';
 
 /** The producer of the streams is killed, and another replica takes them over and continues the answers. */
 

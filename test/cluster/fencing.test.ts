@@ -1,6 +1,7 @@
 import t from 'tap';
-import { type Cluster, noCluster, numberedAnswer, type Page, readAsEventSource, startCluster } from '../cluster.ts';
+import { type Cluster, noCluster, type Page, readAsEventSource, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
+import { numberedAnswer } from '../upstream.ts';
 
 /** A producer that is stopped for longer than its lease must not write to its logs when it continues. */
 

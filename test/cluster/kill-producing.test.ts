@@ -1,6 +1,7 @@
 import t from 'tap';
-import { noCluster, numberedAnswer, numberedDeltas, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
+import { noCluster, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
+import { numberedAnswer, numberedDeltas } from '../upstream.ts';
 
 /** The producer of the streams is killed behind the gateway of `deploy/`. */
 

@@ -1,6 +1,7 @@
 import t from 'tap';
-import { assertComplete, noCluster, numberedAnswer, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
+import { assertComplete, noCluster, readProducedBy, STREAMS, startCluster } from '../cluster.ts';
 import { deferred } from '../helper.ts';
+import { numberedAnswer } from '../upstream.ts';
 
 /** A replica that serves readers, but produces nothing, is killed behind the gateway of `deploy/`. */
 

@@ -4,12 +4,12 @@ import {
   assertComplete,
   type Cluster,
   noCluster,
-  numberedAnswer,
   type Page,
   readAsEventSource,
   readProducedBy,
   startCluster,
 } from '../cluster.ts';
+import { numberedAnswer } from '../upstream.ts';
 
 /** Replicas are restarted one after the other behind the gateway of `deploy/`. */
 
