@@ -35,7 +35,6 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
       PORT: String(port),
       REDIS_URL: redis.url,
       TRUST_PROXY: '1',
-      MAX_EVENT_LOOP_DELAY_MS: '0',
       ...env,
     });
   const start = (port: number) => runServer(t, envOf(port));

@@ -126,7 +126,6 @@ defaultModel: bella/gpt-4o
     REDIS_URL: redis.url,
     STREAM_GRACE_MS: '200',
     MAX_GENERATIONS: '20',
-    MAX_EVENT_LOOP_DELAY_MS: '0',
   });
   const prometheus = await startPrometheus(t, folder, server.url);
   const seconds = Number(process.env.LOAD_SECONDS ?? 8);
