@@ -106,10 +106,10 @@ t.test('the report has a row for every load and no missing number', async (t) =>
     heldKb: { proxy: 3, sluice: Number.NaN },
     growth,
   });
-  t.match(text, '| paced | sluice | 1000 | 50.0 | 1.0 / 2.0 | 3.0 / 4.0 |');
-  t.match(text, '| 100 | 50 | 50.0 | 60 | 2.0 |');
-  t.notMatch(text, /NaN|undefined/);
+  t.match(text, '| paced | sluice | 1000 | 50.0 | 1.0 / 2.0 | 3.0 / 4.0 |', 'the row of a load');
+  t.match(text, '| 100 | 50 | 50.0 | 60 | 2.0 |', 'the row of a number of streams');
+  t.notMatch(text, /NaN|undefined/, 'the report has no missing number');
   const svg = plot(growth);
-  t.match(svg, /^<svg [^>]+>[\s\S]*<\/svg>\n$/);
-  t.notMatch(svg, /NaN|undefined/);
+  t.match(svg, /^<svg [^>]+>[\s\S]*<\/svg>\n$/, 'the plot is an SVG');
+  t.notMatch(svg, /NaN|undefined/, 'the plot has no missing number');
 });

@@ -58,7 +58,7 @@ export async function startCluster(t: Test, script: Script, env: Record<string, 
   };
 }
 
-/** What a client with an EventSource has received, over all its connections. */
+/** Everything that a client with an EventSource has received, over all its connections. */
 export interface Page {
   /** Text of all deltas, in order of arrival. */
   text: string;

@@ -408,7 +408,8 @@ t.test('connect timeout: the client gets upstream_timeout', { skip: noListenBack
   await until(() => fillers.filter(({ connecting }) => !connecting).length >= 2, 'the queue is full');
   const { app, url } = await serveProvider(t, {}, `http://127.0.0.1:${port}`);
   const { events } = await readAll(`${url}/ask/stream?question=q`);
-  t.match(events.at(-1)?.json, { code: 'upstream_timeout', stage: 'connect', retryable: true });
+  const timeout = { code: 'upstream_timeout', stage: 'connect', retryable: true };
+  t.match(events.at(-1)?.json, timeout, 'fields of the last event');
   const attempts = await metricValue(app, 'sluice_upstream_attempts_total', { outcome: 'connect_timeout' });
   t.equal(attempts, 2, 'both attempts time out');
 });
@@ -487,9 +488,9 @@ t.test('an overloaded event loop refuses new questions, and readers can still re
   }, 1);
   await until(() => app.isUnderPressure(), 'the service is overloaded');
   const refused = await postJson(`${url}/ask/stream`, { question: 'q' });
-  t.equal(refused.status, 503);
-  t.equal(refused.headers.get('retry-after'), '5');
-  t.match(await refused.json(), { error: { code: 'overloaded' } });
+  t.equal(refused.status, 503, 'a new question is refused');
+  t.equal(refused.headers.get('retry-after'), '5', 'retry-after of the refusal');
+  t.match(await refused.json(), { error: { code: 'overloaded' } }, 'error code of the refusal');
   t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'pressure' }), 1, 'sluice_refusals_total');
   const resumed = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
   t.equal(resumed.response.statusCode, 200, 'a reader resumes');

@@ -170,9 +170,9 @@ t.test('a ticket starts one generation, for its question and its key only', asyn
     'the url of the `start` event reads the stream',
   );
   const stream = first.events[0]?.json.stream as string;
-  const elsewhere = new URL(read);
-  elsewhere.pathname = `/streams/${'C'.repeat(22)}`;
-  t.equal((await fetch(elsewhere)).status, 401, '80: the ticket of that url does not read another stream');
+  const otherStream = new URL(read);
+  otherStream.pathname = `/streams/${'C'.repeat(22)}`;
+  t.equal((await fetch(otherStream)).status, 401, '80: the ticket of that url does not read another stream');
   t.equal(
     (await fetch(`${url}/streams/${stream}?ticket=${validTicket}`)).status,
     401,

@@ -92,28 +92,36 @@ t.test('a request, its provider call and its log line share the trace of the cal
   await until(() => collector.spans.length === 2, 'the collector has two spans');
   const request = collector.spans.find(({ kind }) => kind === SERVER) as Span;
   const call = collector.spans.find(({ kind }) => kind === CLIENT) as Span;
-  t.match(request, {
-    name: 'POST /ask/stream',
-    traceId: TRACE_ID,
-    parentSpanId: '00f067aa0ba902b7',
-    attributes: { 'http.route': '/ask/stream', 'url.path': '/ask/stream', 'http.response.status_code': 200 },
-  });
-  t.match(call, {
-    name: 'chat gpt-4o',
-    traceId: TRACE_ID,
-    parentSpanId: request.spanId,
-    events: ['gen_ai.first_token'],
-    attributes: {
-      'gen_ai.operation.name': 'chat',
-      'gen_ai.provider.name': 'bella',
-      'gen_ai.request.model': 'gpt-4o',
-      'gen_ai.request.max_tokens': 50,
-      'gen_ai.request.temperature': 0.5,
-      'gen_ai.response.finish_reasons': ['stop'],
-      'gen_ai.usage.input_tokens': 7,
-      'gen_ai.usage.output_tokens': 2,
+  t.match(
+    request,
+    {
+      name: 'POST /ask/stream',
+      traceId: TRACE_ID,
+      parentSpanId: '00f067aa0ba902b7',
+      attributes: { 'http.route': '/ask/stream', 'url.path': '/ask/stream', 'http.response.status_code': 200 },
     },
-  });
+    'the span of the request',
+  );
+  t.match(
+    call,
+    {
+      name: 'chat gpt-4o',
+      traceId: TRACE_ID,
+      parentSpanId: request.spanId,
+      events: ['gen_ai.first_token'],
+      attributes: {
+        'gen_ai.operation.name': 'chat',
+        'gen_ai.provider.name': 'bella',
+        'gen_ai.request.model': 'gpt-4o',
+        'gen_ai.request.max_tokens': 50,
+        'gen_ai.request.temperature': 0.5,
+        'gen_ai.response.finish_reasons': ['stop'],
+        'gen_ai.usage.input_tokens': 7,
+        'gen_ai.usage.output_tokens': 2,
+      },
+    },
+    'the span of the provider call',
+  );
   t.equal(
     (await upstream.call(1)).request.headers.traceparent,
     `00-${TRACE_ID}-${call.spanId}-01`,
@@ -149,6 +157,7 @@ t.test('each attempt has a span, and a failed one has its error type', async (t)
       ['http_503', 2],
       [undefined, 0],
     ],
+    'only the failed attempt has an error',
   );
   const request = collector.spans.find(({ kind }) => kind === SERVER) as Span;
   t.ok(
@@ -166,7 +175,8 @@ t.test('a client disconnect is an event of its request and no error; probes have
   reading.cut();
   await until(() => collector.spans.length === 2, 'the collector has two spans');
   const [call, request] = [CLIENT, SERVER].map((kind) => collector.spans.find((span) => span.kind === kind) as Span);
-  t.match(request, { name: 'GET /ask/stream', events: ['client left'], attributes: { 'url.path': '/ask/stream' } });
+  const expected = { name: 'GET /ask/stream', events: ['client left'], attributes: { 'url.path': '/ask/stream' } };
+  t.match(request, expected, 'the span of the request has the event');
   t.equal(call?.attributes['error.type'], 'aborted', 'the call is aborted');
   t.equal(call?.status.code ?? 0, 0, 'an aborted call has no error status');
 });
