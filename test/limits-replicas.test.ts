@@ -96,7 +96,7 @@ t.test('limits across replicas', { skip: noRedis }, async (t) => {
     t.equal(upstream.calls.length, 1, 'the upstream is called once');
     t.equal((await open(`${b.url}${path}2`)).response.statusCode, 401, 'the ticket is not valid for another question');
     for (let slot = 2; slot <= 5; slot++)
-      await until(() => isAccepted(a), `the stream uses one slot; slot ${slot} is free`);
+      await until(() => isAccepted(a), `the stream uses one slot; slot ${slot} is free`, 10_000);
     t.equal((await ask(a)).response.statusCode, 429, 'the limit is reached');
     for (const reading of readings) reading.cut();
   });
