@@ -9,7 +9,7 @@ import type { SystemUnderTest } from '../bench/system-under-test.ts';
 import { startUpstream } from '../bench/upstream.ts';
 import { bellaAt, serve } from './helper.ts';
 
-/** A bench that cannot fail measures nothing. */
+/** Checks that the benchmark notices wrong answers. */
 
 const LOAD = { streams: 4, tokens: 50, gapMs: 1, rampMs: 10 };
 
@@ -21,7 +21,7 @@ const systemAt = (url: string): SystemUnderTest => ({
   stop: async () => {},
 });
 
-/** A proxy that may change what passes through it. */
+/** Starts a proxy that passes responses through `change`. */
 async function proxy(t: Test, upstream: string, change: (text: string) => string): Promise<string> {
   const server = createServer((request, response) => {
     get(upstream + request.url, (answer) => {
@@ -40,7 +40,7 @@ async function proxy(t: Test, upstream: string, change: (text: string) => string
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-t.test('the checker', async (t) => {
+t.test('the checker accepts the expected answer, however it is split, and rejects every other', async (t) => {
   const answer = expectedAnswer({ tokens: 20 });
   const check = (...pieces: string[]) => {
     const tokens: number[] = [];
@@ -49,44 +49,48 @@ t.test('the checker', async (t) => {
     checker.end();
     return tokens.length;
   };
-  t.equal(check(answer), 20);
-  t.equal(check(...answer), 20, 'cut anywhere');
-  t.throws(() => check(answer.slice(1)), 'one too few at the front');
-  t.throws(() => check(answer.slice(0, -1)), 'one too few at the end');
-  t.throws(() => check(`${answer}x`), 'one too many');
-  t.throws(() => check(answer.replace('stream', 'strean')), 'one altered');
-  t.equal(deltaOf('{"type":"delta","content":"a"}'), 'a');
-  t.equal(deltaOf('{"choices":[{"delta":{"content":"a"}}]}'), 'a');
-  t.throws(() => deltaOf('{"type":"error","code":"x"}'));
+  t.equal(check(answer), 20, 'the answer in one piece');
+  t.equal(check(...answer), 20, 'the answer in single characters');
+  t.throws(() => check(answer.slice(1)), 'the first character is missing');
+  t.throws(() => check(answer.slice(0, -1)), 'the last character is missing');
+  t.throws(() => check(`${answer}x`), 'there is a character too many');
+  t.throws(() => check(answer.replace('stream', 'strean')), 'a character is altered');
+  t.equal(deltaOf('{"type":"delta","content":"a"}'), 'a', 'deltas of Sluice are read');
+  t.equal(deltaOf('{"choices":[{"delta":{"content":"a"}}]}'), 'a', 'deltas of OpenAI are read');
+  t.throws(() => deltaOf('{"type":"error","code":"x"}'), 'an error event is no delta');
   const question = { id: 'abc1', tokens: 3, gapMs: 20 };
-  t.same(parseQuestion(`/ask/stream?question=${questionText(question)}`), question);
-  t.same(quantiles([5, 1, 4, 2, 3]), { p50: 3, p99: 5 });
+  t.same(
+    parseQuestion(`/ask/stream?question=${questionText(question)}`),
+    question,
+    'a question is read back from its text',
+  );
+  t.same(quantiles([5, 1, 4, 2, 3]), { p50: 3, p99: 5 }, 'quantiles of unsorted values');
 });
 
-t.test('loads against the service and through a proxy; one altered byte fails', async (t) => {
+t.test('a load succeeds, also through a proxy, and fails if an answer is altered', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   for (const base of [url, await proxy(t, upstream.url, (text) => text)]) {
     const figures = await runLoad(systemAt(base), upstream, LOAD);
-    t.equal(figures.streams, 4);
-    t.ok(figures.tokensPerSecond > 0);
-    t.ok(figures.firstTokenMs.p50 > 0 && Number.isFinite(figures.firstTokenMs.p99));
-    t.ok(figures.delayMs.p50 >= 0 && Number.isFinite(figures.delayMs.p99));
+    t.equal(figures.streams, 4, 'all streams are counted');
+    t.ok(figures.tokensPerSecond > 0, 'tokens are counted');
+    t.ok(figures.firstTokenMs.p50 > 0 && Number.isFinite(figures.firstTokenMs.p99), 'time to first token is measured');
+    t.ok(figures.delayMs.p50 >= 0 && Number.isFinite(figures.delayMs.p99), 'delay is measured');
   }
   const cancelled = await measureCancellation(systemAt(url), upstream, 3);
-  t.ok(cancelled.p99 > 0 && Number.isFinite(cancelled.p99));
-  let left = 3;
+  t.ok(cancelled.p99 > 0 && Number.isFinite(cancelled.p99), 'time to cancel is measured');
+  let chunksLeft = 3;
   const altered = await proxy(t, upstream.url, (text) =>
-    --left === 0 ? text.replace(/"content":"./, '"content":"#') : text,
+    --chunksLeft === 0 ? text.replace(/"content":"./, '"content":"#') : text,
   );
-  await t.rejects(runLoad(systemAt(altered), upstream, LOAD), /differs/);
+  await t.rejects(runLoad(systemAt(altered), upstream, LOAD), /differs/, 'an altered answer');
   const cut = await proxy(t, upstream.url, (text) => text.replaceAll(/data: .*token.*\n\n/g, ''));
-  await t.rejects(runLoad(systemAt(cut), upstream, LOAD), /differs|characters/);
+  await t.rejects(runLoad(systemAt(cut), upstream, LOAD), /differs|characters/, 'an answer without deltas');
 });
 
-t.test('the report', async (t) => {
-  const f = {
+t.test('the report has a row for every load and no missing number', async (t) => {
+  const figures = {
     streams: 10,
     tokensPerSecond: 1_000,
     cpuMicrosPerToken: 50,
@@ -94,22 +98,22 @@ t.test('the report', async (t) => {
     delayMs: { p50: 3, p99: 4 },
     rssPerStreamKb: 60,
   };
-  const growth = [f, { ...f, streams: 100, tokensPerSecond: 10_000 }];
+  const growth = [figures, { ...figures, streams: 100, tokensPerSecond: 10_000 }];
   const text = markdown({
     date: '2026-01-01',
     node: 'v26',
     cores: 2,
     cpu: 'c',
-    loads: { paced: { proxy: f, sluice: f } },
+    loads: { paced: { proxy: figures, sluice: figures } },
     requestsPerSecond: { proxy: 1, sluice: 2 },
     cancelMs: { p50: 1, p99: 2 },
     heldKb: { proxy: 3, sluice: Number.NaN },
     growth,
   });
-  t.match(text, '| paced | sluice | 1000 | 50.0 | 1.0 / 2.0 | 3.0 / 4.0 |');
-  t.match(text, '| 100 | 50 | 50.0 | 60 | 2.0 |');
-  t.notMatch(text, /NaN|undefined/);
+  t.match(text, '| paced | sluice | 1000 | 50.0 | 1.0 / 2.0 | 3.0 / 4.0 |', 'the row of a load');
+  t.match(text, '| 100 | 50 | 50.0 | 60 | 2.0 |', 'the row of a number of streams');
+  t.notMatch(text, /NaN|undefined/, 'the report has no missing number');
   const svg = plot(growth);
-  t.match(svg, /^<svg [^>]+>[\s\S]*<\/svg>\n$/);
-  t.notMatch(svg, /NaN|undefined/);
+  t.match(svg, /^<svg [^>]+>[\s\S]*<\/svg>\n$/, 'the plot is an SVG');
+  t.notMatch(svg, /NaN|undefined/, 'the plot has no missing number');
 });

@@ -2,17 +2,19 @@ import { existsSync } from 'node:fs';
 import { type Browser, chromium } from 'playwright-core';
 import type { Test } from 'tap';
 
-/** A real Chromium, where the machine has one. `CHROMIUM` says where, and that it must be there. */
+/** A real Chromium, if the machine has one. `CHROMIUM` sets its path and makes it mandatory. */
 
 const PATH = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
-if (process.env.CHROMIUM && !existsSync(PATH)) throw new Error(`CHROMIUM is not there: ${PATH}`);
+if (process.env.CHROMIUM && !existsSync(PATH)) throw new Error(`CHROMIUM does not exist: ${PATH}`);
+/** Reason to skip tests that need a browser; false if there is one. */
 export const noBrowser = existsSync(PATH) ? false : `no Chromium at ${PATH}; set CHROMIUM`;
 
+/** Starts a headless Chromium, which is closed when the test ends. */
 export async function launch(t: Test): Promise<Browser> {
   const browser = await chromium.launch({
     executablePath: PATH,
-    // The machine may have no network but loopback, and CI runs as root.
+    // CI runs as root, and the machine may have no network except loopback.
     args: [
       '--no-sandbox',
       '--disable-gpu',

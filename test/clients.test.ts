@@ -1,12 +1,12 @@
 import { EventSource } from 'eventsource';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve } from './helper.ts';
-import { answering, startUpstream } from './upstream.ts';
+import { completeAnswer, startUpstream } from './upstream.ts';
 
-/** Clients that people use, none of ours, read an answer to the byte. */
+/** Common EventSource implementations read an answer with unusual characters exactly. */
 
-const PIECES = [
+const DELTAS = [
   '你好',
   '，世界 ',
   '🚀👩‍🚀',
@@ -16,18 +16,19 @@ const PIECES = [
   ' data: x\n\nid: 7',
   ' <b>&amp;</b> \\ end',
 ];
-const ANSWER = PIECES.join('');
+const ANSWER = DELTAS.join('');
 
-async function service(t: Parameters<typeof startUpstream>[0]): Promise<string> {
-  const upstream = await startUpstream(t, answering(...PIECES));
+/** Starts a service that answers every question with `ANSWER`, and returns its URL. */
+async function serveAnswer(t: Test): Promise<string> {
+  const upstream = await startUpstream(t, completeAnswer(...DELTAS));
   return (await serve(t, { env: bellaAt(upstream.url) })).url;
 }
 
-t.test('a browser’s EventSource', { skip: noBrowser }, async (t) => {
-  const url = await service(t);
+t.test('the EventSource of a browser receives the answer exactly', { skip: noBrowser }, async (t) => {
+  const url = await serveAnswer(t);
   const page = await (await launch(t)).newPage();
   await page.goto(`${url}/livez`);
-  const seen = await page.evaluate(
+  const received = await page.evaluate(
     () =>
       new Promise<{ deltas: string; answer: string; types: string[] }>((resolve, reject) => {
         const source = new EventSource(`/ask/stream?question=${encodeURIComponent('你好？&=+')}`);
@@ -44,13 +45,13 @@ t.test('a browser’s EventSource', { skip: noBrowser }, async (t) => {
         source.onerror = () => reject(new Error(`error after ${types.join()}`));
       }),
   );
-  t.equal(seen.deltas, ANSWER);
-  t.equal(seen.answer, ANSWER);
-  t.equal(seen.types[0], 'start');
+  t.equal(received.deltas, ANSWER, 'the text of the deltas');
+  t.equal(received.answer, ANSWER, 'the answer of the `end` event');
+  t.equal(received.types[0], 'start', 'the first event is `start`');
 });
 
-t.test('the eventsource package', async (t) => {
-  const url = await service(t);
+t.test('the npm package eventsource receives the answer exactly', async (t) => {
+  const url = await serveAnswer(t);
   const source = new EventSource(`${url}/ask/stream?question=q`);
   t.teardown(() => source.close());
   let deltas = '';
@@ -62,6 +63,6 @@ t.test('the eventsource package', async (t) => {
     });
     source.addEventListener('error', ({ message }) => reject(new Error(message)));
   });
-  t.equal(deltas, ANSWER);
-  t.equal(answer, ANSWER);
+  t.equal(deltas, ANSWER, 'the text of the deltas');
+  t.equal(answer, ANSWER, 'the answer of the `end` event');
 });

@@ -2,17 +2,17 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import { configurationReference } from '../scripts/config-reference.ts';
 
-/** `docs/configuration.md` says what the schema says. `npm run docs` writes it. */
+/** The table of settings in `docs/configuration.md` is generated from the schema by `npm run docs`. */
 
 const FILE = 'docs/configuration.md';
-const PLACE = /(<!-- settings:.*?-->\n).*?(<!-- \/settings -->)/s;
+const TABLE = /(<!-- settings:.*?-->\n).*?(<!-- \/settings -->)/s;
 
-t.test('the table of settings is the schema', async (t) => {
+t.test('docs/configuration.md has the table of settings that the schema gives', async (t) => {
   const table = configurationReference();
   const before = readFileSync(FILE, 'utf8');
-  t.match(before, PLACE);
-  const after = before.replace(PLACE, (_, begin, end) => `${begin}\n${table}\n\n${end}`);
+  t.match(before, TABLE, `${FILE} has the markers of the table`);
+  const after = before.replace(TABLE, (_, begin, end) => `${begin}\n${table}\n\n${end}`);
   if (process.env.UPDATE_DOCS) writeFileSync(FILE, after);
-  else t.equal(after, before, 'run `npm run docs`');
-  for (const row of table.split('\n').slice(2)) t.notMatch(row, /\|\s*\|$/, `${row.split('|')[1]} is explained`);
+  else t.equal(after, before, 'the table is up to date; else run `npm run docs`');
+  for (const row of table.split('\n').slice(2)) t.notMatch(row, /\|\s*\|$/, `${row.split('|')[1]} has a description`);
 });

@@ -1,6 +1,6 @@
 import type { Browser } from 'playwright-core';
 
-/** The dashboard's panels as a picture, with what its own queries gave: for machines without Grafana. */
+/** Draws the panels of the dashboard with the results of its queries, on machines without Grafana. */
 
 export interface Series {
   readonly name: string;
@@ -11,6 +11,7 @@ const WIDTH = 400;
 const HEIGHT = 130;
 const COLOURS = ['#73bf69', '#f2cc0c', '#5794f2', '#ff780a', '#f2495c', '#b877d9', '#37872d', '#fade2a', '#8ab8ff'];
 
+/** Saves a picture of the panels as `file`. */
 export async function drawDashboard(
   browser: Browser,
   panels: readonly { title: string; series: readonly Series[] }[],
@@ -29,19 +30,19 @@ export async function drawDashboard(
 function panel({ title, series }: { title: string; series: readonly Series[] }): string {
   const numbers = series.flatMap(({ values }) => values.map(([, value]) => Number(value))).filter(Number.isFinite);
   const times = series.flatMap(({ values }) => values.map(([time]) => time));
-  const [from, to, most] = [Math.min(...times), Math.max(...times), Math.max(1e-9, ...numbers)];
+  const [from, to, maximum] = [Math.min(...times), Math.max(...times), Math.max(1e-9, ...numbers)];
   const lines = series.map(({ values }, i) => {
     const points = values
       .filter(([, value]) => Number.isFinite(Number(value)))
       .map(
         ([time, value]) =>
-          `${((time - from) / (to - from || 1)) * WIDTH},${HEIGHT - 4 - (Number(value) / most) * (HEIGHT - 12)}`,
+          `${((time - from) / (to - from || 1)) * WIDTH},${HEIGHT - 4 - (Number(value) / maximum) * (HEIGHT - 12)}`,
       );
     return `<polyline fill="none" stroke-width="1.5" stroke="${COLOURS[i % COLOURS.length]}" points="${points.join(' ')}"/>`;
   });
   const legend = series.map(
     ({ name }, i) => `<li><span style="color:${COLOURS[i % COLOURS.length]}">▬</span> ${name}</li>`,
   );
-  return `<section><h2>${title} <small>max ${most.toPrecision(3)}</small></h2>
+  return `<section><h2>${title} <small>max ${maximum.toPrecision(3)}</small></h2>
     <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none">${lines.join('')}</svg><ul>${legend.join('')}</ul></section>`;
 }

@@ -1,42 +1,45 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { Writable } from 'node:stream';
-import type { FastifyInstance } from 'fastify';
 import t, { type Test } from 'tap';
 import { systemClock } from '../plugins/clock.ts';
-import { serve, until } from './helper.ts';
+import { captureLog, serve, until, writeConfig } from './helper.ts';
+import { metricValue } from './metric-value.ts';
+import { postJson } from './post-json.ts';
 import { CHUNKED, chunked, head, LAST_CHUNK, type RawScript, rawUpstream } from './raw-upstream.ts';
 import { open, readAll } from './sse-client.ts';
 import { chunk, DONE, STOP, text } from './upstream.ts';
 
 /**
- * The table of faults, one row each, on real sockets: the client sees the right error, nothing is left afterwards,
- * the right counter has moved, nothing secret has leaked. The deadlines are long enough for a busy machine;
- * `deadlines.test.ts` tests them on a clock turned by hand.
+ * Faults of upstreams and clients, on real sockets. For each fault the client gets the right error, the right counter
+ * is incremented, no resource is left, and no secret is leaked. The deadlines are long enough for a busy machine;
+ * `deadlines.test.ts` tests them with a manual clock.
  */
 
 const SECRETS = /CANARY/;
 const DEADLINES = 'deadlines: { connectMs: 1500, headersMs: 1500, firstTokenMs: 2500, idleMs: 1000, totalMs: 20000 }';
-const OK = chunked(text('whole') + STOP + DONE);
+const OK = chunked(text('complete') + STOP + DONE);
 
 interface Row {
   readonly name: string;
-  /** What the upstream does, or where there is none. */
+  /** Behaviour of the upstream, or a URL at which there is none. */
   readonly upstream: RawScript | string;
   readonly type?: string;
-  readonly file?: string;
-  /** The last event. */
+  /** Settings of the configuration file. */
+  readonly settings?: string;
+  /** Fields of the last event. */
   readonly last: object;
-  /** The text before it. */
-  readonly said?: string;
-  /** Outcome of the attempts, and how many there are. */
+  /** Text of the deltas before the last event. */
+  readonly text?: string;
+  /** Outcome of the failed attempts in the metrics. */
   readonly outcome: string;
+  /** Number of calls of the upstream; 1 by default. */
   readonly calls?: number;
 }
 
+/** Sends a delta and leaves the response open. */
 const partial = (socket: Socket) => socket.write(CHUNKED + chunked(text('partial')));
-const refusing =
+const respondWith =
   (status: number, headers = {}): RawScript =>
   (socket) => {
     const body = '{"error":{"message":"CANARY-upstream"}}';
@@ -44,24 +47,31 @@ const refusing =
       head(status, { 'content-type': 'application/json', 'content-length': String(body.length), ...headers }) + body,
     );
   };
-const onceThen =
+/** Runs `first` for the first request, and answers later requests completely. */
+const onlyFirst =
   (first: RawScript): RawScript =>
   (socket, n) => {
     if (n === 1) first(socket, n);
     else socket.write(Buffer.concat([Buffer.from(CHUNKED), OK, Buffer.from(LAST_CHUNK)]));
   };
-const error = (code: string, more = {}) => ({ type: 'error', code, ...more });
-const whole = { type: 'end', answer: 'whole' };
+const error = (code: string, fields = {}) => ({ type: 'error', code, ...fields });
+const complete = { type: 'end', answer: 'complete' };
 
 const ROWS: Row[] = [
   {
-    name: 'refused',
+    name: 'connection refused',
     upstream: 'http://127.0.0.1:1',
     last: error('upstream_unreachable', { retryable: true }),
     outcome: 'connect',
     calls: 2,
   },
-  { name: 'DNS', upstream: 'http://sluice.invalid', last: error('upstream_unreachable'), outcome: 'dns', calls: 2 },
+  {
+    name: 'unknown host',
+    upstream: 'http://sluice.invalid',
+    last: error('upstream_unreachable'),
+    outcome: 'dns',
+    calls: 2,
+  },
   {
     name: 'stall before headers',
     upstream: () => {},
@@ -69,7 +79,7 @@ const ROWS: Row[] = [
     outcome: 'headers_timeout',
   },
   {
-    name: 'stall before the first token, pings or not',
+    name: 'stall before the first token, with pings',
     upstream: (socket) => {
       socket.write(CHUNKED + chunked(chunk({ role: 'assistant', content: '' })));
       const pings = setInterval(() => socket.write(chunked(': ping\n\n')), 50);
@@ -82,18 +92,18 @@ const ROWS: Row[] = [
     name: 'stall mid-stream',
     upstream: partial,
     last: error('upstream_timeout', { stage: 'idle' }),
-    said: 'partial',
+    text: 'partial',
     outcome: 'idle_timeout',
   },
   {
-    name: 'one byte at a time, and never a whole event',
+    name: 'stall mid-stream, with single bytes of an unfinished event',
     upstream: (socket) => {
       partial(socket);
-      const drip = setInterval(() => socket.write(chunked('d')), 50);
-      socket.on('close', () => clearInterval(drip));
+      const bytes = setInterval(() => socket.write(chunked('d')), 50);
+      socket.on('close', () => clearInterval(bytes));
     },
     last: error('upstream_timeout', { stage: 'idle' }),
-    said: 'partial',
+    text: 'partial',
     outcome: 'idle_timeout',
   },
   {
@@ -103,11 +113,11 @@ const ROWS: Row[] = [
       setTimeout(() => socket.resetAndDestroy(), 30);
     },
     last: error('upstream_truncated', { retryable: true }),
-    said: 'partial',
+    text: 'partial',
     outcome: 'reset',
   },
   {
-    name: 'half a character, then the end',
+    name: 'the body ends within a character',
     upstream: (socket) => {
       const half = Buffer.from(text('世界')).subarray(0, -16);
       socket.end(
@@ -115,21 +125,21 @@ const ROWS: Row[] = [
       );
     },
     last: error('upstream_truncated'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'truncated',
   },
   {
-    name: 'half an event, then the end of the connection',
+    name: 'the connection ends within an event',
     upstream: (socket) => void socket.end(`${head()}${text('partial')}data: {"choices":[{"delta":{"content":"lost`),
     last: error('upstream_truncated'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'truncated',
   },
   {
     name: 'malformed JSON',
     upstream: (socket) => void socket.write(CHUNKED + chunked(`${text('partial')}data: {"a":\n\n`)),
     last: error('upstream_protocol'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'bad_json',
   },
   {
@@ -139,12 +149,12 @@ const ROWS: Row[] = [
       for (let i = 0; i < 160; i++) socket.write(chunked('x'.repeat(65_536)));
     },
     last: error('upstream_protocol'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'event_too_large',
   },
   {
-    name: 'an answer without end',
-    file: 'streams: { maxChars: 2048 }',
+    name: 'an answer longer than maxChars',
+    settings: 'streams: { maxChars: 2048 }',
     upstream: (socket) => {
       socket.write(CHUNKED);
       const more = setInterval(() => socket.write(chunked(text('more '.repeat(50)))), 1);
@@ -155,50 +165,56 @@ const ROWS: Row[] = [
   },
   {
     name: '429 with Retry-After: 0',
-    upstream: onceThen(refusing(429, { 'retry-after': '0' })),
-    last: whole,
+    upstream: onlyFirst(respondWith(429, { 'retry-after': '0' })),
+    last: complete,
     outcome: 'http_429',
     calls: 2,
   },
   {
     name: '429 with Retry-After: 1',
-    upstream: onceThen(refusing(429, { 'retry-after': '1' })),
-    last: whole,
+    upstream: onlyFirst(respondWith(429, { 'retry-after': '1' })),
+    last: complete,
     outcome: 'http_429',
     calls: 2,
   },
   {
-    name: '429 with a date that has passed',
-    upstream: onceThen(refusing(429, { 'retry-after': 'Mon, 01 Jan 2024 00:00:00 GMT' })),
-    last: whole,
+    name: '429 with a Retry-After in the past',
+    upstream: onlyFirst(respondWith(429, { 'retry-after': 'Mon, 01 Jan 2024 00:00:00 GMT' })),
+    last: complete,
     outcome: 'http_429',
     calls: 2,
   },
   {
-    name: '429 with rubbish',
-    upstream: onceThen(refusing(429, { 'retry-after': 'soon' })),
-    last: whole,
+    name: '429 with an invalid Retry-After',
+    upstream: onlyFirst(respondWith(429, { 'retry-after': 'soon' })),
+    last: complete,
     outcome: 'http_429',
     calls: 2,
   },
   {
     name: '429 with Retry-After: 3600',
-    upstream: refusing(429, { 'retry-after': '3600' }),
+    upstream: respondWith(429, { 'retry-after': '3600' }),
     last: error('upstream_rate_limited', { retryAfter: 3600 }),
     outcome: 'http_429',
   },
   ...[500, 502, 503, 529].flatMap((status): Row[] => [
-    { name: `${status}, once`, upstream: onceThen(refusing(status)), last: whole, outcome: `http_${status}`, calls: 2 },
     {
-      name: `${status}, for good`,
-      upstream: refusing(status),
+      name: `${status} once`,
+      upstream: onlyFirst(respondWith(status)),
+      last: complete,
+      outcome: `http_${status}`,
+      calls: 2,
+    },
+    {
+      name: `${status} for every call`,
+      upstream: respondWith(status),
       last: error('upstream_failed', { retryable: true }),
       outcome: `http_${status}`,
       calls: 2,
     },
   ]),
   {
-    name: '503 whose body never comes',
+    name: '503 whose body is never sent',
     upstream: (socket) => void socket.write(head(503, { 'content-length': '100' })),
     last: error('upstream_failed', { retryable: true }),
     outcome: 'http_503',
@@ -207,7 +223,7 @@ const ROWS: Row[] = [
   ...[400, 404].map(
     (status): Row => ({
       name: `${status}`,
-      upstream: refusing(status),
+      upstream: respondWith(status),
       last: error('upstream_rejected', { retryable: false }),
       outcome: `http_${status}`,
     }),
@@ -215,24 +231,24 @@ const ROWS: Row[] = [
   ...[401, 403].map(
     (status): Row => ({
       name: `${status}`,
-      upstream: refusing(status),
+      upstream: respondWith(status),
       last: error('upstream_rejected', { retryable: false }),
       outcome: 'credentials',
     }),
   ),
   {
-    name: 'an error inside a 200',
+    name: 'an error in the stream',
     upstream: (socket) =>
       void socket.write(
         CHUNKED +
           chunked(`${text('partial')}data: {"error":{"message":"CANARY-upstream"}}\n\n${text('ignored')}${DONE}`),
       ),
     last: error('upstream_error'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'in_band',
   },
   {
-    name: 'an error inside a 200 of Anthropic',
+    name: 'an error in a stream of Anthropic',
     type: 'anthropic',
     upstream: (socket) => {
       const delta = { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'partial' } };
@@ -242,16 +258,16 @@ const ROWS: Row[] = [
       );
     },
     last: error('upstream_error', { retryable: true }),
-    said: 'partial',
+    text: 'partial',
     outcome: 'in_band',
   },
   {
-    name: 'Ollama ends without its last line',
+    name: 'a stream of Ollama without its last line',
     type: 'ollama',
     upstream: (socket) =>
       void socket.end(`${head(200, { 'content-type': 'application/x-ndjson' })}{"message":{"content":"partial"}}\n`),
     last: error('upstream_truncated'),
-    said: 'partial',
+    text: 'partial',
     outcome: 'truncated',
   },
   {
@@ -261,7 +277,7 @@ const ROWS: Row[] = [
     outcome: 'content_encoding',
   },
   {
-    name: 'another type',
+    name: 'an unexpected content type',
     upstream: (socket) => void socket.write(head(200, { 'content-type': 'text/html' })),
     last: error('upstream_protocol'),
     outcome: 'content_type',
@@ -274,17 +290,17 @@ const ROWS: Row[] = [
   },
 ];
 
-/** The system's clock, and how many timers wait. */
+/** The system clock, with the number of pending timers. */
 function countingClock() {
   let pending = 0;
   return {
     now: systemClock.now,
     after(ms: number, fn: () => void) {
-      let waiting = true;
+      let isPending = true;
       pending += 1;
       const done = () => {
-        if (waiting) pending -= 1;
-        waiting = false;
+        if (isPending) pending -= 1;
+        isPending = false;
       };
       const cancel = systemClock.after(ms, () => {
         done();
@@ -301,37 +317,27 @@ function countingClock() {
   };
 }
 
-async function service(
+/** Starts a service whose only model is that of an upstream at `baseUrl`. Its key is a canary. */
+async function serveProvider(
   t: Test,
-  { type = 'openai', file = '' }: Partial<Row>,
+  { type = 'openai', settings = '' }: Partial<Row>,
   baseUrl: string,
   deadlines = DEADLINES,
-  more = {},
+  extraEnv = {},
 ) {
   const clock = countingClock();
-  let log = '';
-  const logTo = new Writable({
-    write(bytes, _, done) {
-      log += bytes;
-      done();
-    },
-  });
-  const yaml = `${deadlines}\n${file}\nproviders: { it: { type: ${type}, baseUrl: "${baseUrl}", apiKeys: [CANARY-key], models: [m] } }`;
-  const env = { CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml`, STREAM_GRACE_MS: '0', ...more };
+  const { logTo, log } = captureLog();
+  const yaml = `${deadlines}\n${settings}\nproviders: { it: { type: ${type}, baseUrl: "${baseUrl}", apiKeys: [CANARY-key], models: [m] } }`;
+  const env = { CONFIG_FILE: writeConfig(t, yaml), STREAM_GRACE_MS: '0', ...extraEnv };
   const { app, url } = await serve(t, { env, clock, logTo });
-  return { app, url, clock, log: () => log };
-}
-
-async function counted(app: FastifyInstance, name: string, labels: Record<string, string> = {}): Promise<number> {
-  const values = (await app.metrics.registry.getSingleMetric(name)?.get())?.values ?? [];
-  const fitting = values.filter((value) => Object.entries(labels).every(([key, label]) => value.labels[key] === label));
-  return fitting.reduce((sum, { value }) => sum + value, 0);
+  return { app, url, clock, log };
 }
 
 for (const row of ROWS) {
-  t.test(row.name, async (t) => {
+  const result = row.last === complete ? 'the complete answer' : (row.last as { code: string }).code;
+  t.test(`${row.name}: the client gets ${result}`, async (t) => {
     const upstream = typeof row.upstream === 'string' ? undefined : await rawUpstream(t, row.upstream);
-    const { app, url, clock, log } = await service(t, row, upstream?.url ?? (row.upstream as string));
+    const { app, url, clock, log } = await serveProvider(t, row, upstream?.url ?? (row.upstream as string));
     const timers = clock.pending;
     const { calls = 1, outcome } = row;
 
@@ -339,50 +345,56 @@ for (const row of ROWS) {
     const { events } = await readAll(ask);
 
     const last = events.at(-1);
-    t.match(last?.json, row.last, 'the last event');
-    t.equal(events.filter(({ json }) => ['end', 'error'].includes(json.type)).length, 1, 'exactly one terminal');
-    const said = events.map(({ json }) => (json.type === 'delta' ? json.content : '')).join('');
-    if (row.said !== undefined) t.equal(said, row.said, 'what came before it is kept');
-    t.notMatch(said, /\ufffd/);
+    t.match(last?.json, row.last, 'fields of the last event');
+    t.equal(events.filter(({ json }) => ['end', 'error'].includes(json.type)).length, 1, 'exactly one terminal event');
+    const received = events.map(({ json }) => (json.type === 'delta' ? json.content : '')).join('');
+    if (row.text !== undefined) t.equal(received, row.text, 'text before the fault is kept');
+    t.notMatch(received, /\ufffd/, 'no half character is sent');
     const positions = events.map(({ id }) =>
       id.endsWith('.end') ? Number.POSITIVE_INFINITY : Number(id.split('.')[1]),
     );
     t.same(
       [...positions].sort((a, b) => a - b),
       positions,
-      'ids rise',
+      'event ids ascend',
     );
-    t.equal(new Set(positions).size, positions.length, 'strictly');
+    t.equal(new Set(positions).size, positions.length, 'event ids are unique');
 
-    if (upstream) t.equal(upstream.requests.length, calls, 'calls of the upstream');
-    const failures = row.last === whole ? calls - 1 : calls;
-    t.equal(await counted(app, 'sluice_upstream_attempts_total', { outcome }), failures, `counted as ${outcome}`);
-    t.equal(await counted(app, 'sluice_retries_total'), calls - 1, 'retries');
+    if (upstream) t.equal(upstream.requests.length, calls, 'number of upstream calls');
+    const failures = row.last === complete ? calls - 1 : calls;
+    t.equal(
+      await metricValue(app, 'sluice_upstream_attempts_total', { outcome }),
+      failures,
+      `sluice_upstream_attempts_total with outcome ${outcome}`,
+    );
+    t.equal(await metricValue(app, 'sluice_retries_total'), calls - 1, 'sluice_retries_total');
 
-    await until(() => app.streams.active === 0 && app.responses.open === 0, 'slots and responses are free');
-    if (upstream && row.last !== whole) {
+    await until(() => app.streams.active === 0 && app.responses.open === 0, 'no generation and no response is open');
+    if (upstream && row.last !== complete) {
       await until(
-        () => [...upstream.open].every((socket) => socket.destroyed || idle(row)),
-        'the upstream’s socket is closed',
+        () => [...upstream.open].every((socket) => socket.destroyed || isReusable(row)),
+        'the connections to the upstream are closed',
       );
     }
-    await until(() => clock.pending <= timers + 1, 'no timer is left but the one that forgets the answer');
+    await until(() => clock.pending <= timers + 1, 'only the timer that expires the stream is pending');
 
     const again = await fetch(ask, { headers: { 'last-event-id': last?.id ?? '' } });
-    t.equal(again.status, 204, 'a reconnect asks nobody');
-    if (upstream) t.equal(upstream.requests.length, calls);
-    t.notMatch(JSON.stringify(events), SECRETS, 'nothing secret in the answer');
-    t.notMatch(log(), SECRETS, 'nor in the log');
+    t.equal(again.status, 204, 'a reconnect after the last event gets 204');
+    if (upstream) t.equal(upstream.requests.length, calls, 'the reconnect does not call the upstream');
+    t.notMatch(JSON.stringify(events), SECRETS, 'no secret in the events');
+    t.notMatch(log(), SECRETS, 'no secret in the log');
   });
 }
 
-/** A refusal was read whole, so that its connection may be used again. */
-function idle({ outcome }: Row): boolean {
+const noListenBacklog = process.platform !== 'linux' && 'the listen queue works differently on this platform';
+
+/** Returns true if the service reads the response completely and may use the connection again. */
+function isReusable({ outcome }: Row): boolean {
   return /^http_|credentials|redirect/.test(outcome);
 }
 
-t.test('connect timeout', { skip: process.platform !== 'linux' && 'the queue of a listener differs' }, async (t) => {
-  // A listener that is stopped accepts nothing; once its queue is full, nobody gets an answer.
+t.test('connect timeout: the client gets upstream_timeout', { skip: noListenBacklog }, async (t) => {
+  // A stopped process accepts no connection. When its listen queue is full, further connects get no reply.
   const program = "const s=require('net').createServer().listen(0,'127.0.0.1',1,()=>console.log(s.address().port))";
   const child = spawn(process.execPath, ['-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
   const [line] = (await once(child.stdout, 'data')) as [Buffer];
@@ -394,93 +406,98 @@ t.test('connect timeout', { skip: process.platform !== 'linux' && 'the queue of 
     child.kill('SIGKILL');
   });
   await until(() => fillers.filter(({ connecting }) => !connecting).length >= 2, 'the queue is full');
-  const { app, url } = await service(t, {}, `http://127.0.0.1:${port}`);
+  const { app, url } = await serveProvider(t, {}, `http://127.0.0.1:${port}`);
   const { events } = await readAll(`${url}/ask/stream?question=q`);
-  t.match(events.at(-1)?.json, { code: 'upstream_timeout', stage: 'connect', retryable: true });
-  t.equal(await counted(app, 'sluice_upstream_attempts_total', { outcome: 'connect_timeout' }), 2);
+  const timeout = { code: 'upstream_timeout', stage: 'connect', retryable: true };
+  t.match(events.at(-1)?.json, timeout, 'fields of the last event');
+  const attempts = await metricValue(app, 'sluice_upstream_attempts_total', { outcome: 'connect_timeout' });
+  t.equal(attempts, 2, 'both attempts time out');
 });
 
-t.test('a client that resets, or half-closes, ends the call', async (t) => {
-  const ways: Record<string, (socket: Socket) => unknown> = {
+t.test('a client that resets or half-closes its connection aborts the upstream call', async (t) => {
+  const disconnects: Record<string, (socket: Socket) => unknown> = {
     reset: (socket) => socket.resetAndDestroy(),
     'half-close': (socket) => socket.end(),
   };
-  for (const [name, leave] of Object.entries(ways)) {
+  for (const [name, disconnect] of Object.entries(disconnects)) {
     const upstream = await rawUpstream(t, partial);
-    const { app, url } = await service(t, {}, upstream.url);
+    const { app, url } = await serveProvider(t, {}, upstream.url);
     const client = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
     client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n');
-    await until(() => upstream.requests.length === 1, 'asked');
+    await until(() => upstream.requests.length === 1, 'the upstream is called');
     await once(client, 'data');
-    leave(client);
-    await until(() => upstream.open.size === 0 && app.streams.active === 0, `${name}: free`);
-    t.equal(await counted(app, 'sluice_responses_aborted_total'), 1, `${name}: counted`);
+    disconnect(client);
+    await until(
+      () => upstream.open.size === 0 && app.streams.active === 0,
+      `${name}: the call and the generation have ended`,
+    );
+    t.equal(await metricValue(app, 'sluice_responses_aborted_total'), 1, `${name}: sluice_responses_aborted_total`);
     client.destroy();
   }
 });
 
-t.test('a client that stops reading is cut off, can resume, and slows nobody', async (t) => {
+t.test('a client that stops reading is disconnected, can resume, and does not stop its generation', async (t) => {
   const upstream = await rawUpstream(t, (socket) => {
     socket.write(CHUNKED);
-    const more = () => {
+    const writeMore = () => {
       while (!socket.destroyed && socket.write(chunked(text('x'.repeat(32_768)))));
     };
-    socket.on('drain', more);
-    more();
+    socket.on('drain', writeMore);
+    writeMore();
   });
-  const { app, url } = await service(
+  const { app, url } = await serveProvider(
     t,
-    { file: 'streams: { stallMs: 500, graceMs: 60000, maxChars: 268435456 }' },
+    { settings: 'streams: { stallMs: 500, graceMs: 60000, maxChars: 268435456 }' },
     upstream.url,
   );
   const client = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
   client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n');
-  await once(client, 'data');
+  const [firstBytes] = (await once(client, 'data')) as [Buffer];
   client.pause();
-  let gone = false;
-  client.on('close', () => (gone = true));
   await until(() => app.responses.open === 0, 'the response is closed');
-  t.equal(await counted(app, 'sluice_responses_stalled_total'), 1);
-  await until(() => upstream.open.size === 0, 'and the call with it');
-  t.notOk(gone && app.streams.active > 0);
+  t.equal(await metricValue(app, 'sluice_responses_stalled_total'), 1, 'sluice_responses_stalled_total');
+  const [, id = ''] = /^id: (\S+)/m.exec(firstBytes.toString()) ?? [];
+  const resumed = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
+  t.equal(resumed.response.statusCode, 200, 'a client resumes');
+  await resumed.until('delta');
+  resumed.cut();
+  await until(() => upstream.open.size === 0 && app.streams.active === 0, 'the generation has reached its limit');
   client.destroy();
 });
 
-t.test('a thousand clients that vanish at once are all let go', async (t) => {
+t.test('a thousand concurrent disconnects release every response, generation and connection', async (t) => {
   const upstream = await rawUpstream(t, partial);
-  const { app, url } = await service(t, {}, upstream.url, '');
+  const { app, url } = await serveProvider(t, {}, upstream.url, '');
   const readings = await Promise.all(Array.from({ length: 1_000 }, () => open(`${url}/ask/stream?question=q`)));
-  await until(() => upstream.requests.length >= 1_000, 'all are asked');
+  await until(() => upstream.requests.length >= 1_000, 'every question calls the upstream');
   for (const reading of readings) reading.cut();
-  await until(() => app.streams.active === 0 && app.responses.open === 0 && upstream.open.size === 0, 'all are free');
+  await until(
+    () => app.streams.active === 0 && app.responses.open === 0 && upstream.open.size === 0,
+    'nothing is open',
+  );
 });
 
-t.test('under pressure new questions are refused, and readers come back', async (t) => {
+t.test('an overloaded event loop refuses new questions, and readers can still resume', async (t) => {
   const upstream = await rawUpstream(t, partial);
-  const { app, url } = await service(t, {}, upstream.url, '', { MAX_EVENT_LOOP_DELAY_MS: '15' });
+  const { app, url } = await serveProvider(t, {}, upstream.url, '', { MAX_EVENT_LOOP_DELAY_MS: '15' });
   const reading = await open(`${url}/ask/stream?question=q`);
   const { id } = await reading.until('delta');
-  const busy = setInterval(() => {
-    const until = performance.now() + 80;
-    while (performance.now() < until);
+  const blockEventLoop = setInterval(() => {
+    const end = performance.now() + 80;
+    while (performance.now() < end);
   }, 1);
-  await until(() => app.isUnderPressure(), 'the loop is late');
-  const body = JSON.stringify({ question: 'q' });
-  const refused = await fetch(`${url}/ask/stream`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body,
-  });
-  t.equal(refused.status, 503);
-  t.equal(refused.headers.get('retry-after'), '5');
-  t.match(await refused.json(), { error: { code: 'overloaded' } });
-  t.equal(await counted(app, 'sluice_refusals_total', { reason: 'pressure' }), 1);
-  const back = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
-  t.equal(back.response.statusCode, 200);
-  await until(() => back.retry !== undefined, 'readers are let in');
-  clearInterval(busy);
+  await until(() => app.isUnderPressure(), 'the service is overloaded');
+  const refused = await postJson(`${url}/ask/stream`, { question: 'q' });
+  t.equal(refused.status, 503, 'a new question is refused');
+  t.equal(refused.headers.get('retry-after'), '5', 'retry-after of the refusal');
+  t.match(await refused.json(), { error: { code: 'overloaded' } }, 'error code of the refusal');
+  t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'pressure' }), 1, 'sluice_refusals_total');
+  const resumed = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
+  t.equal(resumed.response.statusCode, 200, 'a reader resumes');
+  await until(() => resumed.retry !== undefined, 'the resumed reader gets bytes');
+  clearInterval(blockEventLoop);
   reading.cut();
-  back.cut();
-  await until(() => !app.isUnderPressure(), 'normal again');
-  t.equal(upstream.requests.length, 1, 'who was refused cost nothing');
+  resumed.cut();
+  await until(() => !app.isUnderPressure(), 'the service is no longer overloaded');
+  t.equal(upstream.requests.length, 1, 'the refused question does not call the upstream');
 });

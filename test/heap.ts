@@ -4,8 +4,8 @@ import { runInNewContext } from 'node:vm';
 setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc') as () => void;
 
-/** Bytes in use after garbage collection, on the heap and beside it. */
-export function used(): number {
+/** Collects garbage and returns the bytes in use, on the heap and in external buffers. */
+export function heapBytes(): number {
   gc();
   gc();
   const { heapUsed, external } = process.memoryUsage();

@@ -1,9 +1,10 @@
 import type { Clock } from '../plugins/clock.ts';
 
+/** A clock that stands still until the test advances it. */
 export interface ManualClock extends Clock {
-  /** Moves time on, and calls what falls due, in order. */
+  /** Advances the time and calls the timers that fall due, in order. */
   advance(ms: number): void;
-  /** Timers that wait. */
+  /** Number of timers that have not fired. */
   readonly pending: number;
 }
 
@@ -18,15 +19,15 @@ export function manualClock(): ManualClock {
       return () => timers.delete(timer);
     },
     advance(ms) {
-      const goal = time + ms;
+      const target = time + ms;
       for (;;) {
-        const due = [...timers].filter(({ at }) => at <= goal).sort((a, b) => a.at - b.at)[0];
+        const due = [...timers].filter(({ at }) => at <= target).sort((a, b) => a.at - b.at)[0];
         if (due === undefined) break;
         timers.delete(due);
         time = Math.max(time, due.at);
         due.fn();
       }
-      time = goal;
+      time = target;
     },
     get pending() {
       return timers.size;

@@ -4,23 +4,23 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
-import { freePort, isThere } from './redis.ts';
+import { until } from './helper.ts';
+import { freePort, isInstalled } from './redis.ts';
 
-/** A real nginx, with a configuration as the project has it. */
+/** A real nginx with a configuration of the project. */
 export interface Nginx {
   readonly url: string;
-  /** All that it has logged. */
+  /** Returns the access log and the error log. */
   log(): string;
 }
 
 const NGINX = process.env.NGINX ?? 'nginx';
 
-/** Why tests with nginx cannot run here; false where they can. */
-export const noNginx: string | false = isThere(NGINX, '-v') ? false : `no ${NGINX} here`;
+/** Reason to skip tests that need nginx; false if it is installed. */
+export const noNginx: string | false = isInstalled(NGINX, '-v') ? false : `${NGINX} is not installed`;
 
-/** `adapt`: puts in the addresses of the test; port 8080 and where logs go are taken care of. */
+/** Starts nginx on a free port instead of 8080. `adapt` replaces the addresses of upstreams with those of the test. */
 export async function startNginx(t: Test, configuration: string, adapt: (text: string) => string): Promise<Nginx> {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'nginx-'));
@@ -37,7 +37,7 @@ export async function startNginx(t: Test, configuration: string, adapt: (text: s
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
     rmSync(folder, { recursive: true, force: true });
   });
-  while (!(await isOpen(port))) await sleep(20);
+  await until(() => isOpen(port), 'nginx accepts connections');
   const log = () => ['access', 'error'].map((name) => readFileSync(join(folder, `${name}.log`), 'utf8')).join('');
   return { url: `http://127.0.0.1:${port}`, log };
 }

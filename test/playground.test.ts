@@ -1,15 +1,14 @@
 /// <reference lib="dom" />
-import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Browser, Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
-import { bellaAt, serve } from './helper.ts';
+import { bellaAt, serve, sha256, writeConfig } from './helper.ts';
 import { type Call, chunk, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
 
-/** The page by clicking, in a real Chromium. With `SCREENSHOTS=docs/images` it also takes its pictures. */
+/** Uses the playground in a real Chromium. With `SCREENSHOTS=docs/images` it also takes the screenshots. */
 
 const AXE = readFileSync('node_modules/axe-core/axe.min.js', 'utf8');
 const questionOf = ({ body }: Call) =>
@@ -26,6 +25,7 @@ const source = new EventSource('/ask/stream?question=hi');
 \`\`\`
 `;
 
+/** Answers a question according to the words in it. */
 async function play(call: Call): Promise<void> {
   const { response } = call;
   const question = questionOf(call) ?? '';
@@ -51,7 +51,7 @@ async function play(call: Call): Promise<void> {
   const words = question.includes('long') ? 120 : 6;
   for (let i = 0; i < words && !response.destroyed; i++) {
     response.write(text(`word${i} `));
-    await sleep(30);
+    await sleep(30); // Paces the answer, so that a test can act while it runs.
   }
   response.write(chunk({}, 'stop', { usage: { prompt_tokens: 3, completion_tokens: words } }));
   response.end(STOP + DONE);
@@ -61,10 +61,11 @@ interface SetUp {
   readonly page: Page;
   readonly url: string;
   readonly calls: Call[];
-  /** What went wrong in the page. */
+  /** Errors of the page and its console. */
   readonly problems: string[];
 }
 
+/** Starts a service and opens its playground in a browser context of its own. */
 async function setUp(t: Test, browser: Browser, env: Record<string, string> = {}, options = {}): Promise<SetUp> {
   const upstream = await startUpstream(t, play);
   const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
@@ -88,7 +89,8 @@ async function ask(page: Page, question: string): Promise<void> {
 
 const lastTurn = (page: Page) => page.locator('.turn.assistant').last();
 
-async function answered(page: Page): Promise<string> {
+/** Waits until the last answer has ended and returns its text. */
+async function waitForAnswer(page: Page): Promise<string> {
   await page.waitForFunction(() => {
     const turns = document.querySelectorAll('.turn.assistant');
     return turns.length > 0 && turns[turns.length - 1]?.getAttribute('aria-busy') === 'false';
@@ -96,20 +98,21 @@ async function answered(page: Page): Promise<string> {
   return (await lastTurn(page).locator('.text').innerText()).trim();
 }
 
+/** Returns the text of an answer with so many words. */
 const words = (count: number) => Array.from({ length: count }, (_, i) => `word${i}`).join(' ');
 
 t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
   const browser = await launch(t);
   t.jobs = 3;
 
-  t.test('ask, and ask on: the model is told what was said', async (t) => {
+  t.test('a second question is sent with the first question and its answer', async (t) => {
     const { page, calls, problems } = await setUp(t, browser);
     await ask(page, 'first');
-    t.equal(await answered(page), words(6));
+    t.equal(await waitForAnswer(page), words(6), 'the first answer');
     await page.fill('#question', 'second');
     await page.click('#send');
     await page.waitForFunction(() => document.querySelectorAll('.turn.assistant').length === 2);
-    t.equal(await answered(page), words(6));
+    t.equal(await waitForAnswer(page), words(6), 'the second answer');
     t.same(
       JSON.parse(calls[1]?.body ?? '').messages.map(({ role, content }: Record<string, string>) => [
         role,
@@ -120,69 +123,74 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
         ['assistant', words(6)],
         ['user', 'second'],
       ],
+      'the prompt has the whole conversation',
     );
-    t.match(await page.innerText('#first'), /^\d+ ms$/);
-    t.equal(await page.innerText('#count'), '6', 'as the provider counted');
-    t.match(await page.innerText('#status'), /complete/);
+    t.match(await page.innerText('#first'), /^\d+ ms$/, 'time to first token');
+    t.equal(await page.innerText('#count'), '6', 'the token count of the provider');
+    t.match(await page.innerText('#status'), /complete/, 'the status');
     await page.click('#new');
-    t.equal(await page.locator('.turn').count(), 0);
-    t.ok(await page.isVisible('#welcome'));
-    t.same(problems, []);
+    t.equal(await page.locator('.turn').count(), 0, 'a new conversation is empty');
+    t.ok(await page.isVisible('#welcome'), 'a new conversation shows the welcome text');
+    t.same(problems, [], 'the page has no error');
   });
 
-  t.test('thinking is folded, tools are shown, Markdown and code are drawn', async (t) => {
+  t.test('reasoning is folded, tool calls are shown, Markdown and code are rendered', async (t) => {
     const { page, problems } = await setUp(t, browser);
     await ask(page, 'think with a tool, in markdown');
-    await answered(page);
+    await waitForAnswer(page);
     const turn = lastTurn(page);
-    t.notOk(await turn.locator('.reasoning p').isVisible(), 'folded');
+    t.notOk(await turn.locator('.reasoning p').isVisible(), 'reasoning is folded');
     await turn.locator('.reasoning summary').click();
-    t.equal(await turn.locator('.reasoning p').innerText(), 'Let me think about gates.');
-    t.equal(await turn.locator('.tool summary').innerText(), 'Calls weather');
+    t.equal(await turn.locator('.reasoning p').innerText(), 'Let me think about gates.', 'reasoning');
+    t.equal(await turn.locator('.tool summary').innerText(), 'Calls weather', 'name of the tool');
     await turn.locator('.tool summary').click();
-    t.equal(await turn.locator('.tool pre').innerText(), '{"city":"Oslo"}');
-    t.equal(await turn.locator('.text strong').innerText(), 'rivers');
-    t.equal(await turn.locator('.text table tr').count(), 2);
-    t.match(await turn.locator('.text pre code').innerText(), /EventSource/);
-    t.same(problems, []);
+    t.equal(await turn.locator('.tool pre').innerText(), '{"city":"Oslo"}', 'arguments of the tool');
+    t.equal(await turn.locator('.text strong').innerText(), 'rivers', 'bold text');
+    t.equal(await turn.locator('.text table tr').count(), 2, 'a table');
+    t.match(await turn.locator('.text pre code').innerText(), /EventSource/, 'a code block');
+    t.same(problems, [], 'the page has no error');
   });
 
-  t.test('what a model writes runs nowhere', async (t) => {
+  t.test('HTML and links of an answer run no script', async (t) => {
     const { page } = await setUp(t, browser);
     await ask(page, 'evil');
-    await answered(page);
+    await waitForAnswer(page);
     await page.locator('.text b').click();
     for (const link of await page.locator('.text a').all()) await link.click({ timeout: 500 }).catch(() => {});
-    await sleep(200);
-    t.equal(await page.evaluate(() => (globalThis as { hacked?: number }).hacked), undefined);
+    await sleep(200); // An event handler of the answer would have run by now.
+    t.equal(await page.evaluate(() => (globalThis as { hacked?: number }).hacked), undefined, 'no script has run');
     t.equal(
       await page.locator('.text img, .text script, .text style, .text [onclick], .text a[href^="javascript"]').count(),
       0,
+      'unsafe elements and attributes are removed',
     );
   });
 
-  t.test('stop, by the button and by Escape', async (t) => {
+  t.test('the stop button and Escape stop the answer', async (t) => {
     const { page, calls } = await setUp(t, browser);
     for (const stop of [() => page.click('#stop'), () => page.keyboard.press('Escape')]) {
       await ask(page, 'long');
       await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
       await stop();
-      const got = await answered(page);
-      t.ok(words(120).startsWith(got.replace(/\s+/g, ' ')) && got.length < 600, 'what had come stays');
+      const stoppedText = await waitForAnswer(page);
+      t.ok(
+        words(120).startsWith(stoppedText.replace(/\s+/g, ' ')) && stoppedText.length < 600,
+        'the text received before the stop stays',
+      );
       await calls.at(-1)?.closed;
-      t.match(await page.innerText('#status'), /Stopped/);
+      t.match(await page.innerText('#status'), /Stopped/, 'the status');
     }
   });
 
-  t.test('a cut connection is resumed, and nothing is missing', async (t) => {
+  t.test('after a disconnect the page reconnects and shows the complete answer', async (t) => {
     const { page, calls } = await setUp(t, browser);
     await ask(page, 'long');
     await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
     await page.click('#plug');
-    t.match(await page.innerText('#plug'), /Disconnected/);
-    t.match(await page.innerText('#status'), /the page resumes it/);
-    t.equal((await answered(page)).replace(/\s+/g, ' '), words(120));
-    t.equal(calls.length, 1, 'asked once');
+    t.match(await page.innerText('#plug'), /Disconnected/, 'the button');
+    t.match(await page.innerText('#status'), /the page resumes it/, 'the status');
+    t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the complete answer');
+    t.equal(calls.length, 1, 'the upstream is called once');
   });
 
   t.test('a second tab reads the same stream', async (t) => {
@@ -190,31 +198,28 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     await ask(page, 'long');
     await page.waitForSelector('#tab[aria-disabled="false"]');
     const [tab] = await Promise.all([page.context().waitForEvent('page'), page.click('#tab')]);
-    t.equal((await answered(tab)).replace(/\s+/g, ' '), words(120));
-    t.equal((await answered(page)).replace(/\s+/g, ' '), words(120));
-    t.equal(calls.length, 1);
-    t.notMatch(tab.url(), /streams/, 'the address holds no ticket');
+    t.equal((await waitForAnswer(tab)).replace(/\s+/g, ' '), words(120), 'the second tab has the complete answer');
+    t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the first tab has the complete answer');
+    t.equal(calls.length, 1, 'the upstream is called once');
+    t.notMatch(tab.url(), /streams/, 'the address of the tab has no ticket');
   });
 
-  t.test('models to pick from, and errors in words', async (t) => {
-    const file = join(t.testdir(), 'sluice.yaml');
-    writeFileSync(file, 'models: [{ name: other, targets: [{ provider: bella, model: small }] }]\n');
+  t.test('the selected model is asked, and an error is shown as a sentence', async (t) => {
+    const file = writeConfig(t, 'models: [{ name: other, targets: [{ provider: bella, model: small }] }]\n');
     const { page, calls } = await setUp(t, browser, { CONFIG_FILE: file });
     await page.selectOption('#model', 'other');
     await ask(page, 'hello');
-    await answered(page);
-    t.equal(JSON.parse(calls[0]?.body ?? '').model, 'small');
+    await waitForAnswer(page);
+    t.equal(JSON.parse(calls[0]?.body ?? '').model, 'small', 'the selected model is asked');
     await ask(page, 'fail');
     const fault = page.locator('.fault');
     await fault.waitFor();
-    t.match(await fault.innerText(), /provider failed/i);
-    t.equal(await fault.getAttribute('role'), 'alert');
+    t.match(await fault.innerText(), /provider failed/i, 'the error message');
+    t.equal(await fault.getAttribute('role'), 'alert', 'the error is announced to screen readers');
   });
 
-  t.test('a key where keys are on; it stays in the tab', async (t) => {
-    const file = join(t.testdir(), 'sluice.yaml');
-    const sha256 = createHash('sha256').update('sk-page').digest('hex');
-    writeFileSync(file, `keys: [{ name: web, sha256: "${sha256}" }]\n`);
+  t.test('with authentication the page asks for a key and keeps it for the tab only', async (t) => {
+    const file = writeConfig(t, `keys: [{ name: web, sha256: "${sha256('sk-page')}" }]\n`);
     const { page } = await setUp(t, browser, { CONFIG_FILE: file });
     await page.waitForSelector('#key:visible');
     await page.fill('#key', 'wrong');
@@ -224,20 +229,20 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     await page.press('#key', 'Enter');
     await page.waitForSelector('#key-form', { state: 'hidden' });
     await ask(page, 'hello');
-    t.equal(await answered(page), words(6));
-    t.equal(await page.evaluate(() => localStorage.length), 0);
+    t.equal(await waitForAnswer(page), words(6), 'the answer with the key');
+    t.equal(await page.evaluate(() => localStorage.length), 0, 'the key is not in localStorage');
     await page.reload();
     await page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);
-    t.notOk(await page.isVisible('#key'), 'a reload of the tab has it still');
+    t.notOk(await page.isVisible('#key'), 'the key is kept on a reload of the tab');
   });
 
-  const looks: [string, object][] = [
+  const appearances: [name: string, options: object][] = [
     ['light', { colorScheme: 'light' }],
     ['dark', { colorScheme: 'dark' }],
     ['phone', { colorScheme: 'light', viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true }],
   ];
-  for (const [name, options] of looks) {
-    t.test(`${name}: no serious finding of axe, nothing wider than the screen`, async (t) => {
+  for (const [name, options] of appearances) {
+    t.test(`appearance ${name}: axe has no serious finding, and the page fits the screen`, async (t) => {
       const { page } = await setUp(t, browser, {}, options);
       const findings = async () => {
         await page.evaluate(AXE);
@@ -252,13 +257,13 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
           .filter(({ impact }) => impact === 'serious' || impact === 'critical')
           .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 100))}`);
       };
-      t.same(await findings(), [], 'empty');
+      t.same(await findings(), [], 'findings before a question');
       await ask(page, 'think, and show markdown');
-      await answered(page);
-      t.same(await findings(), [], 'with an answer');
+      await waitForAnswer(page);
+      t.same(await findings(), [], 'findings with an answer');
       const width = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
       const { width: screen } = page.viewportSize() as { width: number };
-      t.same(width, [screen, screen]);
+      t.same(width, [screen, screen], 'the page is as wide as the screen');
       if (process.env.SCREENSHOTS) {
         await page.fill('#question', 'And when the river is cut?');
         await page.locator('.reasoning summary').last().click();
@@ -267,7 +272,7 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     });
   }
 
-  t.test('by keys alone', async (t) => {
+  t.test('every control can be reached with the Tab key', async (t) => {
     const { page } = await setUp(t, browser);
     const focused = () => page.evaluate(() => document.activeElement?.id);
     const order: (string | undefined)[] = [];
@@ -275,6 +280,7 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
       await page.keyboard.press('Tab');
       order.push(await focused());
     }
-    for (const id of ['model', 'new', 'conversation', 'question', 'send']) t.ok(order.includes(id), `${id} is reached`);
+    for (const id of ['model', 'new', 'conversation', 'question', 'send'])
+      t.ok(order.includes(id), `${id} gets the focus`);
   });
 });

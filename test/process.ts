@@ -3,19 +3,20 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import type { Test } from 'tap';
 
-/** The built service as a process of its own, as it runs in production. */
+/** The compiled service in a process of its own, as in production. */
 
-export interface Running {
+export interface ServerProcess {
   readonly url: string;
   readonly child: ChildProcess;
-  /** Log lines so far. */
+  /** Log lines until now. */
   readonly lines: Record<string, unknown>[];
-  /** Resolves with the exit code, or the signal that ended it. */
+  /** Resolves with the exit code, or with the signal that ended the process. */
   readonly exit: Promise<number | string>;
 }
 
 const SERVER = 'build/server.js';
 
+/** Starts the service and does not wait for it. The caller ends the process. */
 export function spawnServer(env: Record<string, string>): {
   child: ChildProcess;
   exit: Promise<number | string>;
@@ -33,9 +34,9 @@ export function spawnServer(env: Record<string, string>): {
   return { child, exit, output: () => output };
 }
 
-/** Starts the service on a free port and waits until it is ready. */
-export async function runServer(t: Test, env: Record<string, string>): Promise<Running> {
-  // A busy machine is no overload: the tests beside it may take the core for longer than a service would bear.
+/** Starts the service on a free port and waits until it is ready. The process is killed when the test ends. */
+export async function runServer(t: Test, env: Record<string, string>): Promise<ServerProcess> {
+  // A busy test machine delays the event loop; the service would refuse questions as overloaded.
   const { child, exit, output } = spawnServer({ PORT: '0', MAX_EVENT_LOOP_DELAY_MS: '0', ...env });
   t.teardown(async () => {
     child.kill('SIGKILL');
@@ -46,8 +47,8 @@ export async function runServer(t: Test, env: Record<string, string>): Promise<R
       .split('\n')
       .filter((line) => line.startsWith('{'))
       .map((line) => JSON.parse(line) as Record<string, unknown>);
-  let over = false;
-  void exit.then(() => (over = true));
+  let ended = false;
+  void exit.then(() => (ended = true));
   for (;;) {
     const listening = lines().find(({ msg }) => String(msg).startsWith('Server listening at'));
     if (listening && lines().some(({ msg }) => msg === 'ready')) {
@@ -61,7 +62,7 @@ export async function runServer(t: Test, env: Record<string, string>): Promise<R
         },
       };
     }
-    if (over) throw new Error(`the service ended:\n${output()}`);
+    if (ended) throw new Error(`the service ended before it was ready:\n${output()}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }

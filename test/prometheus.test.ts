@@ -8,29 +8,33 @@ import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { drawDashboard, type Series } from './dashboard.ts';
 import { until } from './helper.ts';
-import { type Running, runServer } from './process.ts';
-import { freePort, isThere, noRedis, startRedis } from './redis.ts';
+import { runServer, type ServerProcess } from './process.ts';
+import { freePort, isInstalled, noRedis, startRedis } from './redis.ts';
 import { open, readAll } from './sse-client.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
 
-/** What `deploy/` has for Prometheus and Grafana, asked of a real Prometheus after a real load. */
+/** Checks the rules and the dashboard of `deploy/` with a real Prometheus that scrapes a service under load. */
 
 const run = promisify(execFile);
-const noPrometheus = noRedis || (isThere('promtool', '--version') ? false : 'no promtool here');
+const noPrometheus = noRedis || (isInstalled('promtool', '--version') ? false : 'promtool is not installed');
 
 interface Dashboard {
   readonly panels: { type: string; title: string; targets?: { expr: string; legendFormat: string }[] }[];
 }
 const dashboard = JSON.parse(readFileSync('deploy/grafana/dashboards/sluice.json', 'utf8')) as Dashboard;
 
-t.test('rules and configuration are valid, and alerts ring when they should', { skip: noPrometheus }, async (t) => {
-  await run('promtool', ['check', 'config', '--lint=all', 'deploy/prometheus/prometheus.yml']);
-  await run('promtool', ['check', 'rules', 'deploy/prometheus/alerts.yml']);
-  await run('promtool', ['test', 'rules', 'deploy/prometheus/alerts.test.yml']);
-  t.pass('promtool says so');
-});
+t.test(
+  'the Prometheus configuration and alerts are valid, and the alerts pass their tests',
+  { skip: noPrometheus },
+  async (t) => {
+    await run('promtool', ['check', 'config', '--lint=all', 'deploy/prometheus/prometheus.yml']);
+    await run('promtool', ['check', 'rules', 'deploy/prometheus/alerts.yml']);
+    await run('promtool', ['test', 'rules', 'deploy/prometheus/alerts.test.yml']);
+    t.pass('promtool accepts configuration, rules and tests');
+  },
+);
 
-t.test('every metric has its line in docs/operations.md, and every name there exists', async (t) => {
+t.test('docs/operations.md lists every metric, and every name in documents, alerts and dashboard exists', async (t) => {
   const docs = readFileSync('docs/operations.md', 'utf8');
   const { url } = await runServer(t, { REDIS_URL: 'redis://127.0.0.1:1', LOG_LEVEL: 'info' });
   const exposed = new Set(
@@ -38,17 +42,17 @@ t.test('every metric has its line in docs/operations.md, and every name there ex
       ([, name]) => name as string,
     ),
   );
-  t.ok(exposed.size > 30, `${exposed.size} metrics`);
-  for (const name of exposed) t.ok(docs.includes(`\`${name}`), `${name} is explained`);
+  t.ok(exposed.size > 30, `the service exposes ${exposed.size} metrics`);
+  for (const name of exposed) t.ok(docs.includes(`\`${name}`), `docs/operations.md lists ${name}`);
   for (const file of ['docs/operations.md', 'deploy/prometheus/alerts.yml', 'deploy/grafana/dashboards/sluice.json']) {
     for (const [name] of readFileSync(file, 'utf8').matchAll(/sluice_[a-z_]+[a-z]/g)) {
-      t.ok(exposed.has(name.replace(/_bucket$/, '')), `${name} of ${file} exists`);
+      t.ok(exposed.has(name.replace(/_bucket$/, '')), `${name} in ${file} exists`);
     }
   }
 });
 
-/** Answers, failures of every kind, and one provider that never works. */
-const playing: Script = async ({ body, response }) => {
+/** Answers, fails or stays silent, depending on the question; the models `broken` and `locked` always fail. */
+const mixedResponses: Script = async ({ body, response }) => {
   const { messages, model } = JSON.parse(body) as { messages: { content: string }[]; model: string };
   const question = messages.at(-1)?.content ?? '';
   if (model === 'broken') return void response.writeHead(503).end();
@@ -59,34 +63,35 @@ const playing: Script = async ({ body, response }) => {
   const length = question.includes('long') ? 300 : 10 + Math.floor(Math.random() * 60);
   for (let i = 0; i < length && !response.destroyed; i++) {
     response.write(text(`word ${i} `));
-    await sleep(10 + Math.random() * 30);
+    await sleep(10 + Math.random() * 30); // Paces the answer.
   }
   response.write(chunk({}, 'stop', { usage: { prompt_tokens: 20, completion_tokens: length } }));
   response.end(STOP + DONE);
 };
 
-async function load({ url }: Running, seconds: number): Promise<void> {
+/** Asks questions of every kind for some seconds and waits until all have ended. */
+async function load({ url }: ServerProcess, seconds: number): Promise<void> {
   const ask = `${url}/ask/stream?question=`;
-  const until = performance.now() + seconds * 1_000;
+  const end = performance.now() + seconds * 1_000;
   const running: Promise<unknown>[] = [];
   const questions = [
     'fallback',
     'refused',
     'silent',
     'junk',
-    'left',
+    'disconnected',
     'resumed',
     'stopped',
     ...Array<string>(12).fill('ok'),
   ];
-  for (let i = 0; performance.now() < until; i++) {
+  for (let i = 0; performance.now() < end; i++) {
     const question = questions[i % questions.length] as string;
-    running.push(one(question).catch(() => {}));
-    await sleep(40);
+    running.push(askOne(question).catch(() => {}));
+    await sleep(40); // Paces the load: at most 25 questions per second.
   }
   await Promise.all(running);
 
-  async function one(question: string): Promise<void> {
+  async function askOne(question: string): Promise<void> {
     if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question));
     if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`));
     if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`));
@@ -97,16 +102,16 @@ async function load({ url }: Running, seconds: number): Promise<void> {
     else reading.cut();
     if (question === 'resumed') {
       const headers = { 'last-event-id': reading.events.at(-1)?.id };
-      const again = await open(`${url}${json.url}`, { headers });
-      await sleep(300);
-      again.cut();
+      const resumed = await open(`${url}${json.url}`, { headers });
+      await sleep(300); // Keeps the second reader connected for a while.
+      resumed.cut();
     }
   }
 }
 
 t.test('every query of the dashboard has data after a load', { skip: noPrometheus, timeout: 90_000 }, async (t) => {
   const redis = await startRedis(t);
-  const upstream = await startUpstream(t, playing);
+  const upstream = await startUpstream(t, mixedResponses);
   const folder = t.testdir();
   const config = join(folder, 'sluice.yaml');
   writeFileSync(
@@ -126,32 +131,31 @@ defaultModel: bella/gpt-4o
     REDIS_URL: redis.url,
     STREAM_GRACE_MS: '200',
     MAX_GENERATIONS: '20',
-    MAX_EVENT_LOOP_DELAY_MS: '0',
   });
   const prometheus = await startPrometheus(t, folder, server.url);
   const seconds = Number(process.env.LOAD_SECONDS ?? 8);
-  // What happens only once is a step, which `rate` sees only if the series was there before.
+  // `rate` needs two scrapes: events that happen once must occur after the first scrape of their series.
   await load(server, seconds / 2);
-  await sleep(1_500);
+  await sleep(1_500); // Three scrapes.
   redis.child.kill('SIGSTOP');
   await load(server, seconds / 4);
   redis.child.kill('SIGCONT');
   await load(server, seconds / 2);
-  await sleep(1_500);
+  await sleep(1_500); // Three scrapes.
 
   const panels: { title: string; series: Series[] }[] = [];
   for (const { title, targets = [] } of dashboard.panels) {
     const series: Series[] = [];
     for (const { expr, legendFormat } of targets) {
       const query = expr.replaceAll('$__rate_interval', '5s');
-      let found: Found[] = [];
+      let results: Result[] = [];
       await until(async () => {
-        found = await prometheus.range(query, seconds + 40);
-        if (found.length > 0 || RARE.test(expr)) return true;
-        await sleep(200);
+        results = await prometheus.range(query, seconds + 40);
+        if (results.length > 0 || WITHOUT_DATA.test(expr)) return true;
+        await sleep(200); // Limits the rate of queries.
         return false;
       }, `${title} has data: ${expr}`);
-      for (const { metric, values } of found) {
+      for (const { metric, values } of results) {
         series.push({ name: legendFormat.replace(/{{(\w+)}}/g, (_, label) => metric[label] ?? ''), values });
       }
     }
@@ -160,14 +164,16 @@ defaultModel: bella/gpt-4o
   if (process.env.SCREENSHOT && !noBrowser) await drawDashboard(await launch(t), panels, process.env.SCREENSHOT);
 });
 
-/** Needs a second replica that dies, or a route that goes on. */
-const RARE = /sluice_(takeovers|continuations)_total/;
+/** Metrics without data in this load: they need a second replica that dies, or a model that continues answers. */
+const WITHOUT_DATA = /sluice_(takeovers|continuations)_total/;
 
-interface Found {
+/** One series of a range query. */
+interface Result {
   readonly metric: Record<string, string>;
   readonly values: [number, string][];
 }
 
+/** Starts a Prometheus that scrapes `target` every 500 ms, and returns a function for range queries. */
 async function startPrometheus(t: Test, folder: string, target: string) {
   const port = await freePort();
   const file = join(folder, 'prometheus.yml');
@@ -188,22 +194,21 @@ async function startPrometheus(t: Test, folder: string, target: string) {
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
   });
   const url = `http://127.0.0.1:${port}`;
-  while (
-    !(await fetch(`${url}/-/ready`).then(
+  const isReady = () =>
+    fetch(`${url}/-/ready`).then(
       ({ ok }) => ok,
       () => false,
-    ))
-  )
-    await sleep(50);
+    );
+  await until(isReady, 'Prometheus is ready');
   return {
-    async range(query: string, seconds: number): Promise<Found[]> {
+    async range(query: string, seconds: number): Promise<Result[]> {
       const end = Date.now() / 1_000;
       const parameters = new URLSearchParams({ query, start: String(end - seconds), end: String(end), step: '0.5' });
       const response = await fetch(`${url}/api/v1/query_range?${parameters}`);
       const { status, error, data } = (await response.json()) as {
         status: string;
         error?: string;
-        data: { result: Found[] };
+        data: { result: Result[] };
       };
       if (status !== 'success') throw new Error(`${query}: ${error}`);
       return data.result.filter(({ values }) => values.some(([, value]) => value !== 'NaN'));

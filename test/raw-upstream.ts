@@ -2,17 +2,17 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import type { Test } from 'tap';
 
-/** An upstream of bare sockets, for faults that no HTTP server can be told to make. */
+/** An upstream on plain sockets, for faults that an HTTP server cannot produce. */
 
 export interface RawUpstream {
   readonly url: string;
-  /** Requests that came in whole. */
+  /** Requests that were received completely. */
   readonly requests: string[];
-  /** Connections that are open now. */
+  /** Open connections. */
   readonly open: Set<Socket>;
 }
 
-/** What it does with the n-th request (from 1). */
+/** Handles the n-th request, counted from 1. */
 export type RawScript = (socket: Socket, n: number) => unknown;
 
 export async function rawUpstream(t: Test, script: RawScript): Promise<RawUpstream> {
@@ -43,14 +43,14 @@ export async function rawUpstream(t: Test, script: RawScript): Promise<RawUpstre
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests, open };
 }
 
-/** A response's head; without a length its body ends with the connection. */
+/** Returns the head of a response. Without a length, the body ends with the connection. */
 export function head(status = 200, headers: Record<string, string> = {}): string {
   const all = { 'content-type': 'text/event-stream', ...headers };
   const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
   return `HTTP/1.1 ${status} X\r\n${lines.join('')}\r\n`;
 }
 
-/** One chunk of a chunked body. */
+/** Returns one chunk of a chunked body. */
 export function chunked(data: string | Buffer): Buffer {
   const bytes = Buffer.from(data);
   return Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, Buffer.from('\r\n')]);

@@ -8,18 +8,18 @@ import { bellaAt, serve, until } from './helper.ts';
 import { type TcpProxy, tcpProxy } from './tcp-proxy.ts';
 import { type Call, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
 
-/** A real browser, a plain EventSource that never calls `close()`, and a network that cuts. */
+/** The EventSource of a real browser, which never calls `close()`, behind a network that cuts connections. */
 
 const WORDS = Array.from({ length: 12 }, (_, i) => `${i} 你好🚀 `);
 const ANSWER = WORDS.join('');
-/** What stands on the page. */
-interface Shown {
-  seen: { text: string; answer: string; ends: number; starts: number };
+/** Variables of the page. */
+interface PageGlobals {
+  received: { text: string; answer: string; ends: number; starts: number };
   source: EventSource;
 }
 
-/** An answer that is told when to go on. */
-function told() {
+/** Returns a script that sends the first word, and functions that continue the answer of the first call. */
+function steppedAnswer() {
   const calls: Call[] = [];
   return {
     calls,
@@ -27,7 +27,7 @@ function told() {
       calls.push(call);
       sse(call.response).write(text(WORDS[0] as string));
     },
-    say: (from: number, to: number) => {
+    write: (from: number, to: number) => {
       const words = WORDS.slice(from, to).map(text).join('');
       calls[0]?.response.write(words);
     },
@@ -36,94 +36,97 @@ function told() {
 }
 
 async function setUp(t: Test, store?: StreamStore) {
-  const model = told();
+  const model = steppedAnswer();
   const upstream = await startUpstream(t, model.script);
   const { url } = await serve(t, { env: bellaAt(upstream.url), ...(store && { store }) });
   return { model, upstream, proxy: await tcpProxy(t, url) };
 }
 
-async function listen(page: Page, proxy: TcpProxy, path: string): Promise<void> {
+/** Opens a page of the service and reads `path` with an EventSource. */
+async function openAndRead(page: Page, proxy: TcpProxy, path: string): Promise<void> {
   await page.goto(`${proxy.url}/livez`);
-  await follow(page, path);
+  await read(page, path);
 }
 
-/** The whole client: `onmessage`, and nothing else. */
-async function follow(page: Page, path: string): Promise<void> {
+/** Reads `path` with an EventSource that has only an `onmessage` handler. */
+async function read(page: Page, path: string): Promise<void> {
   await page.evaluate((url) => {
-    const seen = { text: '', answer: '', ends: 0, starts: 0 };
+    const received = { text: '', answer: '', ends: 0, starts: 0 };
     const source = new EventSource(url);
-    Object.assign(globalThis, { seen, source });
+    Object.assign(globalThis, { received, source });
     source.onmessage = ({ data }) => {
       const event = JSON.parse(data);
-      if (event.type === 'start') seen.starts += 1;
-      if (event.type === 'delta') seen.text += event.content;
+      if (event.type === 'start') received.starts += 1;
+      if (event.type === 'delta') received.text += event.content;
       if (event.type !== 'end') return;
-      seen.answer = event.answer;
-      seen.ends += 1;
+      received.answer = event.answer;
+      received.ends += 1;
     };
   }, path);
 }
 
-const seen = (page: Page) => page.evaluate(() => (globalThis as unknown as Shown).seen);
+const receivedBy = (page: Page) => page.evaluate(() => (globalThis as unknown as PageGlobals).received);
 
-async function shows(page: Page, words: number): Promise<void> {
-  const wanted = WORDS.slice(0, words).join('');
-  await page.waitForFunction((text) => (globalThis as unknown as Shown).seen.text === text, wanted, {
+/** Waits until the page has received exactly the first words. */
+async function waitForWords(page: Page, words: number): Promise<void> {
+  const expected = WORDS.slice(0, words).join('');
+  await page.waitForFunction((text) => (globalThis as unknown as PageGlobals).received.text === text, expected, {
     timeout: 20_000,
   });
 }
 
-const asks = (proxy: TcpProxy) => proxy.requests.filter((line) => line.includes('/ask/stream'));
+const questions = (proxy: TcpProxy) => proxy.requests.filter((line) => line.includes('/ask/stream'));
 
-t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 90_000 }, async (t) => {
+t.test('an EventSource with only an onmessage handler', { skip: noBrowser, timeout: 90_000 }, async (t) => {
   const browser = await launch(t);
   t.jobs = 4;
 
-  const finished = async (t: Test, page: Page, proxy: TcpProxy, requests: number) => {
-    await page.waitForFunction(() => (globalThis as unknown as Shown).seen.ends === 1, undefined, {
+  /** Asserts that the page gets the complete answer once, and stops reconnecting after `requests` requests. */
+  const assertFinished = async (t: Test, page: Page, proxy: TcpProxy, requests: number) => {
+    await page.waitForFunction(() => (globalThis as unknown as PageGlobals).received.ends === 1, undefined, {
       timeout: 20_000,
     });
-    await until(() => asks(proxy).length === requests, 'one last request, which is answered 204');
-    const CLOSED = 2; // From here on, a browser never reconnects.
-    await page.waitForFunction((state) => (globalThis as unknown as Shown).source.readyState === state, CLOSED);
-    t.equal(asks(proxy).length, requests, 'no request after the 204');
-    t.same(await seen(page), { text: ANSWER, answer: ANSWER, ends: 1, starts: 1 }, 'the whole answer, once');
+    await until(() => questions(proxy).length === requests, 'the browser has sent its last request, which gets 204');
+    const CLOSED = 2; // In this state, an EventSource does not reconnect.
+    await page.waitForFunction((state) => (globalThis as unknown as PageGlobals).source.readyState === state, CLOSED);
+    t.equal(questions(proxy).length, requests, 'no request after the 204');
+    t.same(await receivedBy(page), { text: ANSWER, answer: ANSWER, ends: 1, starts: 1 }, 'the complete answer, once');
   };
 
-  t.test('cut three times in the middle of the answer', async (t) => {
+  t.test('three cuts during the answer: the browser resumes and gets every word once', async (t) => {
     const { model, upstream, proxy } = await setUp(t);
     const page = await browser.newPage();
-    await listen(page, proxy, '/ask/stream?question=q');
-    await shows(page, 1);
+    await openAndRead(page, proxy, '/ask/stream?question=q');
+    await waitForWords(page, 1);
     for (const cut of [1, 2, 3]) {
       proxy.cut();
-      model.say(cut, cut + 1); // while nobody listens
-      await shows(page, cut + 1);
+      model.write(cut, cut + 1); // While no reader is connected.
+      await waitForWords(page, cut + 1);
     }
-    model.say(4, WORDS.length);
+    model.write(4, WORDS.length);
     model.end();
-    await finished(t, page, proxy, 5);
-    t.equal(upstream.calls.length, 1, 'asked once');
+    await assertFinished(t, page, proxy, 5);
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 
-  t.test('cut before the first id, with a key', async (t) => {
+  t.test('a cut before the first event id: a key lets the browser find its stream', async (t) => {
     const { model, upstream, proxy } = await setUp(t);
     const page = await browser.newPage();
     await page.goto(`${proxy.url}/livez`);
-    proxy.swallowAnswers = true;
-    await follow(page, '/ask/stream?question=q&key=6d0f3a52-1c4b-4f5e-9b43-0c8f1f6f7a10');
-    await until(() => model.calls.length === 1, 'the first question');
-    await until(() => asks(proxy).length >= 2, 'the browser has come back');
-    proxy.swallowAnswers = false;
-    await shows(page, 1);
-    model.say(1, WORDS.length);
+    proxy.cutBeforeResponse = true;
+    await read(page, '/ask/stream?question=q&key=6d0f3a52-1c4b-4f5e-9b43-0c8f1f6f7a10');
+    await until(() => model.calls.length === 1, 'the upstream is called');
+    await until(() => questions(proxy).length >= 2, 'the browser has reconnected');
+    proxy.cutBeforeResponse = false;
+    await waitForWords(page, 1);
+    model.write(1, WORDS.length);
     model.end();
-    await finished(t, page, proxy, asks(proxy).length + 1);
-    t.equal(upstream.calls.length, 1, 'asked once');
+    await assertFinished(t, page, proxy, questions(proxy).length + 1);
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 
-  t.test('a service that refuses to resume twice, then resumes', async (t) => {
-    const near = new MemoryStore({
+  t.test('two resumes fail because the store is unavailable: the browser resumes at the third attempt', async (t) => {
+    const memoryStore = new MemoryStore({
       clock: systemClock,
       highWaterMark: 16_384,
       flushMs: 10,
@@ -131,53 +134,53 @@ t.test('an EventSource and nothing but onmessage', { skip: noBrowser, timeout: 9
       maxTotalBytes: 1e8,
       onEvicted() {},
     });
-    let away = false;
-    let refused = 0;
+    let isUnavailable = false;
+    let failedResumes = 0;
     const store: StreamStore = {
-      create: (info, key) => near.create(info, key),
-      openByKey: (key) => near.openByKey(key),
-      openByChat: (chat) => near.openByChat(chat),
-      close: () => near.close(),
+      create: (info, key) => memoryStore.create(info, key),
+      openByKey: (key) => memoryStore.openByKey(key),
+      openByChat: (chat) => memoryStore.openByChat(chat),
+      close: () => memoryStore.close(),
       async open(id) {
-        if (!away) return near.open(id);
-        refused += 1;
-        throw new Error('away');
+        if (!isUnavailable) return memoryStore.open(id);
+        failedResumes += 1;
+        throw new Error('unavailable');
       },
     };
     const { model, upstream, proxy } = await setUp(t, store);
     const page = await browser.newPage();
-    await listen(page, proxy, '/ask/stream?question=q');
-    await shows(page, 1);
-    away = true;
+    await openAndRead(page, proxy, '/ask/stream?question=q');
+    await waitForWords(page, 1);
+    isUnavailable = true;
     proxy.cut();
-    model.say(1, 6);
-    await until(() => refused >= 2, 'two resumes are refused');
-    away = false;
-    await shows(page, 6);
-    model.say(6, WORDS.length);
+    model.write(1, 6);
+    await until(() => failedResumes >= 2, 'two resumes have failed');
+    isUnavailable = false;
+    await waitForWords(page, 6);
+    model.write(6, WORDS.length);
     model.end();
-    await finished(t, page, proxy, refused + 3);
-    t.equal(upstream.calls.length, 1, 'asked once');
+    await assertFinished(t, page, proxy, failedResumes + 3);
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 
-  t.test('a reload during the answer, and the same stream in two tabs', async (t) => {
+  t.test('a reload and a second tab with the same key get the complete answer', async (t) => {
     const { model, upstream, proxy } = await setUp(t);
     const path = '/ask/stream?question=q&key=3f9f1c1e-7b7c-4b64-9a39-3f8f8d6f1c55';
-    const [one, two] = [await browser.newPage(), await browser.newPage()];
-    await listen(one, proxy, path);
-    await shows(one, 1);
-    model.say(1, 4);
-    await shows(one, 4);
-    await listen(one, proxy, path); // the page is loaded anew
-    await shows(one, 4);
-    await listen(two, proxy, path);
-    await shows(two, 4);
-    model.say(4, WORDS.length);
+    const [firstTab, secondTab] = [await browser.newPage(), await browser.newPage()];
+    await openAndRead(firstTab, proxy, path);
+    await waitForWords(firstTab, 1);
+    model.write(1, 4);
+    await waitForWords(firstTab, 4);
+    await openAndRead(firstTab, proxy, path); // Reloads the page.
+    await waitForWords(firstTab, 4);
+    await openAndRead(secondTab, proxy, path);
+    await waitForWords(secondTab, 4);
+    model.write(4, WORDS.length);
     model.end();
-    for (const page of [one, two]) {
-      await page.waitForFunction(() => (globalThis as unknown as Shown).seen.ends === 1);
-      t.same(await seen(page), { text: ANSWER, answer: ANSWER, ends: 1, starts: 1 });
+    for (const page of [firstTab, secondTab]) {
+      await page.waitForFunction(() => (globalThis as unknown as PageGlobals).received.ends === 1);
+      t.same(await receivedBy(page), { text: ANSWER, answer: ANSWER, ends: 1, starts: 1 }, 'the complete answer, once');
     }
-    t.equal(upstream.calls.length, 1, 'asked once');
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 });

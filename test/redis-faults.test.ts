@@ -1,197 +1,200 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { bellaAt, serve, until } from './helper.ts';
+import { metricValue } from './metric-value.ts';
 import { noRedis, startRedis } from './redis.ts';
-import { metric, type Replicas, startReplicas } from './replicas.ts';
-import { joined, open, type Reading, readAll } from './sse-client.ts';
-import { answering, beginning, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
+import { type Replicas, startReplicas } from './replicas.ts';
+import { deltaText, open, type Reading, readAll } from './sse-client.ts';
+import { completeAnswer, numberedAnswer, numberedDeltas, startUpstream, text, unfinishedAnswer } from './upstream.ts';
 
-/** What happens to Redis, done to a real one; what readers and operators see of it. */
+/** Faults of a real Redis, as readers and operators notice them. */
 
-const deltas = (count: number) => Array.from({ length: count }, (_, i) => `${i} `);
+/** Answers with `count` numbers, one every 20 ms. */
+const answerOf = (count: number) => numberedAnswer(count, 20);
 
-/** Plays a number every 20 ms. */
-const counting =
-  (count: number) =>
-  async ({ response }: { response: import('node:http').ServerResponse }) => {
-    sse(response);
-    for (const delta of deltas(count)) {
-      response.write(text(delta));
-      await sleep(20);
-    }
-    response.end(STOP + DONE);
-  };
+/** Returns the text of `answerOf(count)`. */
+const textOf = (count: number) => numberedDeltas(count).join('');
 
-const statuses = ({ events }: Reading) =>
+/** Returns `resumable` of every `status` event until now. */
+const resumableChanges = ({ events }: Reading) =>
   events.filter(({ json }) => json?.type === 'status').map(({ json }) => json.resumable);
 
-/** A stream that counts at A, with a reader there and one at B. */
-async function counted({ a, b }: Replicas): Promise<{ here: Reading; there: Reading }> {
-  const here = await open(`${a.url}/ask/stream?question=q`);
-  const { json } = await here.until('start');
-  await here.until('delta');
-  const there = await open(`${b.url}${json.url}`);
-  await there.until('delta');
-  return { here, there };
+/** Starts a stream on A, with a reader on A (`local`) and one on B (`remote`). Waits until both get deltas. */
+async function startWithTwoReaders({ a, b }: Replicas): Promise<{ local: Reading; remote: Reading }> {
+  const local = await open(`${a.url}/ask/stream?question=q`);
+  const { json } = await local.until('start');
+  await local.until('delta');
+  const remote = await open(`${b.url}${json.url}`);
+  await remote.until('delta');
+  return { local, remote };
 }
 
-t.test('what happens to Redis', { skip: noRedis }, async (t) => {
+t.test('faults of Redis', { skip: noRedis }, async (t) => {
   t.jobs = 3;
 
-  t.test('down at the start: it starts all the same, and is whole when Redis comes', async (t) => {
-    const upstream = await startUpstream(t, answering('x'));
+  t.test('Redis unavailable at the start: the service answers, and uses Redis once it is available', async (t) => {
+    const upstream = await startUpstream(t, completeAnswer('x'));
     const redis = await startRedis(t);
     await redis.stop();
     const env = bellaAt(upstream.url, { REDIS_URL: redis.url });
     const { app, url } = await serve(t, { env });
     const reading = await readAll(`${url}/ask/stream?question=q`);
-    t.match(reading.events[0]?.json, { type: 'start', resumable: false });
-    t.equal(reading.events.at(-1)?.json.answer, 'x');
-    t.equal((await fetch(`${url}/readyz`)).status, 200);
-    t.equal(await metric(app, 'sluice_redis_up'), 0);
+    t.match(reading.events[0]?.json, { type: 'start', resumable: false }, 'the stream is not resumable');
+    t.equal(reading.events.at(-1)?.json.answer, 'x', 'the answer is complete');
+    t.equal((await fetch(`${url}/readyz`)).status, 200, 'ready without Redis by default');
+    t.equal(await metricValue(app, 'sluice_redis_up'), 0, 'sluice_redis_up');
     const strict = await serve(t, { env: { ...env, REDIS_REQUIRED: 'true' } });
-    t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready, where the configuration says so');
+    t.equal((await fetch(`${strict.url}/readyz`)).status, 503, 'not ready without Redis if REDIS_REQUIRED is set');
     await redis.start();
     await until(
       () => app.cluster?.connection.isAvailable === true && strict.app.cluster?.connection.isAvailable === true,
-      'Redis is found',
+      'both services are connected to Redis',
     );
-    t.match((await readAll(`${url}/ask/stream?question=q`)).events[0]?.json, { type: 'start', resumable: true });
-    t.equal((await fetch(`${strict.url}/readyz`)).status, 200);
+    const { events } = await readAll(`${url}/ask/stream?question=q`);
+    t.match(events[0]?.json, { type: 'start', resumable: true }, 'a new stream is resumable');
+    t.equal((await fetch(`${strict.url}/readyz`)).status, 200, 'ready with Redis');
   });
 
-  t.test('down in the middle: the stream is unharmed and says so; back: all is whole again', async (t) => {
-    const replicas = await startReplicas(t, counting(300));
+  t.test('Redis restarted empty: running answers continue, and are resumable again afterwards', async (t) => {
+    const replicas = await startReplicas(t, answerOf(300));
     const { redis, a, b, upstream } = replicas;
-    const { here, there } = await counted(replicas);
+    const { local, remote } = await startWithTwoReaders(replicas);
     await redis.stop();
-    const seen = here.events.length;
-    await until(() => statuses(here).includes(false), 'readers are told');
-    await until(() => here.events.length > seen + 20, 'deltas go on');
-    const alone = await open(`${a.url}/ask/stream?question=q2`);
-    t.equal((await alone.until('start')).json.resumable, false, 'new streams are of this replica alone');
-    const lost = await open(`${b.url}/ask/stream?question=q`, { headers: { 'last-event-id': here.events.at(-1)?.id } });
-    await lost.ended;
-    t.same([lost.response.statusCode, lost.events], [200, []], 'a resume elsewhere is told to come back');
-    t.ok(lost.retry);
+    const eventsBefore = local.events.length;
+    await until(() => resumableChanges(local).includes(false), 'the reader gets `resumable: false`');
+    await until(() => local.events.length > eventsBefore + 20, 'deltas continue');
+    const unsynced = await open(`${a.url}/ask/stream?question=q2`);
+    t.equal((await unsynced.until('start')).json.resumable, false, 'a new stream is not resumable');
+    const headers = { 'last-event-id': local.events.at(-1)?.id };
+    const resumed = await open(`${b.url}/ask/stream?question=q`, { headers });
+    await resumed.ended;
+    t.same([resumed.response.statusCode, resumed.events], [200, []], 'a resume on B gets no event');
+    t.ok(resumed.retry, 'a resume on B gets a reconnect delay');
     await redis.start();
-    const back = performance.now();
-    await until(() => statuses(here).includes(true), 'it can be resumed again');
-    t.comment(`whole ${Math.round(performance.now() - back)} ms after Redis was back`);
+    const restartedAt = performance.now();
+    await until(() => resumableChanges(local).includes(true), 'the reader gets `resumable: true`');
+    t.comment(`resumable ${Math.round(performance.now() - restartedAt)} ms after the restart of Redis`);
     const fresh = await open(`${b.url}/ask/stream?question=q3`);
-    await until(() => statuses(fresh).includes(true) || fresh.events[0]?.json.resumable, 'and so can new ones');
-    for (const one of [here, there]) {
-      const { json } = await one.until('end');
-      t.equal(json.answer, deltas(300).join(''));
-      t.equal(joined(one), json.answer, 'byte for byte, with Redis emptied in between');
+    await until(
+      () => resumableChanges(fresh).includes(true) || fresh.events[0]?.json.resumable,
+      'a new stream is resumable',
+    );
+    for (const reading of [local, remote]) {
+      const { json } = await reading.until('end');
+      t.equal(json.answer, textOf(300), '`end` has the complete answer');
+      t.equal(deltaText(reading), json.answer, 'the deltas make the complete answer');
     }
-    t.equal(upstream.calls.length, 3);
-    t.ok((await metric(a.app, 'sluice_streams_unsynced_total')) >= 1);
-    alone.cut();
+    t.equal(upstream.calls.length, 3, 'no question is asked twice');
+    t.ok((await metricValue(a.app, 'sluice_streams_unsynced_total')) >= 1, 'sluice_streams_unsynced_total');
+    unsynced.cut();
     fresh.cut();
   });
 
-  t.test('stopped: the answer goes on without it, and readers are told once', async (t) => {
-    const replicas = await startReplicas(t, counting(300));
+  t.test('Redis does not reply: answers continue, and readers get each status once', async (t) => {
+    const replicas = await startReplicas(t, answerOf(300));
     const { redis, a } = replicas;
-    const { here, there } = await counted(replicas);
+    const { local, remote } = await startWithTwoReaders(replicas);
     redis.child.kill('SIGSTOP');
-    await until(() => statuses(here).includes(false), 'readers are told');
-    const before = here.events.length;
-    await until(() => here.events.length > before + 20, 'deltas go on while Redis is stopped');
+    await until(() => resumableChanges(local).includes(false), 'the reader gets `resumable: false`');
+    const eventsBefore = local.events.length;
+    await until(() => local.events.length > eventsBefore + 20, 'deltas continue while Redis does not reply');
     redis.child.kill('SIGCONT');
-    t.ok((await metric(a.app, 'sluice_redis_failures_total', 'timeout')) >= 1);
-    for (const one of [here, there]) {
-      await one.until('end');
-      t.equal(joined(one), deltas(300).join(''));
+    const timeouts = await metricValue(a.app, 'sluice_redis_failures_total', { reason: 'timeout' });
+    t.ok(timeouts >= 1, 'sluice_redis_failures_total with reason timeout');
+    for (const reading of [local, remote]) {
+      await reading.until('end');
+      t.equal(deltaText(reading), textOf(300), 'the deltas make the complete answer');
     }
-    t.same(statuses(here), [false, true]);
+    t.same(resumableChanges(local), [false, true], 'the reader gets each status once');
   });
 
-  t.test('out of memory: as if it were down for writing, and reading goes on', async (t) => {
-    const replicas = await startReplicas(t, counting(500));
+  t.test('Redis out of memory: answers continue, and stored streams can be read', async (t) => {
+    const replicas = await startReplicas(t, answerOf(500));
     const { redis, a, b } = replicas;
-    const { here, there } = await counted(replicas);
-    const done = await open(`${a.url}/ask/stream?question=short`);
-    await done.until('delta');
-    await fetch(`${a.url}${done.events[0]?.json.url}`, { method: 'DELETE' });
-    await done.ended;
+    const { local, remote } = await startWithTwoReaders(replicas);
+    const stopped = await open(`${a.url}/ask/stream?question=short`);
+    await stopped.until('delta');
+    await fetch(`${a.url}${stopped.events[0]?.json.url}`, { method: 'DELETE' });
+    await stopped.ended;
     await redis.client.config('SET', 'maxmemory', '1');
-    await until(() => statuses(here).includes(false), 'readers are told');
-    const old = await readAll(`${b.url}${done.events[0]?.json.url}`);
-    t.equal(old.events.at(-1)?.json.answer, joined(done), 'what is kept can be read');
+    await until(() => resumableChanges(local).includes(false), 'the reader gets `resumable: false`');
+    const stored = await readAll(`${b.url}${stopped.events[0]?.json.url}`);
+    t.equal(stored.events.at(-1)?.json.answer, deltaText(stopped), 'a stored stream can be read');
     const leases = () => redis.client.keys('*replica*');
-    await until(
-      async () => (await leases()).length === 0,
-      'the leases have expired, as no replica could renew its own',
-    );
-    t.ok((await metric(a.app, 'sluice_redis_failures_total', 'oom')) >= 1);
+    await until(async () => (await leases()).length === 0, 'no replica can renew its lease');
+    const failures = await metricValue(a.app, 'sluice_redis_failures_total', { reason: 'oom' });
+    t.ok(failures >= 1, 'sluice_redis_failures_total with reason oom');
     await redis.client.config('SET', 'maxmemory', '0');
-    for (const one of [here, there]) {
-      t.equal((await one.until('end')).json.answer, deltas(500).join(''));
-      t.equal(joined(one), deltas(500).join(''));
+    for (const reading of [local, remote]) {
+      t.equal((await reading.until('end')).json.answer, textOf(500), '`end` has the complete answer');
+      t.equal(deltaText(reading), textOf(500), 'the deltas make the complete answer');
     }
-    t.same(statuses(here), [false, true]);
+    t.same(resumableChanges(local), [false, true], 'the reader gets each status once');
   });
 
-  t.test('a stream that ends while Redis is away: readers elsewhere get its end when Redis is back', async (t) => {
-    const replicas = await startReplicas(t, counting(100));
+  t.test('a stream ends while Redis does not reply: remote readers get its end afterwards', async (t) => {
+    const replicas = await startReplicas(t, answerOf(100));
     const { redis } = replicas;
-    const { here, there } = await counted(replicas);
+    const { local, remote } = await startWithTwoReaders(replicas);
     redis.child.kill('SIGSTOP');
-    await here.until('end');
-    await sleep(4_000); // The producer has not heard of them for long.
+    await local.until('end');
+    await sleep(4_000); // Longer than the 3.5 s after which the producer forgets remote readers that do not report.
     redis.child.kill('SIGCONT');
-    await there.until('end');
-    t.equal(joined(there), deltas(100).join(''));
+    await remote.until('end');
+    t.equal(deltaText(remote), textOf(100), 'the deltas make the complete answer');
   });
 
-  t.test('emptied: what runs is written anew, what has ended is unknown, nobody waits in silence', async (t) => {
-    const replicas = await startReplicas(t, counting(200));
+  t.test('Redis emptied: running streams are written again, ended streams are unknown', async (t) => {
+    const replicas = await startReplicas(t, answerOf(200));
     const { redis, a, b } = replicas;
-    const done = await readAll(`${a.url}/ask/stream?question=short`);
-    const { here, there } = await counted(replicas);
+    const ended = await readAll(`${a.url}/ask/stream?question=short`);
+    const { local, remote } = await startWithTwoReaders(replicas);
     await redis.client.flushall();
     const unknown = await readAll(`${b.url}/ask/stream?question=q`, {
-      headers: { 'last-event-id': done.events[1]?.id },
+      headers: { 'last-event-id': ended.events[1]?.id },
     });
-    t.equal(unknown.events[0]?.json.code, 'stream_unknown');
-    for (const one of [here, there]) {
-      t.equal((await one.until('end')).json.answer, deltas(200).join(''));
-      t.equal(joined(one), deltas(200).join(''));
+    t.equal(unknown.events[0]?.json.code, 'stream_unknown', 'an ended stream is unknown');
+    for (const reading of [local, remote]) {
+      t.equal((await reading.until('end')).json.answer, textOf(200), '`end` has the complete answer');
+      t.equal(deltaText(reading), textOf(200), 'the deltas make the complete answer');
     }
   });
 
-  t.test('without its newest entries, as after a failover: an error, never a gap', async (t) => {
-    const { redis, a, b, upstream } = await startReplicas(t, beginning(), { STREAM_FLUSH_MS: '0' });
-    const here = await open(`${a.url}/ask/stream?question=q`);
-    const { json } = await here.until('start');
+  t.test('a log in Redis that lost an entry: readers get `stream_lost` instead of a gap', async (t) => {
+    const { redis, a, b, upstream } = await startReplicas(t, unfinishedAnswer(), { STREAM_FLUSH_MS: '0' });
+    const local = await open(`${a.url}/ask/stream?question=q`);
+    const { json } = await local.until('start');
     const call = await upstream.call(1);
     for (const delta of ['one ', 'two ', 'three ']) {
       call.response.write(text(delta));
-      await until(() => joined(here).endsWith(delta), `${delta} is there`);
+      await until(() => deltaText(local).endsWith(delta), `the reader has ${delta}`);
     }
     const [log] = await redis.client.keys('*:log:*');
     const entries = await redis.client.xrange(log as string, '-', '+');
     await redis.client.xdel(log as string, (entries[2] as [string, string[]])[0]);
-    const there = await open(`${b.url}${json.url}`);
-    t.equal((await there.until('error')).json.code, 'stream_lost');
-    t.equal(joined(there), 'one ');
-    here.cut();
+    const remote = await open(`${b.url}${json.url}`);
+    t.equal((await remote.until('error')).json.code, 'stream_lost', 'the reader gets `stream_lost`');
+    t.equal(deltaText(remote), 'one ', 'the reader gets the text before the lost entry');
+    local.cut();
   });
 
-  t.test('connections killed: everything comes back by itself', async (t) => {
-    const replicas = await startReplicas(t, counting(200));
+  t.test('connections to Redis killed: they reconnect, and no answer is affected', async (t) => {
+    const replicas = await startReplicas(t, answerOf(200));
     const { redis } = replicas;
-    const { here, there } = await counted(replicas);
+    const { local, remote } = await startWithTwoReaders(replicas);
+    const connections = async () =>
+      String(await redis.client.client('LIST'))
+        .trim()
+        .split('\n').length;
+    const connected = await connections();
     for (let i = 0; i < 3; i++) {
       await redis.client.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
       await redis.client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
-      await sleep(300);
+      await until(async () => (await connections()) >= connected, 'both replicas have reconnected');
     }
-    for (const one of [here, there]) {
-      t.equal((await one.until('end')).json.answer, deltas(200).join(''));
-      t.equal(joined(one), deltas(200).join(''));
+    for (const reading of [local, remote]) {
+      t.equal((await reading.until('end')).json.answer, textOf(200), '`end` has the complete answer');
+      t.equal(deltaText(reading), textOf(200), 'the deltas make the complete answer');
     }
   });
 });

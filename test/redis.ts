@@ -4,24 +4,25 @@ import { createServer } from 'node:net';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
 
-/** A real `redis-server` of the test's own. */
+/** A real `redis-server`, started for one test. */
 export interface RedisServer {
   readonly url: string;
   readonly port: number;
   readonly child: ChildProcess;
-  /** A connection for the test to look, and to do harm. */
+  /** A connection for the test, to read keys and to inject faults. */
   readonly client: Redis;
-  /** Ends the server. */
+  /** Kills the server. */
   stop(): Promise<void>;
-  /** Starts it again, empty, on the same port. */
+  /** Starts the server again, empty, on the same port. */
   start(): Promise<void>;
 }
 
 const BINARY = process.env.REDIS_SERVER ?? 'redis-server';
 
-/** Why tests with Redis cannot run here; false where they can. */
-export const noRedis: string | false = isThere(BINARY, '--version') ? false : `no ${BINARY} here`;
+/** Reason to skip tests that need Redis; false if it is installed. */
+export const noRedis: string | false = isInstalled(BINARY, '--version') ? false : `${BINARY} is not installed`;
 
+/** Starts a Redis without persistence on a free port. It is killed when the test ends. */
 export async function startRedis(t: Test): Promise<RedisServer> {
   const port = await freePort();
   let child: ChildProcess;
@@ -59,16 +60,18 @@ export async function startRedis(t: Test): Promise<RedisServer> {
   };
 }
 
-export function isThere(binary: string, ...args: string[]): boolean {
+/** Returns true if the binary runs. Throws if it does not and `REQUIRE_SERVICES` is set. */
+export function isInstalled(binary: string, ...args: string[]): boolean {
   try {
     execFileSync(binary, args, { stdio: 'ignore' });
     return true;
   } catch {
-    if (process.env.REQUIRE_SERVICES) throw new Error(`${binary} is required here`);
+    if (process.env.REQUIRE_SERVICES) throw new Error(`REQUIRE_SERVICES is set, but ${binary} does not run`);
     return false;
   }
 }
 
+/** Returns a port that is free now. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');

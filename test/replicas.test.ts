@@ -1,43 +1,44 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { until } from './helper.ts';
+import { postJson } from './post-json.ts';
 import { noRedis } from './redis.ts';
 import { startReplicas } from './replicas.ts';
-import { joined, open, readAll } from './sse-client.ts';
-import { beginning, DONE, STOP, sse, text } from './upstream.ts';
+import { deltaText, open, readAll } from './sse-client.ts';
+import { DONE, STOP, sse, text, unfinishedAnswer } from './upstream.ts';
 
-/** What one replica began any other reads, stops and finds, as if it were its own. */
+/** Every replica can read, stop and find the streams that another replica produces. */
 
-t.test('across replicas', { skip: noRedis }, async (t) => {
+t.test('streams across replicas', { skip: noRedis }, async (t) => {
   t.jobs = 4;
 
-  t.test('a stream is resumed on another replica, from any place, while it runs and after it', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('one 你', '好 🚀 '));
+  t.test('another replica resumes a stream from any position, during the generation and afterwards', async (t) => {
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('one 你', '好 🚀 '));
     const reading = await open(`${a.url}/ask/stream?question=q`);
-    await until(() => joined(reading) === 'one 你好 🚀 ', 'both deltas are here');
+    await until(() => deltaText(reading) === 'one 你好 🚀 ', 'the reader has both deltas');
     const { id: last } = reading.events.at(-1) as { id: string };
     const { id: first, json: start } = reading.events[0] as { id: string; json: { url: string; resumable: boolean } };
-    t.equal(start.resumable, true);
+    t.equal(start.resumable, true, 'the stream is resumable');
     reading.cut();
     const rest = await open(`${b.url}/ask/stream?question=q`, { headers: { 'last-event-id': last } });
-    const whole = await open(`${b.url}${start.url}`, { headers: { 'last-event-id': first } });
+    const fromStart = await open(`${b.url}${start.url}`, { headers: { 'last-event-id': first } });
     const { response } = await upstream.call(1);
     response.write(text('three '));
     await rest.until('delta');
     response.end(text('four') + STOP + DONE);
-    t.equal((await rest.until('end')).json.answer, 'one 你好 🚀 three four');
-    t.equal(joined(rest), 'three four', 'nothing twice, nothing lost');
-    await whole.until('end');
-    t.equal(joined(whole), 'one 你好 🚀 three four');
-    await Promise.all([rest.ended, whole.ended]);
+    t.equal((await rest.until('end')).json.answer, 'one 你好 🚀 three four', '`end` has the complete answer');
+    t.equal(deltaText(rest), 'three four', 'a resume behind the last event gets the rest, once');
+    await fromStart.until('end');
+    t.equal(deltaText(fromStart), 'one 你好 🚀 three four', 'a resume behind `start` gets every delta');
+    await Promise.all([rest.ended, fromStart.ended]);
     const later = await readAll(`${b.url}${start.url}`);
-    t.equal(joined(later), 'one 你好 🚀 three four');
-    t.equal(later.events.at(-1)?.json.answer, 'one 你好 🚀 three four');
-    t.equal(upstream.calls.length, 1);
+    t.equal(deltaText(later), 'one 你好 🚀 three four', 'a read after the end gets every delta');
+    t.equal(later.events.at(-1)?.json.answer, 'one 你好 🚀 three four', 'a read after the end gets `end`');
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 
-  t.test('readers on any replica count for the grace time', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'), { STREAM_GRACE_MS: '1000' });
+  t.test('a reader on another replica keeps a generation running; its disconnect starts the grace time', async (t) => {
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'), { STREAM_GRACE_MS: '1000' });
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
@@ -46,42 +47,43 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
     reading.cut();
     const call = await upstream.call(1);
     for (let i = 0; i < 10; i++) {
-      await sleep(1_000);
+      await sleep(1_000); // Paces the upstream for ten times the grace time.
       call.response.write(text('x'));
     }
-    t.equal(call.closedAt, undefined, 'ten seconds later the call goes on for the reader elsewhere');
-    const left = performance.now();
+    t.equal(call.closedAt, undefined, 'the call continues for the reader on B');
+    const cutAt = performance.now();
     other.cut();
     await call.closed;
-    const took = (call.closedAt as number) - left;
-    t.ok(took > 900, `aborted ${Math.round(took)} ms after it has left`);
+    const took = (call.closedAt as number) - cutAt;
+    t.ok(took > 900, `the call is aborted after the grace time (${Math.round(took)} ms)`);
   });
 
-  t.test('a stop on another replica ends the call', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('so far'));
+  t.test('a stop on another replica aborts the upstream call', async (t) => {
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('so far'));
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
     const stopped = await fetch(`${b.url}${json.url}/stop`, { method: 'POST' });
-    t.equal(stopped.status, 204);
+    t.equal(stopped.status, 204, 'the stop is accepted');
     const end = await reading.until('end');
-    t.match(end.json, { answer: 'so far', finishReason: 'stopped' });
+    t.match(end.json, { answer: 'so far', finishReason: 'stopped' }, 'the reader gets `end`');
     await (await upstream.call(1)).closed;
-    t.equal((await fetch(`${b.url}${json.url}`, { method: 'DELETE' })).status, 204, 'and again: nothing happens');
+    const again = await fetch(`${b.url}${json.url}`, { method: 'DELETE' });
+    t.equal(again.status, 204, 'a second stop has no effect');
   });
 
-  t.test('a key stands for one stream everywhere', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'));
+  t.test('questions with the same key start one stream on all replicas', async (t) => {
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'));
     const ask = ({ url }: { url: string }, question = 'q') =>
       open(`${url}/ask/stream?question=${question}&key=0123456789abcdef`);
     const readings = await Promise.all(Array.from({ length: 20 }, (_, i) => ask(i % 2 ? a : b)));
-    const ids = await Promise.all(readings.map(async (one) => (await one.until('start')).json.stream));
-    t.equal(new Set(ids).size, 1);
-    t.equal((await ask(b, 'other')).response.statusCode, 409);
-    t.equal((await ask(a, 'other')).response.statusCode, 409);
+    const ids = await Promise.all(readings.map(async (reading) => (await reading.until('start')).json.stream));
+    t.equal(new Set(ids).size, 1, 'every reader gets the same stream');
+    t.equal((await ask(b, 'other')).response.statusCode, 409, 'another question with the key is refused on B');
+    t.equal((await ask(a, 'other')).response.statusCode, 409, 'another question with the key is refused on A');
     (await upstream.call(1)).response.end(STOP + DONE);
-    await Promise.all(readings.map((one) => one.until('end')));
-    t.equal(upstream.calls.length, 1);
+    await Promise.all(readings.map((reading) => reading.until('end')));
+    t.equal(upstream.calls.length, 1, 'the upstream is called once');
   });
 
   t.test('a slow reader on another replica slows the upstream', async (t) => {
@@ -99,29 +101,26 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
       },
       { STREAM_MAX_CHARS: '100000000' },
     );
-    const started = await fetch(`${a.url}/streams`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ question: 'q' }),
-    });
+    const started = await postJson(`${a.url}/streams`, { question: 'q' });
     const { url } = (await started.json()) as { url: string };
     const reading = await open(`${b.url}${url}`);
     reading.response.pause();
-    let before = -1;
-    await until(() => written > 0, 'it has begun');
-    while (written !== before) {
-      before = written;
+    let writtenBefore = -1;
+    await until(() => written > 0, 'the upstream has started');
+    // Back-pressure has stopped the upstream when it writes nothing for half a second.
+    while (written !== writtenBefore) {
+      writtenBefore = written;
       await sleep(500);
     }
-    t.ok(written < 3_000 * 8_192 * 0.75, `${written} characters, then it waits`);
+    t.ok(written < 3_000 * 8_192 * 0.75, `the upstream stops after ${written} characters`);
     reading.response.resume();
     const end = await reading.until('end');
-    t.equal(end.json.answer.length, 3_000 * 8_192);
-    t.equal(joined(reading).length, 3_000 * 8_192);
+    t.equal(end.json.answer.length, 3_000 * 8_192, '`end` has the complete answer');
+    t.equal(deltaText(reading).length, 3_000 * 8_192, 'the deltas make the complete answer');
   });
 
-  t.test('a conversation is found on another replica', async (t) => {
-    const { upstream, a, b } = await startReplicas(t, beginning('x'));
+  t.test('a conversation can be resumed on another replica until its answer has ended', async (t) => {
+    const { upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'));
     const chat = {
       id: 'chat-1',
       resumable: true,
@@ -129,25 +128,25 @@ t.test('across replicas', { skip: noRedis }, async (t) => {
     };
     const first = await open(`${a.url}/ui/chat`, { body: chat });
     await first.until('text-delta');
-    const again = await open(`${b.url}/ui/chat/chat-1/stream`);
-    await again.until('text-delta');
+    const resumed = await open(`${b.url}/ui/chat/chat-1/stream`);
+    await resumed.until('text-delta');
     (await upstream.call(1)).response.end(STOP + DONE);
-    await again.until('finish');
+    await resumed.until('finish');
     await first.until('finish');
     await first.ended;
-    t.equal((await fetch(`${b.url}/ui/chat/chat-1/stream`)).status, 204, 'not when it has ended');
+    t.equal((await fetch(`${b.url}/ui/chat/chat-1/stream`)).status, 204, 'after the end there is nothing to resume');
   });
 
-  t.test('whatever is left in Redis has a time to live', async (t) => {
-    const { redis, upstream, a, b } = await startReplicas(t, beginning('x'), { STREAM_TTL_MS: '2000' });
+  t.test('every key in Redis has a time to live and expires', async (t) => {
+    const { redis, upstream, a, b } = await startReplicas(t, unfinishedAnswer('x'), { STREAM_TTL_MS: '2000' });
     const reading = await open(`${a.url}/ask/stream?question=q&key=0123456789abcdef`);
     const { json } = await reading.until('start');
-    for (const key of await redis.client.keys('*')) t.ok((await redis.client.pttl(key)) > 0, key);
+    for (const key of await redis.client.keys('*')) t.ok((await redis.client.pttl(key)) > 0, `${key} expires`);
     (await upstream.call(1)).response.end(STOP + DONE);
     await reading.until('end');
     const keys = () => redis.client.keys('*');
-    await until(async () => (await keys()).every((key) => key.includes('replica')), 'all but the leases has expired');
-    t.equal((await keys()).length, 2, 'one lease of each replica');
-    t.equal((await fetch(`${b.url}${json.url}`)).status, 404);
+    await until(async () => (await keys()).every((key) => key.includes('replica')), 'only leases are left');
+    t.equal((await keys()).length, 2, 'each replica has one lease');
+    t.equal((await fetch(`${b.url}${json.url}`)).status, 404, 'the expired stream is unknown');
   });
 });

@@ -4,7 +4,7 @@ import { bellaAt, serve, until } from './helper.ts';
 import { type RedisServer, startRedis } from './redis.ts';
 import { type Script, startUpstream, type Upstream } from './upstream.ts';
 
-/** Two services in this process, one Redis, one provider. */
+/** Two replicas in this process that share a Redis and ask one upstream. */
 export interface Replicas {
   readonly redis: RedisServer;
   readonly upstream: Upstream;
@@ -12,6 +12,7 @@ export interface Replicas {
   readonly b: { app: FastifyInstance; url: string };
 }
 
+/** Starts two replicas whose upstream runs this script. */
 export async function startReplicas(t: Test, script: Script, env: Record<string, string> = {}): Promise<Replicas> {
   const redis = await startRedis(t);
   const upstream = await startUpstream(t, script);
@@ -22,13 +23,4 @@ export async function startReplicas(t: Test, script: Script, env: Record<string,
     'both replicas are connected to Redis',
   );
   return { redis, upstream, a, b };
-}
-
-/** The value of a metric, summed over its labels that contain all of `labels`. */
-export async function metric(app: FastifyInstance, name: string, labels = ''): Promise<number> {
-  const { body } = await app.inject('/metrics');
-  return body
-    .split('\n')
-    .filter((line) => line.startsWith(name) && line.includes(labels))
-    .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }

@@ -1,10 +1,8 @@
-import { createHash } from 'node:crypto';
-import { Writable } from 'node:stream';
 import t from 'tap';
-import { serve } from './helper.ts';
-import { answering, type Script, sse, startUpstream, text } from './upstream.ts';
+import { bearer, captureLog, serve, sha256, writeConfig } from './helper.ts';
+import { completeAnswer, type Script, sse, startUpstream, text } from './upstream.ts';
 
-/** Words that are planted as key, ticket, question and upstream error, and must turn up nowhere. */
+/** Canary words in keys, tickets, questions and upstream errors must not appear in logs, metrics and error bodies. */
 
 const KEY = 'CANARY-client-key';
 const SECRETS = /CANARY/;
@@ -21,47 +19,35 @@ t.test('no secret in any log line, metric or error', async (t) => {
     redirect: ({ response }) => void response.writeHead(302, { location: 'http://CANARY-upstream' }).end(),
   };
   const upstream = await startUpstream(t, (call) => {
-    const name = Object.keys(faults).find((one) => call.body.includes(`do-${one}`));
-    return (faults[name ?? ''] ?? answering('fine'))(call);
+    const name = Object.keys(faults).find((fault) => call.body.includes(`do-${fault}`));
+    return (faults[name ?? ''] ?? completeAnswer('fine'))(call);
   });
-  let log = '';
-  const logTo = new Writable({
-    write(bytes, _, done) {
-      log += bytes;
-      done();
-    },
-  });
-  const sha256 = createHash('sha256').update(KEY).digest('hex');
-  const yaml = `keys: [{ name: web, sha256: ${sha256}, requestsPerMinute: 1000 }]
+  const { logTo, log } = captureLog();
+  const yaml = `keys: [{ name: web, sha256: ${sha256(KEY)}, requestsPerMinute: 1000 }]
 providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY-upstream-key], models: [m] } }`;
   const env = {
-    CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml`,
+    CONFIG_FILE: writeConfig(t, yaml),
     TICKET_SECRET: 'CANARY-secret-that-signs-all-the-tickets',
     LOG_LEVEL: 'trace',
   };
   const { url } = await serve(t, { env, logTo });
 
   const errors: string[] = [];
-  const call = async (
-    path: string,
-    method = 'GET',
-    body?: string,
-    headers: Record<string, string> = { authorization: `Bearer ${KEY}` },
-  ) => {
+  const call = async (path: string, method = 'GET', body?: string, headers: Record<string, string> = bearer(KEY)) => {
     const type = body === undefined ? {} : { 'content-type': 'application/json' };
     const response = await fetch(`${url}${path}`, {
       method,
       headers: { ...type, ...headers },
       ...(body !== undefined && { body }),
     });
-    const said = await response.text();
-    if (response.status >= 400) errors.push(said);
-    errors.push(...said.split('\n').filter((line) => line.includes('"type":"error"')));
-    return said;
+    const answer = await response.text();
+    if (response.status >= 400) errors.push(answer);
+    errors.push(...answer.split('\n').filter((line) => line.includes('"type":"error"')));
+    return answer;
   };
   const { ticket } = JSON.parse(await call('/tickets', 'POST', '{}')) as { ticket: string };
-  for (const what of [...Object.keys(faults), 'nothing']) {
-    const question = `CANARY-question do-${what}`;
+  for (const fault of [...Object.keys(faults), 'nothing']) {
+    const question = `CANARY-question do-${fault}`;
     await call(`/ask/stream?question=${encodeURIComponent(question)}&system=CANARY-system`);
     await call('/ask/stream', 'POST', JSON.stringify({ question }));
     await call('/v1/chat/completions', 'POST', JSON.stringify({ messages: [{ role: 'user', content: question }] }));
@@ -82,20 +68,21 @@ providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY
     for (const path of ['/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat', '/tickets'])
       await call(path, 'POST', body);
   }
-  const wrong = {
-    authorization: 'Bearer CANARY-wrong',
+  const invalidHeaders = {
+    ...bearer('CANARY-wrong'),
     'last-event-id': 'CANARY',
     origin: 'https://CANARY.example',
     'x-request-id': 'CANARY CANARY',
   };
-  await call('/ask/stream?question=CANARY', 'GET', undefined, wrong);
+  await call('/ask/stream?question=CANARY', 'GET', undefined, invalidHeaders);
 
   const metrics = await call('/metrics');
-  for (const path of ['/openapi.json', '/', '/docs', '/readyz?verbose']) t.notMatch(await call(path), SECRETS, path);
-  t.ok(errors.length > 40, `${errors.length} errors`);
-  t.ok(log.split('\n').length > 40, 'and as many lines');
-  t.notMatch(log, SECRETS, 'log');
-  t.notMatch(log, new RegExp(ticket.slice(0, 20)), 'nor a ticket');
-  t.notMatch(metrics, SECRETS, 'metrics');
-  for (const error of errors) t.notMatch(error, SECRETS);
+  for (const path of ['/openapi.json', '/', '/docs', '/readyz?verbose'])
+    t.notMatch(await call(path), SECRETS, `no secret in ${path}`);
+  t.ok(errors.length > 40, `the requests have caused ${errors.length} errors`);
+  t.ok(log().split('\n').length > 40, 'the log has more than 40 lines');
+  t.notMatch(log(), SECRETS, 'no secret in the log');
+  t.notMatch(log(), new RegExp(ticket.slice(0, 20)), 'no ticket in the log');
+  t.notMatch(metrics, SECRETS, 'no secret in the metrics');
+  for (const error of errors) t.notMatch(error, SECRETS, 'no secret in an error');
 });

@@ -1,30 +1,32 @@
 import { once } from 'node:events';
 import { type ClientRequest, type IncomingMessage, type RequestOptions, request } from 'node:http';
 
-/** An SSE reader of its own, to the letter of the WHATWG rules: it shares no code with the service. */
+/** An SSE client for tests. It follows the WHATWG rules and shares no code with the service. */
 
 export interface Event {
   readonly id: string;
   readonly event: string;
   readonly data: string;
-  /** The data as JSON. */
-  // biome-ignore lint/suspicious/noExplicitAny: tests look into events of every shape
+  /** The data, parsed as JSON; undefined if it is not JSON. */
+  // biome-ignore lint/suspicious/noExplicitAny: tests read events of every shape
   readonly json: any;
 }
 
+/** One response and the events received until now. */
 export interface Reading {
   readonly response: IncomingMessage;
   readonly events: Event[];
   readonly comments: string[];
   retry: number | undefined;
-  /** Resolves when the response is over; false if it was cut. */
+  /** Resolves when the response has ended: true if it is complete, false if the connection was cut. */
   readonly ended: Promise<boolean>;
-  /** Waits for an event of this type. */
+  /** Waits for an event of this type; rejects if the response ends without one. */
   until(type: string): Promise<Event>;
-  /** Cuts the connection. */
+  /** Closes the connection. */
   cut(): void;
 }
 
+/** Sends a request (a POST if there is a `body`, else a GET) and waits for the response headers. */
 export async function open(url: string, options: RequestOptions & { body?: unknown } = {}): Promise<Reading> {
   const { body, ...rest } = options;
   const headers = { accept: 'text/event-stream', ...(body !== undefined && { 'content-type': 'application/json' }) };
@@ -42,15 +44,15 @@ export async function open(url: string, options: RequestOptions & { body?: unkno
 function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   const events: Event[] = [];
   const comments: string[] = [];
-  const waiting = new Set<() => void>();
+  const listeners = new Set<() => void>();
   const utf8 = new TextDecoder('utf-8', { fatal: true });
-  let over = false;
-  let open: string[] = [];
+  let isOver = false;
+  let unfinishedLine: string[] = [];
   let fields = { event: '', data: [] as string[] };
   let lastId = '';
 
   const wake = () => {
-    for (const listener of waiting) listener();
+    for (const listener of listeners) listener();
   };
   const onLine = (line: string) => {
     if (line === '') {
@@ -71,12 +73,12 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
     else if (name === 'retry') reading.retry = Number(value);
   };
   response.on('data', (bytes: Buffer) => {
-    // The service ends its lines with LF alone. A line may be megabytes, so it is joined once.
+    // The service ends lines with LF only. A line can have megabytes, so its pieces are joined once, at its end.
     const lines = utf8.decode(bytes, { stream: true }).split('\n');
-    open.push(lines.shift() as string);
+    unfinishedLine.push(lines.shift() as string);
     if (lines.length === 0) return;
-    onLine(open.join(''));
-    open = [lines.pop() as string];
+    onLine(unfinishedLine.join(''));
+    unfinishedLine = [lines.pop() as string];
     for (const line of lines) onLine(line);
     wake();
   });
@@ -84,7 +86,7 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   outgoing.on('error', () => {});
   const ended = new Promise<boolean>((resolve) => {
     response.on('close', () => {
-      over = true;
+      isOver = true;
       wake();
       resolve(response.complete);
     });
@@ -98,15 +100,15 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
     ended,
     until: (type) =>
       new Promise((resolve, reject) => {
-        const look = () => {
+        const check = () => {
           const found = events.find((event) => event.json?.type === type);
-          if (found === undefined && !over) return;
-          waiting.delete(look);
+          if (found === undefined && !isOver) return;
+          listeners.delete(check);
           if (found) resolve(found);
           else reject(new Error(`the response ended without ${type}: ${JSON.stringify(events.map((e) => e.json))}`));
         };
-        waiting.add(look);
-        look();
+        listeners.add(check);
+        check();
       }),
     cut: () => outgoing.destroy(),
   };
@@ -121,14 +123,14 @@ function parse(data: string): unknown {
   }
 }
 
-/** Reads a response to its end. */
+/** Sends a request and reads the response to its end. */
 export async function readAll(url: string, options: RequestOptions & { body?: unknown } = {}): Promise<Reading> {
   const reading = await open(url, options);
   await reading.ended;
   return reading;
 }
 
-/** The text that the deltas make. */
-export function joined({ events }: Reading): string {
+/** Returns the text of all `delta` events. */
+export function deltaText({ events }: Reading): string {
   return events.map(({ json }) => (json?.type === 'delta' ? json.content : '')).join('');
 }

@@ -2,18 +2,19 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { Test } from 'tap';
 
-/** A TCP proxy that cuts: what a phone that changes its network looks like from both sides. */
+/** A TCP proxy that cuts connections, as a phone does that changes its network. */
 
 export interface TcpProxy {
   readonly url: string;
-  /** The first line of every request that went through, in order. */
+  /** Method and path of every request that went through, in order. */
   readonly requests: string[];
-  /** Cuts every connection that is open now. */
+  /** Cuts every open connection. */
   cut(): void;
-  /** Whether a connection is cut at the first byte of its answer, before the client has it. */
-  swallowAnswers: boolean;
+  /** If true, a connection is cut at the first byte of the response, which the client does not receive. */
+  cutBeforeResponse: boolean;
 }
 
+/** Starts a proxy in front of `target`. */
 export async function tcpProxy(t: Test, target: string): Promise<TcpProxy> {
   const open = new Set<Socket>();
   const requests: string[] = [];
@@ -35,7 +36,7 @@ export async function tcpProxy(t: Test, target: string): Promise<TcpProxy> {
       upstream.write(bytes);
     });
     upstream.on('data', (bytes) => {
-      if (proxy.swallowAnswers) client.destroy();
+      if (proxy.cutBeforeResponse) client.destroy();
       else client.write(bytes);
     });
   });
@@ -44,7 +45,7 @@ export async function tcpProxy(t: Test, target: string): Promise<TcpProxy> {
   const proxy: TcpProxy = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests,
-    swallowAnswers: false,
+    cutBeforeResponse: false,
     cut() {
       for (const socket of open) socket.destroy();
     },

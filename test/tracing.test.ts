@@ -5,9 +5,9 @@ import t, { type Test } from 'tap';
 import { bellaAt, until } from './helper.ts';
 import { runServer } from './process.ts';
 import { open, readAll } from './sse-client.ts';
-import { answering, beginning, DONE, type Script, STOP, startUpstream } from './upstream.ts';
+import { completeAnswer, DONE, type Script, STOP, startUpstream, unfinishedAnswer } from './upstream.ts';
 
-/** Spans as a collector gets them: a real one over HTTP, and the service as a process. */
+/** Spans that the service, in its own process, exports to a collector over HTTP. */
 
 interface Span {
   readonly name: string;
@@ -20,11 +20,14 @@ interface Span {
   readonly events: string[];
 }
 
+/** An attribute value of OTLP. */
 type Value = { stringValue?: string; intValue?: number; doubleValue?: number; arrayValue?: { values: Value[] } };
 
-const plain = (value: Value): unknown =>
-  value.stringValue ?? value.intValue ?? value.doubleValue ?? value.arrayValue?.values.map(plain);
+/** Returns the JavaScript value of an attribute. */
+const plainValue = (value: Value): unknown =>
+  value.stringValue ?? value.intValue ?? value.doubleValue ?? value.arrayValue?.values.map(plainValue);
 
+/** Starts a collector that records the spans it receives. */
 async function startCollector(t: Test) {
   const spans: Span[] = [];
   const services: unknown[] = [];
@@ -36,12 +39,12 @@ async function startCollector(t: Test) {
     bodies.push(body);
     for (const { resource, scopeSpans } of JSON.parse(body).resourceSpans) {
       const attributes = resource.attributes as { key: string; value: Value }[];
-      services.push(attributes.filter(({ key }) => key === 'service.name').map(({ value }) => plain(value))[0]);
-      for (const span of scopeSpans.flatMap((one: { spans: object[] }) => one.spans)) {
-        const own = span.attributes as { key: string; value: Value }[];
+      services.push(attributes.filter(({ key }) => key === 'service.name').map(({ value }) => plainValue(value))[0]);
+      for (const span of scopeSpans.flatMap((scope: { spans: object[] }) => scope.spans)) {
+        const spanAttributes = span.attributes as { key: string; value: Value }[];
         spans.push({
           ...span,
-          attributes: Object.fromEntries(own.map(({ key, value }) => [key, plain(value)])),
+          attributes: Object.fromEntries(spanAttributes.map(({ key, value }) => [key, plainValue(value)])),
           events: (span.events ?? []).map(({ name }: { name: string }) => name),
         });
       }
@@ -70,11 +73,12 @@ async function setUp(t: Test, script: Script, env: Record<string, string> = {}) 
   return { collector, upstream, server };
 }
 
+/** Kinds of spans. */
 const SERVER = 2;
 const CLIENT = 3;
-const PARENT = '4bf92f3577b34da6a3ce929d0e0e4736';
+const TRACE_ID = '4bf92f3577b34da6a3ce929d0e0e4736';
 
-t.test('a question is one trace: the request, the call of the provider, the log', async (t) => {
+t.test('a request, its provider call and its log line share the trace of the caller', async (t) => {
   const usage = `data: ${JSON.stringify({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 2 } })}\n\n`;
   const { collector, upstream, server } = await setUp(t, ({ response }) => {
     response.writeHead(200, { 'content-type': 'text/event-stream' });
@@ -82,57 +86,70 @@ t.test('a question is one trace: the request, the call of the provider, the log'
       `data: ${JSON.stringify({ choices: [{ delta: { content: 'secret words' } }] })}\n\n${STOP}${usage}${DONE}`,
     );
   });
-  const traceparent = `00-${PARENT}-00f067aa0ba902b7-01`;
-  const body = { question: 'what nobody may see', maxTokens: 50, temperature: 0.5 };
+  const traceparent = `00-${TRACE_ID}-00f067aa0ba902b7-01`;
+  const body = { question: 'a secret question', maxTokens: 50, temperature: 0.5 };
   await readAll(`${server.url}/ask/stream`, { body, headers: { traceparent } });
-  await until(() => collector.spans.length === 2, 'two spans have come');
+  await until(() => collector.spans.length === 2, 'the collector has two spans');
   const request = collector.spans.find(({ kind }) => kind === SERVER) as Span;
   const call = collector.spans.find(({ kind }) => kind === CLIENT) as Span;
-  t.match(request, {
-    name: 'POST /ask/stream',
-    traceId: PARENT,
-    parentSpanId: '00f067aa0ba902b7',
-    attributes: { 'http.route': '/ask/stream', 'url.path': '/ask/stream', 'http.response.status_code': 200 },
-  });
-  t.match(call, {
-    name: 'chat gpt-4o',
-    traceId: PARENT,
-    parentSpanId: request.spanId,
-    events: ['gen_ai.first_token'],
-    attributes: {
-      'gen_ai.operation.name': 'chat',
-      'gen_ai.provider.name': 'bella',
-      'gen_ai.request.model': 'gpt-4o',
-      'gen_ai.request.max_tokens': 50,
-      'gen_ai.request.temperature': 0.5,
-      'gen_ai.response.finish_reasons': ['stop'],
-      'gen_ai.usage.input_tokens': 7,
-      'gen_ai.usage.output_tokens': 2,
+  t.match(
+    request,
+    {
+      name: 'POST /ask/stream',
+      traceId: TRACE_ID,
+      parentSpanId: '00f067aa0ba902b7',
+      attributes: { 'http.route': '/ask/stream', 'url.path': '/ask/stream', 'http.response.status_code': 200 },
     },
-  });
-  t.equal((await upstream.call(1)).request.headers.traceparent, `00-${PARENT}-${call.spanId}-01`, 'passed on');
-  await until(() => server.lines.some(({ msg }) => msg === 'stream ended'), 'the stream has its line');
+    'the span of the request',
+  );
+  t.match(
+    call,
+    {
+      name: 'chat gpt-4o',
+      traceId: TRACE_ID,
+      parentSpanId: request.spanId,
+      events: ['gen_ai.first_token'],
+      attributes: {
+        'gen_ai.operation.name': 'chat',
+        'gen_ai.provider.name': 'bella',
+        'gen_ai.request.model': 'gpt-4o',
+        'gen_ai.request.max_tokens': 50,
+        'gen_ai.request.temperature': 0.5,
+        'gen_ai.response.finish_reasons': ['stop'],
+        'gen_ai.usage.input_tokens': 7,
+        'gen_ai.usage.output_tokens': 2,
+      },
+    },
+    'the span of the provider call',
+  );
+  t.equal(
+    (await upstream.call(1)).request.headers.traceparent,
+    `00-${TRACE_ID}-${call.spanId}-01`,
+    'the provider call carries the trace',
+  );
+  await until(() => server.lines.some(({ msg }) => msg === 'stream ended'), 'the stream is logged');
   t.match(
     server.lines.find(({ msg }) => msg === 'stream ended'),
-    { trace_id: PARENT, span_id: request.spanId },
+    { trace_id: TRACE_ID, span_id: request.spanId },
+    'the log line has the ids of the trace',
   );
-  t.equal(collector.services[0], 'sluice');
-  t.notMatch(collector.bodies.join(), /secret words|nobody may see/);
+  t.equal(collector.services[0], 'sluice', 'the default service name');
+  t.notMatch(collector.bodies.join(), /secret words|secret question/, 'spans have no text of question or answer');
 });
 
-t.test('each attempt is a span; one that failed says why', async (t) => {
+t.test('each attempt has a span, and a failed one has its error type', async (t) => {
   let calls = 0;
   const { collector, server } = await setUp(
     t,
     (call) => {
       calls += 1;
       if (calls === 1) call.response.writeHead(503).end();
-      else answering('x')(call);
+      else completeAnswer('x')(call);
     },
     { OTEL_SERVICE_NAME: 'answers' },
   );
   await readAll(`${server.url}/ask/stream?question=q`);
-  await until(() => collector.spans.length === 3, 'three spans have come');
+  await until(() => collector.spans.length === 3, 'the collector has three spans');
   const attempts = collector.spans.filter(({ kind }) => kind === CLIENT);
   t.same(
     attempts.map(({ attributes, status }) => [attributes['error.type'], status.code ?? 0]),
@@ -140,40 +157,47 @@ t.test('each attempt is a span; one that failed says why', async (t) => {
       ['http_503', 2],
       [undefined, 0],
     ],
+    'only the failed attempt has an error',
   );
   const request = collector.spans.find(({ kind }) => kind === SERVER) as Span;
-  t.ok(attempts.every(({ parentSpanId }) => parentSpanId === request.spanId));
-  t.equal(collector.services[0], 'answers');
+  t.ok(
+    attempts.every(({ parentSpanId }) => parentSpanId === request.spanId),
+    'the request is the parent of every attempt',
+  );
+  t.equal(collector.services[0], 'answers', 'OTEL_SERVICE_NAME sets the service name');
 });
 
-t.test('a client that leaves, and a probe', async (t) => {
-  const { collector, server } = await setUp(t, beginning('x'), { STREAM_GRACE_MS: '0' });
+t.test('a client disconnect is an event of its request and no error; probes have no span', async (t) => {
+  const { collector, server } = await setUp(t, unfinishedAnswer('x'), { STREAM_GRACE_MS: '0' });
   await fetch(`${server.url}/livez`);
   const reading = await open(`${server.url}/ask/stream?question=q&model=bella/gpt-4o`);
   await reading.until('delta');
   reading.cut();
-  await until(() => collector.spans.length === 2, 'two spans have come, none of the probe');
+  await until(() => collector.spans.length === 2, 'the collector has two spans');
   const [call, request] = [CLIENT, SERVER].map((kind) => collector.spans.find((span) => span.kind === kind) as Span);
-  t.match(request, {
+  const expected = {
     name: 'GET /ask/stream',
     events: ['client disconnected'],
     attributes: { 'url.path': '/ask/stream' },
-  });
-  t.equal(call?.attributes['error.type'], 'aborted');
-  t.equal(call?.status.code ?? 0, 0, 'which is no error of the provider');
+  };
+  t.match(request, expected, 'the span of the request has the event');
+  t.equal(call?.attributes['error.type'], 'aborted', 'the call is aborted');
+  t.equal(call?.status.code ?? 0, 0, 'an aborted call has no error status');
 });
 
-t.test('without OTEL_* nothing is sent, and with OTEL_SDK_DISABLED neither', async (t) => {
-  const { collector, upstream, server } = await setUp(t, answering('x'), { OTEL_SDK_DISABLED: 'true' });
+t.test('OTEL_SDK_DISABLED disables tracing', async (t) => {
+  const { collector, upstream, server } = await setUp(t, completeAnswer('x'), { OTEL_SDK_DISABLED: 'true' });
   await readAll(`${server.url}/ask/stream?question=q`);
-  t.equal((await upstream.call(1)).request.headers.traceparent, undefined);
-  t.same(collector.bodies, []);
+  t.equal((await upstream.call(1)).request.headers.traceparent, undefined, 'the provider call carries no trace');
+  server.child.kill('SIGTERM');
+  await server.exit; // A service that traces exports its pending spans before it exits.
+  t.same(collector.bodies, [], 'nothing is exported');
 });
 
-t.test('the last spans leave before the process does', async (t) => {
-  const { collector, server } = await setUp(t, answering('x'), { OTEL_BSP_SCHEDULE_DELAY: '60000' });
+t.test('pending spans are exported before the process exits', async (t) => {
+  const { collector, server } = await setUp(t, completeAnswer('x'), { OTEL_BSP_SCHEDULE_DELAY: '60000' });
   await readAll(`${server.url}/ask/stream?question=q`);
   server.child.kill('SIGTERM');
-  t.equal(await server.exit, 0);
-  t.equal(collector.spans.length, 2);
+  t.equal(await server.exit, 0, 'exit code');
+  t.equal(collector.spans.length, 2, 'both spans are exported');
 });

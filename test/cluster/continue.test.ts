@@ -1,29 +1,28 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import t from 'tap';
-import { assertComplete, counting, noCluster, readProducedBy, startCluster } from '../cluster.ts';
+import { assertComplete, noCluster, readProducedBy, startCluster } from '../cluster.ts';
+import { deferred, writeConfig } from '../helper.ts';
+import { numberedAnswer } from '../upstream.ts';
 
-/** The producing replica dies behind the gateway of `deploy/`, and another one continues its answers. */
+/** The producer of the streams is killed, and another replica takes them over and continues the answers. */
 
 t.test(
-  'kill -9 of the producer with `onMidStreamFailure: continue`: one other replica continues each answer',
+  'kill -9 of the producer with `onMidStreamFailure: continue`: another replica continues every answer once',
   { skip: noCluster },
   async (t) => {
-    const file = join(t.testdir(), 'sluice.yaml');
-    writeFileSync(
-      file,
+    const file = writeConfig(
+      t,
       'models: [{ name: steady, targets: [{ provider: bella, model: gpt-4o }], onMidStreamFailure: continue }]\n',
     );
-    let release = () => {};
-    const released = new Promise<void>((resolve) => {
-      release = resolve;
+    const release = deferred();
+    const cluster = await startCluster(t, numberedAnswer(50, 60, release.promise), {
+      CONFIG_FILE: file,
+      DEFAULT_MODEL: 'steady',
     });
-    const cluster = await startCluster(t, counting(50, 60, released), { CONFIG_FILE: file, DEFAULT_MODEL: 'steady' });
     const pages = await readProducedBy(cluster, 0, 40);
     cluster.replicas[0]?.child.kill('SIGKILL');
-    release();
-    await Promise.all(pages.map(({ over }) => over));
+    release.resolve();
+    await Promise.all(pages.map(({ closed }) => closed));
     assertComplete(t, pages, 50);
-    t.equal(cluster.upstream.calls.length, 80, 'the rest of each answer is requested once');
+    t.equal(cluster.upstream.calls.length, 80, 'each answer is requested once and continued once');
   },
 );

@@ -1,36 +1,37 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { assertComplete, browse, type Cluster, counting, noCluster, type Page, startCluster } from '../cluster.ts';
+import { assertComplete, type Cluster, noCluster, type Page, readAsEventSource, startCluster } from '../cluster.ts';
+import { numberedAnswer } from '../upstream.ts';
 
-/** Replicas that are restarted one after the other behind the gateway of `deploy/`. */
+/** Replicas are restarted one after the other behind the gateway of `deploy/`. */
 
-t.test('a rolling restart under load: every answer is whole, and requested once', { skip: noCluster }, async (t) => {
-  const cluster = await startCluster(t, counting(40, 60), { DRAIN_MS: '1000' });
+t.test('a rolling restart under load: every answer is complete and generated once', { skip: noCluster }, async (t) => {
+  const cluster = await startCluster(t, numberedAnswer(40, 60), { DRAIN_MS: '1000' });
   const pages: Page[] = [];
-  let isAsking = true;
-  const asking = (async () => {
-    while (isAsking) {
-      pages.push(browse(`${cluster.url}/ask/stream?question=page-${pages.length}-`));
-      await sleep(40);
+  let isUnderLoad = true;
+  const load = (async () => {
+    while (isUnderLoad) {
+      pages.push(readAsEventSource(`${cluster.url}/ask/stream?question=page-${pages.length}-`));
+      await sleep(40); // Paces the load: at most 25 questions per second.
     }
   })();
   for (const index of [0, 1]) {
-    await sleep(1_000);
+    await sleep(1_000); // Lets answers start before each restart, so that it interrupts some.
     const { child, exit } = cluster.replicas[index] as Cluster['replicas'][number];
     child.kill('SIGTERM');
-    t.equal(await exit, 0, 'it ends by itself');
+    t.equal(await exit, 0, 'the replica drains and exits with code 0');
     await cluster.restart(index);
   }
-  isAsking = false;
-  await asking;
-  await Promise.all(pages.map(({ over }) => over));
+  isUnderLoad = false;
+  await load;
+  await Promise.all(pages.map(({ closed }) => closed));
 
   // A question can reach a replica in the moment between its SIGTERM and the gateway noticing. Such a page
-  // gets the error `overloaded` in its stream and may ask again: a known fault, which must stay rare, and
-  // must not cost an upstream call.
+  // gets the error `overloaded` in its stream and may retry. This known fault must stay rare and must not cost
+  // an upstream call.
   const isRefused = ({ last }: Page) => last?.type === 'error' && last.code === 'overloaded';
   const refused = pages.filter(isRefused);
-  t.comment(`${refused.length} of ${pages.length} pages were told that the replica is shutting down`);
+  t.comment(`${refused.length} of ${pages.length} pages got the error overloaded from a replica that shut down`);
   t.ok(refused.length <= pages.length * 0.02, 'at most 2 % of the pages are refused');
   const prompts = cluster.upstream.calls.map(({ body }) => body);
   for (const [i, page] of pages.entries()) {
@@ -45,7 +46,7 @@ t.test('a rolling restart under load: every answer is whole, and requested once'
     pages.filter((page) => !isRefused(page)),
     40,
   );
-  t.ok(pages.filter(({ reconnects }) => reconnects > 1).length > 10, 'some readers had to move');
-  t.match(cluster.gatewayLog(), /GET \/ask\/stream/);
-  t.notMatch(cluster.gatewayLog(), /question/, 'no query in the log of the gateway');
+  t.ok(pages.filter(({ reconnects }) => reconnects > 1).length > 10, 'some readers have reconnected');
+  t.match(cluster.gatewayLog(), /GET \/ask\/stream/, 'the gateway logs requests');
+  t.notMatch(cluster.gatewayLog(), /question/, 'the gateway does not log the query string');
 });

@@ -2,18 +2,18 @@ import { Writable } from 'node:stream';
 import t from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
 import { open, readAll } from '../sse-client.ts';
-import { answering, beginning, sse, startUpstream, text } from '../upstream.ts';
+import { completeAnswer, sse, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 const CANARIES = ['CANARY-question', 'CANARY-key', 'CANARY-upstream', 'CANARY-answer', 'CANARY-system'];
 
 t.test('one line per stream, aborted ones too, and no secret in any', async (t) => {
   const upstream = await startUpstream(t, (call) => {
     const question = JSON.parse(call.body).messages.at(-1).content as string;
-    if (question.endsWith('leave')) return beginning('CANARY-answer')(call);
+    if (question.endsWith('leave')) return unfinishedAnswer('CANARY-answer')(call);
     if (question.endsWith('fail'))
       return void call.response.writeHead(500).end('{"error":{"message":"CANARY-upstream"}}');
     if (question.endsWith('cut')) return void sse(call.response).end(text('CANARY-answer'));
-    return answering('CANARY-answer')(call);
+    return completeAnswer('CANARY-answer')(call);
   });
   let log = '';
   const logTo = new Writable({
@@ -80,9 +80,9 @@ t.test('one line per stream, aborted ones too, and no secret in any', async (t) 
 t.test('metrics', async (t) => {
   const upstream = await startUpstream(t, (call) => {
     const question = JSON.parse(call.body).messages[0].content as string;
-    if (question === 'stay') return beginning('a')(call);
+    if (question === 'stay') return unfinishedAnswer('a')(call);
     if (question === 'bad') return void sse(call.response).end('data: {]\n\n');
-    return answering('a', 'b')(call);
+    return completeAnswer('a', 'b')(call);
   });
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   const value = async (line: string) => {

@@ -1,13 +1,23 @@
 import type { InjectOptions } from 'fastify';
 import t from 'tap';
 import { bellaAt, build, serve, until } from '../helper.ts';
-import { joined, open, readAll } from '../sse-client.ts';
-import { answering, beginning, chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
+import { deltaText, open, readAll } from '../sse-client.ts';
+import {
+  chunk,
+  completeAnswer,
+  DONE,
+  type Script,
+  STOP,
+  sse,
+  startUpstream,
+  text,
+  unfinishedAnswer,
+} from '../upstream.ts';
 
 const ANSWER = ['你好', ' 🚀', ' "quoted"', '\n\r\u2028', ' \\ end'];
 
 t.test('GET /ask/stream', async (t) => {
-  const upstream = await startUpstream(t, answering(...ANSWER));
+  const upstream = await startUpstream(t, completeAnswer(...ANSWER));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const reading = await readAll(`${url}/ask/stream?question=${encodeURIComponent('你好?')}&system=Be+brief`);
 
@@ -23,7 +33,7 @@ t.test('GET /ask/stream', async (t) => {
   t.match(start?.json, { type: 'start', model: 'bella/gpt-4o' });
   t.ok(Buffer.from(id, 'base64url').length >= 16, 'an id of at least 128 bits');
   t.ok((reading.retry ?? 0) >= 500 && (reading.retry ?? 0) <= 1_500, 'retry is 500 to 1,500 ms');
-  t.equal(joined(reading), ANSWER.join(''), 'the deltas make the answer');
+  t.equal(deltaText(reading), ANSWER.join(''), 'the deltas make the answer');
   t.match(rest.at(-1)?.json, { type: 'end', answer: ANSWER.join(''), model: 'bella/gpt-4o', finishReason: 'stop' });
   t.ok(
     reading.events.every(({ event }) => event === 'message'),
@@ -58,7 +68,7 @@ t.test('GET /ask/stream', async (t) => {
 });
 
 t.test('POST /ask/stream', async (t) => {
-  const upstream = await startUpstream(t, answering('yes'));
+  const upstream = await startUpstream(t, completeAnswer('yes'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const messages = [
     { role: 'user', content: 'one' },
@@ -121,13 +131,13 @@ t.test('headers and the start event leave before the upstream has answered', asy
 });
 
 t.test('a comment keeps a silent connection open', async (t) => {
-  const upstream = await startUpstream(t, beginning('a'));
+  const upstream = await startUpstream(t, unfinishedAnswer('a'));
   const env = { ...bellaAt(upstream.url) };
   const { url } = await serve(t, { env: { ...env, STREAM_HEARTBEAT_MS: '40' } });
   const reading = await open(`${url}/ask/stream?question=q`);
   await until(() => reading.comments.length >= 3, 'three heartbeats');
   t.equal(reading.comments[0], 'hb');
-  t.equal(joined(reading), 'a');
+  t.equal(deltaText(reading), 'a');
   (await upstream.call(1)).response.end(text('b') + STOP);
   t.equal((await reading.until('end')).json.answer, 'ab', 'and the answer goes on after it');
 });
@@ -162,7 +172,7 @@ t.test('one terminal error event when the upstream fails, and what came before i
 });
 
 t.test('a wrong request is answered in JSON, before any stream', async (t) => {
-  const upstream = await startUpstream(t, answering('x'));
+  const upstream = await startUpstream(t, completeAnswer('x'));
   const app = await build(t, { env: bellaAt(upstream.url) });
   const json = { 'content-type': 'application/json' };
   const cases: [string, number, string, InjectOptions][] = [

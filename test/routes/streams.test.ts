@@ -3,8 +3,8 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
-import { joined, open, type Reading, readAll } from '../sse-client.ts';
-import { answering, beginning, DONE, STOP, startUpstream, text } from '../upstream.ts';
+import { deltaText, open, type Reading, readAll } from '../sse-client.ts';
+import { completeAnswer, DONE, STOP, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 /** A stream outlives its connection: resume, stop, share, and never ask twice. */
 
@@ -13,7 +13,7 @@ const lastId = (reading: Reading) => reading.events.at(-1)?.id as string;
 const resuming = (id: string) => ({ headers: { 'last-event-id': id } });
 
 async function begun(t: Test, env: Record<string, string> = {}) {
-  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const ask = `${url}/ask/stream?question=q`;
   const reading = await open(ask);
@@ -37,7 +37,7 @@ t.test('a reconnect goes on right behind its Last-Event-ID, on every SSE path', 
   await finish('three');
   for (const resumed of again) {
     await resumed.until('end');
-    t.equal(joined(resumed), 'three', 'only what is new');
+    t.equal(deltaText(resumed), 'three', 'only what is new');
     t.notOk(
       resumed.events.some(({ json }) => json.type === 'start'),
       'no second start',
@@ -56,7 +56,7 @@ t.test('a reconnect goes on right behind its Last-Event-ID, on every SSE path', 
   t.equal((await readAll(ask, resuming(`${stream}.end`))).response.statusCode, 204);
   t.equal((await readAll(`${url}/streams/${stream}`, resuming(`${stream}.end`))).response.statusCode, 204);
   const middle = await readAll(ask, resuming(`${stream}.2`));
-  t.equal(joined(middle), 'e two three', 'any position is a place');
+  t.equal(deltaText(middle), 'e two three', 'any position is a place');
   t.equal(upstream.calls.length, 1, 'asked once');
 });
 
@@ -105,7 +105,7 @@ t.test('one key is one stream, whoever comes first', async (t) => {
   await finish('three', 2);
   for (const reading of [two, reloaded]) {
     t.equal((await reading.until('end')).json.answer, 'one two three');
-    t.equal(joined(reading), 'one two three');
+    t.equal(deltaText(reading), 'one two three');
     t.equal(reading.events[0]?.json.stream, one.events[0]?.json.stream);
   }
   t.equal((await readAll(keyed)).events.at(-1)?.json.answer, 'one two three', 'and after the end');
@@ -114,7 +114,7 @@ t.test('one key is one stream, whoever comes first', async (t) => {
 });
 
 t.test('POST /streams', async (t) => {
-  const upstream = await startUpstream(t, answering('yes'));
+  const upstream = await startUpstream(t, completeAnswer('yes'));
   const { url } = await serve(t, { env: { ...bellaAt(upstream.url), BASE_PATH: '/ai' } });
   const post = (body: unknown, headers: Record<string, string> = {}) =>
     fetch(`${url}/ai/streams`, {
@@ -187,7 +187,7 @@ t.test('a stop looks at no body and no content type', async (t) => {
 });
 
 t.test('one key, its body in another order', async (t) => {
-  const upstream = await startUpstream(t, answering('yes'));
+  const upstream = await startUpstream(t, completeAnswer('yes'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const post = async (body: string) => {
     const headers = { 'content-type': 'application/json', 'idempotency-key': 'k1' };
@@ -199,7 +199,7 @@ t.test('one key, its body in another order', async (t) => {
 });
 
 t.test('pipelined questions on a connection that is cut leave nothing', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   socket.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(3));
@@ -212,7 +212,7 @@ t.test('pipelined questions on a connection that is cut leave nothing', async (t
 });
 
 t.test('a reader that stops reading behind the last event is cut off, too', async (t) => {
-  const upstream = await startUpstream(t, answering(...Array(70).fill('x'.repeat(100_000))));
+  const upstream = await startUpstream(t, completeAnswer(...Array(70).fill('x'.repeat(100_000))));
   const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 300 }' });
   const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
@@ -228,7 +228,7 @@ t.test('a reader that stops reading behind the last event is cut off, too', asyn
 });
 
 t.test('nothing is started by HEAD, by a prefetch, or by any other path', async (t) => {
-  const upstream = await startUpstream(t, answering('x'));
+  const upstream = await startUpstream(t, completeAnswer('x'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   t.equal((await fetch(`${url}/ask/stream?question=q`, { method: 'HEAD' })).status, 405);
   for (const headers of [
@@ -245,7 +245,7 @@ t.test('nothing is started by HEAD, by a prefetch, or by any other path', async 
 });
 
 t.test('grace: the call goes on without readers, and no longer', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const clock = manualClock();
   const dir = t.testdir({ 'c.yaml': 'deadlines: { idleMs: 600000 }' });
   const env = { STREAM_GRACE_MS: '15000', CONFIG_FILE: `${dir}/c.yaml` };
@@ -273,7 +273,7 @@ t.test('grace: the call goes on without readers, and no longer', async (t) => {
 });
 
 t.test('a stream that nobody ever reads', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   for (const [graceMs, waits] of [
     ['0', 10_000],
     ['3000', 3_000],
@@ -290,7 +290,7 @@ t.test('a stream that nobody ever reads', async (t) => {
 });
 
 t.test('a client that cannot resume does not pay for grace, one that says it can does', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { app, url } = await serve(t, { env: bellaAt(upstream.url) });
   const reading = await open(`${url}/ask/stream`, { body: { question: 'q' } });
   await reading.until('delta');
@@ -348,5 +348,5 @@ t.test('a reader that takes nothing is cut off, others are not, and it can resum
   slow.response.resume();
   t.equal(await slow.ended, false, 'cut');
   const rest = await readAll(`${url}/streams/${stream}`, resuming(lastId(slow)));
-  t.equal(joined(slow).length + joined(rest).length, json.answer.length, 'nothing lost, nothing twice');
+  t.equal(deltaText(slow).length + deltaText(rest).length, json.answer.length, 'nothing lost, nothing twice');
 });

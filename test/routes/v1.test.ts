@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { open } from '../sse-client.ts';
-import { answering, beginning, DONE, STOP, silent, startUpstream, text } from '../upstream.ts';
+import { completeAnswer, DONE, STOP, silent, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 /** What the OpenAI endpoint refuses, and how; the SDKs themselves are in `test/sdk/`. */
 
@@ -13,7 +13,7 @@ const USER = { role: 'user', content: 'q' };
 const nested = (depth: number) => ({ toJSON: () => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`) });
 
 async function service(t: Test) {
-  const upstream = await startUpstream(t, answering('x'));
+  const upstream = await startUpstream(t, completeAnswer('x'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const post = (body: unknown, headers = {}) =>
     fetch(`${url}/v1/chat/completions`, {
@@ -129,7 +129,7 @@ t.test('a model that thinks for long: the stream begins within a heartbeat', asy
 });
 
 t.test('stopping an answer that does not stream gives what there is', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const asking = fetch(`${url}/v1/chat/completions`, {
     method: 'POST',
@@ -148,7 +148,7 @@ t.test('stopping an answer that does not stream gives what there is', async (t) 
 });
 
 t.test('asking again by key after a cut finds the answer still running', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const ask = () =>
     open(`${url}/v1/chat/completions`, {

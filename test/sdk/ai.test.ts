@@ -3,7 +3,7 @@ import { DefaultChatTransport, jsonSchema, readUIMessageStream, streamText, tool
 import t from 'tap';
 import { until } from '../helper.ts';
 import { missing } from '../providers/fixtures.ts';
-import { beginning, chunk, DONE, STOP, sse, text } from '../upstream.ts';
+import { chunk, DONE, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
 import { playing, type Service, serviceOf } from './service.ts';
 
 /** The Vercel AI SDK, unchanged: as a client of the OpenAI endpoint, and as `useChat` speaks to it. */
@@ -158,7 +158,7 @@ t.test('useChat: what it sends is what the provider gets', async (t) => {
 });
 
 t.test('useChat: resume finds the running answer from its first part, and nothing afterwards', async (t) => {
-  const service = await serviceOf(t, 'openai', beginning('one ', 'two '));
+  const service = await serviceOf(t, 'openai', unfinishedAnswer('one ', 'two '));
   const reconnect = () => transport(service).reconnectToStream({ chatId: 'chat-1' });
   t.equal(await reconnect(), null, 'nothing yet');
 
@@ -179,7 +179,7 @@ t.test('useChat: resume finds the running answer from its first part, and nothin
 });
 
 t.test('useChat: stop ends the upstream call', async (t) => {
-  const plain = await serviceOf(t, 'openai', beginning('one '));
+  const plain = await serviceOf(t, 'openai', unfinishedAnswer('one '));
   const controller = new AbortController();
   await send(plain, [user('q')], {}, controller.signal);
   const call = await plain.upstream.call(1);
@@ -187,7 +187,7 @@ t.test('useChat: stop ends the upstream call', async (t) => {
   await call.closed;
   t.notOk(call.finished, 'at once where the chat cannot resume');
 
-  const service = await serviceOf(t, 'openai', beginning('one '));
+  const service = await serviceOf(t, 'openai', unfinishedAnswer('one '));
   const stream = await send(service, [user('q')], { resumable: true });
   const { value } = await stream.getReader().read();
   const { url } = (value as { messageMetadata: { url: string } }).messageMetadata;

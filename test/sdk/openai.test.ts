@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { until } from '../helper.ts';
 import { missing } from '../providers/fixtures.ts';
 import { open } from '../sse-client.ts';
-import { answering, beginning, chunk, DONE, STOP, sse, text } from '../upstream.ts';
+import { chunk, completeAnswer, DONE, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
 import { playing, type Service, serviceOf } from './service.ts';
 
 /** The official OpenAI SDK, unchanged, against the service. */
@@ -57,7 +57,7 @@ t.test('an answer that does not stream', async (t) => {
 });
 
 t.test('everything that it asks reaches the provider', async (t) => {
-  const service = await serviceOf(t, 'vllm', answering('x'));
+  const service = await serviceOf(t, 'vllm', completeAnswer('x'));
   const tools = [{ type: 'function' as const, function: { name: 'f', parameters: { type: 'object' } } }];
   await sdk(service).chat.completions.create({
     model: 'it/m',
@@ -220,7 +220,7 @@ t.test('a failure in the middle is raised, behind what was delivered', async (t)
 
 t.test('abort ends the upstream call, streaming or not', async (t) => {
   for (const stream of [true, false]) {
-    const service = await serviceOf(t, 'openai', beginning('one '));
+    const service = await serviceOf(t, 'openai', unfinishedAnswer('one '));
     const controller = new AbortController();
     const asking = sdk(service).chat.completions.create({ ...ASK, stream }, { signal: controller.signal });
     const call = await service.upstream.call(1);
@@ -242,7 +242,7 @@ t.test('abort ends the upstream call, streaming or not', async (t) => {
 });
 
 t.test('models', async (t) => {
-  const service = await serviceOf(t, 'openai', answering('x'));
+  const service = await serviceOf(t, 'openai', completeAnswer('x'));
   const models = await sdk(service).models.list();
   t.match(models.data, [{ id: 'it/m', object: 'model', owned_by: 'sluice' }]);
   t.match(await sdk(service).models.retrieve('it/m'), { id: 'it/m' });
@@ -250,7 +250,7 @@ t.test('models', async (t) => {
 });
 
 t.test('a stream here is read again and stopped by its id, too', async (t) => {
-  const service = await serviceOf(t, 'openai', beginning('one '));
+  const service = await serviceOf(t, 'openai', unfinishedAnswer('one '));
   const client = sdk(service);
   const { data, response } = await client.chat.completions
     .create({ ...ASK, stream: true, resumable: true } as never)

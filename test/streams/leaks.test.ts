@@ -1,15 +1,15 @@
 import t from 'tap';
-import { used } from '../heap.ts';
+import { heapBytes } from '../heap.ts';
 import { bellaAt, build, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
-import { beginning, startUpstream } from '../upstream.ts';
+import { startUpstream, unfinishedAnswer } from '../upstream.ts';
 
 const STREAMS = 2_000;
 const GRACE_MS = 15_000;
 const TTL_MS = 300_000;
 
 t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_000 }, async (t) => {
-  const upstream = await startUpstream(t, beginning('x'.repeat(500)));
+  const upstream = await startUpstream(t, unfinishedAnswer('x'.repeat(500)));
   const clock = manualClock();
   const app = await build(t, { env: bellaAt(upstream.url), clock });
   const timersBefore = clock.pending;
@@ -26,7 +26,7 @@ t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_
       await until(() => upstream.calls.length === calls + ids.length, 'every call has come', 30_000);
     }
     const running = app.streams.active;
-    const heapWhile = used();
+    const heapWhile = heapBytes();
     clock.advance(GRACE_MS);
     const afterGrace = app.streams.active;
     await Promise.all(upstream.calls.map((call) => call.closed));
@@ -43,15 +43,15 @@ t.test(`${STREAMS} streams started and abandoned leave nothing`, { timeout: 120_
   };
 
   await round(STREAMS); // fills pools, caches and compiled code
-  const before = used();
+  const before = heapBytes();
   const result = await round(STREAMS);
   t.match(result, { running: STREAMS, afterGrace: 0, kept: true, gone: true });
   t.equal(clock.pending, timersBefore, 'no timer is left');
   t.equal(await openSockets(upstream.url), 0, 'no socket is left');
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   // Closed sockets are let go by the event loop in its own time.
-  await until(() => used() < before * 1.1, `the heap is back at ${mib(before)}`, 20_000);
-  t.comment(`heap ${mib(before)} before, ${mib(result.heapWhile)} while, ${mib(used())} after`);
+  await until(() => heapBytes() < before * 1.1, `the heap is back at ${mib(before)}`, 20_000);
+  t.comment(`heap ${mib(before)} before, ${mib(result.heapWhile)} while, ${mib(heapBytes())} after`);
   t.ok(result.heapWhile > before * 1.1, 'and would have shown them');
 });
 

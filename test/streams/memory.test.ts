@@ -2,7 +2,7 @@ import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { LogReader, WritableLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
-import { used } from '../heap.ts';
+import { heapBytes } from '../heap.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId } from './conformance.ts';
 
@@ -51,9 +51,9 @@ for (const [name, token] of Object.entries(tokens)) {
       log.end({ type: 'end', finishReason: 'stop' });
     };
     await fill();
-    const before = used();
+    const before = heapBytes();
     for (let i = 0; i < ANSWERS; i++) await fill();
-    const each = (used() - before) / ANSWERS;
+    const each = (heapBytes() - before) / ANSWERS;
     let bytes = 0;
     for (let i = 0; i < TOKENS; i++) bytes += Buffer.byteLength(contentOf(token(i)));
     t.comment(`${Math.round(each)} bytes for ${bytes} bytes of UTF-8`);
@@ -73,9 +73,9 @@ t.test('a reader that waits costs less than 2 KiB', async (t) => {
   };
   const readers: LogReader[] = [];
   await attach(log, readers);
-  const before = used();
+  const before = heapBytes();
   for (let i = 0; i < 5_000; i++) await attach(log, readers);
-  const each = (used() - before) / 5_000;
+  const each = (heapBytes() - before) / 5_000;
   t.comment(`${Math.round(each)} bytes`);
   t.ok(each < 2_048, `${Math.round(each)} bytes`);
   t.ok(each > 0);

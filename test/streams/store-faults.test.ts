@@ -4,8 +4,8 @@ import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { LogReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
 import { bellaAt, serve } from '../helper.ts';
-import { joined, open, readAll } from '../sse-client.ts';
-import { beginning, DONE, STOP, startUpstream, text } from '../upstream.ts';
+import { deltaText, open, readAll } from '../sse-client.ts';
+import { DONE, STOP, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 /** A store far away: every call takes its time, and any may fail. Nothing may assume otherwise. */
 
@@ -72,7 +72,7 @@ export function distant(distance: Distance): StreamStore {
 }
 
 t.test('a slow store: the same answer', async (t) => {
-  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const store = distant({ away: false, failReads: false });
   const { url } = await serve(t, { env: bellaAt(upstream.url), store });
   const reading = await open(`${url}/ask/stream?question=q&key=k1`);
@@ -81,13 +81,13 @@ t.test('a slow store: the same answer', async (t) => {
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
   for (const one of [reading, same]) {
     t.equal((await one.until('end')).json.answer, 'one two three');
-    t.equal(joined(one), 'one two three');
+    t.equal(deltaText(one), 'one two three');
   }
   t.equal(upstream.calls.length, 1);
 });
 
 t.test('a store that is away: a resume is told to come back, and finds everything when it does', async (t) => {
-  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const distance = { away: false, failReads: false };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
   const ask = `${url}/ask/stream?question=q`;
@@ -123,13 +123,13 @@ t.test('a store that is away: a resume is told to come back, and finds everythin
   const back = await open(ask, { headers });
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
   t.equal((await back.until('end')).json.answer, 'one two three');
-  t.equal(joined(back), 'one two three');
+  t.equal(deltaText(back), 'one two three');
   t.equal(upstream.calls.length, 1, 'asked once');
   t.equal(app.streams.active, 0);
 });
 
 t.test('a store that goes away between finding a stream and reading it', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const near = distant({ away: false, failReads: false });
   const gone = () => Promise.reject(new Error('away'));
   let away = false;
@@ -158,7 +158,7 @@ t.test('a store that goes away between finding a stream and reading it', async (
 });
 
 t.test('slots and the drain count what is about to start', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const store = distant({ away: false, failReads: false });
   const { app } = await serve(t, { env: bellaAt(upstream.url, { MAX_GENERATIONS: '2' }), store });
   const start = () => app.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
@@ -175,7 +175,7 @@ t.test('slots and the drain count what is about to start', async (t) => {
 });
 
 t.test('a store that fails under a reader: the response ends, the browser comes back', async (t) => {
-  const upstream = await startUpstream(t, beginning('one ', 'two '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const distance = { away: false, failReads: false };
   const { url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
   const ask = `${url}/ask/stream?question=q`;
@@ -190,11 +190,11 @@ t.test('a store that fails under a reader: the response ends, the browser comes 
   const back = await open(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
   call.response.end(text('four') + STOP + DONE);
   await back.until('end');
-  t.equal(joined(reading) + joined(back), 'one two three four');
+  t.equal(deltaText(reading) + deltaText(back), 'one two three four');
 });
 
 t.test('a store that fails under a producer: the call is ended, not left running', async (t) => {
-  const upstream = await startUpstream(t, beginning('one '));
+  const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const distance = { away: false, failReads: false };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
   const reading = await open(`${url}/ask/stream?question=q`);

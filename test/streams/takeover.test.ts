@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import type { Slice, StreamStore, Terminal, WritableLog } from '../../plugins/streams/types.ts';
-import { used } from '../heap.ts';
+import { heapBytes } from '../heap.ts';
 import { until } from '../helper.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { createLog, newId, text } from './conformance.ts';
@@ -96,7 +96,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
       }
     })();
     const collected = () => {
-      used(); // Collects garbage.
+      heapBytes(); // Collects garbage.
       return held.every((one) => one.deref() === undefined);
     };
     await until(collected, 'no log is held any more');
