@@ -2,7 +2,7 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { DefaultChatTransport, jsonSchema, readUIMessageStream, streamText, tool, type UIMessage } from 'ai';
 import t from 'tap';
 import { until } from '../helper.ts';
-import { missing } from '../providers/fixtures.ts';
+import { noRecordings } from '../providers/fixtures.ts';
 import { chunk, DONE, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
 import { playing, type Service, serviceOf } from './service.ts';
 
@@ -11,7 +11,7 @@ import { playing, type Service, serviceOf } from './service.ts';
 const model = ({ url }: Service) =>
   createOpenAICompatible({ name: 'sluice', baseURL: `${url}/v1`, includeUsage: true }).chatModel('it/m');
 
-t.test('streamText with reasoning', { skip: missing }, async (t) => {
+t.test('streamText with reasoning', { skip: noRecordings }, async (t) => {
   const service = await serviceOf(t, 'deepseek', playing('deepseek/reasoning.sse'));
   const result = streamText({ model: model(service), prompt: 'q' });
   const kinds = new Set<string>();
@@ -23,7 +23,7 @@ t.test('streamText with reasoning', { skip: missing }, async (t) => {
   t.ok(((await result.usage).outputTokens ?? 0) > 0, 'tokens');
 });
 
-t.test('streamText with a tool that it runs', { skip: missing }, async (t) => {
+t.test('streamText with a tool that it runs', { skip: noRecordings }, async (t) => {
   for (const [file, type] of [
     ['anthropic/vertex-tool.sse', 'anthropic'],
     ['gemini/tool-call.sse', 'gemini'],

@@ -1,7 +1,7 @@
 import OpenAI, { APIError, APIUserAbortError } from 'openai';
 import t, { type Test } from 'tap';
 import { until } from '../helper.ts';
-import { missing } from '../providers/fixtures.ts';
+import { noRecordings } from '../providers/fixtures.ts';
 import { open } from '../sse-client.ts';
 import { chunk, completeAnswer, DONE, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
 import { playing, type Service, serviceOf } from './service.ts';
@@ -117,7 +117,7 @@ const RECORDED: [string, string, { name: string; arguments: string }[], boolean]
   ['ollama/tool-call.ndjson', 'ollama', [{ name: 'get_weather', arguments: 'Tokyo' }], false],
 ];
 
-t.test('tool calls of every provider look like OpenAI’s', { skip: missing }, async (t) => {
+t.test('tool calls of every provider look like OpenAI’s', { skip: noRecordings }, async (t) => {
   for (const [file, type, [first], reasons] of RECORDED) {
     const service = await serviceOf(t, type, playing(file));
     const chunks = await streamed(sdk(service));
