@@ -1,5 +1,6 @@
 import t from 'tap';
 import { ConfigError, loadConfig } from '../../plugins/config/load.ts';
+import { writeConfig } from '../helper.ts';
 import { runServer, spawnServer } from '../process.ts';
 
 function problems(env: Record<string, string>): readonly string[] {
@@ -40,7 +41,7 @@ t.test('environment variables set every kind of setting', async (t) => {
     DEEPSEEK_API_KEY: 'd',
     DEFAULT_MODEL: 'bella/gpt-4o',
     OPENAI_API_KEY: '',
-    CONFIG_FILE: `${t.testdir({ 'c.yaml': 'providers: { deepseek: { type: deepseek, models: "*" } }' })}/c.yaml`,
+    CONFIG_FILE: writeConfig(t, 'providers: { deepseek: { type: deepseek, models: "*" } }'),
   });
   t.match(config, {
     port: 8080,
@@ -156,16 +157,12 @@ t.test('unknown models, invalid addresses and numbers that are not integers are 
   for (const value of ['3e5', '1.9', '0x10', 'true', '-1', ' ']) {
     if (value.trim()) t.match(problems({ STREAM_TTL_MS: value })[0], /^STREAM_TTL_MS/, value);
   }
-  const file = t.testdir({ 'c.yaml': ['port: "$', '{P}"'].join('') });
-  t.equal(
-    loadConfig({ CONFIG_FILE: `${file}/c.yaml`, P: '4000' }).port,
-    4000,
-    'a variable in the file can give a number',
-  );
+  const file = writeConfig(t, ['port: "$', '{P}"'].join(''));
+  t.equal(loadConfig({ CONFIG_FILE: file, P: '4000' }).port, 4000, 'a variable in the file can give a number');
 });
 
 t.test('each problem is reported once, together with all others', async (t) => {
-  const file = `${t.testdir({ 'c.yaml': 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }' })}/c.yaml`;
+  const file = writeConfig(t, 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }');
   t.same(problems({ CONFIG_FILE: file }), ['NOPE_KEY: used in CONFIG_FILE but not set']);
   const reported = problems({ PORT: 'abc', BELLA_API_KEY: 'k', DEFAULT_MODEL: 'gpt-4o', TRUST_PROXY: 'maybe' });
   t.same(
@@ -191,7 +188,10 @@ t.test('a port in use exits 1 and reports EADDRINUSE', async (t) => {
 t.test('base URLs of cloud metadata addresses need allowPrivate', async (t) => {
   const problemsOf = (host: string, more = '') =>
     problems({
-      CONFIG_FILE: `${t.testdir({ 'c.yaml': `providers: { p: { type: openai, baseUrl: "http://${host}/v1", models: "*"${more} } }` })}/c.yaml`,
+      CONFIG_FILE: writeConfig(
+        t,
+        `providers: { p: { type: openai, baseUrl: "http://${host}/v1", models: "*"${more} } }`,
+      ),
     });
   const forbidden = [
     '169.254.169.254',
@@ -217,7 +217,7 @@ t.test('base URLs of cloud metadata addresses need allowPrivate', async (t) => {
 });
 
 t.test('invalid keys and invalid JWT settings are reported', async (t) => {
-  const problemsOf = (yaml: string) => problems({ CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml` });
+  const problemsOf = (yaml: string) => problems({ CONFIG_FILE: writeConfig(t, yaml) });
   const hash = 'a'.repeat(64);
   t.same(problemsOf(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
   t.match(problemsOf(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { runAttempt } from '../../plugins/llm/attempt.ts';
 import type { ProviderError } from '../../providers/errors.ts';
 import type { Provider, StreamPart } from '../../providers/types.ts';
-import { bellaAt, serve } from '../helper.ts';
+import { bellaAt, serve, writeConfig } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { readAll } from '../sse-client.ts';
 import { sse, startUpstream, text } from '../upstream.ts';
@@ -112,10 +112,9 @@ t.test('comments of the upstream do not extend idleMs', async (t) => {
     const pings = setInterval(() => response.write(': ping\n\n'), 10);
     response.on('close', () => clearInterval(pings));
   });
-  const file = `models: [{ name: quick, idleMs: 150, targets: [{ provider: bella, model: gpt-4o }] }]`;
-  const path = t.testdir({ 'sluice.yaml': file });
+  const yaml = 'models: [{ name: quick, idleMs: 150, targets: [{ provider: bella, model: gpt-4o }] }]';
   const { url } = await serve(t, {
-    env: bellaAt(upstream.url, { CONFIG_FILE: `${path}/sluice.yaml`, DEFAULT_MODEL: 'quick' }),
+    env: bellaAt(upstream.url, { CONFIG_FILE: writeConfig(t, yaml), DEFAULT_MODEL: 'quick' }),
   });
   const { events } = await readAll(`${url}/ask/stream?question=q`);
   t.match(events.at(-1)?.json, { type: 'error', code: 'upstream_timeout', stage: 'idle', retryable: true });
@@ -146,12 +145,10 @@ t.test('a provider that throws, ends early or hangs ends the stream with an erro
     t.equal((await fetch(`${url}/livez`)).status, 200, 'the service continues');
   }
 
-  const path = t.testdir({
-    'sluice.yaml': 'models: [{ name: m, totalMs: 100, targets: [{ provider: bella, model: m }] }]',
-  });
+  const yaml = 'models: [{ name: m, totalMs: 100, targets: [{ provider: bella, model: m }] }]';
   const hanging = createProvider(() => manualProvider().parts());
   const { app, url } = await serve(t, {
-    env: { ...env, DEFAULT_MODEL: 'm', CONFIG_FILE: `${path}/sluice.yaml` },
+    env: { ...env, DEFAULT_MODEL: 'm', CONFIG_FILE: writeConfig(t, yaml) },
     providers: { bella: hanging },
   });
   const { events } = await readAll(`${url}/ask/stream?question=q`);

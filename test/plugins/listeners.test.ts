@@ -1,7 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { Writable } from 'node:stream';
 import t from 'tap';
-import { build } from '../helper.ts';
+import { build, captureLog } from '../helper.ts';
 import { runServer, spawnServer } from '../process.ts';
 import { readAll } from '../sse-client.ts';
 
@@ -52,16 +51,10 @@ t.test(
   'a platform that cannot share a port logs this once, at debug level',
   { skip: canSharePort && 'this platform can share a port' },
   async (t) => {
-    let log = '';
-    const logTo = new Writable({
-      write(chunk, _, done) {
-        log += chunk;
-        done();
-      },
-    });
+    const { logTo, log } = captureLog();
     const app = await build(t, { logTo, env: { LOG_LEVEL: 'debug' } });
     await app.openListenSockets('127.0.0.1', 0);
-    t.equal(log.match(/cannot share a port/g)?.length, 1);
+    t.equal(log().match(/cannot share a port/g)?.length, 1);
   },
 );
 

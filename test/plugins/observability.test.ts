@@ -1,6 +1,5 @@
-import { Writable } from 'node:stream';
 import t from 'tap';
-import { bellaAt, serve, until } from '../helper.ts';
+import { bellaAt, captureLog, serve, until } from '../helper.ts';
 import { metricValue } from '../metric-value.ts';
 import { open, readAll } from '../sse-client.ts';
 import { completeAnswer, sse, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
@@ -16,18 +15,12 @@ t.test('each stream logs one line with its outcome, and logs and metrics contain
     if (question.endsWith('cut')) return void sse(call.response).end(text('CANARY-answer'));
     return completeAnswer('CANARY-answer')(call);
   });
-  let log = '';
-  const logTo = new Writable({
-    write(chunk, _, done) {
-      log += chunk;
-      done();
-    },
-  });
+  const { logTo, log } = captureLog();
   const env = bellaAt(upstream.url, { BELLA_API_KEY: 'CANARY-key', STREAM_GRACE_MS: '0' });
   const { url } = await serve(t, { env, logTo });
   const urlOf = (what: string) => `${url}/ask/stream?question=CANARY-question-${what}&system=CANARY-system`;
   const lines = () =>
-    log
+    log()
       .split('\n')
       .filter(Boolean)
       .map((line) => JSON.parse(line));
@@ -72,10 +65,10 @@ t.test('each stream logs one line with its outcome, and logs and metrics contain
 
   const metrics = await (await fetch(`${url}/metrics`)).text();
   for (const canary of CANARIES) {
-    t.notOk(log.includes(canary), `${canary} is not in the log`);
+    t.notOk(log().includes(canary), `${canary} is not in the log`);
     t.notOk(metrics.includes(canary), `${canary} is not in the metrics`);
   }
-  t.notMatch(log, /"stack"|node_modules/, 'the log contains no stack');
+  t.notMatch(log(), /"stack"|node_modules/, 'the log contains no stack');
 });
 
 t.test('metrics count generations, responses and upstream attempts by outcome', async (t) => {

@@ -1,6 +1,6 @@
 import { connect } from 'node:net';
 import t, { type Test } from 'tap';
-import { bellaAt, serve, until } from '../helper.ts';
+import { bellaAt, serve, until, writeConfig } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
@@ -222,8 +222,7 @@ t.test('pipelined questions on a connection that is cut are cancelled', async (t
 
 t.test('a reader that stalls while it gets an ended stream is disconnected', async (t) => {
   const upstream = await startUpstream(t, completeAnswer(...Array(70).fill('x'.repeat(100_000))));
-  const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 300 }' });
-  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
+  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: writeConfig(t, 'streams: { stallMs: 300 }') };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const whole = await readAll(`${url}/ask/stream?question=q&key=k1`);
   const stream = whole.events[0]?.json.stream as string;
@@ -255,8 +254,7 @@ t.test('HEAD, prefetches and other paths start no generation', async (t) => {
 t.test('without readers the generation continues for the grace time, then it is abandoned', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const clock = manualClock();
-  const dir = t.testdir({ 'c.yaml': 'deadlines: { idleMs: 600000 }' });
-  const env = { STREAM_GRACE_MS: '15000', CONFIG_FILE: `${dir}/c.yaml` };
+  const env = { STREAM_GRACE_MS: '15000', CONFIG_FILE: writeConfig(t, 'deadlines: { idleMs: 600000 }') };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env), clock });
   const reading = await open(`${url}/ask/stream?question=q`);
   await reading.until('delta');
@@ -343,8 +341,7 @@ t.test('a stalled reader is disconnected and can resume, other readers are not a
     };
     sendMore();
   });
-  const dir = t.testdir({ 'c.yaml': 'streams: { stallMs: 400 }' });
-  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: `${dir}/c.yaml` };
+  const env = { STREAM_MAX_CHARS: '100000000', CONFIG_FILE: writeConfig(t, 'streams: { stallMs: 400 }') };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
   const slow = await open(`${url}/ask/stream?question=q`);
   await slow.until('start');

@@ -1,5 +1,5 @@
 import type { Test } from 'tap';
-import { serve } from '../helper.ts';
+import { serve, writeConfig } from '../helper.ts';
 import { bytesOf, fixtures } from '../providers/fixtures.ts';
 import { type Script, startUpstream, type Upstream } from '../upstream.ts';
 
@@ -14,8 +14,8 @@ export interface Service {
 /** Starts a service with a provider of a type. Its upstream plays the script; its model is `p/m`. */
 export async function serveProvider(t: Test, type: string, script: Script): Promise<Service> {
   const upstream = await startUpstream(t, script);
-  const file = `providers: { p: { type: ${type}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
-  const { url } = await serve(t, { env: { CONFIG_FILE: `${t.testdir({ 'c.yaml': file })}/c.yaml` } });
+  const yaml = `providers: { p: { type: ${type}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
+  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
   return { url, upstream };
 }
 

@@ -23,11 +23,11 @@ t.test(`a resume racing the end gets the end once, then 204 (${REPETITIONS} time
   };
   const env = { BELLA_API_KEY: 'k', DEFAULT_MODEL: 'bella/m', STREAM_FLUSH_MS: '0' };
   const { url } = await serve(t, { env, providers: { bella: provider } });
-  const ask = `${url}/ask/stream?question=q`;
+  const askUrl = `${url}/ask/stream?question=q`;
   const outcomes = new Map<string, number>();
 
   const raceOnce = async (i: number) => {
-    const first = await open(ask);
+    const first = await open(askUrl);
     await first.until('delta');
     const end = finish.shift() as () => void;
     // The end and the cut are a few turns of the event loop apart, in either order.
@@ -38,7 +38,7 @@ t.test(`a resume racing the end gets the end once, then 204 (${REPETITIONS} time
     const seen = [...first.events];
     for (let reconnects = 0; ; reconnects++) {
       if (reconnects > 3) throw new Error('the stream does not answer 204 after four reconnects');
-      const again = await open(ask, { headers: { 'last-event-id': seen.at(-1)?.id } });
+      const again = await open(askUrl, { headers: { 'last-event-id': seen.at(-1)?.id } });
       await again.ended;
       seen.push(...again.events);
       if (again.response.statusCode !== 204) continue;

@@ -93,14 +93,14 @@ t.test('while the store is unavailable, a resume gets only a retry; afterwards i
   const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const faults = { unavailable: false, failReads: false };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore(faults) });
-  const ask = `${url}/ask/stream?question=q`;
-  const reading = await open(ask);
+  const askUrl = `${url}/ask/stream?question=q`;
+  const reading = await open(askUrl);
   await reading.until('delta');
   const headers = { 'last-event-id': reading.events[0]?.id };
   reading.cut();
 
   faults.unavailable = true;
-  const resumed = await readAll(ask, { headers });
+  const resumed = await readAll(askUrl, { headers });
   t.equal(
     resumed.response.statusCode,
     200,
@@ -111,7 +111,7 @@ t.test('while the store is unavailable, a resume gets only a retry; afterwards i
   const attach = await readAll(`${url}/streams/${reading.events[0]?.json.stream}`);
   t.equal(attach.response.statusCode, 200, 'a first attach gets 200');
   t.same(attach.events, [], 'a first attach gets no event');
-  const question = await readAll(ask);
+  const question = await readAll(askUrl);
   t.match(
     question.events,
     [{ json: { type: 'error', code: 'overloaded', retryable: true } }],
@@ -126,7 +126,7 @@ t.test('while the store is unavailable, a resume gets only a retry; afterwards i
   }
 
   faults.unavailable = false;
-  const again = await open(ask, { headers });
+  const again = await open(askUrl, { headers });
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
   t.equal((await again.until('end')).json.answer, 'one two three');
   t.equal(deltaText(again), 'one two three');
@@ -152,11 +152,11 @@ t.test(
       },
     };
     const { url } = await serve(t, { env: bellaAt(upstream.url), store });
-    const ask = `${url}/ask/stream?question=q`;
-    const reading = await open(ask);
+    const askUrl = `${url}/ask/stream?question=q`;
+    const reading = await open(askUrl);
     await reading.until('delta');
     isUnavailable = true;
-    const resumed = await readAll(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+    const resumed = await readAll(askUrl, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
     t.equal(resumed.response.statusCode, 200, 'a resume gets 200');
     t.same(resumed.events, [], 'no event');
     const path = `${url}/streams/${reading.events[0]?.json.stream}`;
@@ -187,8 +187,8 @@ t.test('a read that fails ends the response without an error event, and a resume
   const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
   const faults = { unavailable: false, failReads: false };
   const { url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore(faults) });
-  const ask = `${url}/ask/stream?question=q`;
-  const reading = await open(ask);
+  const askUrl = `${url}/ask/stream?question=q`;
+  const reading = await open(askUrl);
   await reading.until('delta');
   faults.failReads = true;
   const call = await upstream.call(1);
@@ -199,7 +199,7 @@ t.test('a read that fails ends the response without an error event, and a resume
     'no terminal event',
   );
   faults.failReads = false;
-  const resumed = await open(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+  const resumed = await open(askUrl, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
   call.response.end(text('four') + STOP + DONE);
   await resumed.until('end');
   t.equal(deltaText(reading) + deltaText(resumed), 'one two three four');
