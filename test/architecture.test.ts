@@ -22,7 +22,7 @@ interface Import {
 
 type Sources = ReadonlyMap<string, string>;
 
-/** Where the files of each place may import from; the first matching rule applies. */
+/** Allowed imports of each place; the first matching rule applies. */
 const RULES: readonly [from: RegExp, allowed: RegExp][] = [
   [/^server\.ts$/, /^app\.ts$|^plugins\/config\//],
   [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],

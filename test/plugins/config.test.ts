@@ -1,5 +1,6 @@
 import t from 'tap';
 import { ConfigError, loadConfig } from '../../plugins/config/load.ts';
+import { writeConfig } from '../helper.ts';
 import { runServer, spawnServer } from '../process.ts';
 
 function problems(env: Record<string, string>): readonly string[] {
@@ -12,7 +13,7 @@ function problems(env: Record<string, string>): readonly string[] {
   return [];
 }
 
-t.test('nothing set: the demo provider on loopback', async (t) => {
+t.test('without settings, the service runs the demo provider on loopback', async (t) => {
   t.match(loadConfig({}), {
     host: '127.0.0.1',
     port: 3000,
@@ -25,7 +26,7 @@ t.test('nothing set: the demo provider on loopback', async (t) => {
   });
 });
 
-t.test('the environment', async (t) => {
+t.test('environment variables set every kind of setting', async (t) => {
   const config = loadConfig({
     PORT: ' 8080 ',
     HOST: '::',
@@ -40,7 +41,7 @@ t.test('the environment', async (t) => {
     DEEPSEEK_API_KEY: 'd',
     DEFAULT_MODEL: 'bella/gpt-4o',
     OPENAI_API_KEY: '',
-    CONFIG_FILE: `${t.testdir({ 'c.yaml': 'providers: { deepseek: { type: deepseek, models: "*" } }' })}/c.yaml`,
+    CONFIG_FILE: writeConfig(t, 'providers: { deepseek: { type: deepseek, models: "*" } }'),
   });
   t.match(config, {
     port: 8080,
@@ -55,13 +56,15 @@ t.test('the environment', async (t) => {
       deepseek: { type: 'deepseek', apiKeys: ['d'], models: '*' },
     },
   });
-  t.notOk(config.providers.openai, 'an empty variable is an unset one');
+  t.notOk(config.providers.openai, 'an empty variable counts as unset');
   t.same(loadConfig({ TRUST_PROXY: '10.0.0.0/8, ::1' }).trustProxy, ['10.0.0.0/8', '::1']);
 });
 
-t.test('the file: YAML or JSON, the environment over it, and names taken from it', async (t) => {
-  const dir = t.testdir({
-    'c.yaml': `
+t.test(
+  'the file is YAML or JSON, uses variables of the environment, and is overridden by the environment',
+  async (t) => {
+    const dir = t.testdir({
+      'c.yaml': `
 port: 4000
 providers:
   bella: { type: bella, baseUrl: "https://bella.example/v1", apiKeys: ["\${KEY}"], models: "*" }
@@ -73,20 +76,21 @@ models:
 streams: { highWaterMark: 32768 }
 deadlines: { idleMs: 5000 }
 `,
-    'c.json': '{"port": 4001}',
-  });
-  const env = { CONFIG_FILE: `${dir}/c.yaml`, KEY: 'secret', PORT: '5000' };
-  t.match(loadConfig(env), {
-    port: 5000,
-    providers: { bella: { apiKeys: ['secret'] }, local: { type: 'openai-compatible' } },
-    models: [{ name: 'default', firstTokenMs: 120_000 }],
-    streams: { highWaterMark: 32_768, flushMs: 10 },
-    deadlines: { idleMs: 5_000, totalMs: 600_000 },
-  });
-  t.equal(loadConfig({ CONFIG_FILE: `${dir}/c.json` }).port, 4001);
-});
+      'c.json': '{"port": 4001}',
+    });
+    const env = { CONFIG_FILE: `${dir}/c.yaml`, KEY: 'secret', PORT: '5000' };
+    t.match(loadConfig(env), {
+      port: 5000,
+      providers: { bella: { apiKeys: ['secret'] }, local: { type: 'openai-compatible' } },
+      models: [{ name: 'default', firstTokenMs: 120_000 }],
+      streams: { highWaterMark: 32_768, flushMs: 10 },
+      deadlines: { idleMs: 5_000, totalMs: 600_000 },
+    });
+    t.equal(loadConfig({ CONFIG_FILE: `${dir}/c.json` }).port, 4001);
+  },
+);
 
-t.test('every bad key is named at once, and no value is shown', async (t) => {
+t.test('all invalid settings are reported together, by name and without values', async (t) => {
   const dir = t.testdir({
     'bad.yaml': `
 nonsense: 1
@@ -101,9 +105,9 @@ providers: { a: { type: openai-compatible, models: "*" }, b: { type: bella } }
 models: [{ name: m, targets: [{ provider: nobody, model: x }] }, { name: m, targets: [{ provider: a, model: x }] }]
 `,
   });
-  const named = (env: Record<string, string>) => problems(env).map((problem) => problem.split(':')[0]);
+  const invalidNames = (env: Record<string, string>) => problems(env).map((problem) => problem.split(':')[0]);
   t.same(
-    new Set(named({ PORT: 'abc', LOG_LEVEL: 'loud', CONFIG_FILE: `${dir}/bad.yaml`, CORS_ORIGINS: 'page' })),
+    new Set(invalidNames({ PORT: 'abc', LOG_LEVEL: 'loud', CONFIG_FILE: `${dir}/bad.yaml`, CORS_ORIGINS: 'page' })),
     new Set([
       'PORT',
       'LOG_LEVEL',
@@ -118,22 +122,22 @@ models: [{ name: m, targets: [{ provider: nobody, model: x }] }, { name: m, targ
       'streams.flushMs',
     ]),
   );
-  t.same(named({ CONFIG_FILE: `${dir}/cross.yaml`, DEFAULT_MODEL: 'c/x' }), [
+  t.same(invalidNames({ CONFIG_FILE: `${dir}/cross.yaml`, DEFAULT_MODEL: 'c/x' }), [
     'providers.a.baseUrl',
     'models.0.targets.0.provider',
     'models.1.name',
     'DEFAULT_MODEL',
   ]);
-  t.same(named({ CONFIG_FILE: `${dir}/broken.yaml` }), ['CONFIG_FILE']);
-  t.same(named({ CONFIG_FILE: `${dir}/list.yaml` }), ['CONFIG_FILE']);
-  t.same(named({ CONFIG_FILE: `${dir}/none.yaml` }), ['CONFIG_FILE']);
-  t.match(problems({ BELLA_API_KEY: 'k' })[0], 'DEFAULT_MODEL=bella/<model>', 'shows the line to add');
+  t.same(invalidNames({ CONFIG_FILE: `${dir}/broken.yaml` }), ['CONFIG_FILE']);
+  t.same(invalidNames({ CONFIG_FILE: `${dir}/list.yaml` }), ['CONFIG_FILE']);
+  t.same(invalidNames({ CONFIG_FILE: `${dir}/none.yaml` }), ['CONFIG_FILE']);
+  t.match(problems({ BELLA_API_KEY: 'k' })[0], 'DEFAULT_MODEL=bella/<model>', 'the message shows the line to add');
   for (const file of ['bad', 'broken', 'cross']) {
     t.notMatch(problems({ CONFIG_FILE: `${dir}/${file}.yaml` }).join('\n'), /SECRET/, file);
   }
 });
 
-t.test('names that lead nowhere, addresses that are none, numbers that are not whole', async (t) => {
+t.test('unknown models, invalid addresses and numbers that are not integers are reported', async (t) => {
   const bella = { BELLA_API_KEY: 'k' };
   for (const model of ['bellas', 'bella', 'bella/', '/x', 'other/x']) {
     t.ok(problems({ ...bella, DEFAULT_MODEL: model }).length > 0, `DEFAULT_MODEL=${model}`);
@@ -153,42 +157,41 @@ t.test('names that lead nowhere, addresses that are none, numbers that are not w
   for (const value of ['3e5', '1.9', '0x10', 'true', '-1', ' ']) {
     if (value.trim()) t.match(problems({ STREAM_TTL_MS: value })[0], /^STREAM_TTL_MS/, value);
   }
-  const file = t.testdir({ 'c.yaml': ['port: "$', '{P}"'].join('') });
-  t.equal(
-    loadConfig({ CONFIG_FILE: `${file}/c.yaml`, P: '4000' }).port,
-    4000,
-    'a number that the environment gives the file',
-  );
+  const file = writeConfig(t, ['port: "$', '{P}"'].join(''));
+  t.equal(loadConfig({ CONFIG_FILE: file, P: '4000' }).port, 4000, 'a variable in the file can give a number');
 });
 
-t.test('what is wrong is told once, beside everything else', async (t) => {
-  const file = `${t.testdir({ 'c.yaml': 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }' })}/c.yaml`;
+t.test('each problem is reported once, together with all others', async (t) => {
+  const file = writeConfig(t, 'providers: { b: { type: bella, apiKeys: ["$' + '{NOPE_KEY}"], models: "*" } }');
   t.same(problems({ CONFIG_FILE: file }), ['NOPE_KEY: used in CONFIG_FILE but not set']);
-  const named = problems({ PORT: 'abc', BELLA_API_KEY: 'k', DEFAULT_MODEL: 'gpt-4o', TRUST_PROXY: 'maybe' });
+  const reported = problems({ PORT: 'abc', BELLA_API_KEY: 'k', DEFAULT_MODEL: 'gpt-4o', TRUST_PROXY: 'maybe' });
   t.same(
-    named.map((problem) => problem.split(':')[0]),
+    reported.map((problem) => problem.split(':')[0]),
     ['PORT', 'TRUST_PROXY', 'DEFAULT_MODEL'],
   );
 });
 
-t.test('a wrong configuration exits 1 and names every problem, without a stack', async (t) => {
+t.test('an invalid configuration exits 1 and reports every problem, without a stack', async (t) => {
   const { exit, output } = spawnServer({ PORT: '99999', LOG_LEVEL: 'loud' });
   t.equal(await exit, 1);
   t.match(output(), /PORT: .*\n.*LOG_LEVEL: must be one of/);
   t.notMatch(output(), /\bat .*:\d+:\d+/);
 });
 
-t.test('a port that is taken exits 1 and says so', async (t) => {
+t.test('a port in use exits 1 and reports EADDRINUSE', async (t) => {
   const { url } = await runServer(t, {});
   const { exit, output } = spawnServer({ PORT: new URL(url).port });
   t.equal(await exit, 1);
   t.match(output(), /Cannot listen on 127\.0\.0\.1:\d+: EADDRINUSE/);
 });
 
-t.test('97: addresses at which machines keep their secrets', async (t) => {
-  const at = (host: string, more = '') =>
+t.test('base URLs of cloud metadata addresses need allowPrivate', async (t) => {
+  const problemsOf = (host: string, more = '') =>
     problems({
-      CONFIG_FILE: `${t.testdir({ 'c.yaml': `providers: { it: { type: openai, baseUrl: "http://${host}/v1", models: "*"${more} } }` })}/c.yaml`,
+      CONFIG_FILE: writeConfig(
+        t,
+        `providers: { p: { type: openai, baseUrl: "http://${host}/v1", models: "*"${more} } }`,
+      ),
     });
   const forbidden = [
     '169.254.169.254',
@@ -203,26 +206,28 @@ t.test('97: addresses at which machines keep their secrets', async (t) => {
     'metadata.google.internal',
   ];
   for (const host of forbidden) {
-    t.match(at(host), [/allowPrivate: true/], host);
-    t.same(at(host, ', allowPrivate: true'), [], `${host}, on purpose`);
+    t.match(problemsOf(host), [/allowPrivate: true/], host);
+    t.same(problemsOf(host, ', allowPrivate: true'), [], `${host}, with allowPrivate`);
   }
-  for (const host of ['127.0.0.1', 'localhost', '[::1]', '10.0.0.1', '192.168.1.1', '[fd12::1]', '100.64.0.1'])
-    t.same(at(host), [], host);
-  for (const host of ['user:pass@a.example', 'a.example/../#x']) t.not(at(host).length, 0, host);
+  for (const host of ['127.0.0.1', 'localhost', '[::1]', '10.0.0.1', '192.168.1.1', '[fd12::1]', '100.64.0.1']) {
+    t.same(problemsOf(host), [], `${host} is allowed`);
+  }
+  for (const host of ['user:pass@a.example', 'a.example/../#x'])
+    t.not(problemsOf(host).length, 0, `${host} is reported`);
 });
 
-t.test('keys and tokens', async (t) => {
-  const of = (yaml: string) => problems({ CONFIG_FILE: `${t.testdir({ 'c.yaml': yaml })}/c.yaml` });
+t.test('invalid keys and invalid JWT settings are reported', async (t) => {
+  const problemsOf = (yaml: string) => problems({ CONFIG_FILE: writeConfig(t, yaml) });
   const hash = 'a'.repeat(64);
-  t.same(of(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
-  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [
+  t.same(problemsOf(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
+  t.match(problemsOf(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [
     /keys\.1: duplicate name/,
   ]);
-  t.match(of(`keys: [{ name: a, sha256: ${hash} }, { name: b, sha256: ${hash.toUpperCase()} }]`), [
+  t.match(problemsOf(`keys: [{ name: a, sha256: ${hash} }, { name: b, sha256: ${hash.toUpperCase()} }]`), [
     /keys\.1: duplicate key/,
   ]);
-  t.match(of('keys: [{ name: a, sha256: short }]'), [/keys\.0\.sha256/]);
-  const jwt = (more: string) => of(`jwt: { issuer: i, audience: a, ${more} }`);
+  t.match(problemsOf('keys: [{ name: a, sha256: short }]'), [/keys\.0\.sha256/]);
+  const jwt = (more: string) => problemsOf(`jwt: { issuer: i, audience: a, ${more} }`);
   t.match(jwt('algorithms: [RS256]'), [/either jwksUrl or secret/]);
   t.match(jwt('algorithms: [HS256], jwksUrl: "https://i.example/keys"'), [/HS… algorithms require secret/]);
   t.match(jwt(`algorithms: [RS256], secret: ${'s'.repeat(32)}`), [/HS… algorithms require secret/]);

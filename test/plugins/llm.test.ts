@@ -10,32 +10,34 @@ import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts
 import { createApiKeys } from '../../providers/wire/api-keys.ts';
 import { build } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
+import { metricValue } from '../metric-value.ts';
 
-/** Who is asked, again, next, or not at all: on a clock turned by hand, with providers that do as told. */
+/** Tests retries, fallbacks, continuations, breakers and cooldowns with a manual clock and scripted providers. */
 
 const fault = (code: ProviderErrorCode, init: Partial<ProviderErrorInit> = {}) =>
   new ProviderError(code, { reason: 'r', retryable: true, ...init });
-const BROKEN = fault('upstream_failed');
-const say = (text: string): StreamPart => ({ type: 'text', text });
+const SERVER_ERROR = fault('upstream_failed');
+const textPart = (text: string): StreamPart => ({ type: 'text', text });
 const FINISH: StreamPart = { type: 'finish', reason: 'stop' };
-const ANSWER = [say('whole'), FINISH];
+const ANSWER = [textPart('whole'), FINISH];
 
-/** What a call gives: parts, and then a fault, or nothing more. */
-type Call = readonly (StreamPart | ProviderError | 'silence')[];
+/** The script of one call: parts, then an error or silence. */
+type CallScript = readonly (StreamPart | ProviderError | 'silence')[];
 
-interface Fake extends Provider {
-  readonly asked: ChatRequest[];
+interface FakeProvider extends Provider {
+  readonly requests: ChatRequest[];
 }
 
-function fake(name: string, calls: Call[], supportsContinuation = true): Fake {
-  const asked: ChatRequest[] = [];
+/** A provider that plays one script for each call, and repeats the last one. */
+function fake(name: string, calls: CallScript[], supportsContinuation = true): FakeProvider {
+  const requests: ChatRequest[] = [];
   return {
     name,
     supportsContinuation,
-    asked,
+    requests,
     async *stream(request, signal) {
-      const steps = calls[asked.length] ?? calls.at(-1) ?? [];
-      asked.push(request);
+      const steps = calls[requests.length] ?? calls.at(-1) ?? [];
+      requests.push(request);
       for (const step of steps) {
         if (step instanceof ProviderError) throw step;
         if (step !== 'silence') yield step;
@@ -48,25 +50,26 @@ function fake(name: string, calls: Call[], supportsContinuation = true): Fake {
 
 interface SetUp {
   clock: ManualClock;
-  /** Asks, turns the clock by `ms` until it is over, and says how it went. */
-  ask(
+  /** Runs one generation to its end, while the clock advances. `called` lists the providers in order. */
+  generate(
     prompt?: Prompt,
     signal?: AbortSignal,
-  ): Promise<{ text: string; finish?: StreamPart; fault?: unknown; asked: string[] }>;
-  metric(name: 'retries' | 'fallbacks' | 'continuations' | 'retriesDenied'): Promise<number>;
+  ): Promise<{ text: string; finish?: StreamPart; fault?: unknown; called: string[] }>;
+  metric(name: string): Promise<number>;
 }
 
 async function setUp(
   t: Test,
-  providers: Fake[],
+  providers: FakeProvider[],
   route: Partial<ModelRoute> = {},
-  most = Number.POSITIVE_INFINITY,
+  maxConcurrent = Number.POSITIVE_INFINITY,
 ): Promise<SetUp> {
-  const { metrics, tracing } = await build(t);
+  const app = await build(t);
+  const { metrics, tracing } = app;
   const clock = manualClock();
   const targets = createTargets({
-    providers: new Map(providers.map((one) => [one.name, one])),
-    maxConcurrent: () => most,
+    providers: new Map(providers.map((provider) => [provider.name, provider])),
+    maxConcurrent: () => maxConcurrent,
     clock,
     metrics,
   });
@@ -81,7 +84,7 @@ async function setUp(
   const [first, ...rest] = providers.map(({ name }) => ({ provider: name, model: 'm' }));
   if (first === undefined) throw new Error('no provider');
   const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 };
-  const full: ModelRoute = {
+  const completeRoute: ModelRoute = {
     name: 'r',
     label: 'r',
     targets: [first, ...rest],
@@ -92,305 +95,317 @@ async function setUp(
   };
   return {
     clock,
-    async metric(name) {
-      return (await metrics[name].get()).values.reduce((sum, { value }) => sum + value, 0);
-    },
-    async ask(prompt = { messages: [{ role: 'user', content: 'q' }] }, signal = new AbortController().signal) {
-      const outcome = { text: '', asked: [] as string[] } as Awaited<ReturnType<SetUp['ask']>>;
-      let over = false;
+    metric: (name) => metricValue(app, name),
+    async generate(prompt = { messages: [{ role: 'user', content: 'q' }] }, signal = new AbortController().signal) {
+      const outcome = { text: '', called: [] as string[] } as Awaited<ReturnType<SetUp['generate']>>;
+      let hasEnded = false;
       client.generate(
-        full,
+        completeRoute,
         prompt,
         {
-          onTarget: ({ provider }) => outcome.asked.push(provider),
+          onTarget: ({ provider }) => outcome.called.push(provider),
           onFirstPart() {},
           onPart(part) {
             if (part.type === 'text') outcome.text += part.text;
             if (part.type === 'finish') {
               outcome.finish = part;
-              over = true;
+              hasEnded = true;
             }
             return undefined;
           },
           onFault(reason) {
             outcome.fault = reason;
-            over = true;
+            hasEnded = true;
           },
         },
         signal,
       );
-      for (let i = 0; i < 20 && !over; i++) {
+      for (let i = 0; i < 20 && !hasEnded; i++) {
         for (let j = 0; j < 5; j++) await turn();
-        if (!over && !signal.aborted) clock.advance(250);
+        if (!hasEnded && !signal.aborted) clock.advance(250);
       }
       return outcome;
     },
   };
 }
 
-t.test('a target that fails is asked once more, after a pause with jitter', async (t) => {
-  const a = fake('a', [[BROKEN], ANSWER]);
-  const { ask, clock, metric } = await setUp(t, [a]);
-  const { text, asked } = await ask();
+t.test('a failed target is retried once, after a delay with jitter', async (t) => {
+  const a = fake('a', [[SERVER_ERROR], ANSWER]);
+  const { generate, clock, metric } = await setUp(t, [a]);
+  const { text, called } = await generate();
   t.equal(text, 'whole');
-  t.same(asked, ['a', 'a']);
-  t.equal(clock.now(), 250, 'half of half a second, as its dice say');
-  t.equal(await metric('retries'), 1);
+  t.same(called, ['a', 'a']);
+  t.equal(clock.now(), 250, 'half of 500 ms for a random number of 0.5');
+  t.equal(await metric('sluice_retries_total'), 1);
 });
 
-t.test('then the next one, and what is no content does not commit', async (t) => {
-  const a = fake('a', [[BROKEN]]);
+t.test('a target that fails twice is followed by the next target', async (t) => {
+  const a = fake('a', [[SERVER_ERROR]]);
   const b = fake('b', [ANSWER]);
-  const { ask, metric } = await setUp(t, [a, b]);
-  const { text, asked, finish } = await ask();
+  const { generate, metric } = await setUp(t, [a, b]);
+  const { text, called, finish } = await generate();
   t.equal(text, 'whole');
-  t.same(asked, ['a', 'a', 'b']);
-  t.same([await metric('retries'), await metric('fallbacks')], [1, 1]);
-  t.notHas(finish, { targets: [] }, 'who answered was one');
+  t.same(called, ['a', 'a', 'b']);
+  t.same([await metric('sluice_retries_total'), await metric('sluice_fallbacks_total')], [1, 1]);
+  t.notHas(finish, { targets: [] }, 'the finish part names no targets if only one has answered');
 });
 
-t.test('what a delay says is honoured up to ten seconds', async (t) => {
+t.test('a retry waits for Retry-After of at most ten seconds', async (t) => {
   const slow = fault('upstream_rate_limited', { retryAfterMs: 4_000 });
-  const { ask, clock } = await setUp(t, [fake('a', [[slow], ANSWER])]);
-  t.equal((await ask()).text, 'whole');
-  t.equal(clock.now(), 4_250, 'and a little longer, so that not all come at once');
+  const { generate, clock } = await setUp(t, [fake('a', [[slow], ANSWER])]);
+  t.equal((await generate()).text, 'whole');
+  t.equal(clock.now(), 4_250, 'Retry-After plus jitter');
 
   const later = fault('upstream_rate_limited', { retryAfterMs: 10_001 });
   const b = await setUp(t, [fake('a', [[later], ANSWER]), fake('b', [ANSWER])]);
-  t.same((await b.ask()).asked, ['a', 'b'], 'and no longer');
+  t.same((await b.generate()).called, ['a', 'b'], 'a longer Retry-After leads to the next target');
 });
 
-t.test('what nothing mends is not repeated; what blames the question goes nowhere', async (t) => {
-  const cases: [ProviderError, string[]][] = [
-    [fault('upstream_rejected', { retryable: false, reason: 'credentials', upstreamStatus: 401 }), ['a', 'b']],
-    [fault('upstream_rejected', { retryable: false, upstreamStatus: 404 }), ['a', 'b']],
-    [fault('upstream_rejected', { retryable: false, upstreamStatus: 400 }), ['a']],
-    [fault('upstream_timeout', { stage: 'first_token' }), ['a', 'b']],
-    [fault('upstream_timeout', { stage: 'connect' }), ['a', 'a', 'b']],
-  ];
-  for (const [what, order] of cases) {
-    const { ask } = await setUp(t, [fake('a', [[what]]), fake('b', [ANSWER])]);
-    t.same((await ask()).asked, order, `${what.message} ${what.upstreamStatus ?? ''}`);
-  }
-});
+t.test(
+  'an error that a retry cannot fix leads to the next target, an error of the prompt ends the generation',
+  async (t) => {
+    const cases: [ProviderError, string[]][] = [
+      [fault('upstream_rejected', { retryable: false, reason: 'credentials', upstreamStatus: 401 }), ['a', 'b']],
+      [fault('upstream_rejected', { retryable: false, upstreamStatus: 404 }), ['a', 'b']],
+      [fault('upstream_rejected', { retryable: false, upstreamStatus: 400 }), ['a']],
+      [fault('upstream_timeout', { stage: 'first_token' }), ['a', 'b']],
+      [fault('upstream_timeout', { stage: 'connect' }), ['a', 'a', 'b']],
+    ];
+    for (const [error, order] of cases) {
+      const { generate } = await setUp(t, [fake('a', [[error]]), fake('b', [ANSWER])]);
+      t.same((await generate()).called, order, `${error.message} ${error.upstreamStatus ?? ''}`);
+    }
+  },
+);
 
-t.test('one total deadline over all', async (t) => {
+t.test('totalMs covers all attempts and delays', async (t) => {
   const slow = fault('upstream_rate_limited', { retryAfterMs: 9_000 });
   const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 5_000 };
-  const { ask, clock } = await setUp(t, [fake('a', [[slow]])], { deadlines });
-  t.equal((await ask()).fault, slow, 'no pause goes past it');
-  const hanging = await setUp(t, [fake('a', [[BROKEN], ['silence']])], { deadlines: { ...deadlines, totalMs: 1_000 } });
-  t.match((await hanging.ask()).fault, { code: 'upstream_timeout', stage: 'total' });
+  const { generate, clock } = await setUp(t, [fake('a', [[slow]])], { deadlines });
+  t.equal((await generate()).fault, slow, 'no retry whose delay exceeds totalMs');
+  const hanging = await setUp(t, [fake('a', [[SERVER_ERROR], ['silence']])], {
+    deadlines: { ...deadlines, totalMs: 1_000 },
+  });
+  t.match((await hanging.generate()).fault, { code: 'upstream_timeout', stage: 'total' });
   t.equal(hanging.clock.now(), 1_000);
-  t.equal(clock.pending + hanging.clock.pending, 0, 'no timer is left');
+  t.equal(clock.pending + hanging.clock.pending, 0, 'no timer is pending');
 });
 
-t.test('a reader that leaves during a pause ends it', async (t) => {
-  const { ask, clock } = await setUp(t, [fake('a', [[fault('upstream_failed', { retryAfterMs: 9_000 })], ANSWER])]);
+t.test('an abort ends the delay before a retry', async (t) => {
+  const { generate, clock } = await setUp(t, [
+    fake('a', [[fault('upstream_failed', { retryAfterMs: 9_000 })], ANSWER]),
+  ]);
   const controller = new AbortController();
-  const asking = ask(undefined, controller.signal);
+  const generation = generate(undefined, controller.signal);
   for (let i = 0; i < 10; i++) await turn();
   controller.abort();
-  t.match((await asking).fault, { name: 'AbortError' });
+  t.match((await generation).fault, { name: 'AbortError' });
   t.equal(clock.pending, 0);
 });
 
-t.test('retries are a tenth of the traffic, and ten to begin with', async (t) => {
+t.test('the retry budget allows ten retries, plus one for ten generations', async (t) => {
   const a = fake('a', [[fault('upstream_rejected', { retryable: true, upstreamStatus: 409 })]]);
-  const { ask, metric, clock } = await setUp(t, [a]);
-  for (let i = 0; i < 40; i++) await ask();
-  const retries = await metric('retries');
+  const { generate, metric, clock } = await setUp(t, [a]);
+  for (let i = 0; i < 40; i++) await generate();
+  const retries = await metric('sluice_retries_total');
   t.ok(retries >= 11 && retries <= 10 + 40 * 0.1 + (clock.now() / 1000) * 0.1, `${retries} retries of 40`);
-  t.equal(a.asked.length, 40 + retries);
-  t.equal(await metric('retriesDenied'), 40 - retries);
+  t.equal(a.requests.length, 40 + retries);
+  t.equal(await metric('sluice_retries_denied_total'), 40 - retries);
 });
 
-t.test('after the first content nothing is asked again', async (t) => {
-  const a = fake('a', [[say('partial '), BROKEN]]);
+t.test('after the first content no target is called again', async (t) => {
+  const a = fake('a', [[textPart('partial '), SERVER_ERROR]]);
   const b = fake('b', [ANSWER]);
-  const { ask } = await setUp(t, [a, b]);
-  const { text, fault: got } = await ask();
+  const { generate } = await setUp(t, [a, b]);
+  const { text, fault: reported } = await generate();
   t.equal(text, 'partial ');
-  t.equal(got, BROKEN);
-  t.equal(b.asked.length, 0);
+  t.equal(reported, SERVER_ERROR);
+  t.equal(b.requests.length, 0, 'the second target is not called');
 });
 
-t.test('unless the route wants the next one to go on', async (t) => {
+t.test('onMidStreamFailure: continue lets the next target continue the text', async (t) => {
   const route = { onMidStreamFailure: 'continue' as const, continuePrompt: 'Weiter.' };
-  const a = fake('a', [[say('one '), say('two '), BROKEN]]);
+  const a = fake('a', [[textPart('one '), textPart('two '), SERVER_ERROR]]);
   const demo = fake('demo', [ANSWER], false);
-  const b = fake('b', [[BROKEN], [say('three'), FINISH]]);
-  const { ask, metric } = await setUp(t, [a, demo, b], route);
-  const { text, asked, finish } = await ask();
-  t.equal(text, 'one two three', 'only what is new is added');
-  t.same(asked, ['a', 'b', 'b'], 'one that can, and as often as any');
-  t.same(b.asked[1]?.messages.slice(1), [
+  const b = fake('b', [[SERVER_ERROR], [textPart('three'), FINISH]]);
+  const { generate, metric } = await setUp(t, [a, demo, b], route);
+  const { text, called, finish } = await generate();
+  t.equal(text, 'one two three', 'the text is continued');
+  t.same(called, ['a', 'b', 'b'], 'a target without supportsContinuation is skipped, a failed one is retried');
+  t.same(b.requests[1]?.messages.slice(1), [
     { role: 'assistant', content: 'one two ' },
     { role: 'user', content: 'Weiter.' },
   ]);
   t.match(finish, { targets: ['a/m', 'b/m'] });
-  t.equal(await metric('continuations'), 1);
+  t.equal(await metric('sluice_continuations_total'), 1);
 
   const tool: StreamPart = { type: 'tool_call', index: 0, name: 'f', arguments: '{}' };
-  const calling = await setUp(t, [fake('a', [[say('x'), tool, BROKEN]]), fake('b', [ANSWER])], route);
-  t.equal((await calling.ask()).fault, BROKEN, 'never where tools were called');
-  const last = await setUp(t, [fake('a', [[say('x'), BROKEN]])], route);
-  t.equal((await last.ask()).fault, BROKEN, 'nor where there is no other');
+  const withToolCall = await setUp(t, [fake('a', [[textPart('x'), tool, SERVER_ERROR]]), fake('b', [ANSWER])], route);
+  t.equal((await withToolCall.generate()).fault, SERVER_ERROR, 'an answer with tool calls is not continued');
+  const single = await setUp(t, [fake('a', [[textPart('x'), SERVER_ERROR]])], route);
+  t.equal((await single.generate()).fault, SERVER_ERROR, 'an answer of the only target is not continued');
 });
 
-t.test('a breaker opens after five failures in a row, and one probe decides', async (t) => {
+t.test('a breaker opens after five failures in a row, then one probe closes or reopens it', async (t) => {
   const clock = manualClock();
   const states: string[] = [];
   const breaker = new Breaker(clock, (state) => states.push(state));
   const call = () => {
     const admission = breaker.admit();
-    if (admission === undefined) throw new Error('not let through');
+    if (admission === undefined) throw new Error('the breaker did not admit the call');
     return admission;
   };
   for (let i = 0; i < 4; i++) breaker.failed(call());
   breaker.succeeded(call());
   for (let i = 0; i < 4; i++) breaker.failed(call());
-  t.ok(breaker.admit(), 'in a row');
-  const old = [call(), call(), call()];
+  t.ok(breaker.admit(), 'a success resets the count');
+  const earlier = [call(), call(), call()];
   breaker.failed(call());
   t.equal(breaker.admit(), undefined);
   t.equal(breaker.state, 'open');
-  breaker.failed(old[0] as never);
-  t.equal(breaker.retryInMs, 5_000, 'a call from before it opened is no failed probe');
+  breaker.failed(earlier[0] as never);
+  t.equal(breaker.retryInMs, 5_000, 'the failure of an earlier call does not extend the open state');
   clock.advance(5_000);
   t.equal(breaker.state, 'half_open');
   const probe = call();
-  t.equal(breaker.admit(), undefined, 'one probe, and no second');
-  breaker.released(old[1] as never);
-  t.equal(breaker.admit(), undefined, 'whatever ends meanwhile');
-  breaker.succeeded(old[2] as never);
-  t.equal(breaker.state, 'half_open', 'an old call does not close it');
+  t.equal(breaker.admit(), undefined, 'a second probe is not admitted');
+  breaker.released(earlier[1] as never);
+  t.equal(breaker.admit(), undefined, 'the end of an earlier call does not admit a second probe');
+  breaker.succeeded(earlier[2] as never);
+  t.equal(breaker.state, 'half_open', 'the success of an earlier call does not close the breaker');
   breaker.released(probe);
   const second = call();
   breaker.failed(second);
-  t.equal(breaker.retryInMs, 10_000, 'twice as long');
+  t.equal(breaker.retryInMs, 10_000, 'the open time doubles');
   clock.advance(10_000);
   breaker.succeeded(call());
   t.equal(breaker.state, 'closed');
   t.same(states, ['open', 'half_open', 'half_open', 'open', 'half_open', 'closed']);
 });
 
-t.test('a target whose keys all rest is passed over, which costs nothing', async (t) => {
-  const a: Fake = { ...fake('a', [ANSWER]), cooldown: () => fault('upstream_rejected', { reason: 'credentials' }) };
+t.test('a target whose keys are all in cooldown is skipped without cost to the retry budget', async (t) => {
+  const a: FakeProvider = {
+    ...fake('a', [ANSWER]),
+    cooldown: () => fault('upstream_rejected', { reason: 'credentials' }),
+  };
   const b = fake('b', [ANSWER]);
-  const { ask, metric } = await setUp(t, [a, b]);
-  for (let i = 0; i < 30; i++) t.same((await ask()).asked, ['b']);
-  t.equal((await metric('retriesDenied')) + (await metric('fallbacks')), 0);
-  const alone = await setUp(t, [a]);
-  t.match((await alone.ask()).fault, { reason: 'credentials' });
+  const { generate, metric } = await setUp(t, [a, b]);
+  for (let i = 0; i < 30; i++) t.same((await generate()).called, ['b']);
+  t.equal((await metric('sluice_retries_denied_total')) + (await metric('sluice_fallbacks_total')), 0);
+  const single = await setUp(t, [a]);
+  t.match((await single.generate()).fault, { reason: 'credentials' });
 });
 
-t.test('who refuses at once is left without paying for it', async (t) => {
-  const gone = fault('upstream_rejected', { retryable: false, upstreamStatus: 404 });
-  const { ask, metric } = await setUp(t, [fake('a', [[gone]]), fake('b', [ANSWER])]);
-  for (let i = 0; i < 40; i++) t.equal((await ask()).text, 'whole');
-  t.equal(await metric('retriesDenied'), 0);
+t.test('a fallback after an immediate rejection does not use the retry budget', async (t) => {
+  const notFound = fault('upstream_rejected', { retryable: false, upstreamStatus: 404 });
+  const { generate, metric } = await setUp(t, [fake('a', [[notFound]]), fake('b', [ANSWER])]);
+  for (let i = 0; i < 40; i++) t.equal((await generate()).text, 'whole');
+  t.equal(await metric('sluice_retries_denied_total'), 0);
 });
 
-t.test('an answer that was only thought of begins anew', async (t) => {
+t.test('an answer with only reasoning starts over on the next target that supports continuation', async (t) => {
   const route = { onMidStreamFailure: 'continue' as const };
-  const thought: StreamPart = { type: 'reasoning', text: 'hm' };
-  const b = fake('b', [[BROKEN]]);
+  const reasoning: StreamPart = { type: 'reasoning', text: 'hm' };
+  const b = fake('b', [[SERVER_ERROR]]);
   const demo = fake('demo', [ANSWER], false);
   const c = fake('c', [ANSWER]);
-  const { ask } = await setUp(t, [fake('a', [[thought, BROKEN]]), b, demo, c], route);
-  const { asked, text } = await ask();
+  const { generate } = await setUp(t, [fake('a', [[reasoning, SERVER_ERROR]]), b, demo, c], route);
+  const { called, text } = await generate();
   t.equal(text, 'whole');
-  t.same(asked, ['a', 'b', 'b', 'c'], 'by one that could go on');
-  t.equal(c.asked[0]?.messages.length, 1, 'without an empty answer');
+  t.same(called, ['a', 'b', 'b', 'c'], 'the target without supportsContinuation is skipped');
+  t.equal(c.requests[0]?.messages.length, 1, 'no empty assistant message is sent');
 });
 
-t.test('a target whose breaker is open is passed over, which costs no budget', async (t) => {
-  const a = fake('a', [[BROKEN]]);
+t.test('a target whose breaker is open is skipped without cost to the retry budget', async (t) => {
+  const a = fake('a', [[SERVER_ERROR]]);
   const b = fake('b', [ANSWER]);
-  const { ask, metric } = await setUp(t, [a, b]);
-  for (let i = 0; i < 30; i++) t.equal((await ask()).text, 'whole');
-  t.ok(a.asked.length <= 6, `${a.asked.length} calls of the broken one`);
-  t.equal(await metric('retriesDenied'), 0);
+  const { generate, metric } = await setUp(t, [a, b]);
+  for (let i = 0; i < 30; i++) t.equal((await generate()).text, 'whole');
+  t.ok(a.requests.length <= 6, `${a.requests.length} calls of the failing target`);
+  t.equal(await metric('sluice_retries_denied_total'), 0);
 
-  const alone = await setUp(t, [fake('a', [[BROKEN]])]);
-  for (let i = 0; i < 5; i++) await alone.ask();
-  t.match((await alone.ask()).fault, { code: 'upstream_failed', reason: 'circuit_open', retryable: true });
+  const single = await setUp(t, [fake('a', [[SERVER_ERROR]])]);
+  for (let i = 0; i < 5; i++) await single.generate();
+  t.match((await single.generate()).fault, { code: 'upstream_failed', reason: 'circuit_open', retryable: true });
 });
 
-t.test('a provider that is full is passed over, too', async (t) => {
+t.test('a provider at maxConcurrent is skipped', async (t) => {
   const a = fake('a', [['silence']]);
   const b = fake('b', [ANSWER]);
-  const { ask } = await setUp(t, [a, b], {}, 1);
+  const { generate } = await setUp(t, [a, b], {}, 1);
   const controller = new AbortController();
-  const first = ask(undefined, controller.signal);
+  const first = generate(undefined, controller.signal);
   await turn();
-  t.same((await ask()).asked, ['b']);
+  t.same((await generate()).called, ['b']);
   controller.abort();
   await first;
-  t.same((await ask(undefined, AbortSignal.abort())).asked, ['a'], 'its place is free again');
+  t.same((await generate(undefined, AbortSignal.abort())).called, ['a'], 'the slot is free again after an abort');
   const full = await setUp(t, [fake('a', [['silence']])], {}, 0);
-  t.match((await full.ask()).fault, { code: 'upstream_rate_limited', reason: 'saturated' });
+  t.match((await full.generate()).fault, { code: 'upstream_rate_limited', reason: 'saturated' });
 });
 
-t.test('keys: the one with the fewest calls, and those that were refused rest', async (t) => {
+t.test('calls use the key with the fewest calls, and rejected keys go into cooldown', async (t) => {
   let now = 0;
-  const rested: [string, boolean][] = [];
+  const cooldowns: [string, boolean][] = [];
   const keys = createApiKeys(['x', 'y', 'z'], {
     now: () => now,
-    onCooldown: (why, first) => rested.push([why, first]),
+    onCooldown: (reason, first) => cooldowns.push([reason, first]),
   });
-  const take = () => {
-    const lease = keys.use();
-    if (lease === undefined) throw new Error('no key');
-    return lease;
+  const use = () => {
+    const keyUse = keys.use();
+    if (keyUse === undefined) throw new Error('no key');
+    return keyUse;
   };
-  const [one, two, three] = [take(), take(), take()];
-  t.same([one.key, two.key, three.key], ['x', 'y', 'z'], 'evenly');
-  two.release();
-  t.equal(take().key, 'y', 'the least loaded');
+  const [first, second, third] = [use(), use(), use()];
+  t.same([first.key, second.key, third.key], ['x', 'y', 'z'], 'each key is used once');
+  second.release();
+  t.equal(use().key, 'y', 'the key with the fewest calls');
 
   const limited = fault('upstream_rate_limited', { retryAfterMs: 3_000 });
-  t.match(one.failed(limited), { retryAfterMs: 0 }, 'another may be asked at once');
-  one.release();
-  const refused = fault('upstream_rejected', { reason: 'credentials', retryable: false });
-  three.failed(refused);
-  three.release();
-  t.equal(take().key, 'y', 'both rest');
+  t.match(first.failed(limited), { retryAfterMs: 0 }, 'another key can be used immediately');
+  first.release();
+  const rejected = fault('upstream_rejected', { reason: 'credentials', retryable: false });
+  third.failed(rejected);
+  third.release();
+  t.equal(use().key, 'y', 'the limited and the rejected key are in cooldown');
   now = 3_000;
-  t.equal(take().key, 'x', 'for as long as was said');
+  t.equal(use().key, 'x', 'the cooldown of a limited key ends after Retry-After');
   now = 5_000;
-  const again = take();
-  t.equal(again.key, 'z');
-  again.failed(refused);
+  const again = use();
+  t.equal(again.key, 'z', 'the first cooldown of a rejected key ends after five seconds');
+  again.failed(rejected);
   again.release();
   now = 14_999;
-  t.not(take().key, 'z', 'twice as long the second time');
+  t.not(use().key, 'z', 'the second cooldown is twice as long');
   now = 15_000;
-  t.equal(take().key, 'z');
-  t.same(rested, [
+  t.equal(use().key, 'z');
+  t.same(cooldowns, [
     ['rate_limited', true],
     ['credentials', true],
     ['credentials', false],
   ]);
 
   const many = createApiKeys(['x', 'y'], { now: () => now });
-  const flying = [many.use(), many.use(), many.use(), many.use()];
-  for (const lease of flying) if (lease?.key === 'x') lease.failed(refused);
+  const concurrent = [many.use(), many.use(), many.use(), many.use()];
+  for (const keyUse of concurrent) if (keyUse?.key === 'x') keyUse.failed(rejected);
   now += 5_000;
-  t.same([many.use()?.key, many.use()?.key].sort(), ['x', 'y'], 'what many report together counts once');
-  flying[0]?.failed(fault('upstream_rate_limited', { retryAfterMs: 1_763_850_000_000 }));
+  t.same([many.use()?.key, many.use()?.key].sort(), ['x', 'y'], 'concurrent rejections of a key count as one');
+  concurrent[0]?.failed(fault('upstream_rate_limited', { retryAfterMs: 1_763_850_000_000 }));
   now += 300_000;
-  t.equal(many.cooldown(), undefined, 'nor does a key rest for ever');
-  const broke = createApiKeys(['x', 'y'], { now: () => now });
-  broke.use()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
-  t.same([broke.use()?.key, broke.use()?.key], ['y', 'y'], 'one without money rests, too');
+  t.equal(many.cooldown(), undefined, 'a cooldown has an upper limit');
+  const withoutCredit = createApiKeys(['x', 'y'], { now: () => now });
+  withoutCredit.use()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
+  t.same([withoutCredit.use()?.key, withoutCredit.use()?.key], ['y', 'y'], 'a key without credit goes into cooldown');
   const forbidden = createApiKeys(['x'], { now: () => now });
   forbidden.use()?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
-  t.equal(forbidden.cooldown(), undefined, 'a 403 is as often about the question');
+  t.equal(forbidden.cooldown(), undefined, 'a 403 starts no cooldown, since the prompt may be the cause');
 
   const single = createApiKeys(['x'], { now: () => now });
-  single.use()?.failed(refused);
-  t.throws(() => single.use(), { code: 'upstream_rejected', reason: 'credentials' }, 'not asked in vain');
+  single.use()?.failed(rejected);
+  t.throws(
+    () => single.use(),
+    { code: 'upstream_rejected', reason: 'credentials' },
+    'no call is made while the only key is in cooldown',
+  );
   t.equal(createApiKeys([], { now: () => now }).use(), undefined);
 });

@@ -1,16 +1,22 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { createReadInterval } from '../../plugins/load/read-interval.ts';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
+import { metricValue } from '../metric-value.ts';
+import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
 import { DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
 
-/** A frame under a load that is so many times the core, at a frame of a millisecond. */
-function frameUnder(load: { work: number }, minMs = 10, maxMs = 80) {
+/**
+ * Creates a read interval on a simulated core. `load.work` is the utilization of the core at an interval of one
+ * millisecond; longer intervals reduce it proportionally.
+ */
+function simulate(load: { work: number }, minMs = 10, maxMs = 80) {
   const clock = manualClock();
-  const seen: number[] = [];
+  const changes: number[] = [];
   let ms = minMs;
-  const frame = createReadInterval({
+  const interval = createReadInterval({
     minMs,
     maxMs,
     clock,
@@ -18,110 +24,111 @@ function frameUnder(load: { work: number }, minMs = 10, maxMs = 80) {
     random: () => 0.5,
     onChange(now) {
       ms = now;
-      seen.push(now);
+      changes.push(now);
     },
   });
-  const pass = (seconds: number, read = true) => {
+  /** Advances the clock, with ten reads or ten new questions each second. */
+  const advance = (seconds: number, isReading = true) => {
     for (let i = 0; i < seconds * 10; i++) {
       clock.advance(100);
-      if (read) frame.currentMs();
-      else frame.isSaturated();
+      if (isReading) interval.currentMs();
+      else interval.isSaturated();
     }
   };
-  return { frame, pass, seen, clock };
+  return { interval, advance, changes, clock };
 }
 
-t.test('the frame of a core with time to spare is the least', async (t) => {
-  const { frame, pass, seen } = frameUnder({ work: 5 });
-  pass(5);
-  t.equal(frame.currentMs(), 10);
-  t.same(seen, [10], 'and does not move');
-  t.notOk(frame.isSaturated());
+t.test('the interval of an idle core is the minimum', async (t) => {
+  const { interval, advance, changes } = simulate({ work: 5 });
+  advance(5);
+  t.equal(interval.currentMs(), 10);
+  t.same(changes, [10], 'the interval does not change');
+  t.notOk(interval.isSaturated());
 });
 
-t.test('it grows until the core is busy enough, and no further, and comes back', async (t) => {
+t.test('the interval grows until the core is 80 % busy, and shrinks when the load ends', async (t) => {
   const load = { work: 32 };
-  const { frame, pass } = frameUnder(load);
-  pass(3);
-  t.ok(Math.abs(frame.currentMs() - 40) < 2, `${frame.currentMs()} ms, where 40 make it 80 % busy`);
-  t.notOk(frame.isSaturated(), 'busy is not full');
-  const settled = frame.currentMs();
-  pass(1);
-  t.ok(Math.abs(frame.currentMs() - settled) < 1, 'it does not swing');
+  const { interval, advance } = simulate(load);
+  advance(3);
+  t.ok(Math.abs(interval.currentMs() - 40) < 2, `${interval.currentMs()} ms; 40 ms are 80 % utilization`);
+  t.notOk(interval.isSaturated(), 'a busy core is not saturated');
+  const settled = interval.currentMs();
+  advance(1);
+  t.ok(Math.abs(interval.currentMs() - settled) < 1, 'the interval does not oscillate');
   load.work = 1;
-  pass(2);
-  t.equal(frame.currentMs(), 10);
+  advance(2);
+  t.equal(interval.currentMs(), 10);
 });
 
-t.test('a core that stays too busy is full, a moment is not', async (t) => {
+t.test('a core that stays overloaded is saturated, a short burst does not saturate it', async (t) => {
   const load = { work: 1_000 };
-  const { frame, pass } = frameUnder(load);
-  pass(1);
-  t.notOk(frame.isSaturated(), 'after a second');
-  pass(2);
-  t.ok(frame.isSaturated(), 'after three');
-  t.equal(frame.currentMs(), 160, 'twice the frame of a full core, and no more');
+  const { interval, advance } = simulate(load);
+  advance(1);
+  t.notOk(interval.isSaturated(), 'not saturated after one second');
+  advance(2);
+  t.ok(interval.isSaturated(), 'saturated after three seconds');
+  t.equal(interval.currentMs(), 160, 'the interval is at most twice maxMs');
   load.work = 0;
-  pass(2);
-  t.notOk(frame.isSaturated(), 'and two seconds later there is room');
+  advance(2);
+  t.notOk(interval.isSaturated(), 'not saturated two seconds after the load has ended');
 });
 
-t.test('work that no frame makes less does not close the door', async (t) => {
+t.test('load that is not caused by reads does not saturate', async (t) => {
   const load = { work: 1_000 };
-  const { frame, pass } = frameUnder(load);
-  pass(3);
-  t.ok(frame.isSaturated());
-  pass(3, false); // As busy as ever, with refusals: but nothing is read.
-  t.equal(frame.currentMs(), 10);
-  t.notOk(frame.isSaturated());
+  const { interval, advance } = simulate(load);
+  advance(3);
+  t.ok(interval.isSaturated());
+  advance(3, false); // The core is as busy as before, but nothing is read.
+  t.equal(interval.currentMs(), 10);
+  t.notOk(interval.isSaturated());
 });
 
-t.test('who begins a longer frame waits up to a quarter of its growth more', async (t) => {
-  const { frame, pass } = frameUnder({ work: 32 });
-  t.equal(frame.nextMs(), 10, 'the least is exact');
-  pass(3);
-  const ms = frame.currentMs();
-  t.equal(frame.nextMs(), ms + (ms - 10) / 8, 'half of it at random 0.5');
+t.test('nextMs adds up to a quarter of the growth as jitter', async (t) => {
+  const { interval, advance } = simulate({ work: 32 });
+  t.equal(interval.nextMs(), 10, 'the minimum has no jitter');
+  advance(3);
+  const ms = interval.currentMs();
+  t.equal(interval.nextMs(), ms + (ms - 10) / 8, 'half of the jitter for a random number of 0.5');
 });
 
-t.test('one look after a quiet minute is enough to let in again', async (t) => {
+t.test('the first sample after an idle minute ends the saturation', async (t) => {
   const load = { work: 1_000 };
-  const { frame, pass, clock } = frameUnder(load);
-  pass(3);
-  t.ok(frame.isSaturated());
+  const { interval, advance, clock } = simulate(load);
+  advance(3);
+  t.ok(interval.isSaturated());
   load.work = 0;
   clock.advance(60_000);
-  t.notOk(frame.isSaturated());
+  t.notOk(interval.isSaturated());
 });
 
-t.test('a frame of nothing', async (t) => {
+t.test('an interval of 0 grows under load and shrinks to 0', async (t) => {
   const load = { work: 1 };
-  const { frame, pass } = frameUnder(load, 0);
-  t.equal(frame.currentMs(), 0);
+  const { interval, advance } = simulate(load, 0);
+  t.equal(interval.currentMs(), 0);
   load.work = 8;
-  pass(3);
-  t.ok(Math.abs(frame.currentMs() - 10) < 1, `${frame.currentMs()} ms`);
+  advance(3);
+  t.ok(Math.abs(interval.currentMs() - 10) < 1, `${interval.currentMs()} ms`);
   load.work = 0.1;
-  pass(3);
-  t.equal(frame.currentMs(), 0);
+  advance(3);
+  t.equal(interval.currentMs(), 0);
 });
 
-t.test('who asks often does not make it grow faster', async (t) => {
-  const { frame, clock } = frameUnder({ work: 1_000 });
+t.test('frequent calls do not make the interval grow faster', async (t) => {
+  const { interval, clock } = simulate({ work: 1_000 });
   for (let i = 0; i < 50; i++) {
     clock.advance(2);
-    frame.currentMs();
+    interval.currentMs();
   }
-  t.equal(frame.currentMs(), 12.5, 'one step in a tenth of a second');
+  t.equal(interval.currentMs(), 12.5, 'one step for each 100 ms');
 });
 
-t.test('a fast model: few reads, and every token', async (t) => {
+t.test('a fast model is delivered completely, in fewer events than tokens', async (t) => {
   const words = Array.from({ length: 200 }, (_, i) => `w${i} `);
   const upstream = await startUpstream(t, async ({ response }) => {
     sse(response);
     for (const word of words) {
       response.write(text(word));
-      await new Promise((resolve) => setTimeout(resolve, 1));
+      await sleep(1); // A fast model: 40 tokens in one flush interval.
     }
     response.end(STOP + DONE);
   });
@@ -133,36 +140,29 @@ t.test('a fast model: few reads, and every token', async (t) => {
   t.ok(deltas.length < words.length / 2, `${deltas.length} events for ${words.length} words`);
 });
 
-t.test('a core that is busy in short turns is full, too, and normal again', async (t) => {
+t.test('a core that is busy in short turns is overloaded, and accepts questions again afterwards', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => {
     sse(response);
-    const more = setInterval(() => response.write(text('x')), 1);
-    response.on('close', () => clearInterval(more));
+    const tokens = setInterval(() => response.write(text('x')), 1);
+    response.on('close', () => clearInterval(tokens));
   });
   const env = { STREAM_MAX_FLUSH_MS: '12', MAX_EVENT_LOOP_DELAY_MS: '10000' };
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
-  const ask = () =>
-    fetch(`${url}/ask/stream`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: '{"question":"q"}',
-    });
   const reading = await open(`${url}/ask/stream?question=q`);
-  t.equal(reading.response.statusCode, 200, 'at first there is room');
+  t.equal(reading.response.statusCode, 200, 'a question is accepted');
   await reading.until('delta');
   const busy = setInterval(() => {
     const until = performance.now() + 20;
     while (performance.now() < until);
   }, 1);
   t.teardown(() => clearInterval(busy));
-  await until(() => app.load.isOverloaded(), 'the core is full');
-  t.notOk(app.isUnderPressure(), 'though no turn is long');
+  await until(() => app.load.isOverloaded(), 'the core is overloaded');
+  t.notOk(app.isUnderPressure(), 'no turn of the event loop is long');
   clearInterval(busy);
-  const metrics = await app.metrics.text();
-  t.ok(Number(/^sluice_upstream_read_interval_seconds (\S+)$/m.exec(metrics)?.[1]) > 0.012, 'the gauge says so');
+  t.ok((await metricValue(app, 'sluice_upstream_read_interval_seconds')) > 0.012, 'the metric shows the interval');
   const isAccepted = async () => {
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    return (await ask()).status === 200;
+    await sleep(50); // Many questions in a row would be a load themselves.
+    return (await postJson(`${url}/ask/stream`, { question: 'q' })).status === 200;
   };
   await until(isAccepted, 'new questions are accepted again');
   reading.cut();

@@ -1,12 +1,12 @@
-import { Writable } from 'node:stream';
 import t from 'tap';
-import { bellaAt, serve, until } from '../helper.ts';
+import { bellaAt, captureLog, serve, until } from '../helper.ts';
+import { metricValue } from '../metric-value.ts';
 import { open, readAll } from '../sse-client.ts';
 import { completeAnswer, sse, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 const CANARIES = ['CANARY-question', 'CANARY-key', 'CANARY-upstream', 'CANARY-answer', 'CANARY-system'];
 
-t.test('one line per stream, aborted ones too, and no secret in any', async (t) => {
+t.test('each stream logs one line with its outcome, and logs and metrics contain no secrets', async (t) => {
   const upstream = await startUpstream(t, (call) => {
     const question = JSON.parse(call.body).messages.at(-1).content as string;
     if (question.endsWith('leave')) return unfinishedAnswer('CANARY-answer')(call);
@@ -15,30 +15,24 @@ t.test('one line per stream, aborted ones too, and no secret in any', async (t) 
     if (question.endsWith('cut')) return void sse(call.response).end(text('CANARY-answer'));
     return completeAnswer('CANARY-answer')(call);
   });
-  let log = '';
-  const logTo = new Writable({
-    write(chunk, _, done) {
-      log += chunk;
-      done();
-    },
-  });
+  const { logTo, log } = captureLog();
   const env = bellaAt(upstream.url, { BELLA_API_KEY: 'CANARY-key', STREAM_GRACE_MS: '0' });
   const { url } = await serve(t, { env, logTo });
-  const ask = (what: string) => `${url}/ask/stream?question=CANARY-question-${what}&system=CANARY-system`;
+  const urlOf = (what: string) => `${url}/ask/stream?question=CANARY-question-${what}&system=CANARY-system`;
   const lines = () =>
-    log
+    log()
       .split('\n')
       .filter(Boolean)
       .map((line) => JSON.parse(line));
   const ended = () => lines().filter(({ msg }) => msg === 'stream ended');
 
-  const { events, response } = await readAll(ask('go'));
-  await readAll(ask('fail'));
-  await readAll(ask('cut'));
-  const leaving = await open(ask('leave'));
+  const { events, response } = await readAll(urlOf('go'));
+  await readAll(urlOf('fail'));
+  await readAll(urlOf('cut'));
+  const leaving = await open(urlOf('leave'));
   await leaving.until('delta');
   leaving.cut();
-  await until(() => ended().length === 4, 'four lines');
+  await until(() => ended().length === 4, 'four streams have logged their end');
   await fetch(`${url}/CANARY-question?question=CANARY-question`);
   await fetch(`${url}/ask/stream?question=CANARY-question&CANARY-question=1`);
   await fetch(`${url}/ask/stream`, {
@@ -66,18 +60,18 @@ t.test('one line per stream, aborted ones too, and no secret in any', async (t) 
   t.match(
     lines().find(({ status }) => status === 404),
     { method: 'GET', route: null },
-    'other requests have a line too',
+    'other requests log a line, too',
   );
 
   const metrics = await (await fetch(`${url}/metrics`)).text();
   for (const canary of CANARIES) {
-    t.notOk(log.includes(canary), `${canary} is not in the log`);
+    t.notOk(log().includes(canary), `${canary} is not in the log`);
     t.notOk(metrics.includes(canary), `${canary} is not in the metrics`);
   }
-  t.notMatch(log, /"stack"|node_modules/, 'no stack');
+  t.notMatch(log(), /"stack"|node_modules/, 'the log contains no stack');
 });
 
-t.test('metrics', async (t) => {
+t.test('metrics count generations, responses and upstream attempts by outcome', async (t) => {
   const upstream = await startUpstream(t, (call) => {
     const question = JSON.parse(call.body).messages[0].content as string;
     if (question === 'stay') return unfinishedAnswer('a')(call);
@@ -85,11 +79,11 @@ t.test('metrics', async (t) => {
     return completeAnswer('a', 'b')(call);
   });
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
-  const value = async (line: string) => {
-    const response = await fetch(`${url}/metrics`);
-    t.match(response.headers.get('content-type'), 'text/plain');
-    return Number(new RegExp(`^${line.replace(/[{}]/g, '\\$&')} (\\S+)$`, 'm').exec(await response.text())?.[1]);
-  };
+  const value = (name: string, labels = {}) => metricValue(app, name, labels);
+  const attempts = (outcome: string) => value('sluice_upstream_attempts_total', { provider: 'bella', outcome });
+  const generations = (outcome: string) => value('sluice_generation_seconds_count', { model: 'bella/gpt-4o', outcome });
+
+  t.match((await fetch(`${url}/metrics`)).headers.get('content-type'), 'text/plain');
   await readAll(`${url}/ask/stream?question=q`);
   await readAll(`${url}/ask/stream?question=bad`);
   const staying = await open(`${url}/ask/stream?question=stay`);
@@ -97,18 +91,16 @@ t.test('metrics', async (t) => {
   t.equal(await value('sluice_generations_active'), 1);
   t.equal(await value('sluice_responses_open'), 1);
   staying.cut();
-  await until(() => app.streams.active === 0 && app.responses.open === 0, 'it has gone');
+  await until(() => app.streams.active === 0 && app.responses.open === 0, 'the generation has ended');
 
   t.equal(await value('sluice_generations_active'), 0);
   t.equal(await value('sluice_responses_open'), 0);
   t.equal(await value('sluice_responses_aborted_total'), 1);
-  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="ok"}'), 1);
-  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="bad_json"}'), 1);
-  t.equal(await value('sluice_upstream_attempts_total{provider="bella",outcome="aborted"}'), 1);
-  t.equal(await value('sluice_time_to_first_token_seconds_count{provider="bella"}'), 2);
-  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="ok"}'), 1);
-  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="upstream_protocol"}'), 1);
-  t.equal(await value('sluice_generation_seconds_count{model="bella/gpt-4o",outcome="abandoned"}'), 1);
+  for (const outcome of ['ok', 'bad_json', 'aborted']) t.equal(await attempts(outcome), 1, `attempts: ${outcome}`);
+  t.equal(await value('sluice_time_to_first_token_seconds_count', { provider: 'bella' }), 2);
+  for (const outcome of ['ok', 'upstream_protocol', 'abandoned']) {
+    t.equal(await generations(outcome), 1, `generations: ${outcome}`);
+  }
   t.ok((await value('sluice_events_out_total')) >= 7, 'events out');
   t.ok((await value('sluice_bytes_out_total')) > 1_000, 'bytes out');
 });

@@ -24,7 +24,7 @@ export function add(into: Collected, part: StreamPart): void {
   }
 }
 
-/** Everything a stream of parts gives, and the fault that ended it. */
+/** Collects all parts of a stream, and the error that ended it. */
 export async function collect(parts: AsyncIterable<StreamPart>): Promise<Collected> {
   const collected = empty();
   try {

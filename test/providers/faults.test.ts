@@ -9,81 +9,99 @@ import type { AnswerDecoder } from '../../providers/wire/read-answer.ts';
 import { statusError } from '../../providers/wire/status-error.ts';
 import { add, empty } from './collect.ts';
 
-/** Whom an error blames, and what providers put where something else was promised. */
+/** Tests how errors are classified, and how decoders handle values that the API documents do not allow. */
 
-const SPEND_CAP = '{"type":"error","error":{"type":"rate_limit_error","message":"limit"}}';
+const ANTHROPIC_RATE_LIMIT = '{"type":"error","error":{"type":"rate_limit_error","message":"limit"}}';
 
-/** Status, headers, body → code, reason, retryable, status of an answer that does not stream, delay. */
-const REFUSALS: [string, number, Record<string, string>, string, object][] = [
+/** Name, status, headers and body of a response; the expected fields of its ProviderError. */
+const ERROR_RESPONSES: [string, number, Record<string, string>, string, object][] = [
   [
-    'a bad key as 400 is still ours',
+    'a 400 for an invalid key is a credentials error',
     400,
     {},
     '{"error":{"message":"API key not valid."}}',
     { reason: 'credentials', status: 502, retryable: false },
   ],
   [
-    'and in an array',
+    'a 400 for an invalid key, in an array',
     400,
     {},
     '[{"error":{"details":[{"reason":"API_KEY_INVALID"}]}}]',
     { reason: 'credentials', status: 502 },
   ],
   [
-    'an empty account as 400',
+    'a 400 for an account without credit is a billing error',
     400,
     {},
     '{"error":{"message":"Your credit balance is too low"}}',
     { reason: 'billing', status: 502, retryable: false },
   ],
-  ['an empty account', 402, {}, '{}', { reason: 'billing', status: 502, retryable: false }],
-  ['a question that is too long', 413, {}, '<html>', { reason: 'http_413', status: 413, retryable: false }],
+  ['402 is a billing error', 402, {}, '{}', { reason: 'billing', status: 502, retryable: false }],
+  ['413 is reported as 413', 413, {}, '<html>', { reason: 'http_413', status: 413, retryable: false }],
   [
-    'no money left',
+    'insufficient_quota is not retryable',
     429,
     { 'retry-after': '1' },
     '{"error":{"code":"insufficient_quota"}}',
     { retryable: false, retryAfterMs: undefined },
   ],
-  ['Bella, a month', 429, {}, '{"error":{"message":"已达每月额度上限"}}', { retryable: false }],
-  ['Bella, a parent key', 429, {}, '{"error":{"message":"主ak的总额度已达上限, limit:5"}}', { retryable: false }],
   [
-    'Bella, a second',
+    'Bella: the monthly quota is not retryable',
+    429,
+    {},
+    '{"error":{"message":"已达每月额度上限"}}',
+    { retryable: false },
+  ],
+  [
+    'Bella: the quota of the parent key is not retryable',
+    429,
+    {},
+    '{"error":{"message":"主ak的总额度已达上限, limit:5"}}',
+    { retryable: false },
+  ],
+  [
+    'Bella: the limit per second is retryable',
     429,
     { 'retry-after': '1' },
     '{"error":{"message":"QPS 超过限制（当前: 201, 限制: 200）"}}',
     { retryable: true, retryAfterMs: 1000 },
   ],
-  ['Anthropic, what may be spent', 429, {}, SPEND_CAP, { retryable: false }],
-  ['Anthropic, a minute', 429, { 'retry-after': '12' }, SPEND_CAP, { retryable: true, retryAfterMs: 12_000 }],
+  ['Anthropic: a 429 without Retry-After is not retryable', 429, {}, ANTHROPIC_RATE_LIMIT, { retryable: false }],
   [
-    'Google, a delay in words',
+    'Anthropic: a 429 with Retry-After is retryable',
+    429,
+    { 'retry-after': '12' },
+    ANTHROPIC_RATE_LIMIT,
+    { retryable: true, retryAfterMs: 12_000 },
+  ],
+  [
+    'Google: retryDelay gives the delay',
     429,
     {},
     '{"error":{"details":[{"retryDelay":"48s"}]}}',
     { retryable: true, retryAfterMs: 48_000 },
   ],
   [
-    'OpenAI, the longer reset',
+    'OpenAI: the longer of two resets gives the delay',
     429,
     { 'x-ratelimit-reset-requests': '120ms', 'x-ratelimit-reset-tokens': '6m0s' },
     '',
     { retryAfterMs: 360_000 },
   ],
-  ['a conflict', 409, {}, '', { code: 'upstream_rejected', retryable: true }],
-  ['a conflict that says no', 409, { 'x-should-retry': 'false' }, '', { retryable: false }],
+  ['409 is retryable', 409, {}, '', { code: 'upstream_rejected', retryable: true }],
+  ['x-should-retry: false is not retryable', 409, { 'x-should-retry': 'false' }, '', { retryable: false }],
   [
-    'overloaded',
+    '529 with retry-after-ms',
     529,
     { 'retry-after-ms': '250' },
     '',
     { code: 'upstream_failed', reason: 'http_529', retryable: true, retryAfterMs: 250 },
   ],
-  ['not implemented', 501, {}, '', { retryable: false }],
+  ['501 is not retryable', 501, {}, '', { retryable: false }],
 ];
 
-t.test('refusals by class', async (t) => {
-  for (const [name, status, headers, body, expected] of REFUSALS) {
+t.test('error responses are classified by status, headers and body', async (t) => {
+  for (const [name, status, headers, body, expected] of ERROR_RESPONSES) {
     t.match(statusError(status, headers, body), expected, name);
   }
 });
@@ -91,21 +109,22 @@ t.test('refusals by class', async (t) => {
 function decode(create: (parts: PartBuffer) => AnswerDecoder, bytes: string) {
   const parts = createPartBuffer();
   const decoder = create(parts);
-  const got = empty();
+  const collected = empty();
   try {
     decoder.push(Buffer.from(bytes));
     if (!decoder.done) decoder.end();
-    for (const part of parts.flush()) add(got, part);
-    add(got, decoder.finish());
+    for (const part of parts.flush()) add(collected, part);
+    add(collected, decoder.finish());
   } catch (error) {
-    got.error = error;
+    collected.error = error;
   }
-  return got;
+  return collected;
 }
 
-const events = (...documents: object[]) => documents.map((one) => `data: ${JSON.stringify(one)}\n\n`).join('');
+const events = (...documents: object[]) =>
+  documents.map((document) => `data: ${JSON.stringify(document)}\n\n`).join('');
 
-t.test('null wherever it may stand', async (t) => {
+t.test('decoders accept null for any field', async (t) => {
   const openai = decode(
     createOpenAIChatDecoder,
     events(
@@ -159,18 +178,18 @@ t.test('null wherever it may stand', async (t) => {
   t.match(ollama, { text: '', finish: { reason: 'tool_calls' }, error: undefined }, 'Ollama');
 });
 
-t.test('calls without any finish reason', async (t) => {
+t.test('tool calls without a finish reason end with tool_calls', async (t) => {
   const calls = {
     choices: [{ delta: { tool_calls: [{ index: 0, id: 'c', function: { name: 'f', arguments: '{}' } }] } }],
   };
-  const got = decode(
+  const collected = decode(
     createOpenAIChatDecoder,
     `${events(calls, { choices: [], usage: { prompt_tokens: 1 } })}data: [DONE]\n\n`,
   );
-  t.equal(got.finish?.reason, 'tool_calls');
+  t.equal(collected.finish?.reason, 'tool_calls');
 });
 
-t.test('an error inside a 200 that nothing but money or another question mends', async (t) => {
+t.test('an in-band error that a retry cannot fix is not retryable', async (t) => {
   const errors = [
     { type: 'insufficient_quota', code: 'insufficient_quota' },
     { code: 'context_length_exceeded', httpCode: 400 },
@@ -184,7 +203,7 @@ t.test('an error inside a 200 that nothing but money or another question mends',
   }
 });
 
-t.test('what caches gave is counted under every name', async (t) => {
+t.test('cached tokens are read from the field names of every provider', async (t) => {
   const usages: [object, object][] = [
     [{ prompt_tokens_details: { cached_tokens: 3 } }, { cachedTokens: 3 }],
     [{ prompt_cache_hit_tokens: 3 }, { cachedTokens: 3 }],
@@ -194,19 +213,22 @@ t.test('what caches gave is counted under every name', async (t) => {
     ],
   ];
   for (const [usage, expected] of usages) {
-    const got = decode(createOpenAIChatDecoder, events({ choices: [{ delta: {}, finish_reason: 'stop' }], usage }));
-    t.match(got.finish?.usage, expected);
+    const { finish } = decode(
+      createOpenAIChatDecoder,
+      events({ choices: [{ delta: {}, finish_reason: 'stop' }], usage }),
+    );
+    t.match(finish?.usage, expected, JSON.stringify(usage));
   }
 });
 
-t.test('the head of a call goes on in one piece', async (t) => {
+t.test('id and name of a tool call that arrive separately become one part', async (t) => {
   const parts = createPartBuffer();
   const decoder = createOpenAIChatDecoder(parts);
-  const call = (one: object) =>
-    decoder.push(Buffer.from(events({ choices: [{ delta: { tool_calls: [{ index: 0, ...one }] } }] })));
-  call({ id: 'c' });
-  call({ id: '', function: { name: 'f', arguments: '' } });
-  call({ function: { arguments: '{}' } });
+  const push = (toolCall: object) =>
+    decoder.push(Buffer.from(events({ choices: [{ delta: { tool_calls: [{ index: 0, ...toolCall }] } }] })));
+  push({ id: 'c' });
+  push({ id: '', function: { name: 'f', arguments: '' } });
+  push({ function: { arguments: '{}' } });
   t.same(parts.flush(), [
     { type: 'tool_call', index: 0, id: 'c', name: 'f', arguments: '' },
     { type: 'tool_call', index: 0, arguments: '{}' },

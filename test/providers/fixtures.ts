@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Usage } from '../../providers/types.ts';
 
-/** Recorded responses of real providers. They live outside of the repository, in `FIXTURES_DIR`. */
+/** Recorded responses of real providers. They are stored outside the repository, in `FIXTURES_DIR`. */
 
 export interface Fixture {
   readonly file: string;
@@ -24,13 +24,14 @@ export interface Fixture {
 
 const DIR = resolve(process.env.FIXTURES_DIR ?? '../shared/fixtures');
 
-const found = existsSync(join(DIR, 'manifest.json'));
-// Who says where they are wants them played.
-if (!found && process.env.FIXTURES_DIR) throw new Error(`FIXTURES_DIR holds no manifest.json: ${DIR}`);
-export const missing = found ? false : `no recordings at ${DIR}; set FIXTURES_DIR`;
+const exists = existsSync(join(DIR, 'manifest.json'));
+// A test run that sets FIXTURES_DIR must not skip the recordings.
+if (!exists && process.env.FIXTURES_DIR) throw new Error(`FIXTURES_DIR has no manifest.json: ${DIR}`);
+/** Reason to skip tests that need recordings; false if there are recordings. */
+export const noRecordings = exists ? false : `no recordings at ${DIR}; set FIXTURES_DIR`;
 
 export function fixtures(...formats: string[]): Fixture[] {
-  if (missing) return [];
+  if (noRecordings) return [];
   const all = JSON.parse(readFileSync(join(DIR, 'manifest.json'), 'utf8')) as Fixture[];
   return all.filter(({ format }) => formats.includes(format));
 }
@@ -48,7 +49,7 @@ const NAMES: Record<keyof Usage, string> = {
   cacheWriteTokens: 'cache_write_tokens',
 };
 
-/** Our usage under the manifest's names. */
+/** Returns a usage with the names of the manifest. */
 export function usageOf(usage: Usage | undefined): Record<string, number> | null {
   if (usage === undefined) return null;
   return Object.fromEntries(Object.entries(usage).map(([key, value]) => [NAMES[key as keyof Usage], value]));

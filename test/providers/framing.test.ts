@@ -1,4 +1,5 @@
 import { syncBuiltinESMExports } from 'node:module';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { ProviderError } from '../../providers/errors.ts';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
@@ -6,11 +7,11 @@ import { createPartBuffer } from '../../providers/wire/parts.ts';
 import { chunk, DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
 import { type Collected, collect } from './collect.ts';
 import { OPTIONS } from './options.ts';
-import { cuts, random, SEED } from './random.ts';
+import { random, SEED, splitRandomly } from './random.ts';
 
-/** What upstreams were seen to do with Server-Sent Events, one behaviour a test, over a real socket. */
+/** Tests the SSE parser of providers over real sockets, with the variants that real upstreams send. */
 
-async function ask(t: Test, script: Script): Promise<Collected> {
+async function collectFrom(t: Test, script: Script): Promise<Collected> {
   const { url } = await startUpstream(t, script);
   const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: `${url}/v1` });
   t.teardown(() => provider.close());
@@ -18,7 +19,7 @@ async function ask(t: Test, script: Script): Promise<Collected> {
   return collect(provider.stream({ model: 'm', messages }, new AbortController().signal));
 }
 
-const playing =
+const playPieces =
   (...pieces: (string | Buffer)[]): Script =>
   async ({ response }) => {
     sse(response);
@@ -50,48 +51,48 @@ const FRAMINGS: Record<string, string> = {
     STOP,
     'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n',
   ).replace(DONE, ''),
-  'rubbish after [DONE]': `${EVENTS}data: {"nonsense\n\n`,
+  'malformed data after [DONE]': `${EVENTS}data: {"nonsense\n\n`,
 };
 
-t.test('one answer in every framing, cut anywhere', async (t) => {
+t.test('an answer is decoded in every SSE framing, split at any byte', async (t) => {
   t.comment(`SEED=${SEED}`);
   const next = random(SEED);
   for (const [name, stream] of Object.entries(FRAMINGS)) {
     const bytes = Buffer.from(stream);
-    for (const most of [bytes.length, 700, 7]) {
-      const { text, finish, error } = await ask(t, playing(...cuts(bytes, next, most)));
-      t.equal(error, undefined, `${name}: no error in cuts of ${most}`);
+    for (const maxBytes of [bytes.length, 700, 7]) {
+      const { text, finish, error } = await collectFrom(t, playPieces(...splitRandomly(bytes, next, maxBytes)));
+      t.equal(error, undefined, `${name}: no error in pieces of at most ${maxBytes} bytes`);
       t.equal(text, ANSWER, `${name}: text`);
       t.equal(finish?.reason, 'stop', `${name}: finish reason`);
     }
   }
 });
 
-t.test('an emoji in two events stays one emoji', async (t) => {
+t.test('a surrogate pair split over two events is joined', async (t) => {
   const parts = createPartBuffer();
   parts.text('text', 'a\ud83d');
-  t.same(parts.take(), [{ type: 'text', text: 'a' }], 'its first half waits');
+  t.same(parts.take(), [{ type: 'text', text: 'a' }], 'the first half is held back');
   parts.text('text', '\ude80b');
   t.same(parts.take(), [{ type: 'text', text: '🚀b' }]);
   parts.text('text', 'c\ud83d');
-  t.same(parts.flush(), [{ type: 'text', text: 'c\ud83d' }], 'and is not lost if the other never comes');
+  t.same(parts.flush(), [{ type: 'text', text: 'c\ud83d' }], 'a half without its other half is flushed');
 });
 
-t.test('a quick upstream is read in frames', async (t) => {
+t.test('a fast upstream is read once per read interval', async (t) => {
   const { url } = await startUpstream(t, async ({ response }) => {
     sse(response);
     for (let i = 0; i < 50; i++) {
       response.write(text('x'));
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await sleep(2); // 20 tokens in one read interval.
     }
     response.end(STOP + DONE);
   });
-  let begun = 0;
+  let intervals = 0;
   const readIntervals = {
     now: () => performance.now(),
     intervalMs: () => 40,
     afterInterval: (then: () => void) => {
-      begun += 1;
+      intervals += 1;
       setTimeout(then, 40);
     },
   };
@@ -100,27 +101,27 @@ t.test('a quick upstream is read in frames', async (t) => {
   const parts = [];
   for await (const part of provider.stream({ model: 'm', messages: [] }, new AbortController().signal))
     parts.push(part);
-  t.ok(begun > 1, `${begun} frames`);
+  t.ok(intervals > 1, `${intervals} read intervals`);
   t.ok(parts.length < 40, `${parts.length} parts for 50 tokens`);
 });
 
-t.test('a body that ends while nobody pulls', async (t) => {
+t.test('a body that ends while no part is requested is read to its end', async (t) => {
   const { url } = await startUpstream(t, async ({ response }) => {
     sse(response).write(text('x') + STOP);
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await sleep(30); // The end arrives after the text was read, and before the next part is requested.
     response.end();
   });
   const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: url });
   t.teardown(() => provider.close());
-  const seen: string[] = [];
+  const types: string[] = [];
   for await (const part of provider.stream({ model: 'm', messages: [] }, AbortSignal.timeout(30_000))) {
-    seen.push(part.type);
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    types.push(part.type);
+    await sleep(100); // A slow consumer.
   }
-  t.same(seen, ['text', 'finish']);
+  t.same(types, ['text', 'finish']);
 });
 
-t.test('an answer that went wrong is not read on', async (t) => {
+t.test('a malformed event ends the upstream call', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => {
     sse(response).write('data: {]\n\n');
     const more = setInterval(() => response.write(text('more')), 1);
@@ -133,67 +134,67 @@ t.test('an answer that went wrong is not read on', async (t) => {
   await upstream.calls[0]?.closed;
 });
 
-const WRECK = { message: 'SECRET engine detail', type: 'server_error', code: 500 };
+const SERVER_ERROR = { message: 'SECRET engine detail', type: 'server_error', code: 500 };
 const IN_BAND: Record<string, string> = {
-  'an error chunk': `data: ${JSON.stringify({ error: WRECK })}\n\n${DONE}`,
-  'an error event': `event: error\ndata: ${JSON.stringify({ error: WRECK })}\n\n`,
-  'an error inside a normal chunk': `${chunk({ content: '' }, 'stop', { error: WRECK })}${DONE}`,
-  'an SSE field named error': `error: ${JSON.stringify(WRECK)}\n\n${DONE}`,
-  'a bare JSON document at the end': JSON.stringify({ error: WRECK }, null, 2),
+  'an error chunk': `data: ${JSON.stringify({ error: SERVER_ERROR })}\n\n${DONE}`,
+  'an error event': `event: error\ndata: ${JSON.stringify({ error: SERVER_ERROR })}\n\n`,
+  'an error inside a normal chunk': `${chunk({ content: '' }, 'stop', { error: SERVER_ERROR })}${DONE}`,
+  'an SSE field named error': `error: ${JSON.stringify(SERVER_ERROR)}\n\n${DONE}`,
+  'a bare JSON document at the end': JSON.stringify({ error: SERVER_ERROR }, null, 2),
   'a finish reason': chunk({}, 'error') + DONE,
-  'an error after the finish reason': `${STOP}data: ${JSON.stringify({ error: WRECK })}\n\n`,
-  'an error object of its own': `data: ${JSON.stringify({ object: 'error', ...WRECK })}\n\n${DONE}`,
+  'an error after the finish reason': `${STOP}data: ${JSON.stringify({ error: SERVER_ERROR })}\n\n`,
+  'an error object of its own': `data: ${JSON.stringify({ object: 'error', ...SERVER_ERROR })}\n\n${DONE}`,
 };
 
-t.test('an error inside a 200, in every form', async (t) => {
+t.test('an in-band error in any form is upstream_error', async (t) => {
   for (const [name, stream] of Object.entries(IN_BAND)) {
-    const { text: got, finish, error } = await ask(t, playing(text('partial'), stream));
+    const { text: received, finish, error } = await collectFrom(t, playPieces(text('partial'), stream));
     t.equal((error as ProviderError)?.code, 'upstream_error', name);
-    t.equal((error as ProviderError)?.retryable, true, `${name}: may be asked again`);
-    t.notMatch(String(error), /SECRET/, `${name}: its text stays here`);
-    t.equal(got, 'partial', `${name}: what came before it is kept`);
-    t.equal(finish, undefined, `${name}: no finish`);
+    t.equal((error as ProviderError)?.retryable, true, `${name}: retryable`);
+    t.notMatch(String(error), /SECRET/, `${name}: the provider's message is not exposed`);
+    t.equal(received, 'partial', `${name}: text before the error is kept`);
+    t.equal(finish, undefined, `${name}: no finish part`);
   }
 });
 
-t.test('a stream that is not complete is upstream_truncated', async (t) => {
+t.test('an incomplete stream is upstream_truncated', async (t) => {
   const half = Buffer.from(text('世')).subarray(0, -16);
   const cases: Record<string, Script> = {
-    'no sign of success': playing(text('partial')),
-    'half an event': playing(text('partial'), text('lost').slice(0, 30)),
-    'half a character': playing(text('partial'), half),
+    'no finish reason and no [DONE]': playPieces(text('partial')),
+    'half an event': playPieces(text('partial'), text('lost').slice(0, 30)),
+    'half a character': playPieces(text('partial'), half),
     'a reset': async ({ response }) => {
       sse(response).write(text('partial'));
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await sleep(20); // A reset discards text that was not read yet.
       response.socket?.resetAndDestroy();
     },
-    'a cut right behind the last byte': ({ response }) => {
+    'a close directly after the last byte': ({ response }) => {
       sse(response).write(text('partial'), () => response.destroy());
     },
-    'a cut in a body that only its connection ends': ({ response }) => {
+    'a close inside an event, in a body without a length': ({ response }) => {
       response.socket?.end(
         `HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n${text('partial')}data: {"cho`,
       );
     },
   };
   for (const [name, script] of Object.entries(cases)) {
-    const { text, error } = await ask(t, script);
+    const { text, error } = await collectFrom(t, script);
     t.equal((error as ProviderError)?.code, 'upstream_truncated', name);
-    t.equal(text, 'partial', `${name}: what came is kept`);
+    t.equal(text, 'partial', `${name}: received text is kept`);
   }
 });
 
-t.test('what is not a stream at all is upstream_protocol', async (t) => {
+t.test('a response that is no valid event stream is upstream_protocol', async (t) => {
   const head =
     (status: number, headers: Record<string, string>): Script =>
     ({ response }) => {
       response.writeHead(status, headers).end(EVENTS);
     };
   const cases: Record<string, [Script, string]> = {
-    'malformed JSON': [playing(text('x'), 'data: {"a":\n\n', STOP), 'bad_json'],
-    'JSON that is no object': [playing('data: 17\n\n', STOP), 'bad_chunk'],
-    'a line without end': [playing(Buffer.alloc(3_000_000, 'x')), 'event_too_large'],
-    'an event without end': [playing(...Array(40).fill(`data: ${'x'.repeat(50_000)}\n`)), 'event_too_large'],
+    'malformed JSON': [playPieces(text('x'), 'data: {"a":\n\n', STOP), 'bad_json'],
+    'JSON that is not an object': [playPieces('data: 17\n\n', STOP), 'bad_chunk'],
+    'an endless line': [playPieces(Buffer.alloc(3_000_000, 'x')), 'event_too_large'],
+    'an endless event': [playPieces(...Array(40).fill(`data: ${'x'.repeat(50_000)}\n`)), 'event_too_large'],
     'another content type': [head(200, { 'content-type': 'text/html' }), 'content_type'],
     'a compressed body': [
       head(200, { 'content-type': 'text/event-stream', 'content-encoding': 'gzip' }),
@@ -203,32 +204,32 @@ t.test('what is not a stream at all is upstream_protocol', async (t) => {
     'no content': [head(204, {}), 'status'],
   };
   for (const [name, [script, reason]] of Object.entries(cases)) {
-    const { error } = await ask(t, script);
+    const { error } = await collectFrom(t, script);
     t.equal((error as ProviderError)?.code, 'upstream_protocol', name);
     t.equal((error as ProviderError)?.reason, reason, `${name}: reason`);
   }
 });
 
-t.test('an upstream that is not there', async (t) => {
-  const provider = (baseUrl: string) =>
+t.test('connection failures are upstream_unreachable, late headers are upstream_timeout', async (t) => {
+  const createProvider = (baseUrl: string) =>
     createOpenAICompatible({ ...OPTIONS, baseUrl, connectTimeoutMs: 2_000, headersTimeoutMs: 1_000 });
-  const fault = async (baseUrl: string) => {
-    const it = provider(baseUrl);
-    t.teardown(() => it.close());
-    const { error } = await collect(it.stream({ model: 'm', messages: [] }, new AbortController().signal));
+  const failureOf = async (baseUrl: string) => {
+    const provider = createProvider(baseUrl);
+    t.teardown(() => provider.close());
+    const { error } = await collect(provider.stream({ model: 'm', messages: [] }, new AbortController().signal));
     t.ok(error instanceof ProviderError);
     return error as ProviderError;
   };
-  t.match(await fault('http://127.0.0.1:1'), { code: 'upstream_unreachable', reason: 'connect', retryable: true });
-  t.match(await fault('http://sluice.invalid'), { code: 'upstream_unreachable', reason: 'dns' });
+  t.match(await failureOf('http://127.0.0.1:1'), { code: 'upstream_unreachable', reason: 'connect', retryable: true });
+  t.match(await failureOf('http://sluice.invalid'), { code: 'upstream_unreachable', reason: 'dns' });
   const { url } = await startUpstream(t, () => {});
-  t.match(await fault(url), { code: 'upstream_timeout', stage: 'headers', retryable: true });
+  t.match(await failureOf(url), { code: 'upstream_timeout', stage: 'headers', retryable: true });
   const dropping = await startUpstream(t, ({ response }) => void response.destroy());
-  t.match(await fault(dropping.url), { code: 'upstream_unreachable', reason: 'connect' });
+  t.match(await failureOf(dropping.url), { code: 'upstream_unreachable', reason: 'connect' });
 });
 
-t.test('the request, and a connection that is used again', async (t) => {
-  const upstream = await startUpstream(t, playing(text('x'), STOP, DONE));
+t.test('requests have the configured fields, rotate the keys and share one connection', async (t) => {
+  const upstream = await startUpstream(t, playPieces(text('x'), STOP, DONE));
   const provider = createOpenAICompatible({
     ...OPTIONS,
     baseUrl: `${upstream.url}/v1/`,
@@ -265,10 +266,10 @@ t.test('the request, and a connection that is used again', async (t) => {
   });
 });
 
-t.test('words after the last word do not cost the connection', async (t) => {
+t.test('bytes after [DONE] do not prevent reuse of the connection', async (t) => {
   const upstream = await startUpstream(t, async ({ response }) => {
     sse(response).write(text('x') + STOP + DONE);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await sleep(20); // The rest arrives after the answer was delivered.
     response.end(`: ${'bye '.repeat(50_000)}\n\n`);
   });
   const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, connections: 1 });
@@ -278,10 +279,10 @@ t.test('words after the last word do not cost the connection', async (t) => {
     t.equal(error, undefined);
     t.equal(text, 'x');
   }
-  t.equal(upstream.sockets(), 1);
+  t.equal(upstream.sockets(), 1, 'three answers over one connection');
 });
 
-t.test('a name that comes to mean a metadata address is not connected to', async (t) => {
+t.test('a host name that resolves to a metadata address is not connected to (DNS rebinding)', async (t) => {
   const dns = await import('node:dns');
   const { lookup } = dns.default;
   t.teardown(() => {

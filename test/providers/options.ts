@@ -1,4 +1,4 @@
-/** What every provider is made with, but for its address. */
+/** Options of every provider in these tests, except the base URL. */
 export const OPTIONS = {
   name: 'p',
   apiKeys: [] as string[],

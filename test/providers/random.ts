@@ -1,7 +1,7 @@
-/** Repeatable randomness: a failing run prints its seed, and `SEED` plays it again. */
+/** Seed of the random numbers. Tests print it; set `SEED` to repeat a failing run. */
 export const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 
-/** mulberry32: numbers from 0 to 1. */
+/** Returns a generator of numbers from 0 to 1 (mulberry32). */
 export function random(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -12,11 +12,11 @@ export function random(seed: number): () => number {
   };
 }
 
-/** `bytes` in pieces of 1 to `most`. */
-export function cuts(bytes: Buffer, next: () => number, most: number): Buffer[] {
+/** Splits `bytes` into pieces of 1 to `maxBytes`. */
+export function splitRandomly(bytes: Buffer, next: () => number, maxBytes: number): Buffer[] {
   const pieces: Buffer[] = [];
   for (let at = 0; at < bytes.length; ) {
-    const size = 1 + Math.floor(next() * most);
+    const size = 1 + Math.floor(next() * maxBytes);
     pieces.push(bytes.subarray(at, at + size));
     at += size;
   }

@@ -1,13 +1,14 @@
 import { once } from 'node:events';
 import net, { type AddressInfo, type Socket } from 'node:net';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import tls from 'node:tls';
 import t, { type Test } from 'tap';
 import { coalesceReads } from '../../providers/wire/read-coalescing.ts';
 import { until } from '../helper.ts';
 
-/** Frames on real sockets, with time and the ends of frames in the hand of the test. */
+/** Tests read intervals on real sockets. The tests set the time and end the intervals. */
 
-const FRAME_MS = 10;
+const INTERVAL_MS = 10;
 
 async function connection(t: Test, connect: (port: number) => Socket, server: net.Server) {
   server.listen(0, '127.0.0.1');
@@ -23,38 +24,40 @@ async function connection(t: Test, connect: (port: number) => Socket, server: ne
   });
 
   let now = 0;
-  const frames: (() => void)[] = [];
+  const intervals: (() => void)[] = [];
   coalesceReads(socket, {
     now: () => now,
-    intervalMs: () => FRAME_MS,
-    afterInterval: (then) => void frames.push(then),
+    intervalMs: () => INTERVAL_MS,
+    afterInterval: (then) => void intervals.push(then),
   });
   const reads: string[] = [];
-  let reading = true;
-  const take = () => {
-    if (!reading) return;
+  let isReading = true;
+  const readAvailable = () => {
+    if (!isReading) return;
     for (let chunk = socket.read(); chunk !== null; chunk = socket.read()) reads.push(String(chunk));
   };
-  socket.on('readable', take);
+  socket.on('readable', readAvailable);
   return {
     socket,
     peer,
     reads,
-    frames,
-    later: (ms: number) => {
+    /** Intervals that have started and not ended. */
+    intervals,
+    advance: (ms: number) => {
       now += ms;
     },
     stopReading: () => {
-      reading = false;
+      isReading = false;
     },
-    readOn: () => {
-      reading = true;
-      take();
+    resumeReading: () => {
+      isReading = true;
+      readAvailable();
     },
-    endFrame: () => {
-      for (const then of frames.splice(0)) then();
+    endInterval: () => {
+      for (const then of intervals.splice(0)) then();
     },
-    async say(text: string): Promise<void> {
+    /** Sends text to the socket and waits until it is read. */
+    async send(text: string): Promise<void> {
       peer.write(text);
       await until(() => reads.at(-1)?.endsWith(text) === true, `read ${text}`);
     },
@@ -63,8 +66,11 @@ async function connection(t: Test, connect: (port: number) => Socket, server: ne
 
 const plain = (t: Test) => connection(t, (port) => net.connect({ port, host: '127.0.0.1' }), net.createServer());
 
-/** Long enough for bytes on loopback to be read, if anybody reads. */
-const aWhile = () => new Promise((resolve) => setTimeout(resolve, 50));
+/** Sends text that must not be read: lets the event loop turn often enough for a socket that reads to get it. */
+async function sendUnread(peer: Socket, text: string): Promise<void> {
+  await new Promise<void>((resolve) => peer.write(text, () => resolve()));
+  for (let i = 0; i < 50; i++) await turn();
+}
 
 const PSK = Buffer.from('0123456789abcdef');
 const CIPHERS = { ciphers: 'PSK', maxVersion: 'TLSv1.2' } as const;
@@ -82,130 +88,129 @@ const secure = (t: Test) =>
     tls.createServer({ ...CIPHERS, pskCallback: () => PSK, pskIdentityHint: 'test' }),
   );
 
-for (const [name, connected] of Object.entries({ plain, secure })) {
-  t.test(`${name}: what comes within a frame is one read`, async (t) => {
-    const { peer, reads, frames, say, endFrame } = await connected(t);
-    await say('first ');
-    await say('second '); // Too soon, which is known once it is there: from now on it is held.
-    t.equal(frames.length, 1);
+for (const [name, connect] of Object.entries({ plain, secure })) {
+  t.test(`${name}: bytes that arrive within a read interval are read together`, async (t) => {
+    const { peer, reads, intervals, send, endInterval } = await connect(t);
+    await send('first ');
+    await send('second '); // Arrives within the interval, so the next read waits for the end of the interval.
+    t.equal(intervals.length, 1);
     for (const word of ['third ', 'fourth ', 'fifth ']) {
-      peer.write(word);
-      await aWhile();
+      await sendUnread(peer, word);
     }
-    t.same(reads, ['first ', 'second '], 'nothing is read');
-    endFrame();
-    await until(() => reads.join('').endsWith('fifth '), 'the rest');
+    t.same(reads, ['first ', 'second '], 'nothing is read during the interval');
+    endInterval();
+    await until(() => reads.join('').endsWith('fifth '), 'the rest is read');
     t.same(reads.slice(0, 2), ['first ', 'second ']);
     if (name === 'plain') t.same(reads.slice(2), ['third fourth fifth '], 'one read');
-    else t.equal(reads.slice(2).join(''), 'third fourth fifth ', 'TLS hands over its records');
-    t.equal(frames.length, 1, 'and the next frame has begun');
+    else t.equal(reads.slice(2).join(''), 'third fourth fifth ', 'TLS delivers one record at a time');
+    t.equal(intervals.length, 1, 'the next interval has started');
   });
 }
 
-t.test('what is slower than the frames is never held', async (t) => {
-  const { frames, say, later } = await plain(t);
+t.test('bytes that arrive more slowly than the read interval are read immediately', async (t) => {
+  const { intervals, send, advance } = await plain(t);
   for (const word of ['a', 'b', 'c', 'd']) {
-    await say(word);
-    later(FRAME_MS);
+    await send(word);
+    advance(INTERVAL_MS);
   }
-  t.equal(frames.length, 0);
+  t.equal(intervals.length, 0);
 });
 
-t.test('one that was held, and has become slow, is let go', async (t) => {
-  const { frames, say, later, endFrame } = await plain(t);
-  await say('a');
-  await say('b');
-  t.equal(frames.length, 1);
-  endFrame();
-  later(FRAME_MS);
-  await say('c');
-  t.equal(frames.length, 0);
+t.test('a connection that has become slow is read immediately again', async (t) => {
+  const { intervals, send, advance, endInterval } = await plain(t);
+  await send('a');
+  await send('b');
+  t.equal(intervals.length, 1);
+  endInterval();
+  advance(INTERVAL_MS);
+  await send('c');
+  t.equal(intervals.length, 0);
 });
 
-t.test('a new request ends the frame', async (t) => {
-  const { socket, frames, say, endFrame } = await plain(t);
-  await say('the last ');
-  await say('answer');
-  t.equal(frames.length, 1);
+t.test('a new request on the connection ends the interval', async (t) => {
+  const { socket, intervals, send, endInterval } = await plain(t);
+  await send('the last ');
+  await send('answer');
+  t.equal(intervals.length, 1);
   socket.write('the next question');
-  await say('the next answer');
-  t.equal(frames.length, 1, 'whose beginning is free');
-  await say(' goes on');
-  t.equal(frames.length, 2);
-  endFrame();
-  await say(' and on');
+  await send('the next answer');
+  t.equal(intervals.length, 1, 'the first bytes of the new response are read immediately');
+  await send(' goes on');
+  t.equal(intervals.length, 2);
+  endInterval();
+  await send(' and on');
 });
 
-t.test('behind the end of a response nothing is held, so that a close is seen', async (t) => {
-  const { socket, peer, frames, say } = await plain(t);
-  await say('an ');
-  await say('5\r\nend\n\n\r\n');
-  t.equal(frames.length, 1, 'a chunk is no end');
+t.test('after the end of a response no interval starts, so that a close is noticed', async (t) => {
+  const { socket, peer, intervals, send } = await plain(t);
+  await send('an ');
+  await send('5\r\nend\n\n\r\n');
+  t.equal(intervals.length, 1, 'a chunk does not end the response');
   const other = await plain(t);
-  await other.say('an ');
-  await other.say('5\r\nend\n\n\r\n0\r\n\r\n');
-  t.equal(other.frames.length, 0);
+  await other.send('an ');
+  await other.send('5\r\nend\n\n\r\n0\r\n\r\n');
+  t.equal(other.intervals.length, 0);
   other.peer.end();
   await once(other.socket, 'end');
   socket.destroy();
   peer.destroy();
 });
 
-t.test('a flood is read on at once, a piece a turn', async (t) => {
-  const { socket, peer, reads, frames } = await plain(t);
+t.test('a large amount of data is read without intervals, a limited piece in each turn', async (t) => {
+  const { socket, peer, reads, intervals } = await plain(t);
   const size = 8 * 1024 * 1024;
-  let turn = 0;
-  const next = () => {
-    turn += 1;
-    if (turn > 0) setImmediate(next);
+  let turns = 0;
+  const countTurns = () => {
+    turns += 1;
+    if (turns > 0) setImmediate(countTurns);
   };
-  next();
-  const perTurn = new Map<number, number>();
+  countTurns();
+  const totalByTurn = new Map<number, number>();
   socket.on('readable', () =>
-    perTurn.set(
-      turn,
+    totalByTurn.set(
+      turns,
       reads.reduce((sum, { length }) => sum + length, 0),
     ),
   );
-  let begun = 0;
+  let started = 0;
   peer.write('x'.repeat(size));
   const total = () => reads.reduce((sum, { length }) => sum + length, 0);
   await until(() => {
-    begun += frames.length; // The kernel may hand over small pieces in between.
-    for (const then of frames.splice(0)) then();
+    started += intervals.length; // The kernel may deliver small pieces in between.
+    for (const then of intervals.splice(0)) then();
     return total() === size;
-  }, 'all of it');
-  turn = Number.NEGATIVE_INFINITY;
-  const totals = [0, ...perTurn.values()];
+  }, 'all bytes are read');
+  turns = Number.NEGATIVE_INFINITY;
+  const totals = [0, ...totalByTurn.values()];
   const most = Math.max(...totals.slice(1).map((sum, i) => sum - (totals[i] as number)));
   t.ok(most <= 192 * 1024, `${most} bytes in one turn`);
-  t.ok(begun < reads.length / 4, `${begun} frames for ${reads.length} reads`);
+  t.ok(started < reads.length / 4, `${started} intervals for ${reads.length} reads`);
 });
 
-t.test('nothing piles up behind a reader that has stopped', async (t) => {
-  for (const [name, piece] of Object.entries({ flood: 256 * 1024, words: 8 * 1024 })) {
-    const { socket, peer, reads, frames, later, stopReading, readOn, endFrame } = await plain(t);
+t.test('a socket whose reader has stopped buffers at most 128 KiB', async (t) => {
+  for (const [name, piece] of Object.entries({ 'large pieces': 256 * 1024, 'small pieces': 8 * 1024 })) {
+    const { socket, peer, reads, intervals, advance, stopReading, resumeReading, endInterval } = await plain(t);
     stopReading();
     for (let i = 0; i < 40; i++) {
-      if (i % 2 === 0) later(FRAME_MS);
-      else endFrame();
+      if (i % 2 === 0) advance(INTERVAL_MS);
+      else endInterval();
       peer.write('y'.repeat(piece));
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await sleep(2); // Paces the peer, so that the socket could read each piece separately.
     }
-    t.ok(socket.readableLength <= 128 * 1024, `${name}: ${socket.readableLength} bytes wait`);
-    readOn();
+    t.ok(socket.readableLength <= 128 * 1024, `${name}: ${socket.readableLength} bytes are buffered`);
+    resumeReading();
     await until(() => {
-      if (frames.length > 0) endFrame();
+      if (intervals.length > 0) endInterval();
       return reads.join('').length === 40 * piece;
-    }, 'all of it');
+    }, 'all bytes are read');
   }
 });
 
-t.test('a socket that is gone when its frame ends', async (t) => {
-  const { socket, say, endFrame } = await plain(t);
-  await say('a');
-  await say('b');
+t.test('an interval that ends after the socket was destroyed reads nothing', async (t) => {
+  const { socket, send, endInterval } = await plain(t);
+  await send('a');
+  await send('b');
   socket.destroy();
-  endFrame();
-  t.equal(socket.listenerCount('connect'), 0, 'it is not asked to read once it is connected');
+  endInterval();
+  t.equal(socket.listenerCount('connect'), 0, 'no read is scheduled');
 });

@@ -6,7 +6,7 @@ import { startUpstream } from '../upstream.ts';
 import { collect } from './collect.ts';
 import { OPTIONS } from './options.ts';
 
-/** One question with everything in it, as each API gets it: path, headers and body, over a socket. */
+/** Compares the HTTP request of every provider for one prompt with all fields. */
 
 const PNG = 'data:image/png;base64,iVBORw0KGgo=';
 const URL_IMAGE = 'https://images.example/cat.png';
@@ -36,14 +36,15 @@ const REQUEST: ChatRequest = {
   options: { seed: 7 },
 };
 
-interface Seen {
+interface SentRequest {
   path: string | undefined;
   headers: Record<string, unknown>;
   body: Record<string, unknown>;
   error: unknown;
 }
 
-async function seen(t: Test, type: string, request: ChatRequest, options: object = {}): Promise<Seen> {
+/** Sends a request to an upstream that answers 500. Returns what the upstream received. */
+async function sentRequest(t: Test, type: string, request: ChatRequest, options: object = {}): Promise<SentRequest> {
   const upstream = await startUpstream(t, ({ response }) => {
     response.writeHead(500).end();
   });
@@ -54,7 +55,7 @@ async function seen(t: Test, type: string, request: ChatRequest, options: object
     ...options,
     ...('path' in options && { baseUrl: `${upstream.url}${options.path}` }),
   });
-  if (provider === undefined) throw new Error(`no type ${type}`);
+  if (provider === undefined) throw new Error(`no provider type ${type}`);
   t.teardown(() => provider.close());
   const { error } = await collect(provider.stream(request, new AbortController().signal));
   const call = upstream.calls[0];
@@ -66,8 +67,8 @@ async function seen(t: Test, type: string, request: ChatRequest, options: object
   };
 }
 
-t.test('Chat Completions', async (t) => {
-  const { path, headers, body } = await seen(t, 'openai', REQUEST);
+t.test('OpenAI gets a Chat Completions request', async (t) => {
+  const { path, headers, body } = await sentRequest(t, 'openai', REQUEST);
   t.equal(path, '/base/chat/completions');
   t.match(headers, { authorization: 'Bearer secret', accept: 'text/event-stream', 'accept-encoding': 'identity' });
   t.same(body, {
@@ -104,33 +105,33 @@ t.test('Chat Completions', async (t) => {
     ],
     tool_choice: 'required',
   });
-  const named = await seen(t, 'groq', { ...REQUEST, toolChoice: { name: 'weather' } });
+  const named = await sentRequest(t, 'groq', { ...REQUEST, toolChoice: { name: 'weather' } });
   t.same(named.body.tool_choice, { type: 'function', function: { name: 'weather' } });
   t.equal(named.body.max_tokens, 64);
 });
 
-t.test('Bella and the presets that refuse stream_options', async (t) => {
+t.test('providers that reject stream_options do not get it', async (t) => {
   for (const type of ['bella', 'mistral', 'perplexity']) {
-    const { body } = await seen(t, type, REQUEST);
+    const { body } = await sentRequest(t, type, REQUEST);
     t.notHas(body, { stream_options: {} }, type);
     t.equal(body.max_tokens, 64, type);
   }
 });
 
-t.test('Azure: three addresses, one header', async (t) => {
-  const v1 = await seen(t, 'azure', REQUEST, { path: '/' });
+t.test('Azure gets the path of its API version, and the api-key header', async (t) => {
+  const v1 = await sentRequest(t, 'azure', REQUEST, { path: '/' });
   t.equal(v1.path, '/openai/v1/chat/completions');
   t.match(v1.headers, { 'api-key': 'secret' });
   t.notHas(v1.headers, { authorization: '' });
   t.equal(v1.body.model, 'm-1');
-  const dated = await seen(t, 'azure', REQUEST, { path: '/', apiVersion: '2024-10-21' });
+  const dated = await sentRequest(t, 'azure', REQUEST, { path: '/', apiVersion: '2024-10-21' });
   t.equal(dated.path, '/openai/deployments/m-1/chat/completions?api-version=2024-10-21');
-  const foundry = await seen(t, 'azure', REQUEST, { path: '/models', apiVersion: '2024-05-01-preview' });
+  const foundry = await sentRequest(t, 'azure', REQUEST, { path: '/models', apiVersion: '2024-05-01-preview' });
   t.equal(foundry.path, '/models/chat/completions?api-version=2024-05-01-preview');
 });
 
-t.test('Anthropic', async (t) => {
-  const { path, headers, body } = await seen(t, 'anthropic', REQUEST);
+t.test('Anthropic gets a Messages request', async (t) => {
+  const { path, headers, body } = await sentRequest(t, 'anthropic', REQUEST);
   t.equal(path, '/base/messages');
   t.match(headers, { 'x-api-key': 'secret', 'anthropic-version': '2023-06-01' });
   t.same(body, {
@@ -164,7 +165,7 @@ t.test('Anthropic', async (t) => {
     tools: [{ name: 'weather', description: 'Looks out of the window', input_schema: PARAMETERS }],
     tool_choice: { type: 'any' },
   });
-  const { body: plain } = await seen(t, 'anthropic', {
+  const { body: plain } = await sentRequest(t, 'anthropic', {
     model: 'm',
     messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
     tools: [{ name: 'now' }],
@@ -180,8 +181,8 @@ t.test('Anthropic', async (t) => {
   });
 });
 
-t.test('Gemini, and the same on Vertex', async (t) => {
-  const { path, headers, body } = await seen(t, 'gemini', { ...REQUEST, model: 'gemini-2.5-flash' });
+t.test('Gemini and Vertex get a streamGenerateContent request', async (t) => {
+  const { path, headers, body } = await sentRequest(t, 'gemini', { ...REQUEST, model: 'gemini-2.5-flash' });
   t.equal(path, '/base/models/gemini-2.5-flash:streamGenerateContent?alt=sse');
   t.match(headers, { 'x-goog-api-key': 'secret' });
   t.same(body, {
@@ -207,10 +208,10 @@ t.test('Gemini, and the same on Vertex', async (t) => {
     ],
     toolConfig: { functionCallingConfig: { mode: 'ANY' } },
   });
-  const vertex = await seen(t, 'vertex', { ...REQUEST, model: '../x?y' });
+  const vertex = await sentRequest(t, 'vertex', { ...REQUEST, model: '../x?y' });
   t.match(vertex.headers, { authorization: 'Bearer secret' });
-  t.equal(vertex.path, '/base/models/..%2Fx%3Fy:streamGenerateContent?alt=sse', 'no model bends the path');
-  const { body: image } = await seen(t, 'gemini', {
+  t.equal(vertex.path, '/base/models/..%2Fx%3Fy:streamGenerateContent?alt=sse', 'a model name cannot change the path');
+  const { body: image } = await sentRequest(t, 'gemini', {
     ...REQUEST,
     model: 'gemini-3-pro',
     messages: [
@@ -243,8 +244,8 @@ t.test('Gemini, and the same on Vertex', async (t) => {
   });
 });
 
-t.test('Ollama', async (t) => {
-  const { path, headers, body } = await seen(t, 'ollama', REQUEST);
+t.test('Ollama gets an /api/chat request', async (t) => {
+  const { path, headers, body } = await sentRequest(t, 'ollama', REQUEST);
   t.equal(path, '/base/api/chat');
   t.match(headers, { accept: 'application/x-ndjson' });
   t.same(body, {
@@ -269,18 +270,18 @@ t.test('Ollama', async (t) => {
       },
     ],
   });
-  const without = await seen(t, 'ollama', { ...REQUEST, toolChoice: 'none' });
+  const without = await sentRequest(t, 'ollama', { ...REQUEST, toolChoice: 'none' });
   t.notHas(without.body, { tools: [] });
-  const refused = await seen(t, 'ollama', {
+  const rejected = await sentRequest(t, 'ollama', {
     model: 'm',
     messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
   });
-  t.ok(refused.error instanceof ProviderError);
-  t.match(refused.error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
-  t.equal(refused.path, undefined, 'nobody was asked');
+  t.ok(rejected.error instanceof ProviderError);
+  t.match(rejected.error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
+  t.equal(rejected.path, undefined, 'no request is sent');
 });
 
-t.test('results of one tool stand in the order of their calls where only the name tells them apart', async (t) => {
+t.test('tool results are sent in the order of their calls if the API has no call ids', async (t) => {
   const toolCalls = ['a', 'b'].map((id) => ({ id, name: 'f', arguments: '{}' }));
   const result = (id: string) => ({ role: 'tool', toolCallId: id, name: 'f', content: `of ${id}` }) as const;
   const messages = [
@@ -290,7 +291,7 @@ t.test('results of one tool stand in the order of their calls where only the nam
     result('a'),
     { role: 'user', content: 'and?' } as const,
   ];
-  const gemini = await seen(t, 'gemini', { model: 'gemini-2.5-pro', messages });
+  const gemini = await sentRequest(t, 'gemini', { model: 'gemini-2.5-pro', messages });
   t.match(gemini.body.contents, {
     2: {
       parts: [
@@ -300,31 +301,31 @@ t.test('results of one tool stand in the order of their calls where only the nam
       ],
     },
   });
-  const ollama = await seen(t, 'ollama', { model: 'm', messages });
+  const ollama = await sentRequest(t, 'ollama', { model: 'm', messages });
   t.match(ollama.body.messages, { 2: { content: 'of a' }, 3: { content: 'of b' } });
 });
 
-t.test('blank texts are left out where they are refused', async (t) => {
+t.test('blank texts are not sent to providers that reject them', async (t) => {
   const content = [{ type: 'text', text: ' ' } as const, { type: 'image', url: PNG } as const];
   for (const type of ['anthropic', 'gemini']) {
-    const { body } = await seen(t, type, { model: 'm', messages: [{ role: 'user', content }] });
+    const { body } = await sentRequest(t, type, { model: 'm', messages: [{ role: 'user', content }] });
     t.notMatch(JSON.stringify(body), /"text":" "/, type);
   }
 });
 
-t.test('a data URL that is no base64 is refused before anybody is asked', async (t) => {
+t.test('a data URL without base64 is rejected without a request', async (t) => {
   for (const type of ['anthropic', 'gemini', 'ollama']) {
     const content = [{ type: 'image', url: 'data:image/svg+xml,<svg/>' } as const];
-    const { error, path } = await seen(t, type, { model: 'm', messages: [{ role: 'user', content }] });
+    const { error, path } = await sentRequest(t, type, { model: 'm', messages: [{ role: 'user', content }] });
     t.match(error, { code: 'upstream_rejected', reason: 'image_url', status: 400 }, type);
-    t.equal(path, undefined);
+    t.equal(path, undefined, `${type}: no request is sent`);
   }
 });
 
-t.test('every provider names itself, and asks with its key', async (t) => {
+t.test('every provider sends its key', async (t) => {
   for (const [type, { embedded }] of Object.entries(PROVIDER_TYPES)) {
     if (embedded) continue;
-    const { headers, error } = await seen(t, type, REQUEST);
+    const { headers, error } = await sentRequest(t, type, REQUEST);
     t.match(JSON.stringify(headers), 'secret', type);
     t.match(error, { code: 'upstream_failed', retryable: true }, type);
   }

@@ -16,7 +16,7 @@ import {
 
 const ANSWER = ['你好', ' 🚀', ' "quoted"', '\n\r\u2028', ' \\ end'];
 
-t.test('GET /ask/stream', async (t) => {
+t.test('GET /ask/stream streams the answer as start, deltas and end, from one upstream call', async (t) => {
   const upstream = await startUpstream(t, completeAnswer(...ANSWER));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const reading = await readAll(`${url}/ask/stream?question=${encodeURIComponent('你好?')}&system=Be+brief`);
@@ -33,7 +33,7 @@ t.test('GET /ask/stream', async (t) => {
   t.match(start?.json, { type: 'start', model: 'bella/gpt-4o' });
   t.ok(Buffer.from(id, 'base64url').length >= 16, 'an id of at least 128 bits');
   t.ok((reading.retry ?? 0) >= 500 && (reading.retry ?? 0) <= 1_500, 'retry is 500 to 1,500 ms');
-  t.equal(deltaText(reading), ANSWER.join(''), 'the deltas make the answer');
+  t.equal(deltaText(reading), ANSWER.join(''), 'the deltas add up to the answer');
   t.match(rest.at(-1)?.json, { type: 'end', answer: ANSWER.join(''), model: 'bella/gpt-4o', finishReason: 'stop' });
   t.ok(
     reading.events.every(({ event }) => event === 'message'),
@@ -42,15 +42,15 @@ t.test('GET /ask/stream', async (t) => {
 
   const ids = reading.events.map((event) => event.id);
   t.ok(
-    ids.every((one) => one.startsWith(`${id}.`)),
-    'ids name the stream',
+    ids.every((eventId) => eventId.startsWith(`${id}.`)),
+    'every event id starts with the stream id',
   );
-  t.equal(ids.at(-1), `${id}.end`);
-  const positions = ids.slice(0, -1).map((one) => Number(one.slice(id.length + 1)));
+  t.equal(ids.at(-1), `${id}.end`, 'the id of the last event');
+  const positions = ids.slice(0, -1).map((eventId) => Number(eventId.slice(id.length + 1)));
   t.same(
     positions,
     [...new Set(positions)].sort((a, b) => a - b),
-    'positions strictly rise',
+    'positions strictly increase',
   );
 
   t.equal(upstream.calls.length, 1);
@@ -67,7 +67,7 @@ t.test('GET /ask/stream', async (t) => {
   });
 });
 
-t.test('POST /ask/stream', async (t) => {
+t.test('POST /ask/stream sends messages and options to the provider', async (t) => {
   const upstream = await startUpstream(t, completeAnswer('yes'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const messages = [
@@ -87,16 +87,17 @@ t.test('POST /ask/stream', async (t) => {
   t.equal((await readAll(`${url}/ask/stream`, { body: { question: 'q' } })).events.at(-1)?.json.answer, 'yes');
 });
 
-t.test('reasoning, tool calls, usage and finish reason come through, in order', async (t) => {
+t.test('reasoning, text, tool calls, usage and finish reason are delivered in order', async (t) => {
   const script: Script = ({ response }) => {
-    const call = (fn: object, id?: string) => chunk({ tool_calls: [{ index: 0, ...(id && { id }), function: fn }] });
+    const toolCall = (fn: object, id?: string) =>
+      chunk({ tool_calls: [{ index: 0, ...(id && { id }), function: fn }] });
     sse(response).end(
       chunk({ reasoning_content: 'thin' }) +
         chunk({ reasoning_content: 'king' }) +
         text('a') +
-        call({ name: 'add', arguments: '' }, 'call_1') +
-        call({ arguments: '{"a"' }) +
-        call({ arguments: ':1}' }) +
+        toolCall({ name: 'add', arguments: '' }, 'call_1') +
+        toolCall({ arguments: '{"a"' }) +
+        toolCall({ arguments: ':1}' }) +
         chunk({}, 'tool_calls', { usage: { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 } }) +
         DONE,
     );
@@ -121,7 +122,7 @@ t.test('reasoning, tool calls, usage and finish reason come through, in order', 
   );
 });
 
-t.test('headers and the start event leave before the upstream has answered', async (t) => {
+t.test('headers and the start event are sent before the upstream answers', async (t) => {
   const upstream = await startUpstream(t, () => {});
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const reading = await open(`${url}/ask/stream?question=q`);
@@ -130,19 +131,18 @@ t.test('headers and the start event leave before the upstream has answered', asy
   reading.cut();
 });
 
-t.test('a comment keeps a silent connection open', async (t) => {
+t.test('a silent stream gets heartbeat comments', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('a'));
-  const env = { ...bellaAt(upstream.url) };
-  const { url } = await serve(t, { env: { ...env, STREAM_HEARTBEAT_MS: '40' } });
+  const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_HEARTBEAT_MS: '40' }) });
   const reading = await open(`${url}/ask/stream?question=q`);
   await until(() => reading.comments.length >= 3, 'three heartbeats');
   t.equal(reading.comments[0], 'hb');
   t.equal(deltaText(reading), 'a');
   (await upstream.call(1)).response.end(text('b') + STOP);
-  t.equal((await reading.until('end')).json.answer, 'ab', 'and the answer goes on after it');
+  t.equal((await reading.until('end')).json.answer, 'ab', 'the answer continues after heartbeats');
 });
 
-t.test('one terminal error event when the upstream fails, and what came before it is kept', async (t) => {
+t.test('an upstream failure ends the stream with one error event, after the text so far', async (t) => {
   const scripts: Record<string, Script> = {
     upstream_error: ({ response }) =>
       void sse(response).end(`${text('partial')}data: {"error":{"message":"SECRET"}}\n\n${DONE}`),
@@ -158,20 +158,21 @@ t.test('one terminal error event when the upstream fails, and what came before i
   for (const name of names) {
     const { events } = await readAll(`${url}/ask/stream?question=${name}`);
     const terminals = events.filter(({ json }) => ['end', 'error'].includes(json.type));
-    t.equal(terminals.length, 1, `${name}: one terminal`);
+    t.equal(terminals.length, 1, `${name}: one terminal event`);
     t.match(terminals[0]?.json, { type: 'error', code: name, message: /^[^S]/ });
-    t.match(terminals[0]?.id, /\.end$/);
-    t.notMatch(JSON.stringify(events), /SECRET/);
+    t.match(terminals[0]?.id, /\.end$/, `${name}: the id ends with .end`);
+    t.notMatch(JSON.stringify(events), /SECRET/, `${name}: the provider's message is not exposed`);
     t.same(
       events.slice(1, -1).map(({ json }) => json.content),
       ['upstream_failed', 'upstream_rate_limited', 'upstream_rejected'].includes(name) ? [] : ['partial'],
+      `${name}: the text before the failure`,
     );
     if (name === 'upstream_failed') t.match(terminals[0]?.json, { retryable: true, retryAfter: 17 });
     if (name === 'upstream_rejected') t.match(terminals[0]?.json, { retryable: false });
   }
 });
 
-t.test('a wrong request is answered in JSON, before any stream', async (t) => {
+t.test('an invalid request gets a JSON error and starts no stream', async (t) => {
   const upstream = await startUpstream(t, completeAnswer('x'));
   const app = await build(t, { env: bellaAt(upstream.url) });
   const json = { 'content-type': 'application/json' };
@@ -181,7 +182,7 @@ t.test('a wrong request is answered in JSON, before any stream', async (t) => {
     ['two questions', 400, 'invalid_request', { url: '/ask/stream?question=a&question=b' }],
     ['an unknown field', 400, 'invalid_request', { url: '/ask/stream?question=a&qestion=b' }],
     [
-      'a model name that bends a path',
+      'a model name with path segments',
       400,
       'invalid_request',
       { url: '/ask/stream?question=a&model=bella/..%2f..%2ffiles' },
@@ -199,7 +200,7 @@ t.test('a wrong request is answered in JSON, before any stream', async (t) => {
     ['another path', 404, 'not_found', { url: '/nothing/here?question=SECRET' }],
     ['a bad URL', 400, 'invalid_request', { url: '/ask/%zz' }],
     [
-      'a body that is no JSON',
+      'a body that is not JSON',
       400,
       'invalid_request',
       { url: '/ask/stream', method: 'POST', headers: json, payload: '{"question": SECRET' },
@@ -224,7 +225,7 @@ t.test('a wrong request is answered in JSON, before any stream', async (t) => {
     ],
     ['neither question nor messages', 400, 'invalid_request', { url: '/ask/stream', method: 'POST', payload: {} }],
     [
-      'both',
+      'question and messages',
       400,
       'invalid_request',
       { url: '/ask/stream', method: 'POST', payload: { question: 'a', messages: [{ role: 'user', content: 'b' }] } },
@@ -249,7 +250,7 @@ t.test('a wrong request is answered in JSON, before any stream', async (t) => {
       { url: '/ask/stream', method: 'POST', payload: { question: 'a', temperature: '1' } },
     ],
     [
-      'a token limit that is no whole number',
+      'a token limit that is not an integer',
       400,
       'invalid_request',
       { url: '/ask/stream', method: 'POST', payload: { question: 'a', maxTokens: 1.5 } },
@@ -277,31 +278,35 @@ t.test('a wrong request is answered in JSON, before any stream', async (t) => {
   t.match(
     (await app.inject('/ask/stream?question=a&model=x')).json().error.message,
     'bella/gpt-4o',
-    'names what is configured',
+    'the message names the configured model',
   );
-  t.match((await app.inject('/ask/stream?question=a&qestion=b')).json().error.message, 'qestion', 'names the field');
-  t.equal(upstream.calls.length, 0, 'nothing was asked');
+  t.match(
+    (await app.inject('/ask/stream?question=a&qestion=b')).json().error.message,
+    'qestion',
+    'the message names the unknown field',
+  );
+  t.equal(upstream.calls.length, 0, 'no upstream call');
 });
 
-t.test('a request id is taken over when it is a plain word, and made otherwise', async (t) => {
+t.test('a valid x-request-id is kept, an invalid one is replaced', async (t) => {
   const app = await build(t);
-  const idOf = async (given: string) =>
-    (await app.inject({ url: '/livez', headers: { 'x-request-id': given } })).headers['x-request-id'];
-  t.equal(await idOf('trace-1.2_3'), 'trace-1.2_3');
-  t.match(await idOf('a b'), /^[0-9a-f-]{36}$/);
-  t.match(await idOf('x'.repeat(1_000)), /^[0-9a-f-]{36}$/);
+  const requestIdFor = async (sent: string) =>
+    (await app.inject({ url: '/livez', headers: { 'x-request-id': sent } })).headers['x-request-id'];
+  t.equal(await requestIdFor('trace-1.2_3'), 'trace-1.2_3');
+  t.match(await requestIdFor('a b'), /^[0-9a-f-]{36}$/);
+  t.match(await requestIdFor('x'.repeat(1_000)), /^[0-9a-f-]{36}$/);
 });
 
-t.test('BASE_PATH stands before every path, and CORS_ORIGINS may call', async (t) => {
+t.test('BASE_PATH prefixes every path, and only CORS_ORIGINS get CORS headers', async (t) => {
   const app = await build(t, {
     env: { BASE_PATH: '/sluice', CORS_ORIGINS: 'https://page.example, https://other.example' },
   });
   t.equal((await app.inject('/sluice/livez')).statusCode, 200);
   t.equal((await app.inject('/livez')).statusCode, 404);
-  const origin = async (value: string) =>
+  const allowedOrigin = async (value: string) =>
     (await app.inject({ url: '/sluice/livez', headers: { origin: value } })).headers['access-control-allow-origin'];
-  t.equal(await origin('https://page.example'), 'https://page.example');
-  t.equal(await origin('https://evil.example'), undefined);
+  t.equal(await allowedOrigin('https://page.example'), 'https://page.example');
+  t.equal(await allowedOrigin('https://evil.example'), undefined);
   const preflight = await app.inject({
     method: 'OPTIONS',
     url: '/sluice/ask/stream',

@@ -2,30 +2,27 @@ import { connect } from 'node:net';
 import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
+import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
 import { completeAnswer, DONE, STOP, silent, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
-/** What the OpenAI endpoint refuses, and how; the SDKs themselves are in `test/sdk/`. */
+/** Tests requests and errors of the OpenAI endpoint. `test/sdk/` tests it with the SDKs. */
 
 const USER = { role: 'user', content: 'q' };
 
-/** Written by hand, since `JSON.stringify` is no deeper than its stack. */
+/** Returns an object that serializes to nested arrays. */
 const nested = (depth: number) => ({ toJSON: () => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`) });
 
-async function service(t: Test) {
+/** Starts a service whose provider answers `x`. */
+async function startService(t: Test) {
   const upstream = await startUpstream(t, completeAnswer('x'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
-  const post = (body: unknown, headers = {}) =>
-    fetch(`${url}/v1/chat/completions`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', ...headers },
-      body: typeof body === 'string' ? body : JSON.stringify(body),
-    });
+  const post = (body: object, headers = {}) => postJson(`${url}/v1/chat/completions`, body, headers);
   return { upstream, url, post };
 }
 
-t.test('what cannot be asked here is a clear 400', async (t) => {
-  const { upstream, post } = await service(t);
+t.test('an unsupported or invalid field gets a 400 that names it', async (t) => {
+  const { upstream, post } = await startService(t);
   const cases: [object, RegExp][] = [
     [{ messages: [USER], n: 2 }, /^n other than 1/],
     [{ messages: [USER], logprobs: true }, /^logprobs is not supported/],
@@ -53,15 +50,15 @@ t.test('what cannot be asked here is a clear 400', async (t) => {
       error: { message: string; type: string; code: string; param: null };
     };
     t.equal(response.status, 400, JSON.stringify(body));
-    t.match(error.message, message);
+    t.match(error.message, message, 'the message names the field');
     t.match(error, { type: 'invalid_request_error', param: null, code: 'invalid_request' });
     t.equal(response.headers.get('x-should-retry'), 'false');
   }
-  t.equal(upstream.calls.length, 0, 'nobody was asked');
+  t.equal(upstream.calls.length, 0, 'no upstream call');
 });
 
-t.test('nulls and unknown fields are as good as absent', async (t) => {
-  const { upstream, post } = await service(t);
+t.test('null and unknown fields are ignored', async (t) => {
+  const { upstream, post } = await startService(t);
   const nulls = {
     stop: null,
     max_tokens: null,
@@ -82,11 +79,13 @@ t.test('nulls and unknown fields are as good as absent', async (t) => {
   t.same(Object.keys(JSON.parse(upstream.calls[0]?.body ?? '')).sort(), ['messages', 'model', 'stream']);
 });
 
-t.test('every error under /v1 has the form that the SDKs read', async (t) => {
-  const { url, post } = await service(t);
+t.test('every error under /v1 has the format of OpenAI', async (t) => {
+  const { url, post } = await startService(t);
+  const postRaw = (body: string, type: string) =>
+    fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': type }, body });
   const responses: [Response, number, string][] = [
-    [await post('{"messages":'), 400, 'invalid_request'],
-    [await post('x', { 'content-type': 'text/plain' }), 415, 'invalid_request'],
+    [await postRaw('{"messages":', 'application/json'), 400, 'invalid_request'],
+    [await postRaw('x', 'text/plain'), 415, 'invalid_request'],
     [await fetch(`${url}/v1/chat/completions`), 405, 'method_not_allowed'],
     [await fetch(`${url}/v1/embeddings`, { method: 'POST' }), 404, 'not_found'],
     [await fetch(`${url}/v1/models/no%2Fsuch`), 404, 'not_found'],
@@ -97,21 +96,21 @@ t.test('every error under /v1 has the form that the SDKs read', async (t) => {
     t.match(await response.json(), { error: { message: String, type: 'invalid_request_error', param: null, code } });
   }
   const elsewhere = await fetch(`${url}/v2`);
-  t.match(await elsewhere.json(), { error: { requestId: String } }, 'and elsewhere ours');
+  t.match(await elsewhere.json(), { error: { requestId: String } }, 'an error elsewhere has the format of Sluice');
 });
 
-t.test('the same key is the same answer', async (t) => {
-  const { upstream, post } = await service(t);
+t.test('the same idempotency key returns the same answer, and rejects another question', async (t) => {
+  const { upstream, post } = await startService(t);
   const headers = { 'idempotency-key': 'k1' };
   const ids = [];
   for (let i = 0; i < 2; i++)
     ids.push(((await (await post({ messages: [USER] }, headers)).json()) as { id: string }).id);
-  t.equal(ids[0], ids[1]);
-  t.equal((await post({ messages: [{ ...USER, content: 'other' }] }, headers)).status, 409);
-  t.equal(upstream.calls.length, 1);
+  t.equal(ids[0], ids[1], 'the same answer');
+  t.equal((await post({ messages: [{ ...USER, content: 'other' }] }, headers)).status, 409, 'another question');
+  t.equal(upstream.calls.length, 1, 'one upstream call');
 });
 
-t.test('a model that thinks for long: the stream begins within a heartbeat', async (t) => {
+t.test('a stream without content starts after one heartbeat interval', async (t) => {
   const upstream = await startUpstream(t, silent);
   const clock = manualClock();
   const { url } = await serve(t, { clock, env: bellaAt(upstream.url) });
@@ -128,45 +127,41 @@ t.test('a model that thinks for long: the stream begins within a heartbeat', asy
   }, 'the upstream call has ended');
 });
 
-t.test('stopping an answer that does not stream gives what there is', async (t) => {
+t.test('a stop of an answer that is not streamed returns the text so far', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
-  const asking = fetch(`${url}/v1/chat/completions`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', 'idempotency-key': 'k1' },
-    body: JSON.stringify({ messages: [USER] }),
-  });
+  const whole = postJson(`${url}/v1/chat/completions`, { messages: [USER] }, { 'idempotency-key': 'k1' });
   await upstream.call(1);
-  const same = await open(`${url}/v1/chat/completions`, {
+  const streamed = await open(`${url}/v1/chat/completions`, {
     body: { messages: [USER], stream: true },
     headers: { 'idempotency-key': 'k1' },
   });
-  const id = same.response.headers['x-sluice-stream'];
+  const id = streamed.response.headers['x-sluice-stream'];
   await fetch(`${url}/streams/${id}/stop`, { method: 'POST' });
-  const answer = await (await asking).json();
+  const answer = await (await whole).json();
   t.match(answer, { choices: [{ message: { content: 'one ' }, finish_reason: 'stop' }] });
 });
 
-t.test('asking again by key after a cut finds the answer still running', async (t) => {
+t.test('a question with the same key after a cut continues the running answer', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
-  const ask = () =>
+  const openStream = () =>
     open(`${url}/v1/chat/completions`, {
       body: { messages: [USER], stream: true },
       headers: { 'idempotency-key': 'k' },
     });
-  const first = await ask();
+  const first = await openStream();
   first.cut();
-  const again = await ask();
+  const second = await openStream();
   (await upstream.call(1)).response.end(text('two') + STOP + DONE);
-  await again.ended;
-  const said = again.events.map(({ json }) => json?.choices?.[0]?.delta?.content ?? '').join('');
-  t.equal(said, 'one two');
-  t.equal(upstream.calls.length, 1);
+  await second.ended;
+  const received = second.events.map(({ json }) => json?.choices?.[0]?.delta?.content ?? '').join('');
+  t.equal(received, 'one two');
+  t.equal(upstream.calls.length, 1, 'one upstream call');
 });
 
-t.test('a photo fits, a body without end does not', async (t) => {
-  const { upstream, url, post } = await service(t);
+t.test('a body with a photo is accepted, a body above the limit gets 413', async (t) => {
+  const { upstream, url, post } = await startService(t);
   const image = {
     type: 'image_url',
     image_url: { url: `data:image/png;base64,${'A'.repeat(2_000_000)}`, detail: 'low' },
@@ -174,13 +169,12 @@ t.test('a photo fits, a body without end does not', async (t) => {
   t.equal((await post({ messages: [{ role: 'user', content: [image] }] })).status, 200);
   t.match(JSON.parse(upstream.calls[0]?.body ?? '').messages[0].content[0], { image_url: { detail: 'low' } });
   t.equal((await post({ messages: [{ ...USER, content: 'x'.repeat(17_000_000) }] })).status, 413);
-  const body = JSON.stringify({ question: 'x'.repeat(1_100_000) });
-  const headers = { 'content-type': 'application/json' };
-  t.equal((await fetch(`${url}/ask/stream`, { method: 'POST', headers, body })).status, 413, 'elsewhere less');
+  const question = 'x'.repeat(1_100_000);
+  t.equal((await postJson(`${url}/ask/stream`, { question })).status, 413, 'the limit of other routes is lower');
 });
 
-t.test('what typed clients write where they mean nothing', async (t) => {
-  const { upstream, post } = await service(t);
+t.test('nulls and default values that typed clients send are accepted', async (t) => {
+  const { upstream, post } = await startService(t);
   const tool = { type: 'function', function: { name: 'f', description: null, parameters: null, strict: true } };
   const calls = [{ id: 'c', type: 'function', function: { name: 'f', arguments: '{}' } }];
   const response = await post({
@@ -203,7 +197,7 @@ t.test('what typed clients write where they mean nothing', async (t) => {
   });
 });
 
-t.test('a pipelined request that is cut leaves nothing behind', async (t) => {
+t.test('pipelined requests on a connection that is cut are cancelled', async (t) => {
   const upstream = await startUpstream(t, silent);
   const { app, url } = await serve(t, { env: bellaAt(upstream.url) });
   for (const stream of [true, false]) {
@@ -214,7 +208,10 @@ t.test('a pipelined request that is cut leaves nothing behind', async (t) => {
     client.write(request + request);
     await upstream.call(before + 2);
     client.destroy();
-    await until(() => app.streams.active === 0 && app.responses.open === 0, 'all is free');
-    t.pass(stream ? 'streaming' : 'whole');
+    await until(
+      () => app.streams.active === 0 && app.responses.open === 0,
+      'no response is open and no generation is running',
+    );
+    t.pass(stream ? 'streaming' : 'not streaming');
   }
 });

@@ -2,39 +2,39 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { DefaultChatTransport, jsonSchema, readUIMessageStream, streamText, tool, type UIMessage } from 'ai';
 import t from 'tap';
 import { until } from '../helper.ts';
-import { missing } from '../providers/fixtures.ts';
+import { noRecordings } from '../providers/fixtures.ts';
 import { chunk, DONE, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
-import { playing, type Service, serviceOf } from './service.ts';
+import { playRecording, type Service, serveProvider } from './service.ts';
 
-/** The Vercel AI SDK, unchanged: as a client of the OpenAI endpoint, and as `useChat` speaks to it. */
+/** Tests the Vercel AI SDK as a client of the OpenAI endpoint, and the requests of its `useChat`. */
 
 const model = ({ url }: Service) =>
-  createOpenAICompatible({ name: 'sluice', baseURL: `${url}/v1`, includeUsage: true }).chatModel('it/m');
+  createOpenAICompatible({ name: 'sluice', baseURL: `${url}/v1`, includeUsage: true }).chatModel('p/m');
 
-t.test('streamText with reasoning', { skip: missing }, async (t) => {
-  const service = await serviceOf(t, 'deepseek', playing('deepseek/reasoning.sse'));
+t.test('streamText gets reasoning, text, finish reason and usage', { skip: noRecordings }, async (t) => {
+  const service = await serveProvider(t, 'deepseek', playRecording('deepseek/reasoning.sse'));
   const result = streamText({ model: model(service), prompt: 'q' });
-  const kinds = new Set<string>();
-  for await (const part of result.fullStream) kinds.add(part.type);
-  t.ok(kinds.has('reasoning-delta') && kinds.has('text-delta'), [...kinds].join(' '));
+  const types = new Set<string>();
+  for await (const part of result.fullStream) types.add(part.type);
+  t.ok(types.has('reasoning-delta') && types.has('text-delta'), [...types].join(' '));
   t.ok((await result.text).length > 0);
   t.ok(((await result.reasoningText) ?? '').length > 0);
   t.equal(await result.finishReason, 'stop');
-  t.ok(((await result.usage).outputTokens ?? 0) > 0, 'tokens');
+  t.ok(((await result.usage).outputTokens ?? 0) > 0, 'output tokens');
 });
 
-t.test('streamText with a tool that it runs', { skip: missing }, async (t) => {
+t.test('streamText runs a tool that the model calls', { skip: noRecordings }, async (t) => {
   for (const [file, type] of [
     ['anthropic/vertex-tool.sse', 'anthropic'],
     ['gemini/tool-call.sse', 'gemini'],
   ] as const) {
-    const service = await serviceOf(t, type, playing(file));
-    const seen: unknown[] = [];
+    const service = await serveProvider(t, type, playRecording(file));
+    const inputs: unknown[] = [];
     const weather = tool({
       description: 'Weather',
       inputSchema: jsonSchema<object>({ type: 'object' }),
       execute: async (input) => {
-        seen.push(input);
+        inputs.push(input);
         return 'sunny';
       },
     });
@@ -42,13 +42,13 @@ t.test('streamText with a tool that it runs', { skip: missing }, async (t) => {
     await result.consumeStream();
     t.equal(await result.finishReason, 'tool-calls', file);
     t.equal((await result.toolCalls)[0]?.toolName, 'weather', file);
-    t.match(seen, [/./], `${file}: it ran`);
+    t.match(inputs, [/./], `${file}: the tool ran`);
     t.match((await result.toolResults)[0], { output: 'sunny' }, file);
   }
 });
 
-t.test('streamText is told of a failure in the middle', async (t) => {
-  const service = await serviceOf(t, 'openai', ({ response }) => {
+t.test('streamText reports a failure after partial text', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => {
     sse(response).write(text('partial'), () => response.destroy());
   });
   const errors: unknown[] = [];
@@ -58,9 +58,9 @@ t.test('streamText is told of a failure in the middle', async (t) => {
     maxRetries: 0,
     onError: ({ error }) => void errors.push(error),
   });
-  let got = '';
-  for await (const part of result.fullStream) if (part.type === 'text-delta') got += part.text;
-  t.equal(got, 'partial');
+  let received = '';
+  for await (const part of result.fullStream) if (part.type === 'text-delta') received += part.text;
+  t.equal(received, 'partial');
   t.match(String((errors[0] as Error)?.message ?? errors[0]), /ended before it was complete/);
 });
 
@@ -75,30 +75,30 @@ const send = (service: Service, messages: UIMessage[], body: object = {}, abortS
     abortSignal,
   });
 
-async function lastOf(stream: Parameters<typeof readUIMessageStream>[0]['stream']): Promise<UIMessage> {
+/** Reads a stream to its end. Returns the complete message. */
+async function completeMessage(stream: Parameters<typeof readUIMessageStream>[0]['stream']): Promise<UIMessage> {
   let last: UIMessage | undefined;
   for await (const message of readUIMessageStream({ stream, terminateOnError: true })) last = message;
-  if (last === undefined) throw new Error('no message');
+  if (last === undefined) throw new Error('the stream has no message');
   return last;
 }
 
 t.test('useChat: reasoning, text and a tool call become one message', async (t) => {
-  const service = await serviceOf(t, 'deepseek', ({ response }) => {
-    const call = (args: string, head = {}) =>
-      chunk({ tool_calls: [{ index: 0, function: { arguments: args, ...head } }] });
-    const head = chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'weather', arguments: '' } }] });
+  const service = await serveProvider(t, 'deepseek', ({ response }) => {
+    const callArguments = (args: string) => chunk({ tool_calls: [{ index: 0, function: { arguments: args } }] });
+    const callHead = chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'weather', arguments: '' } }] });
     sse(response).end(
       chunk({ reasoning_content: 'hm ' }) +
         text('Let me ') +
         text('look.') +
-        head +
-        call('{"city":') +
-        call('"Oslo"}') +
+        callHead +
+        callArguments('{"city":') +
+        callArguments('"Oslo"}') +
         chunk({}, 'tool_calls') +
         DONE,
     );
   });
-  const message = await lastOf(await send(service, [user('q')]));
+  const message = await completeMessage(await send(service, [user('q')]));
   t.match(message.parts, [
     { type: 'step-start' },
     { type: 'reasoning', text: 'hm ', state: 'done' },
@@ -107,12 +107,12 @@ t.test('useChat: reasoning, text and a tool call become one message', async (t) 
   ]);
   t.match(message, {
     role: 'assistant',
-    metadata: { stream: message.id, url: `/streams/${message.id}`, model: 'it/m' },
+    metadata: { stream: message.id, url: `/streams/${message.id}`, model: 'p/m' },
   });
 });
 
-t.test('useChat: what it sends is what the provider gets', async (t) => {
-  const service = await serviceOf(t, 'openai', ({ response }) => void sse(response).end(text('ok') + STOP + DONE));
+t.test('useChat: messages, files, tool results and options reach the provider', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => void sse(response).end(text('ok') + STOP + DONE));
   const messages: UIMessage[] = [
     { id: 's', role: 'system', parts: [{ type: 'text', text: 'Be brief.' }] },
     {
@@ -140,7 +140,7 @@ t.test('useChat: what it sends is what the provider gets', async (t) => {
     user('Sure?'),
   ];
   const tools = [{ name: 'look', description: 'Looks', parameters: { type: 'object' } }];
-  await lastOf(await send(service, messages, { model: 'it/m', system: 'You see.', temperature: 0.1, tools }));
+  await completeMessage(await send(service, messages, { model: 'p/m', system: 'You see.', temperature: 0.1, tools }));
   t.match(JSON.parse(service.upstream.calls[0]?.body ?? ''), {
     messages: [
       { role: 'system', content: 'You see.' },
@@ -157,10 +157,10 @@ t.test('useChat: what it sends is what the provider gets', async (t) => {
   });
 });
 
-t.test('useChat: resume finds the running answer from its first part, and nothing afterwards', async (t) => {
-  const service = await serviceOf(t, 'openai', unfinishedAnswer('one ', 'two '));
+t.test('useChat: a resume gets the running answer from its start, and nothing after the end', async (t) => {
+  const service = await serveProvider(t, 'openai', unfinishedAnswer('one ', 'two '));
   const reconnect = () => transport(service).reconnectToStream({ chatId: 'chat-1' });
-  t.equal(await reconnect(), null, 'nothing yet');
+  t.equal(await reconnect(), null, 'no answer is running yet');
 
   const reading = new AbortController();
   const stream = await send(service, [user('q')], { resumable: true }, reading.signal);
@@ -169,36 +169,36 @@ t.test('useChat: resume finds the running answer from its first part, and nothin
   reading.abort();
 
   const resumed = await reconnect();
-  t.ok(resumed, 'it goes on');
+  t.ok(resumed, 'the answer is running');
   (await service.upstream.call(1)).response.end(text('three') + STOP + DONE);
-  const message = await lastOf(resumed as NonNullable<typeof resumed>);
+  const message = await completeMessage(resumed as NonNullable<typeof resumed>);
   t.match(message.parts.at(-1), { type: 'text', text: 'one two three' });
   t.equal(message.id, (first.value as { messageId?: string }).messageId, 'the same message');
-  t.equal(await reconnect(), null, 'and has ended');
-  t.equal(service.upstream.calls.length, 1, 'asked once');
+  t.equal(await reconnect(), null, 'the answer has ended');
+  t.equal(service.upstream.calls.length, 1, 'one upstream call');
 });
 
-t.test('useChat: stop ends the upstream call', async (t) => {
-  const plain = await serviceOf(t, 'openai', unfinishedAnswer('one '));
+t.test('useChat: a stop cancels the upstream call', async (t) => {
+  const plain = await serveProvider(t, 'openai', unfinishedAnswer('one '));
   const controller = new AbortController();
   await send(plain, [user('q')], {}, controller.signal);
   const call = await plain.upstream.call(1);
   controller.abort();
   await call.closed;
-  t.notOk(call.finished, 'at once where the chat cannot resume');
+  t.notOk(call.finished, 'an abort cancels the upstream call of a chat that cannot resume');
 
-  const service = await serviceOf(t, 'openai', unfinishedAnswer('one '));
+  const service = await serveProvider(t, 'openai', unfinishedAnswer('one '));
   const stream = await send(service, [user('q')], { resumable: true });
   const { value } = await stream.getReader().read();
   const { url } = (value as { messageMetadata: { url: string } }).messageMetadata;
   await fetch(`${service.url}${url}/stop`, { method: 'POST' });
   await until(() => service.upstream.calls[0]?.closedAt !== undefined, 'the upstream call has ended');
-  t.pass('by the url in the message’s metadata where it can');
+  t.pass('a POST to the stop URL cancels the upstream call of a resumable chat');
 });
 
-t.test('useChat: a failure is an error, and a refusal one before the stream', async (t) => {
-  const service = await serviceOf(t, 'openai', ({ response }) => void response.writeHead(500).end('SECRET'));
-  await t.rejects(lastOf(await send(service, [user('q')])), { message: 'The provider failed; retry later.' });
+t.test('useChat: a provider failure, an unknown model and an unsupported file are errors', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => void response.writeHead(500).end('SECRET'));
+  await t.rejects(completeMessage(await send(service, [user('q')])), { message: 'The provider failed; retry later.' });
   await t.rejects(send(service, [user('q')], { model: 'no/such' }), /Unknown model/);
   const pdf: UIMessage = {
     id: 'u',
@@ -208,12 +208,12 @@ t.test('useChat: a failure is an error, and a refusal one before the stream', as
   await t.rejects(send(service, [pdf]), /parts\.0 must be an image/);
 });
 
-t.test('a tool call that was cut off cannot be run', async (t) => {
-  const service = await serviceOf(t, 'openai', ({ response }) => {
+t.test('useChat: a tool call with incomplete arguments is an error', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => {
     const call = { index: 0, id: 'c1', function: { name: 'f', arguments: '{"a":' } };
     sse(response).end(chunk({ tool_calls: [call] }, 'length') + DONE);
   });
-  const message = await lastOf(await send(service, [user('q')]));
+  const message = await completeMessage(await send(service, [user('q')]));
   t.match(message.parts.at(-1), {
     type: 'tool-f',
     state: 'output-error',
@@ -221,8 +221,8 @@ t.test('a tool call that was cut off cannot be run', async (t) => {
   });
 });
 
-t.test('useChat: the second step goes on with the page’s own message', async (t) => {
-  const service = await serviceOf(
+t.test('useChat: the step after a tool call continues the same message', async (t) => {
+  const service = await serveProvider(
     t,
     'openai',
     ({ response }) => void sse(response).end(text('It is cold.') + STOP + DONE),
@@ -234,31 +234,35 @@ t.test('useChat: the second step goes on with the page’s own message', async (
     input: {},
     output: 'cold',
   } as const;
-  const asked: UIMessage = {
+  const previous: UIMessage = {
     id: 'a1',
     role: 'assistant',
     parts: [{ type: 'step-start' }, { type: 'reasoning', text: 'hm' }, call],
   };
-  const stream = await send(service, [user('q'), asked]);
+  const stream = await send(service, [user('q'), previous]);
   t.match((await stream.getReader().read()).value, { type: 'start', messageId: 'a1' });
   const [, assistant] = JSON.parse((await service.upstream.call(1)).body).messages;
-  t.match(assistant, { tool_calls: [{ id: 'c1' }], reasoning_content: 'hm' }, 'with what it had thought');
+  t.match(
+    assistant,
+    { tool_calls: [{ id: 'c1' }], reasoning_content: 'hm' },
+    'the tool call and its reasoning are sent to the provider',
+  );
 });
 
-t.test('a call that was stopped before it was whole is not run', async (t) => {
-  const service = await serviceOf(t, 'openai', ({ response }) => {
+t.test('useChat: a tool call that is stopped before its end is an error', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => {
     sse(response).write(chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'f', arguments: '' } }] }));
   });
   const stream = await send(service, [user('q')]);
-  const kinds: string[] = [];
+  const types: string[] = [];
   let stopUrl = '';
   for await (const part of stream as unknown as AsyncIterable<{
     type: string;
     messageMetadata?: { stopUrl: string };
   }>) {
-    kinds.push(part.type);
+    types.push(part.type);
     stopUrl ||= part.messageMetadata?.stopUrl ?? '';
     if (part.type === 'tool-input-start') await fetch(`${service.url}${stopUrl}`, { method: 'POST' });
   }
-  t.ok(kinds.includes('tool-input-error') && !kinds.includes('tool-input-available'), kinds.join(' '));
+  t.ok(types.includes('tool-input-error') && !types.includes('tool-input-available'), types.join(' '));
 });

@@ -1,28 +1,28 @@
 import type { Test } from 'tap';
-import { serve } from '../helper.ts';
+import { serve, writeConfig } from '../helper.ts';
 import { bytesOf, fixtures } from '../providers/fixtures.ts';
 import { type Script, startUpstream, type Upstream } from '../upstream.ts';
 
-/** A service whose models are what a recorded or scripted upstream plays. */
+/** A service with one provider, and the upstream of that provider. */
 
 export interface Service {
-  /** Of the service. */
+  /** Base URL of the service. */
   readonly url: string;
   readonly upstream: Upstream;
 }
 
-/** `type` is the provider that reads what the upstream plays; its model is `it/m`. */
-export async function serviceOf(t: Test, type: string, script: Script): Promise<Service> {
+/** Starts a service with a provider of a type. Its upstream plays the script; its model is `p/m`. */
+export async function serveProvider(t: Test, type: string, script: Script): Promise<Service> {
   const upstream = await startUpstream(t, script);
-  const file = `providers: { it: { type: ${type}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
-  const { url } = await serve(t, { env: { CONFIG_FILE: `${t.testdir({ 'c.yaml': file })}/c.yaml` } });
+  const yaml = `providers: { p: { type: ${type}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
+  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
   return { url, upstream };
 }
 
-/** Plays a recording, in two halves. */
-export function playing(file: string): Script {
+/** Plays a recording in two halves. */
+export function playRecording(file: string): Script {
   const fixture = fixtures('openai-sse', 'anthropic-sse', 'gemini-sse', 'ollama-ndjson', 'http-error').find(
-    (one) => one.file === file,
+    (recording) => recording.file === file,
   );
   if (fixture === undefined) throw new Error(`no recording ${file}`);
   const bytes = bytesOf(fixture);

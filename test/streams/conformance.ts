@@ -3,9 +3,10 @@ import type { Test } from 'tap';
 import type { LogReader, Slice, StreamInfo, StreamStore, Terminal, WritableLog } from '../../plugins/streams/types.ts';
 import { KeyConflict, PositionUnknown, StoreFull } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
+import { until } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 
-/** What every store must do. A store that passes can stand behind the service. */
+/** The tests that every store must pass. */
 
 export interface StoreSettings {
   readonly clock: ManualClock;
@@ -16,13 +17,12 @@ export interface StoreSettings {
   onEvicted(): void;
 }
 
-/** A store to be tried. */
-export interface Candidate {
+export interface StoreUnderTest {
   readonly store: StreamStore;
-  /** Makes what is kept outside of this process older, as the clock does for what is in it. */
+  /** Shortens the time to live of data outside this process, as the clock does for data in it. */
   age?(ms: number): Promise<void>;
-  /** It keeps within `maxTotalBytes` by itself. */
-  readonly isBounded?: boolean;
+  /** True if a log that is evicted from memory can still be read from elsewhere. */
+  readonly keepsEvictedLogs?: boolean;
 }
 
 export const TTL_MS = 300_000;
@@ -30,11 +30,12 @@ const END: Terminal = { type: 'end', finishReason: 'stop' };
 
 export const text = (content: string): ContentPart => ({ type: 'text', text: content });
 const reasoning = (content: string): ContentPart => ({ type: 'reasoning', text: content });
-const tool = (args: string, index = 0): ContentPart => ({ type: 'tool_call', index, arguments: args });
-const call = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
+const toolArguments = (args: string, index = 0): ContentPart => ({ type: 'tool_call', index, arguments: args });
+const toolCallHead = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
 
 export const newId = () => randomBytes(16).toString('base64url');
-/** Creates a log, which must be new. */
+
+/** Creates a log. Throws if the store returns an existing one. */
 export async function createLog(store: StreamStore, info: StreamInfo): Promise<WritableLog> {
   const { log, created } = await store.create(info);
   if (!created) throw new Error('the store found a log instead of creating one');
@@ -43,14 +44,17 @@ export async function createLog(store: StreamStore, info: StreamInfo): Promise<W
 
 const info = (graceMs = 15_000) => ({ id: newId(), model: 'm', graceMs, owner: 'o' });
 
-export function storeConformance(t: Test, createStore: (t: Test, settings: StoreSettings) => Promise<Candidate>): void {
+export function storeConformance(
+  t: Test,
+  createStore: (t: Test, settings: StoreSettings) => Promise<StoreUnderTest>,
+): void {
   const setUp = async (t: Test, settings: Partial<StoreSettings> = {}) => {
     const clock = manualClock();
     let evicted = 0;
     const onEvicted = () => {
       evicted += 1;
     };
-    const candidate = await createStore(t, {
+    const underTest = await createStore(t, {
       clock,
       highWaterMark: 100,
       flushMs: 0,
@@ -59,18 +63,17 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
       onEvicted,
       ...settings,
     });
-    const { store } = candidate;
+    const { store } = underTest;
     t.teardown(() => store.close());
     const create = () => createLog(store, info());
     const advance = async (ms: number) => {
-      await settled();
-      await candidate.age?.(ms);
+      await underTest.age?.(ms);
       clock.advance(ms);
     };
-    return { ...candidate, clock, advance, create, evicted: () => evicted };
+    return { ...underTest, clock, advance, create, evicted: () => evicted };
   };
 
-  t.test('reads from every position what was written, merged', async (t) => {
+  t.test('a reader from any position gets the rest, with adjacent content merged', async (t) => {
     const { create } = await setUp(t);
     const log = await create();
     const parts = [
@@ -78,10 +81,10 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
       reasoning('king'),
       text('你'),
       text('好 🚀'),
-      call('add'),
-      tool('{"a"'),
-      tool(':1}'),
-      tool('{}', 1),
+      toolCallHead('add'),
+      toolArguments('{"a"'),
+      toolArguments(':1}'),
+      toolArguments('{}', 1),
       text('end'),
     ];
     for (const part of parts) void log.append(part);
@@ -90,7 +93,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
       const reader = await log.read(from);
       let got = '';
       while (got.length < all.length - from) got += units(partsOf(await reader.next()));
-      t.equal(got, all.slice(from), `from ${from}, while it runs`);
+      t.equal(got, all.slice(from), `from ${from}, while the log runs`);
       reader.close();
     }
     log.end(END);
@@ -98,8 +101,8 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     t.same(whole.parts, [
       reasoning('thinking'),
       text('你好 🚀'),
-      { ...call('add'), arguments: '{"a":1}' },
-      tool('{}', 1),
+      { ...toolCallHead('add'), arguments: '{"a":1}' },
+      toolArguments('{}', 1),
       text('end'),
     ]);
     t.equal(whole.answer, '你好 🚀end');
@@ -112,7 +115,7 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     }
   });
 
-  t.test('a live reader waits, and is woken', async (t) => {
+  t.test('a waiting reader is woken by an append and by the end', async (t) => {
     const { create } = await setUp(t);
     const log = await create();
     const reader = await log.read(0);
@@ -121,16 +124,16 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     t.same((await waiting).parts, [{ part: text('a'), position: 1 }]);
     void log.append(text('b'));
     void log.append(text('c'));
-    await settled();
-    t.same(await reader.next(), { parts: [{ part: text('bc'), position: 3 }] }, 'what piled up comes as one');
+    await readTo(log, 3);
+    t.same(await reader.next(), { parts: [{ part: text('bc'), position: 3 }] }, 'unread parts come in one slice');
     const last = reader.next();
     log.end(END);
     t.match(await last, { parts: [], terminal: END, answer: 'abc' });
     void log.append(text('late'));
-    t.equal(log.length, 3, 'nothing follows the end');
+    t.equal(log.length, 3, 'an append after the end is ignored');
   });
 
-  t.test('flushMs: the first at once, what follows inside of it together', async (t) => {
+  t.test('flushMs: the first part is delivered immediately, later parts once per interval', async (t) => {
     const { create, clock } = await setUp(t, { flushMs: 10 });
     const log = await create();
     const reader = await log.read(0);
@@ -146,59 +149,58 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     const third = reader.next();
     clock.advance(10);
     void log.append(text('d'));
-    t.same(partsOf(await third), [text('d')], 'at once after a pause');
+    t.same(partsOf(await third), [text('d')], 'a part after a pause is delivered immediately');
     const last = reader.next();
     log.end(END);
-    t.match(await last, { terminal: END }, 'the end waits for nothing');
-    t.ok(clock.pending <= 1, 'no timer is left but that of the expiry');
+    t.match(await last, { terminal: END }, 'the end does not wait for the interval');
+    t.ok(clock.pending <= 1, 'only the expiry timer is pending');
   });
 
-  t.test('the producer keeps the pace of the fastest reader', async (t) => {
+  t.test('the producer waits when it is highWaterMark ahead of the fastest reader', async (t) => {
     const { create } = await setUp(t, { highWaterMark: 10 });
     const log = await create();
-    t.equal(log.append(text('x'.repeat(50))), undefined, 'with nobody attached it does not wait');
+    t.equal(log.append(text('x'.repeat(50))), undefined, 'an append without readers does not wait');
     const slow = await log.read(0);
     const fast = await log.read(50);
-    t.equal(log.append(text('x'.repeat(10))), undefined, 'ten ahead of the fastest');
-    const room = log.append(text('x'));
-    t.ok(room, 'eleven ahead');
-    let resumed = false;
-    void room?.then(() => (resumed = true));
+    t.equal(log.append(text('x'.repeat(10))), undefined, 'an append does not wait at the high-water mark');
+    const drained = log.append(text('x'));
+    t.ok(drained, 'an append waits above the high-water mark');
+    let isDrained = false;
+    void drained?.then(() => (isDrained = true));
     while (((await slow.next()).parts.at(-1)?.position ?? 0) < log.length);
     await tick();
-    t.equal(resumed, true, 'any reader that catches up lets it go on');
+    t.equal(isDrained, true, 'the producer continues when any reader catches up');
 
-    const again = log.append(text('x'.repeat(11)));
-    t.ok(again);
+    const untilNoReaders = log.append(text('x'.repeat(11)));
+    t.ok(untilNoReaders, 'an append waits again');
     slow.close();
     fast.close();
-    await again;
-    t.pass('and so does the last one that leaves');
-    const blocked = log.append(text('x'));
-    t.equal(blocked, undefined);
+    await untilNoReaders;
+    t.pass('the producer continues when the last reader closes');
+    t.equal(log.append(text('x')), undefined, 'an append does not wait after the last reader has closed');
     const other = await log.read(0);
-    const held = log.append(text('x'));
-    t.ok(held);
+    const untilEnd = log.append(text('x'));
+    t.ok(untilEnd, 'an append waits for a new reader at the start');
     log.end(END);
-    await held;
+    await untilEnd;
     other.close();
   });
 
-  t.test('a closed reader is let go', async (t) => {
+  t.test('a closed reader is no longer counted', async (t) => {
     const { create } = await setUp(t);
     const log = await create();
     const counts: number[] = [];
     log.subscribe({ onReaders: (count) => counts.push(count), onStop() {}, onTakenOver() {} });
-    const one = await log.read(0);
-    const two = await log.read(0);
-    one.close();
-    one.close();
-    two.close();
-    await until(() => counts.length >= 4);
+    const first = await log.read(0);
+    const second = await log.read(0);
+    first.close();
+    first.close();
+    second.close();
+    await until(() => counts.length >= 4, 'four reader counts are reported');
     t.same(counts, [1, 2, 1, 0]);
   });
 
-  t.test('a position past the end does not exist', async (t) => {
+  t.test('a read behind the end of the log is rejected with PositionUnknown', async (t) => {
     const { create } = await setUp(t);
     const log = await create();
     void log.append(text('abc'));
@@ -208,100 +210,105 @@ export function storeConformance(t: Test, createStore: (t: Test, settings: Store
     t.match(await (await log.read(3)).next(), { parts: [], terminal: END });
   });
 
-  t.test('a stop reaches the producer, and only while it produces', async (t) => {
+  t.test('a stop reaches the producer until the log has ended', async (t) => {
     const { store, create } = await setUp(t);
     const log = await create();
     let stops = 0;
     log.subscribe({ onReaders() {}, onStop: () => (stops += 1), onTakenOver() {} });
     await (await store.open(log.info.id))?.stop();
-    await until(() => stops === 1);
+    await until(() => stops === 1, 'the stop has reached the producer');
     log.end(END);
     await log.stop();
     await tick();
     t.equal(stops, 1);
   });
 
-  t.test('ended streams stay for the time to live', async (t) => {
+  t.test('an ended stream stays readable for its time to live, a running one has no limit', async (t) => {
     const { store, create, clock, advance, age } = await setUp(t);
     const [first, second, running] = [await create(), await create(), await create()];
-    first.end(END);
+    await endLog(first);
     await advance(TTL_MS / 2);
-    second.end(END);
+    await endLog(second);
     await advance(TTL_MS / 2 - 1_000);
-    t.ok(await store.open(first.info.id));
+    t.ok(await store.open(first.info.id), 'readable one second before it expires');
     await advance(1_000);
-    t.equal(await store.open(first.info.id), undefined, 'gone');
-    t.ok(await store.open(second.info.id), 'ended later');
+    t.equal(await store.open(first.info.id), undefined, 'expired');
+    t.ok(await store.open(second.info.id), 'a stream that ended later is still readable');
     await advance(TTL_MS);
-    t.equal(await store.open(second.info.id), undefined);
-    t.ok(await store.open(running.info.id), 'a running one does not expire');
+    t.equal(await store.open(second.info.id), undefined, 'expired');
+    t.ok(await store.open(running.info.id), 'a running stream does not expire');
     t.equal(await store.open(newId()), undefined);
-    if (!age) t.equal(clock.pending, 0, 'no timer is left');
+    if (!age) t.equal(clock.pending, 0, 'no timer is pending');
   });
 
-  t.test('one key is one stream', async (t) => {
+  t.test('concurrent creates with one idempotency key create one stream', async (t) => {
     const { store, advance } = await setUp(t);
     const idempotency = { key: 'k', fingerprint: 'f' };
-    const made = await Promise.all(Array.from({ length: 20 }, () => store.create(info(), idempotency)));
-    t.equal(made.filter(({ created }) => created).length, 1, 'of twenty that race one creates');
-    const ids = new Set(made.map(({ log }) => log.info.id));
-    t.equal(ids.size, 1);
+    const results = await Promise.all(Array.from({ length: 20 }, () => store.create(info(), idempotency)));
+    t.equal(results.filter(({ created }) => created).length, 1, 'one of twenty creates the log');
+    const ids = new Set(results.map(({ log }) => log.info.id));
+    t.equal(ids.size, 1, 'all get the same stream');
     t.ok(ids.has((await store.openByKey(idempotency))?.info.id as string));
     t.equal(await store.openByKey({ key: 'other', fingerprint: 'f' }), undefined);
     await t.rejects(store.create(info(), { key: 'k', fingerprint: 'g' }), KeyConflict);
     await t.rejects(store.openByKey({ key: 'k', fingerprint: 'g' }), KeyConflict);
-    (made[0] as { log: WritableLog }).log.end(END);
+    await endLog((results[0] as { log: WritableLog }).log);
     await advance(TTL_MS);
-    t.equal(await store.openByKey(idempotency), undefined, 'a key goes with its stream');
+    t.equal(await store.openByKey(idempotency), undefined, 'a key expires with its stream');
     t.equal((await store.create(info(), { key: 'k', fingerprint: 'g' })).created, true);
   });
 
-  t.test('a conversation is found by its newest stream, while that runs', async (t) => {
+  t.test('openByChat finds the newest stream of a conversation while it runs', async (t) => {
     const { store } = await setUp(t);
-    const made = () => createLog(store, { ...info(), chat: 'c' });
+    const createInChat = () => createLog(store, { ...info(), chat: 'c' });
     t.equal(await store.openByChat('c'), undefined);
-    const first = await made();
+    const first = await createInChat();
     t.equal((await store.openByChat('c'))?.info.id, first.info.id);
-    const second = await made();
-    first.end(END);
-    await settled();
-    t.equal((await store.openByChat('c'))?.info.id, second.info.id, 'the newest');
-    second.end(END);
-    await settled();
-    t.equal(await store.openByChat('c'), undefined, 'and none that has ended');
+    const second = await createInChat();
+    await endLog(first);
+    t.equal((await store.openByChat('c'))?.info.id, second.info.id, 'the newest stream');
+    await endLog(second);
+    t.equal(await store.openByChat('c'), undefined, 'no stream after its end');
     t.equal(await store.openByChat('d'), undefined);
   });
 
-  t.test('memory has a bound: the oldest ended go first, then new ones are refused', async (t) => {
-    const { store, create, evicted, isBounded } = await setUp(t, { maxTotalBytes: 100_000 });
-    if (!isBounded) {
-      t.pass('bounded elsewhere');
-      return;
-    }
-    const filled = async () => {
+  t.test('above maxTotalBytes the store evicts the oldest ended logs, then refuses new ones', async (t) => {
+    const {
+      store,
+      create,
+      evicted,
+      keepsEvictedLogs = false,
+    } = await setUp(t, {
+      maxTotalBytes: 100_000,
+      highWaterMark: 1e6,
+    });
+    const createFilled = async () => {
       const log = await create();
       void log.append(text('x'.repeat(10_000)));
+      await readTo(log, 10_000);
       return log;
     };
     const logs: WritableLog[] = [];
-    for (let i = 0; i < 4; i++) logs.push(await filled());
-    logs[1]?.end(END);
-    logs[0]?.end(END);
-    await filled();
-    const kept = async (i: number) => (await store.open((logs[i] as WritableLog).info.id)) !== undefined;
+    for (let i = 0; i < 4; i++) logs.push(await createFilled());
+    const log = (i: number) => logs[i] as WritableLog;
+    const isReadable = async (i: number) => (await store.open(log(i).info.id)) !== undefined;
+    await endLog(log(1));
+    await endLog(log(0));
+    await createFilled();
     t.same(
-      [await kept(0), await kept(1), await kept(2), await kept(3)],
-      [true, false, true, true],
-      'the first that ended',
+      [await isReadable(0), await isReadable(1), await isReadable(2), await isReadable(3)],
+      [true, keepsEvictedLogs, true, true],
+      'the log that ended first is evicted',
     );
-    await filled();
-    t.equal(await kept(0), false, 'then the next');
-    t.equal(evicted(), 2);
-    await filled();
-    await t.rejects(create(), StoreFull, 'running ones are never evicted');
-    logs[2]?.end(END);
+    t.equal(evicted(), 1, 'one eviction is reported');
+    await createFilled();
+    t.equal(await isReadable(0), keepsEvictedLogs, 'the next ended log is evicted');
+    t.equal(evicted(), 2, 'two evictions are reported');
+    await createFilled();
+    await t.rejects(create(), StoreFull, 'running logs are never evicted');
+    await endLog(log(2));
     await create();
-    t.pass('an ended one makes room');
+    t.pass('an ended log makes room for a new one');
   });
 }
 
@@ -325,18 +332,25 @@ async function readAll(reader: LogReader): Promise<Read> {
   }
 }
 
-/** One character a unit: content as it is, `#` for the head of a tool call. */
+/** Joins parts, one character for each unit: content as it is, `#` for the id and name of a tool call. */
 function units(parts: readonly ContentPart[]): string {
   return parts
     .map((part) => (part.type === 'tool_call' ? `${part.name === undefined ? '' : '#'}${part.arguments}` : part.text))
     .join('');
 }
 
-/** Time for what was written to arrive, wherever it goes. */
-const settled = () => new Promise((resolve) => setTimeout(resolve, 20));
+/** Waits until readers see a running log up to `position`. */
+async function readTo(log: WritableLog, position: number): Promise<void> {
+  const reader = await log.read(0);
+  let end = 0;
+  while (end < position) end = (await reader.next()).parts.at(-1)?.position ?? end;
+  reader.close();
+}
+
+/** Ends a log and waits until readers see the end. */
+async function endLog(log: WritableLog): Promise<void> {
+  log.end(END);
+  await readAll(await log.read(log.length));
+}
 
 const tick = () => new Promise((resolve) => setImmediate(resolve));
-
-async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 5_000 && !condition(); i++) await tick();
-}

@@ -6,7 +6,7 @@ import { heapBytes } from '../heap.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId } from './conformance.ts';
 
-/** What a kept answer costs: about its text. */
+/** Measures the memory of stored answers and of waiting readers. */
 
 const ANSWERS = 300;
 const TOKENS = 4_000;
@@ -37,11 +37,11 @@ function store() {
 }
 
 for (const [name, token] of Object.entries(tokens)) {
-  t.test(`${name}: a kept answer costs at most twice its UTF-8 bytes and 4 KiB`, async (t) => {
+  t.test(`${name}: a stored answer takes at most twice its UTF-8 bytes plus 4 KiB`, async (t) => {
     const logs = store();
     const fill = async () => {
       const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
-      // Tokens are made from bytes, as they come from a socket: not one shared string.
+      // Decoded from bytes, as tokens from a socket are. Otherwise all of them would share one string.
       for (let i = 0; i < TOKENS; i++) {
         const part = token(i);
         if (part === undefined) break;
@@ -53,17 +53,17 @@ for (const [name, token] of Object.entries(tokens)) {
     await fill();
     const before = heapBytes();
     for (let i = 0; i < ANSWERS; i++) await fill();
-    const each = (heapBytes() - before) / ANSWERS;
+    const bytesPerAnswer = (heapBytes() - before) / ANSWERS;
     let bytes = 0;
     for (let i = 0; i < TOKENS; i++) bytes += Buffer.byteLength(contentOf(token(i)));
-    t.comment(`${Math.round(each)} bytes for ${bytes} bytes of UTF-8`);
-    t.ok(each <= 2 * bytes + 4_096, `${Math.round(each)} ≤ ${2 * bytes + 4_096}`);
-    t.ok(each >= bytes / 2, 'it is really kept');
+    t.comment(`${Math.round(bytesPerAnswer)} bytes for ${bytes} bytes of UTF-8`);
+    t.ok(bytesPerAnswer <= 2 * bytes + 4_096, `${Math.round(bytesPerAnswer)} ≤ ${2 * bytes + 4_096}`);
+    t.ok(bytesPerAnswer >= bytes / 2, 'the measurement includes the answers');
     await logs.close();
   });
 }
 
-t.test('a reader that waits costs less than 2 KiB', async (t) => {
+t.test('a waiting reader takes less than 2 KiB', async (t) => {
   const logs = store();
   const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
   const attach = async (log: WritableLog, readers: LogReader[]) => {
@@ -75,9 +75,9 @@ t.test('a reader that waits costs less than 2 KiB', async (t) => {
   await attach(log, readers);
   const before = heapBytes();
   for (let i = 0; i < 5_000; i++) await attach(log, readers);
-  const each = (heapBytes() - before) / 5_000;
-  t.comment(`${Math.round(each)} bytes`);
-  t.ok(each < 2_048, `${Math.round(each)} bytes`);
-  t.ok(each > 0);
+  const bytesPerReader = (heapBytes() - before) / 5_000;
+  t.comment(`${Math.round(bytesPerReader)} bytes`);
+  t.ok(bytesPerReader < 2_048, `${Math.round(bytesPerReader)} bytes`);
+  t.ok(bytesPerReader > 0, 'the measurement includes the readers');
   for (const reader of readers) reader.close();
 });

@@ -7,220 +7,220 @@ import { newId } from './conformance.ts';
 import { redisStore } from './redis-replica.ts';
 
 /**
- * Two replicas, each of which may think that a log is its own, in any order of appending, reading,
- * ending, dying, taking over and forgetting: at most one of them writes, and what stands in Redis is
- * what that one has written.
+ * Runs random sequences of append, read, end, death, takeover, restore and expiry on two replicas, each of
+ * which may believe that it is the producer. At most one of them can write, and Redis holds what it wrote.
  */
 
 interface Model {
-  /** What Redis must hold; undefined while it holds nothing. */
+  /** Expected content of Redis; undefined if the log is missing. */
   log: { producer: number; epoch: number; text: string; ended: boolean } | undefined;
-  /** What each replica believes. */
+  /** State that each replica believes in. */
   readonly replicas: { epoch: number | undefined; text: string; alive: boolean }[];
 }
 
 interface Real {
   readonly id: string;
-  readonly records: StreamCommands[];
+  readonly commands: StreamCommands[];
   setLease(replica: number, alive: boolean): Promise<void>;
-  forget(): Promise<void>;
-  readonly names: string[];
+  /** Deletes the log from Redis, as if it had expired. */
+  expire(): Promise<void>;
+  readonly replicaIds: string[];
 }
 
 type Command = fc.AsyncCommand<Model, Real>;
 
-const replica = fc.nat({ max: 1 });
-const words = fc.string({ minLength: 1, maxLength: 5, unit: 'grapheme' });
+const replicaIndex = fc.nat({ max: 1 });
+const appendedText = fc.string({ minLength: 1, maxLength: 5, unit: 'grapheme' });
 
-/** Whether a replica that believes this may write. */
-const owns = ({ log }: Model, who: number, epoch: number | undefined) =>
-  log !== undefined && log.producer === who && log.epoch === epoch;
+/** Returns true if a replica with this epoch is the producer. */
+const isProducer = ({ log }: Model, replica: number, epoch: number | undefined) =>
+  log !== undefined && log.producer === replica && log.epoch === epoch;
 
-/** What writing comes to: true, false where the log is gone, or refused. */
-const outcome = (write: Promise<boolean>) =>
+/** Returns the outcome of a write: true, false if the log is missing, or `rejected`. */
+const outcomeOf = (write: Promise<boolean>) =>
   write.catch((error: unknown) => {
-    if (isStaleProducerError(error)) return 'refused';
+    if (isStaleProducerError(error)) return 'rejected';
     throw error;
   });
 
-function expectedOf(model: Model, who: number, epoch: number | undefined): boolean | 'refused' {
+function expectedOutcome(model: Model, replica: number, epoch: number | undefined): boolean | 'rejected' {
   if (model.log === undefined) return false;
-  return owns(model, who, epoch) && !model.log.ended ? true : 'refused';
+  return isProducer(model, replica, epoch) && !model.log.ended ? true : 'rejected';
 }
 
 class Append implements Command {
-  readonly #who: number;
+  readonly #replica: number;
   readonly #text: string;
-  constructor(who: number, text: string) {
-    this.#who = who;
+  constructor(replica: number, text: string) {
+    this.#replica = replica;
     this.#text = text;
   }
-  check = ({ replicas }: Readonly<Model>) => replicas[this.#who]?.epoch !== undefined;
-  async run(model: Model, { id, records }: Real): Promise<void> {
-    const me = model.replicas[this.#who] as Model['replicas'][number];
-    const position = me.text.length + this.#text.length;
-    const append = (records[this.#who] as StreamCommands).append(id, me.epoch as number, position, [
+  check = ({ replicas }: Readonly<Model>) => replicas[this.#replica]?.epoch !== undefined;
+  async run(model: Model, { id, commands }: Real): Promise<void> {
+    const state = model.replicas[this.#replica] as Model['replicas'][number];
+    const position = state.text.length + this.#text.length;
+    const append = (commands[this.#replica] as StreamCommands).append(id, state.epoch as number, position, [
       { type: 'text', text: this.#text },
     ]);
-    const written = await outcome(append);
-    const expected = expectedOf(model, this.#who, me.epoch);
-    same(written, expected, `append by ${this.#who}`);
+    const written = await outcomeOf(append);
+    const expected = expectedOutcome(model, this.#replica, state.epoch);
+    same(written, expected, `append by ${this.#replica}`);
     if (written !== true || model.log === undefined) return;
-    me.text += this.#text;
-    model.log.text = me.text;
+    state.text += this.#text;
+    model.log.text = state.text;
   }
-  toString = () => `append(${this.#who}, ${JSON.stringify(this.#text)})`;
+  toString = () => `append(${this.#replica}, ${JSON.stringify(this.#text)})`;
 }
 
 class End implements Command {
-  readonly #who: number;
-  constructor(who: number) {
-    this.#who = who;
+  readonly #replica: number;
+  constructor(replica: number) {
+    this.#replica = replica;
   }
-  check = ({ replicas }: Readonly<Model>) => replicas[this.#who]?.epoch !== undefined;
-  async run(model: Model, { id, records }: Real): Promise<void> {
-    const me = model.replicas[this.#who] as Model['replicas'][number];
-    const names = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
-    const end = (records[this.#who] as StreamCommands).end(names, me.epoch as number, me.text.length, {
+  check = ({ replicas }: Readonly<Model>) => replicas[this.#replica]?.epoch !== undefined;
+  async run(model: Model, { id, commands }: Real): Promise<void> {
+    const state = model.replicas[this.#replica] as Model['replicas'][number];
+    const keys = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
+    const end = (commands[this.#replica] as StreamCommands).end(keys, state.epoch as number, state.text.length, {
       type: 'end',
       finishReason: 'stop',
     });
-    const written = await outcome(end);
-    const expected = expectedOf(model, this.#who, me.epoch);
-    same(written, expected, `end by ${this.#who}`);
+    const written = await outcomeOf(end);
+    const expected = expectedOutcome(model, this.#replica, state.epoch);
+    same(written, expected, `end by ${this.#replica}`);
     if (written === true && model.log) model.log.ended = true;
   }
-  toString = () => `end(${this.#who})`;
+  toString = () => `end(${this.#replica})`;
 }
 
 class TakeOver implements Command {
-  readonly #who: number;
-  constructor(who: number) {
-    this.#who = who;
+  readonly #replica: number;
+  constructor(replica: number) {
+    this.#replica = replica;
   }
-  check = ({ log }: Readonly<Model>) => log !== undefined && log.producer !== this.#who;
-  async run(model: Model, { id, records, names }: Real): Promise<void> {
+  check = ({ log }: Readonly<Model>) => log !== undefined && log.producer !== this.#replica;
+  async run(model: Model, { id, commands, replicaIds }: Real): Promise<void> {
     const log = model.log as NonNullable<Model['log']>;
-    const dead = { replica: names[log.producer] as string, epoch: log.epoch };
-    const { epoch, position } = (await (records[this.#who] as StreamCommands).takeOver(id, dead)) ?? {};
-    const may = !model.replicas[log.producer]?.alive && !log.ended;
-    same(epoch, may ? log.epoch + 1 : undefined, `taken over by ${this.#who}`);
+    const dead = { replica: replicaIds[log.producer] as string, epoch: log.epoch };
+    const { epoch, position } = (await (commands[this.#replica] as StreamCommands).takeOver(id, dead)) ?? {};
+    const isAllowed = !model.replicas[log.producer]?.alive && !log.ended;
+    same(epoch, isAllowed ? log.epoch + 1 : undefined, `takeover by ${this.#replica}`);
     if (epoch === undefined) return;
-    same(position, log.text.length, 'where it ends');
-    model.log = { ...log, producer: this.#who, epoch };
-    Object.assign(model.replicas[this.#who] as object, { epoch, text: log.text });
+    same(position, log.text.length, 'position of the takeover');
+    model.log = { ...log, producer: this.#replica, epoch };
+    Object.assign(model.replicas[this.#replica] as object, { epoch, text: log.text });
   }
-  toString = () => `takeOver(${this.#who})`;
+  toString = () => `takeOver(${this.#replica})`;
 }
 
 class Restore implements Command {
-  readonly #who: number;
-  constructor(who: number) {
-    this.#who = who;
+  readonly #replica: number;
+  constructor(replica: number) {
+    this.#replica = replica;
   }
-  check = ({ replicas }: Readonly<Model>) => replicas[this.#who]?.epoch !== undefined;
-  async run(model: Model, { id, records }: Real): Promise<void> {
-    const me = model.replicas[this.#who] as Model['replicas'][number];
-    const names = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
-    const mine = records[this.#who] as StreamCommands;
-    const position = await mine.restore(names, me.epoch as number);
+  check = ({ replicas }: Readonly<Model>) => replicas[this.#replica]?.epoch !== undefined;
+  async run(model: Model, { id, commands }: Real): Promise<void> {
+    const state = model.replicas[this.#replica] as Model['replicas'][number];
+    const keys = { info: { id, model: 'm', graceMs: 1, owner: 'o' } };
+    const own = commands[this.#replica] as StreamCommands;
+    const position = await own.restore(keys, state.epoch as number);
     if (model.log === undefined) {
-      same(position, 0, 'all of it is missing');
-      if (me.text) await mine.append(id, me.epoch as number, me.text.length, [{ type: 'text', text: me.text }]);
-      model.log = { producer: this.#who, epoch: me.epoch as number, text: me.text, ended: false };
+      same(position, 0, 'position of an empty log');
+      if (state.text)
+        await own.append(id, state.epoch as number, state.text.length, [{ type: 'text', text: state.text }]);
+      model.log = { producer: this.#replica, epoch: state.epoch as number, text: state.text, ended: false };
       return;
     }
     const { text, ended } = model.log;
     same(
       position,
-      owns(model, this.#who, me.epoch) ? (ended ? END_POSITION : text.length) : undefined,
-      `restored by ${this.#who}`,
+      isProducer(model, this.#replica, state.epoch) ? (ended ? END_POSITION : text.length) : undefined,
+      `restore by ${this.#replica}`,
     );
   }
-  toString = () => `restore(${this.#who})`;
+  toString = () => `restore(${this.#replica})`;
 }
 
-class Lease implements Command {
-  readonly #who: number;
+class SetLease implements Command {
+  readonly #replica: number;
   readonly #alive: boolean;
-  constructor(who: number, alive: boolean) {
-    this.#who = who;
+  constructor(replica: number, alive: boolean) {
+    this.#replica = replica;
     this.#alive = alive;
   }
   check = () => true;
   async run(model: Model, real: Real): Promise<void> {
-    await real.setLease(this.#who, this.#alive);
-    (model.replicas[this.#who] as { alive: boolean }).alive = this.#alive;
+    await real.setLease(this.#replica, this.#alive);
+    (model.replicas[this.#replica] as { alive: boolean }).alive = this.#alive;
   }
-  toString = () => `${this.#alive ? 'lives' : 'dies'}(${this.#who})`;
+  toString = () => `setLease(${this.#replica}, ${this.#alive})`;
 }
 
-class Forget implements Command {
+class Expire implements Command {
   check = () => true;
   async run(model: Model, real: Real): Promise<void> {
-    await real.forget();
+    await real.expire();
     model.log = undefined;
   }
   toString = () => 'expire()';
 }
 
 class Read implements Command {
-  readonly #who: number;
-  constructor(who: number) {
-    this.#who = who;
+  readonly #replica: number;
+  constructor(replica: number) {
+    this.#replica = replica;
   }
   check = () => true;
-  async run({ log }: Model, { id, records }: Real): Promise<void> {
-    const entries = await (records[this.#who] as StreamCommands).entriesAfter(id, '0-0', 1_000);
+  async run({ log }: Model, { id, commands }: Real): Promise<void> {
+    const entries = await (commands[this.#replica] as StreamCommands).entriesAfter(id, '0-0', 1_000);
     const text = entries.flatMap(({ parts }) => parts.map((part) => (part.type === 'text' ? part.text : ''))).join('');
-    same(text, log?.text ?? '', 'what is read');
-    same(entries.filter(({ terminal }) => terminal).length, log?.ended ? 1 : 0, 'ends');
+    same(text, log?.text ?? '', 'text in Redis');
+    same(entries.filter(({ terminal }) => terminal).length, log?.ended ? 1 : 0, 'terminals in Redis');
   }
-  toString = () => `read(${this.#who})`;
+  toString = () => `read(${this.#replica})`;
 }
 
 function same(actual: unknown, expected: unknown, what: string): void {
   if (actual !== expected)
-    throw new Error(`${what}: got ${JSON.stringify(actual)}, wanted ${JSON.stringify(expected)}`);
+    throw new Error(`${what}: got ${JSON.stringify(actual)}, expected ${JSON.stringify(expected)}`);
 }
 
-t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => {
+t.test('random commands of two replicas: only the current producer writes the log', { skip: noRedis }, async (t) => {
   const redis = await startRedis(t);
   const stores = [await redisStore(t, redis, {}, 'model'), await redisStore(t, redis, {}, 'model')];
   const clusters = stores.map(({ cluster }) => cluster);
-  const records = clusters.map((cluster) => new StreamCommands({ cluster, ttlMs: 60_000, maxLogMs: 60_000 }));
-  // The leases of the model's own replicas are set by hand.
-  const commands = [
-    fc.tuple(replica, words).map(([who, text]) => new Append(who, text)),
-    fc.tuple(replica, words).map(([who, text]) => new Append(who, text)),
-    replica.map((who) => new End(who)),
-    replica.map((who) => new TakeOver(who)),
-    replica.map((who) => new TakeOver(who)),
-    replica.map((who) => new Restore(who)),
-    fc.tuple(replica, fc.boolean()).map(([who, alive]) => new Lease(who, alive)),
-    fc.constant(new Forget()),
-    replica.map((who) => new Read(who)),
+  const commands = clusters.map((cluster) => new StreamCommands({ cluster, ttlMs: 60_000, maxLogMs: 60_000 }));
+  const arbitraries = [
+    fc.tuple(replicaIndex, appendedText).map(([replica, text]) => new Append(replica, text)),
+    fc.tuple(replicaIndex, appendedText).map(([replica, text]) => new Append(replica, text)),
+    replicaIndex.map((replica) => new End(replica)),
+    replicaIndex.map((replica) => new TakeOver(replica)),
+    replicaIndex.map((replica) => new TakeOver(replica)),
+    replicaIndex.map((replica) => new Restore(replica)),
+    fc.tuple(replicaIndex, fc.boolean()).map(([replica, alive]) => new SetLease(replica, alive)),
+    fc.constant(new Expire()),
+    replicaIndex.map((replica) => new Read(replica)),
   ];
+  // The sequences set the leases of these replicas.
   for (const { cluster } of stores) await cluster.lease.close();
-  const run = fc.asyncProperty(fc.commands(commands, { maxCommands: 40 }), async (sequence) => {
+  const run = fc.asyncProperty(fc.commands(arbitraries, { maxCommands: 40 }), async (sequence) => {
     const id = newId();
-    await (records[0] as StreamCommands).create({ info: { id, model: 'm', graceMs: 1, owner: 'o' } });
+    await (commands[0] as StreamCommands).create({ info: { id, model: 'm', graceMs: 1, owner: 'o' } });
     const real: Real = {
       id,
-      records,
-      names: clusters.map((cluster) => cluster.replica),
-      async setLease(who, alive) {
-        const key = (clusters[who] as (typeof clusters)[number]).leaseKey(
-          (clusters[who] as { replica: string }).replica,
-        );
+      commands,
+      replicaIds: clusters.map((cluster) => cluster.replica),
+      async setLease(index, alive) {
+        const cluster = clusters[index] as (typeof clusters)[number];
+        const key = cluster.leaseKey(cluster.replica);
         if (alive) await redis.client.set(key, '1', 'PX', 60_000);
         else await redis.client.del(key);
       },
-      async forget() {
+      async expire() {
         await redis.client.del(`model:meta:${id}`, `model:log:${id}`);
       },
     };
-    for (const who of [0, 1]) await real.setLease(who, true);
+    for (const index of [0, 1]) await real.setLease(index, true);
     const model: Model = {
       log: { producer: 0, epoch: 1, text: '', ended: false },
       replicas: [
@@ -231,5 +231,5 @@ t.test('two producers, and Redis between them', { skip: noRedis }, async (t) => 
     await fc.asyncModelRun(() => ({ model, real }), sequence);
   });
   await fc.assert(run, { numRuns: Number(process.env.RUNS ?? 150) });
-  t.pass('every sequence holds');
+  t.pass('every sequence matches the model');
 });

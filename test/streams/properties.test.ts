@@ -6,8 +6,8 @@ import { type Event, open } from '../sse-client.ts';
 import { type Call, chunk, DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
 
 /**
- * Random answers, random cuts, random places to resume from, random paces, several readers: every
- * one of them ends with the provider's answer, and the provider was asked once.
+ * Plays random answers to several readers that disconnect, resume at random positions and read at random
+ * speeds. Each of them gets the provider's whole answer, from one upstream call.
  */
 
 const RUNS = Number(process.env.RUNS ?? 60);
@@ -25,11 +25,11 @@ const piece: fc.Arbitrary<Piece> = fc.record({
 
 const scenario = fc.record({
   pieces: fc.array(piece, { minLength: 1, maxLength: 60 }),
-  /** How many pieces the upstream writes before it lets others run. */
+  /** Number of pieces that the upstream writes in one turn of the event loop. */
   burst: fc.integer({ min: 1, max: 10 }),
   readers: fc.array(
     fc.record({
-      /** After so many events the connection is cut; then it resumes so many events before the last. */
+      /** The connection is cut after a number of events, and resumes a number of events before the last. */
       cuts: fc.array(fc.record({ after: fc.integer({ min: 0, max: 12 }), back: fc.integer({ min: 0, max: 4 }) }), {
         maxLength: 4,
       }),
@@ -52,43 +52,47 @@ function play(pieces: readonly Piece[], burst: number) {
   };
 }
 
-/** The answer as one run of text after another, however it was cut into events. */
-function normalised(pieces: readonly Piece[]): Piece[] {
-  const runs: Piece[] = [];
+/** Merges adjacent pieces of one kind, so that answers compare equal however they were split into events. */
+function merged(pieces: readonly Piece[]): Piece[] {
+  const result: Piece[] = [];
   for (const { kind, content } of pieces) {
-    const last = runs.at(-1);
+    const last = result.at(-1);
     if (last && last.kind === kind) last.content += content;
-    else runs.push({ kind, content });
+    else result.push({ kind, content });
   }
-  return runs;
+  return result;
 }
 
-const TYPES: Record<string, Piece['kind']> = { delta: 'text', reasoning: 'reasoning', tool_call: 'tool_call' };
+const KINDS: Record<string, Piece['kind']> = { delta: 'text', reasoning: 'reasoning', tool_call: 'tool_call' };
 
 function piecesOf(events: readonly Event[]): Piece[] {
   return events.flatMap(({ json }) => {
-    const kind = TYPES[json.type];
+    const kind = KINDS[json.type];
     return kind ? [{ kind, content: json.content ?? json.arguments }] : [];
   });
 }
 
-interface Plan {
+interface ReaderPlan {
   readonly cuts: readonly { after: number; back: number }[];
   readonly slow: boolean;
 }
 
-/** Reads a stream to its end as a browser would, cut by plan; returns what stands on its page. */
-async function readCut(url: string, { cuts, slow }: Plan, onStart?: (path: string) => void): Promise<Event[]> {
+/** Reads a stream to its end, with the disconnects of a plan. Returns the events that a page would keep. */
+async function readWithCuts(
+  url: string,
+  { cuts, slow }: ReaderPlan,
+  onStart?: (path: string) => void,
+): Promise<Event[]> {
   let seen: Event[] = [];
   for (const cut of [...cuts, undefined]) {
     const lastId = seen.at(-1)?.id;
     const reading = await open(url, lastId ? { headers: { 'last-event-id': lastId } } : {});
     if (seen.length === 0) onStart?.((await reading.until('start')).json.url);
-    let over = false;
+    let hasEnded = false;
     void reading.ended.then(() => {
-      over = true;
+      hasEnded = true;
     });
-    while (!over && (cut === undefined || reading.events.length < cut.after)) {
+    while (!hasEnded && (cut === undefined || reading.events.length < cut.after)) {
       if (slow) {
         reading.response.pause();
         for (let i = 0; i < 3; i++) await turn();
@@ -99,13 +103,13 @@ async function readCut(url: string, { cuts, slow }: Plan, onStart?: (path: strin
     reading.cut();
     seen = [...seen, ...reading.events];
     if (seen.at(-1)?.id.endsWith('.end')) return seen;
-    // Any delivered event is a place to resume from: a page may have stored an older one.
+    // A page can resume from any delivered event, for example from an older one that it has stored.
     seen = seen.slice(0, Math.max(1, seen.length - (cut?.back ?? 0)));
   }
   return seen;
 }
 
-async function holds(t: Test, env: Record<string, string>): Promise<void> {
+async function checkRandomScenarios(t: Test, env: Record<string, string>): Promise<void> {
   let script: (call: Call) => Promise<void> = async () => {};
   const upstream = await startUpstream(t, (call) => script(call));
   const { url } = await serve(t, { env: bellaAt(upstream.url, env) });
@@ -116,13 +120,13 @@ async function holds(t: Test, env: Record<string, string>): Promise<void> {
       script = play(pieces, burst);
       const [first, ...others] = readers;
       const pages: Promise<Event[]>[] = [];
-      const page = await readCut(`${url}/ask/stream?question=q`, first as Plan, (path) => {
-        for (const plan of others) pages.push(readCut(url + path, plan));
+      const page = await readWithCuts(`${url}/ask/stream?question=q`, first as ReaderPlan, (path) => {
+        for (const plan of others) pages.push(readWithCuts(url + path, plan));
       });
-      const expected = normalised(pieces);
+      const expected = merged(pieces);
       const answer = pieces.map(({ kind, content }) => (kind === 'text' ? content : '')).join('');
       for (const events of [page, ...(await Promise.all(pages))]) {
-        same(normalised(piecesOf(events)), expected, 'text, reasoning and tool calls');
+        same(merged(piecesOf(events)), expected, 'text, reasoning and tool calls');
         const terminals = events.filter(({ json }) => ['end', 'error'].includes(json.type));
         same(
           terminals.map(({ json }) => [json.type, json.answer]),
@@ -133,22 +137,24 @@ async function holds(t: Test, env: Record<string, string>): Promise<void> {
         same(
           positions,
           [...new Set(positions)].sort((a, b) => a - b),
-          'ids strictly rise',
+          'positions strictly increase',
         );
       }
-      same(upstream.calls.length - callsBefore, 1, 'asked once');
+      same(upstream.calls.length - callsBefore, 1, 'upstream calls');
     }),
     { numRuns: RUNS, ...(process.env.SEED && { seed: Number(process.env.SEED) }) },
   );
-  t.pass(`${RUNS} scenarios`);
+  t.pass(`${RUNS} random scenarios deliver the whole answer`);
 }
 
 function same(actual: unknown, expected: unknown, what: string): void {
   const [got, wanted] = [JSON.stringify(actual), JSON.stringify(expected)];
-  if (got !== wanted) throw new Error(`${what}: got ${got.slice(0, 400)}, wanted ${wanted.slice(0, 400)}`);
+  if (got !== wanted) throw new Error(`${what}: got ${got.slice(0, 400)}, expected ${wanted.slice(0, 400)}`);
 }
 
-t.test('merged as it comes', (t) => holds(t, { STREAM_FLUSH_MS: '0' }));
-t.test('merged by the frame, with little room', (t) =>
-  holds(t, { STREAM_FLUSH_MS: '3', STREAM_HIGH_WATER_MARK: '64' }),
+t.test('resuming readers get the whole answer without a flush interval', (t) =>
+  checkRandomScenarios(t, { STREAM_FLUSH_MS: '0' }),
+);
+t.test('resuming readers get the whole answer with a flush interval and a low high-water mark', (t) =>
+  checkRandomScenarios(t, { STREAM_FLUSH_MS: '3', STREAM_HIGH_WATER_MARK: '64' }),
 );

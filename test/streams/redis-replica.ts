@@ -12,11 +12,11 @@ import type { RedisServer } from '../redis.ts';
 export interface Replica {
   readonly store: RedisStore;
   readonly cluster: Cluster;
-  /** Ends it without a word, as a `kill -9` does. */
+  /** Closes the connections without any message, as `kill -9` does. */
   die(): void;
 }
 
-/** A store on Redis, as one replica has it, without the service around it. */
+/** Creates the Redis store of one replica, without the rest of the service. */
 export async function redisStore(
   t: Test,
   redis: RedisServer,

@@ -5,11 +5,11 @@ import { LogWriter } from '../../plugins/streams/redis/producer/writer.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, text } from './conformance.ts';
 
-/** The writer against a Redis of a few lines, which the test can empty between two of its steps. */
+/** Tests the writer against a fake Redis that the test can empty between two steps. */
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-t.test('what waits for its frame while Redis is found emptied stays in its place', async (t) => {
+t.test('parts that wait for the flush while Redis is found empty are written in order', async (t) => {
   const clock = manualClock();
   const local = new MemoryStore({
     clock,
@@ -62,11 +62,11 @@ t.test('what waits for its frame while Redis is found emptied stays in its place
     parts.map(({ part }) => part),
     [text('one two three four ')],
   );
-  let end = 0;
+  let end = 0; // The end of the entry before.
   for (const { position, units } of entries) {
-    t.equal(position - units, end, `an entry begins where the one before has ended, at ${end}`);
+    t.equal(position - units, end, `an entry starts at ${end}, where the one before ends`);
     end = position;
   }
-  t.equal(end, memory.length, 'and Redis has all of it');
+  t.equal(end, memory.length, 'Redis has the whole log');
   t.equal(writer.isSynced, true);
 });

@@ -1,21 +1,25 @@
-import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { LogReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
-import { bellaAt, serve } from '../helper.ts';
+import { bellaAt, serve, until } from '../helper.ts';
+import { postJson } from '../post-json.ts';
 import { deltaText, open, readAll } from '../sse-client.ts';
 import { DONE, STOP, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
-/** A store far away: every call takes its time, and any may fail. Nothing may assume otherwise. */
+/** Tests the service on a store whose calls are slow and can fail, as the calls of a remote store. */
 
-interface Distance {
-  away: boolean;
+interface StoreFaults {
+  /** Every call fails. */
+  unavailable: boolean;
+  /** Readers fail. */
   failReads: boolean;
 }
 
-export function distant(distance: Distance): StreamStore {
-  const near = new MemoryStore({
+/** A memory store with slow calls, and with the faults that a test switches on. */
+function slowStore(faults: StoreFaults = { unavailable: false, failReads: false }): StreamStore {
+  const memory = new MemoryStore({
     clock: systemClock,
     highWaterMark: 16_384,
     flushMs: 0,
@@ -23,30 +27,30 @@ export function distant(distance: Distance): StreamStore {
     maxTotalBytes: 1e8,
     onEvicted() {},
   });
-  const travel = async <T>(call: () => T | Promise<T>): Promise<T> => {
-    await sleep(2);
-    if (distance.away) throw new Error('the store is away');
+  const delayed = async <T>(call: () => T | Promise<T>): Promise<T> => {
+    await sleep(2); // The latency of a remote store.
+    if (faults.unavailable) throw new Error('the store is unavailable');
     return call();
   };
-  const farReader = (reader: LogReader): LogReader => ({
+  const slowReader = (reader: LogReader): LogReader => ({
     async next() {
       const slice = await reader.next();
       await sleep(1);
-      if (distance.failReads) throw new Error('the store is away');
+      if (faults.failReads) throw new Error('the store is unavailable');
       return slice;
     },
     close: () => reader.close(),
   });
-  const farReadable = (log: ReadableLog): ReadableLog => ({
+  const slowReadable = (log: ReadableLog): ReadableLog => ({
     info: log.info,
     get resumable() {
       return log.resumable;
     },
-    read: async (from) => farReader(await travel(() => log.read(from))),
-    stop: () => travel(() => log.stop()),
+    read: async (from) => slowReader(await delayed(() => log.read(from))),
+    stop: () => delayed(() => log.stop()),
   });
-  const farWritable = (log: WritableLog): WritableLog => ({
-    ...farReadable(log),
+  const slowWritable = (log: WritableLog): WritableLog => ({
+    ...slowReadable(log),
     get length() {
       return log.length;
     },
@@ -55,151 +59,159 @@ export function distant(distance: Distance): StreamStore {
     },
     subscribe: (events) => log.subscribe(events),
     end: (terminal) => log.end(terminal),
-    append: (part) => travel(() => log.append(part)).then(() => {}),
+    append: (part) => delayed(() => log.append(part)).then(() => {}),
   });
   return {
     create: (info, key) =>
-      travel(() => near.create(info, key)).then((result) =>
+      delayed(() => memory.create(info, key)).then((result) =>
         result.created
-          ? { created: true, log: farWritable(result.log) }
-          : { created: false, log: farReadable(result.log) },
+          ? { created: true, log: slowWritable(result.log) }
+          : { created: false, log: slowReadable(result.log) },
       ),
-    open: (id) => travel(() => near.open(id)).then((log) => log && farReadable(log)),
-    openByKey: (key) => travel(() => near.openByKey(key)).then((log) => log && farReadable(log)),
-    openByChat: (chat) => travel(() => near.openByChat(chat)).then((log) => log && farReadable(log)),
-    close: () => near.close(),
+    open: (id) => delayed(() => memory.open(id)).then((log) => log && slowReadable(log)),
+    openByKey: (key) => delayed(() => memory.openByKey(key)).then((log) => log && slowReadable(log)),
+    openByChat: (chat) => delayed(() => memory.openByChat(chat)).then((log) => log && slowReadable(log)),
+    close: () => memory.close(),
   };
 }
 
-t.test('a slow store: the same answer', async (t) => {
+t.test('a slow store delivers the same answer from one upstream call', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
-  const store = distant({ away: false, failReads: false });
-  const { url } = await serve(t, { env: bellaAt(upstream.url), store });
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore() });
   const reading = await open(`${url}/ask/stream?question=q&key=k1`);
   await reading.until('delta');
   const same = await open(`${url}/ask/stream?question=q&key=k1`);
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
-  for (const one of [reading, same]) {
-    t.equal((await one.until('end')).json.answer, 'one two three');
-    t.equal(deltaText(one), 'one two three');
+  for (const reader of [reading, same]) {
+    t.equal((await reader.until('end')).json.answer, 'one two three');
+    t.equal(deltaText(reader), 'one two three');
   }
-  t.equal(upstream.calls.length, 1);
+  t.equal(upstream.calls.length, 1, 'one upstream call');
 });
 
-t.test('a store that is away: a resume is told to come back, and finds everything when it does', async (t) => {
+t.test('while the store is unavailable, a resume gets only a retry; afterwards it gets the rest', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
-  const distance = { away: false, failReads: false };
-  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
-  const ask = `${url}/ask/stream?question=q`;
-  const reading = await open(ask);
+  const faults = { unavailable: false, failReads: false };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore(faults) });
+  const askUrl = `${url}/ask/stream?question=q`;
+  const reading = await open(askUrl);
   await reading.until('delta');
   const headers = { 'last-event-id': reading.events[0]?.id };
   reading.cut();
 
-  distance.away = true;
-  const refused = await readAll(ask, { headers });
-  t.equal(refused.response.statusCode, 200, 'an EventSource gives up on anything else');
-  t.same(refused.events, []);
-  t.ok(refused.retry, 'only a retry');
+  faults.unavailable = true;
+  const resumed = await readAll(askUrl, { headers });
+  t.equal(
+    resumed.response.statusCode,
+    200,
+    'a resume gets 200, since an EventSource does not retry after an error status',
+  );
+  t.same(resumed.events, [], 'no event');
+  t.ok(resumed.retry, 'a retry field');
   const attach = await readAll(`${url}/streams/${reading.events[0]?.json.stream}`);
-  t.equal(attach.response.statusCode, 200, 'nor is a first attach lost');
-  t.same(attach.events, []);
-  const question = await readAll(ask);
+  t.equal(attach.response.statusCode, 200, 'a first attach gets 200');
+  t.same(attach.events, [], 'a first attach gets no event');
+  const question = await readAll(askUrl);
   t.match(
     question.events,
     [{ json: { type: 'error', code: 'overloaded', retryable: true } }],
-    'a new question is told so',
+    'a new question gets the error overloaded',
   );
-  for (const [path, init] of [
-    ['/streams', { method: 'POST', body: '{"question":"q"}', headers: { 'content-type': 'application/json' } }],
-    [`/streams/${reading.events[0]?.json.stream}`, {}],
-  ] as const) {
-    const response = await fetch(url + path, init);
-    t.equal(response.status, 503, 'other clients get a status');
-    t.ok(response.headers.get('retry-after'));
+  for (const response of [
+    await postJson(`${url}/streams`, { question: 'q' }),
+    await fetch(`${url}/streams/${reading.events[0]?.json.stream}`),
+  ]) {
+    t.equal(response.status, 503, 'a client that is no EventSource gets 503');
+    t.ok(response.headers.get('retry-after'), 'a client that is no EventSource gets Retry-After');
   }
 
-  distance.away = false;
-  const back = await open(ask, { headers });
+  faults.unavailable = false;
+  const again = await open(askUrl, { headers });
   (await upstream.call(1)).response.end(text('three') + STOP + DONE);
-  t.equal((await back.until('end')).json.answer, 'one two three');
-  t.equal(deltaText(back), 'one two three');
-  t.equal(upstream.calls.length, 1, 'asked once');
-  t.equal(app.streams.active, 0);
+  t.equal((await again.until('end')).json.answer, 'one two three');
+  t.equal(deltaText(again), 'one two three');
+  t.equal(upstream.calls.length, 1, 'one upstream call');
+  t.equal(app.streams.active, 0, 'no generation is running');
 });
 
-t.test('a store that goes away between finding a stream and reading it', async (t) => {
-  const upstream = await startUpstream(t, unfinishedAnswer('one '));
-  const near = distant({ away: false, failReads: false });
-  const gone = () => Promise.reject(new Error('away'));
-  let away = false;
-  const store: StreamStore = {
-    create: (info, key) => near.create(info, key),
-    openByKey: (key) => near.openByKey(key),
-    openByChat: (chat) => near.openByChat(chat),
-    close: () => near.close(),
-    async open(id) {
-      const log = await near.open(id);
-      return log && away ? { ...log, read: gone, stop: gone } : log;
-    },
-  };
-  const { url } = await serve(t, { env: bellaAt(upstream.url), store });
-  const ask = `${url}/ask/stream?question=q`;
-  const reading = await open(ask);
-  await reading.until('delta');
-  away = true;
-  const resumed = await readAll(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
-  t.equal(resumed.response.statusCode, 200, 'a browser is told to come back');
-  t.same(resumed.events, []);
-  const path = `${url}/streams/${reading.events[0]?.json.stream}`;
-  t.equal((await fetch(path)).status, 503);
-  t.equal((await fetch(path, { method: 'DELETE' })).status, 503);
-  reading.cut();
-});
+t.test(
+  'a store that becomes unavailable between opening and reading a stream: a resume gets only a retry',
+  async (t) => {
+    const upstream = await startUpstream(t, unfinishedAnswer('one '));
+    const available = slowStore();
+    const fail = () => Promise.reject(new Error('the store is unavailable'));
+    let isUnavailable = false;
+    const store: StreamStore = {
+      create: (info, key) => available.create(info, key),
+      openByKey: (key) => available.openByKey(key),
+      openByChat: (chat) => available.openByChat(chat),
+      close: () => available.close(),
+      async open(id) {
+        const log = await available.open(id);
+        return log && isUnavailable ? { ...log, read: fail, stop: fail } : log;
+      },
+    };
+    const { url } = await serve(t, { env: bellaAt(upstream.url), store });
+    const askUrl = `${url}/ask/stream?question=q`;
+    const reading = await open(askUrl);
+    await reading.until('delta');
+    isUnavailable = true;
+    const resumed = await readAll(askUrl, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+    t.equal(resumed.response.statusCode, 200, 'a resume gets 200');
+    t.same(resumed.events, [], 'no event');
+    const path = `${url}/streams/${reading.events[0]?.json.stream}`;
+    t.equal((await fetch(path)).status, 503, 'a read gets 503');
+    t.equal((await fetch(path, { method: 'DELETE' })).status, 503, 'a stop gets 503');
+    reading.cut();
+  },
+);
 
-t.test('slots and the drain count what is about to start', async (t) => {
+t.test('MAX_GENERATIONS and a drain include streams that are still being created', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
-  const store = distant({ away: false, failReads: false });
-  const { app } = await serve(t, { env: bellaAt(upstream.url, { MAX_GENERATIONS: '2' }), store });
+  const env = bellaAt(upstream.url, { MAX_GENERATIONS: '2' });
+  const { app } = await serve(t, { env, store: slowStore() });
   const start = () => app.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
   const statuses = (await Promise.all(Array.from({ length: 10 }, start))).map(({ statusCode }) => statusCode);
-  t.same(statuses.sort(), [201, 201, ...Array(8).fill(503)], 'two of ten that race');
+  t.same(statuses.sort(), [201, 201, ...Array(8).fill(503)], 'two of ten concurrent questions are accepted');
   t.equal(app.streams.active, 2);
 
-  const other = (await serve(t, { env: bellaAt(upstream.url), store: distant({ away: false, failReads: false }) })).app;
-  const late = other.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
-  while (other.streams.active === 0) await turn();
-  await other.lifecycle.drain();
-  t.equal((await late).statusCode, 201);
-  t.equal(other.streams.active, 0, 'and nothing is left to run for nobody');
+  const { app: draining } = await serve(t, { env: bellaAt(upstream.url), store: slowStore() });
+  const starting = draining.inject({ method: 'POST', url: '/streams', payload: { question: 'q' } });
+  await until(() => draining.streams.active > 0, 'the slot is reserved');
+  await draining.lifecycle.drain();
+  t.equal((await starting).statusCode, 201);
+  t.equal(draining.streams.active, 0, 'no generation is running after the drain');
 });
 
-t.test('a store that fails under a reader: the response ends, the browser comes back', async (t) => {
+t.test('a read that fails ends the response without an error event, and a resume gets the rest', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one ', 'two '));
-  const distance = { away: false, failReads: false };
-  const { url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
-  const ask = `${url}/ask/stream?question=q`;
-  const reading = await open(ask);
+  const faults = { unavailable: false, failReads: false };
+  const { url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore(faults) });
+  const askUrl = `${url}/ask/stream?question=q`;
+  const reading = await open(askUrl);
   await reading.until('delta');
-  distance.failReads = true;
+  faults.failReads = true;
   const call = await upstream.call(1);
   call.response.write(text('three '));
-  t.equal(await reading.ended, true, 'ended, and not with an error event');
-  t.notOk(reading.events.some(({ json }) => ['end', 'error'].includes(json.type)));
-  distance.failReads = false;
-  const back = await open(ask, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
+  t.equal(await reading.ended, true, 'the response ends properly');
+  t.notOk(
+    reading.events.some(({ json }) => ['end', 'error'].includes(json.type)),
+    'no terminal event',
+  );
+  faults.failReads = false;
+  const resumed = await open(askUrl, { headers: { 'last-event-id': reading.events.at(-1)?.id } });
   call.response.end(text('four') + STOP + DONE);
-  await back.until('end');
-  t.equal(deltaText(reading) + deltaText(back), 'one two three four');
+  await resumed.until('end');
+  t.equal(deltaText(reading) + deltaText(resumed), 'one two three four');
 });
 
-t.test('a store that fails under a producer: the call is ended, not left running', async (t) => {
+t.test('an append that fails cancels the upstream call and releases the slot', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
-  const distance = { away: false, failReads: false };
-  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: distant(distance) });
+  const faults = { unavailable: false, failReads: false };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url), store: slowStore(faults) });
   const reading = await open(`${url}/ask/stream?question=q`);
   await reading.until('delta');
-  distance.away = true;
+  faults.unavailable = true;
   const call = await upstream.call(1);
   call.response.write(text('two '));
   await call.closed;
