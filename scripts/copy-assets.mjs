@@ -1,16 +1,20 @@
-import { cpSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 
 /**
  * Copies what the compiler leaves out into the build: the playground page and the Lua scripts.
- * Usage: `node scripts/copy-assets.mjs <output folder>`
+ * Usage: `node scripts/copy-assets.mjs <output folder> [--link-page]`
+ * With `--link-page` the page is a link, so that a change to it is served without a build.
  */
 
-const [, , output] = process.argv;
-if (output === undefined) throw new Error('usage: node scripts/copy-assets.mjs <output folder>');
+const [, , output, option] = process.argv;
+if (output === undefined) throw new Error('usage: node scripts/copy-assets.mjs <output folder> [--link-page]');
 
 const page = 'routes/playground/page';
-cpSync(page, join(output, page), { recursive: true });
+rmSync(join(output, page), { recursive: true, force: true });
+if (option === '--link-page') symlinkSync(resolve(page), join(output, page), 'junction');
+else cpSync(page, join(output, page), { recursive: true });
+
 for (const file of readdirSync('plugins', { recursive: true, encoding: 'utf8' })) {
   if (file.endsWith('.lua')) cpSync(join('plugins', file), join(output, 'plugins', file));
 }

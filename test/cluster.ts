@@ -66,6 +66,8 @@ export interface Page {
   readonly ids: string[];
   /** The `end` or `error` event; undefined until it arrives. */
   last: { type: string; code?: string; answer?: string; stream?: string } | undefined;
+  /** As the last `start` or `status` event says. False if Redis lacks a part of what this page has received. */
+  resumable: boolean;
   /** Resolves with the first `start` event. */
   readonly start: Promise<{ stream: string; url: string }>;
   /** Milliseconds from the end of each connection to the next event. */
@@ -104,6 +106,7 @@ export function readAsEventSource(url: string): Page {
           if (event.id) lastId = event.id;
           if (event.json.type !== 'status') page.ids.push(event.id);
           if (event.json.type === 'start') onStart(event.json);
+          if (event.json.resumable !== undefined) page.resumable = event.json.resumable;
           if (event.json.type === 'delta') page.text += event.json.content;
           if (event.json.type === 'end' || event.json.type === 'error') page.last = event.json;
         }
@@ -117,7 +120,16 @@ export function readAsEventSource(url: string): Page {
       page.reconnects += 1;
     }
   };
-  const page: Page = { text: '', ids: [], last: undefined, start, gaps: [], reconnects: 0, closed: Promise.resolve() };
+  const page: Page = {
+    text: '',
+    ids: [],
+    last: undefined,
+    resumable: true,
+    start,
+    gaps: [],
+    reconnects: 0,
+    closed: Promise.resolve(),
+  };
   return Object.assign(page, { closed: read() });
 }
 
@@ -130,11 +142,17 @@ export async function startStream(cluster: Cluster, index: number): Promise<stri
   return ((await started.json()) as { url: string }).url;
 }
 
-/** Starts streams on one replica and reads them through the gateway. Waits until every page has some text. */
+/**
+ * Starts streams on one replica and reads them through the gateway. Waits until every page has some text and can
+ * resume: on a busy machine a stream can be ahead of Redis, and the death of its replica then loses the rest.
+ */
 export async function readProducedBy(cluster: Cluster, index: number, count: number): Promise<Page[]> {
   const pages: Page[] = [];
   for (let i = 0; i < count; i++) pages.push(readAsEventSource(cluster.url + (await startStream(cluster, index))));
-  await until(() => pages.every((page) => page.text.length > 10), 'every page has some text');
+  await until(
+    () => pages.every((page) => page.text.length > 10 && page.resumable),
+    'every page has some text and can resume',
+  );
   return pages;
 }
 

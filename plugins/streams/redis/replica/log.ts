@@ -2,6 +2,7 @@ import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryReader } from '../../memory/reader.ts';
 import { ENTRIES_LOST } from '../../terminals.ts';
+import type { ProducerEvents } from '../../types.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
 import { LogTail } from './tail.ts';
 
@@ -24,6 +25,9 @@ export interface ReplicaLogOptions {
 /** Longest wait for a position that the log has not reached: the producer may be resyncing. */
 const MAX_AHEAD_WAIT_MS = 2_000;
 const AHEAD_POLL_MS = 50;
+
+/** Replaces the events of a released log until its new producer subscribes. */
+const NO_EVENTS: ProducerEvents = { onReaders() {}, onStop() {}, onTakenOver() {} };
 
 /** The local copy of a log that another replica produces. It exists while it has readers here. */
 export class ReplicaLog {
@@ -118,9 +122,10 @@ export class ReplicaLog {
     this.memory.end(ENTRIES_LOST);
   }
 
-  /** Stops copying. The log in memory stays with the caller. */
+  /** Stops copying and observing. The log in memory stays with the caller, which produces it from now on. */
   release(): MemoryLog {
     this.#tail.close();
+    this.memory.subscribe(NO_EVENTS);
     return this.memory;
   }
 }

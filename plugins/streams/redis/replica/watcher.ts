@@ -106,13 +106,15 @@ export class ReplicaWatcher implements ReplicaLogObserver {
 
   onReaders(log: ReplicaLog): void {
     const hasReaders = log.readers > 0;
-    if (hasReaders !== (this.#reported.get(log)?.readers ?? 0) > 0) this.#report(log.producer.replica, [log]);
+    const hasChanged = hasReaders !== (this.#reported.get(log)?.readers ?? 0) > 0;
+    if (hasChanged && this.#isWatched(log)) this.#report(log.producer.replica, [log]);
     if (hasReaders) return;
     this.#forget(log);
     this.#options.local.remove(log.memory);
   }
 
   onProgress(log: ReplicaLog): void {
+    if (!this.#isWatched(log)) return;
     const reported = this.#reported.get(log)?.position ?? 0;
     if (log.length - reported >= this.#options.progressUnits) this.#report(log.producer.replica, [log]);
   }
@@ -125,9 +127,14 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     return log;
   }
 
+  /** Returns false for a log whose readers have left, or that is complete. It must not be reported again. */
+  #isWatched(log: ReplicaLog): boolean {
+    return this.#logs.get(log.id) === log;
+  }
+
   #forget(log: ReplicaLog): void {
     this.#reported.delete(log);
-    if (this.#logs.get(log.id) === log) this.#logs.delete(log.id);
+    if (this.#isWatched(log)) this.#logs.delete(log.id);
   }
 
   /**
