@@ -3,7 +3,7 @@ import type { Cluster } from '../../plugins/redis/index.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { StreamCommands, Takeover } from '../../plugins/streams/redis/commands.ts';
 import type { LogEntry } from '../../plugins/streams/redis/entries.ts';
-import { FOLLOW, type Follow } from '../../plugins/streams/redis/messages.ts';
+import { FOLLOW, type Follow, NEWS } from '../../plugins/streams/redis/messages.ts';
 import { ReplicaWatcher } from '../../plugins/streams/redis/replica/watcher.ts';
 import { manualClock } from '../manual-clock.ts';
 
@@ -20,8 +20,13 @@ function setUp({ isProducerAlive = true } = {}) {
   const reports: Follow[number][] = [];
   const takenOver: Takeover[] = [];
   let onTakeOver = () => {};
+  let onNews = (_from: string, _ids: unknown) => {};
+  let readable = Promise.resolve();
   const commands = {
-    entriesAfter: async (_: string, last: string) => entries.slice(entries.findIndex(({ id }) => id === last) + 1),
+    entriesAfter: async (_: string, last: string) => {
+      await readable;
+      return entries.slice(entries.findIndex(({ id }) => id === last) + 1);
+    },
     meta: async () => ({ ...PRODUCER, info: INFO }),
     isAlive: async () => isProducerAlive,
     takeOver: async () => {
@@ -30,7 +35,9 @@ function setUp({ isProducerAlive = true } = {}) {
     },
   } as unknown as StreamCommands;
   const mailbox = {
-    on() {},
+    on(type: string, handler: typeof onNews) {
+      if (type === NEWS) onNews = handler;
+    },
     onSubscribed() {},
     send: (_: string, type: string, body: Follow) => type === FOLLOW && reports.push(...body),
   };
@@ -63,6 +70,15 @@ function setUp({ isProducerAlive = true } = {}) {
     reports,
     takenOver,
     append,
+    sendNews: () => onNews(PRODUCER.replica, [INFO.id]),
+    /** Delays reads from Redis until the returned function is called. */
+    delayReads: () => {
+      let resume = () => {};
+      readable = new Promise((resolve) => {
+        resume = resolve;
+      });
+      return resume;
+    },
     read: () => watcher.read(INFO, PRODUCER, 0),
     whenTakenOver: (action: () => void) => {
       onTakeOver = action;
@@ -151,4 +167,26 @@ t.test('a takeover during which the last reader leaves hands the log to its new 
   t.equal(reports.length, reported, 'nothing is reported after the last reader has left');
   t.strictSame(lastReport(reports), [INFO.id, 0], 'the last report says that no reader is left');
   t.equal(clock.pending, 0, 'no timer is pending');
+});
+
+t.test('a read that is running during a takeover adds nothing to the log of the new producer', async (t: Test) => {
+  const { clock, local, takenOver, append, read, whenTakenOver, sendNews, delayReads } = setUp({
+    isProducerAlive: false,
+  });
+  append();
+  const reader = await read();
+  await settle();
+  let resumeReads = () => {};
+  whenTakenOver(() => {
+    resumeReads = delayReads();
+    sendNews();
+  });
+  clock.advance(TICK_MS);
+  await settle();
+  t.equal(takenOver.length, 1, 'this replica has taken the log over');
+  append(); // Written to Redis by the new producer, whose log in memory has it already.
+  resumeReads();
+  await settle();
+  t.equal(local.get(INFO.id)?.length, ENTRY_UNITS, 'the log has not grown');
+  reader.close();
 });
