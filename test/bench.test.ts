@@ -24,13 +24,17 @@ const systemAt = (url: string): SystemUnderTest => ({
 /** Starts a proxy that passes responses through `change`. */
 async function proxy(t: Test, upstream: string, change: (text: string) => string): Promise<string> {
   const server = createServer((request, response) => {
-    get(upstream + request.url, (answer) => {
+    const outgoing = get(upstream + request.url, { agent: false }, (answer) => {
       response.writeHead(200, answer.headers);
       answer
         .setEncoding('utf8')
         .on('data', (text: string) => response.write(change(text)))
-        .on('end', () => response.end());
+        .on('end', () => response.end())
+        .on('error', () => response.destroy());
     });
+    // A load that has failed leaves calls behind, which end with the upstream.
+    outgoing.on('error', () => response.destroy());
+    response.on('close', () => outgoing.destroy());
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   t.teardown(() => {

@@ -1,4 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { Redis } from 'ioredis';
@@ -71,12 +72,24 @@ export function isInstalled(binary: string, ...args: string[]): boolean {
   }
 }
 
-/** Returns a port that is free now. */
+/** Ports below those that systems assign by themselves (Linux from 32,768, others from 49,152). */
+const PORTS = { first: 10_000, count: 20_000 };
+
+/**
+ * Returns a port that is free now. Another process of the suite could take a port that the system assigns,
+ * for a connection of its own, before the caller listens on it. So the port is outside of that range.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (;;) {
+    const port = PORTS.first + randomInt(PORTS.count);
+    const server = createServer().listen(port, '127.0.0.1');
+    try {
+      await once(server, 'listening');
+    } catch {
+      continue; // In use.
+    }
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
 }

@@ -1,0 +1,56 @@
+import { Stryker } from '@stryker-mutator/core';
+
+/**
+ * Mutation testing: puts single faults into one part of the core after another, and runs the tests that can see
+ * them. Usage: `npm run mutate [part…]`. Writes a report of each part to `reports/mutation/`; the faults that no
+ * test notices are in it. Later runs test only what has changed. See docs/testing.md.
+ */
+
+/**
+ * Files of each part, the tests that see them, and the least score in percent. A test file runs for every fault
+ * in what it executes, so only quick files are listed.
+ */
+const PARTS = {
+  llm: { mutate: ['plugins/llm/*.ts', 'plugins/config/model-routes.ts'], tests: ['plugins/llm'], least: 85 },
+};
+
+const chosen = process.argv.slice(2);
+const unknown = chosen.filter((name) => !(name in PARTS));
+if (unknown.length > 0) {
+  process.stderr.write(`Unknown part: ${unknown.join(', ')}. Parts: ${Object.keys(PARTS).join(', ')}.\n`);
+  process.exit(2);
+}
+
+for (const [name, { mutate, tests, least }] of Object.entries(PARTS)) {
+  if (chosen.length > 0 && !chosen.includes(name)) continue;
+  const folder = `reports/mutation/${name}`;
+  const results = await new Stryker({
+    testRunner: 'tap',
+    tap: {
+      testFiles: tests.map((file) => `build/test/${file}.test.js`),
+      nodeArgs: ['--enable-source-maps'],
+      forceBail: true,
+    },
+    buildCommand: 'npm run build:test',
+    mutate,
+    ignorePatterns: ['/reports', '/dist', '/build', '/docs'],
+    checkers: [],
+    coverageAnalysis: 'perTest',
+    concurrency: 2,
+    timeoutMS: 10_000,
+    timeoutFactor: 2,
+    incremental: true,
+    incrementalFile: `${folder}/incremental.json`,
+    reporters: ['clear-text', 'html', 'json'],
+    clearTextReporter: { allowColor: false, logTests: false, reportTests: false },
+    htmlReporter: { fileName: `${folder}/report.html` },
+    jsonReporter: { fileName: `${folder}/report.json` },
+    tempDirName: 'reports/.stryker-tmp',
+    allowConsoleColors: false,
+  }).runMutationTest();
+  const noticed = results.filter(({ status }) => status === 'Killed' || status === 'Timeout').length;
+  const counted = results.filter(({ status }) => !['Ignored', 'CompileError', 'RuntimeError'].includes(status)).length;
+  const score = (100 * noticed) / counted;
+  process.stdout.write(`${name}: ${score.toFixed(1)} % of ${counted} faults noticed; at least ${least} %\n`);
+  if (score < least) process.exitCode = 1;
+}
