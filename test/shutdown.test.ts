@@ -24,13 +24,24 @@ t.test('SIGTERM lets running answers finish and refuses new questions', async (t
   await until(() => isDraining(server), 'the service drains');
   t.equal((await fetch(`${server.url}/readyz`)).status, 503, 'not ready while it drains');
   t.equal((await fetch(`${server.url}/livez`)).status, 200, 'alive while it drains');
-  const refused = await postJson(`${server.url}/ask/stream`, { question: 'q' });
-  t.equal(refused.status, 503, 'a new question is refused');
-  t.equal(
-    ((await refused.json()) as { error: { code: string } }).error.code,
-    'overloaded',
-    'error code of the refusal',
-  );
+  const chat = { model: 'bella/gpt-4o', messages: [{ role: 'user', content: 'q' }] };
+  for (const [path, body] of [
+    ['/ask/stream', { question: 'q' }],
+    ['/streams', { question: 'q' }],
+    ['/v1/chat/completions', chat],
+  ] as const) {
+    const refused = await postJson(server.url + path, body);
+    t.equal(refused.status, 503, `POST ${path}: a new question is refused`);
+    t.equal(refused.headers.get('retry-after'), '1', `POST ${path}: it may be asked again after a second`);
+    t.equal(refused.headers.get('connection'), 'close', `POST ${path}: on another connection`);
+    t.match(await refused.json(), { error: { code: 'overloaded' } }, `POST ${path}: the code of the error`);
+  }
+  const eventSource = await open(`${server.url}/ask/stream?question=q`);
+  t.equal(await eventSource.ended, true, 'the response to an EventSource is complete');
+  t.equal(eventSource.response.statusCode, 200, 'an EventSource gets the only status after which it reconnects');
+  t.equal(eventSource.response.headers.connection, 'close', 'an EventSource reconnects on another connection');
+  t.same(eventSource.events, [], 'an EventSource gets no event, so its next request asks again');
+  t.ok(eventSource.retry, 'an EventSource is told when to reconnect');
 
   for (const { response } of upstream.calls) response.end(text('b') + STOP);
   for (const reading of readings) {
@@ -62,13 +73,11 @@ t.test('answers that exceed DRAIN_MS end with `stream_lost`, and the exit code i
 });
 
 t.test('an idle service exits without waiting for keep-alive connections', async (t) => {
-  const server = await runServer(t, {});
+  const server = await runServer(t, { DRAIN_MS: '600000' });
   await fetch(`${server.url}/livez`);
-  const signalledAt = performance.now();
   server.child.kill('SIGTERM');
+  // Waiting for the connection would take longer than the time limit of the test.
   t.equal(await server.exit, 0, 'exit code');
-  // The exit takes some milliseconds. Waiting for the connection would take the 25 s of the drain.
-  t.ok(performance.now() - signalledAt < 15_000, 'the service exits before the end of the drain');
 });
 
 t.test('repeated signals count as one; a later signal exits immediately with code 1', async (t) => {

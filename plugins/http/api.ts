@@ -10,6 +10,11 @@ export interface PublicError {
   readonly message: string;
   /** Milliseconds after which a retry may succeed; sent as `Retry-After`. */
   readonly retryAfterMs?: number | undefined;
+  /**
+   * True if this replica is draining, so that another replica may answer. The response then has `Connection: close`,
+   * because a gateway would send the next request on the same connection.
+   */
+  readonly isDraining?: boolean | undefined;
 }
 
 /** Body of every error response outside `/v1`, and of errors of the HTTP parser everywhere. */

@@ -10,8 +10,11 @@ declare module 'fastify' {
     apiError(error: PublicError): Error;
     /** Creates an `invalid_request` error; 400 unless another status is given. */
     invalidRequest(message: string, status?: number): Error;
-    /** Returns what clients may see of any thrown value. Logs faults of this service. */
-    toPublicError(error: unknown, request: FastifyRequest): PublicError;
+    /**
+     * Returns what clients may see of any thrown value, and sets the headers that belong to it. Logs faults of this
+     * service.
+     */
+    toPublicError(error: unknown, request: FastifyRequest, reply: FastifyReply): PublicError;
   }
 }
 
@@ -20,12 +23,14 @@ class ApiError extends Error {
   readonly statusCode: number;
   readonly code: string;
   readonly retryAfterMs: number | undefined;
+  readonly isDraining: boolean;
 
-  constructor({ status, code, message, retryAfterMs }: PublicError) {
+  constructor({ status, code, message, retryAfterMs, isDraining = false }: PublicError) {
     super(message);
     this.statusCode = status;
     this.code = code;
     this.retryAfterMs = retryAfterMs;
+    this.isDraining = isDraining;
   }
 }
 
@@ -70,20 +75,21 @@ export default fp(
 
 /** Sends an error as the default envelope. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
-  const publicError = toPublicError(error, request);
-  const { status, retryAfterMs } = publicError;
-  if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
+  const publicError = toPublicError(error, request, reply);
   // Sent as a string, because the response schema of the route would remove the fields of an error.
   const body = JSON.stringify(envelope(publicError, request.id));
-  reply.code(status).type('application/json; charset=utf-8').send(body);
+  reply.code(publicError.status).type('application/json; charset=utf-8').send(body);
 }
 
 export function envelope({ code, message }: PublicError, requestId: string): ErrorEnvelope {
   return { error: { code, message, requestId } };
 }
 
-function toPublicError(error: unknown, request: FastifyRequest): PublicError {
+function toPublicError(error: unknown, request: FastifyRequest, reply: FastifyReply): PublicError {
   const publicError = describe(error);
+  const { retryAfterMs, isDraining } = publicError;
+  if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
+  if (isDraining) reply.header('connection', 'close');
   if (publicError.code === 'internal') request.log.error({ err: error }, 'internal error');
   return publicError;
 }
@@ -94,8 +100,8 @@ function describe(error: unknown): PublicError {
     return { status, code, message, retryAfterMs };
   }
   if (error instanceof ApiError) {
-    const { statusCode, code, message, retryAfterMs } = error;
-    return { status: statusCode, code, message, retryAfterMs };
+    const { statusCode, code, message, retryAfterMs, isDraining } = error;
+    return { status: statusCode, code, message, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
   if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };

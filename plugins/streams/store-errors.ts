@@ -4,6 +4,8 @@ import { KeyConflict, StoreFull } from './types.ts';
 
 /** `Retry-After` of a refused question. */
 const RETRY_AFTER_MS = 5_000;
+/** The same while this replica is draining: another replica may answer immediately. */
+const DRAINING_RETRY_AFTER_MS = 1_000;
 
 const MESSAGES = {
   draining: 'The service is shutting down',
@@ -31,7 +33,9 @@ export function createStoreErrors({ apiError, metrics, log }: StoreErrorsOptions
   const overloaded = (reason: keyof typeof MESSAGES) => {
     metrics.refusals.inc({ reason });
     const message = `${MESSAGES[reason]}; retry later.`;
-    return apiError({ status: 503, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS });
+    const isDraining = reason === 'draining';
+    const retryAfterMs = isDraining ? DRAINING_RETRY_AFTER_MS : RETRY_AFTER_MS;
+    return apiError({ status: 503, code: 'overloaded', message, retryAfterMs, isDraining });
   };
 
   const toApiError = (error: unknown) => {

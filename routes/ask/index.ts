@@ -18,7 +18,7 @@ import {
   sseResponse,
 } from '../responses.ts';
 import { acceptsEvents, isEventSource, parseLastEventId, readFromStart, resume } from '../resume.ts';
-import { type ErrorPayload, errorEvent } from '../sse-events.ts';
+import { type ErrorPayload, errorEvent, retryEvent } from '../sse-events.ts';
 
 /** Asks and reads the answer in one request: GET for an EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
@@ -36,7 +36,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         tags: ['Ask'],
         summary: 'Ask a question and read its answer with an EventSource',
         description:
-          'With `Last-Event-ID`, the answer continues where the connection was cut, and no question is asked. An EventSource gives up for good on every status but 200, so a temporary refusal (429, 503) is sent to it as 200 with one `error` event.',
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and no question is asked. An EventSource gives up for good on every status but 200, so a temporary refusal (429, 503) is sent to it as 200 with one `error` event. While the replica shuts down, it gets 200 with only a `retry:` line, asks again, and another replica answers.',
         security: KEY_OR_TICKET,
         querystring: AskQuery,
         headers: ResumeHeaders,
@@ -68,7 +68,9 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         }
         const failure = temporaryError(error);
         if (!failure || !isEventSource(request)) throw error;
-        return reply.stream([errorEvent(failure)]);
+        // Nothing has started. Without an event id, the EventSource asks again, and another replica answers.
+        if (failure.isDraining) return reply.header('connection', 'close').stream([retryEvent()]);
+        return reply.stream([errorEvent(failure.payload)]);
       }
     },
   );
@@ -126,18 +128,25 @@ function isPrefetch({ headers }: FastifyRequest): boolean {
 }
 
 /**
- * Returns a refusal that passes by itself as an event. An EventSource gives up for good on any status but
- * 200 and cannot read a body. Its reconnect after the event gets 204.
+ * Returns a refusal that passes by itself as the payload of an event. An EventSource gives up for good on any
+ * status but 200 and cannot read a body. Its reconnect after the event gets 204.
  */
-function temporaryError(error: unknown): ErrorPayload | undefined {
-  const { statusCode, message, retryAfterMs } = error as {
+function temporaryError(error: unknown): { payload: ErrorPayload; isDraining: boolean } | undefined {
+  const {
+    statusCode,
+    message,
+    retryAfterMs,
+    isDraining = false,
+  } = error as {
     statusCode?: number;
     message: string;
     retryAfterMs?: number;
+    isDraining?: boolean;
   };
   if ((statusCode !== 503 && statusCode !== 429) || retryAfterMs === undefined) return undefined;
   const code = statusCode === 429 ? 'rate_limited' : 'overloaded';
-  return { code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) };
+  const payload = { code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) };
+  return { payload, isDraining };
 }
 
 export default ask;

@@ -18,9 +18,8 @@ export function toOpenAIError({ status, code, message }: PublicError): { readonl
 /** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
 export function useOpenAIErrors(scope: FastifyInstance): void {
   const sendError = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
-    const publicError = scope.toPublicError(error, request);
-    const { status, code, retryAfterMs } = publicError;
-    if (retryAfterMs !== undefined) reply.header('retry-after', Math.ceil(retryAfterMs / 1000));
+    const publicError = scope.toPublicError(error, request, reply);
+    const { status, code } = publicError;
     // The SDKs retry 409, 429 and 5xx by themselves unless they are told not to.
     if (code !== 'rate_limited' && code !== 'overloaded') reply.header('x-should-retry', 'false');
     // Sent as a string: the route's serializer, made for its successful answers, would drop fields.
