@@ -1,18 +1,8 @@
 import type { InjectOptions } from 'fastify';
 import t from 'tap';
-import { bellaAt, build, serve, until } from '../helper.ts';
+import { bellaAt, build, serve } from '../helper.ts';
 import { deltaText, open, readAll } from '../sse-client.ts';
-import {
-  chunk,
-  completeAnswer,
-  DONE,
-  type Script,
-  STOP,
-  sse,
-  startUpstream,
-  text,
-  unfinishedAnswer,
-} from '../upstream.ts';
+import { chunk, completeAnswer, DONE, type Script, sse, startUpstream, text } from '../upstream.ts';
 
 const ANSWER = ['你好', ' 🚀', ' "quoted"', '\n\r\u2028', ' \\ end'];
 
@@ -129,17 +119,6 @@ t.test('headers and the start event are sent before the upstream answers', async
   await reading.until('start');
   t.equal((await upstream.call(1)).response.headersSent, false);
   reading.cut();
-});
-
-t.test('a silent stream gets heartbeat comments', async (t) => {
-  const upstream = await startUpstream(t, unfinishedAnswer('a'));
-  const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_HEARTBEAT_MS: '40' }) });
-  const reading = await open(`${url}/ask/stream?question=q`);
-  await until(() => reading.comments.length >= 3, 'three heartbeats');
-  t.equal(reading.comments[0], 'hb');
-  t.equal(deltaText(reading), 'a');
-  (await upstream.call(1)).response.end(text('b') + STOP);
-  t.equal((await reading.until('end')).json.answer, 'ab', 'the answer continues after heartbeats');
 });
 
 t.test('an upstream failure ends the stream with one error event, after the text so far', async (t) => {
