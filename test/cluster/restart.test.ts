@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import OpenAI from 'openai';
 import t from 'tap';
 import { assertComplete, type Cluster, noCluster, type Page, readAsEventSource, startCluster } from '../cluster.ts';
+import { until } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { numberedAnswer, numberedDeltas } from '../upstream.ts';
 
@@ -28,6 +29,11 @@ async function askWithFetch(url: string, question: string): Promise<string> {
     if (end === undefined) throw new Error(`status ${response.status} and no end`);
     return JSON.parse(end).answer;
   }
+}
+
+async function isAnswering(url: string): Promise<boolean> {
+  const response = await fetch(`${url}/metrics`);
+  return /^sluice_generations_active [1-9]/m.test(await response.text());
 }
 
 async function askWithSdk(sdk: OpenAI, content: string): Promise<string> {
@@ -79,7 +85,11 @@ t.test(
     ]);
     for (let restart = 0; restart < 2 * ROUNDS; restart++) {
       const index = restart % 2;
-      await sleep(1_000); // Lets answers start before each restart, so that it interrupts some.
+      // The gateway uses both replicas, as an operator has to wait for, and the restart interrupts answers.
+      await until(
+        async () => (await Promise.all(cluster.replicas.map(({ url }) => isAnswering(url)))).every(Boolean),
+        'both replicas are answering',
+      );
       const { child, exit } = cluster.replicas[index] as Cluster['replicas'][number];
       child.kill('SIGTERM');
       t.equal(await exit, 0, 'the replica drains and exits with code 0');
