@@ -95,6 +95,11 @@ t.test('retries and fallbacks of a continuation get the same text', async (t) =>
   t.equal(await metric('sluice_fallbacks_total', { from: 'b', to: 'c' }), 1);
 });
 
+t.test('a target that adds nothing to an answer is not named', async (t) => {
+  const { generate } = setUp([fake('a', [breaksAfter('one')]), fake('b', [[FINISH]])], { route });
+  t.same((await generate()).finish, FINISH);
+});
+
 t.test('an answer with only reasoning starts over on a target that supports continuation', async (t) => {
   const reasoning: StreamPart = { type: 'reasoning', text: 'hm' };
   const demo = fake('demo', [ANSWER], false);

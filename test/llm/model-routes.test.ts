@@ -111,7 +111,7 @@ t.test('a provider that allows all models is open for any name, under one label'
     'a configured model wins',
   );
   t.equal(find('open/'), undefined, 'a model needs a name');
-  t.equal(find('open'), undefined, 'a provider alone is no model');
+  for (const name of ['open', 'openx', 'o']) t.equal(find(name), undefined, `${name}: no slash, no provider`);
   t.equal(find('closed/other'), undefined);
   t.same(names, ['open/tuned', 'closed/m', 'open/*'], 'listed last, with a star');
 });

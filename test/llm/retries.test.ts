@@ -158,6 +158,14 @@ t.test('an abort during a call is reported with its reason, and nothing is calle
   t.match(running.outcome.fault, { name: 'AbortError' });
   t.same(running.outcome.called, ['a']);
   t.equal(clock.pending, 0);
+  const b = fake('b', [ANSWER]);
+  const controller = new AbortController();
+  const replaced = setUp([fake('a', [['silence']]), b]);
+  const stopping = await replaced.start({ signal: controller.signal });
+  controller.abort(SERVER_ERROR);
+  await settle();
+  t.equal(stopping.outcome.fault, SERVER_ERROR, 'a reason that looks like an error of the provider');
+  t.equal(b.requests.length, 0);
   const before = setUp([fake('a', [ANSWER])]);
   const reason = new Error('stopped');
   t.equal((await before.generate({ signal: AbortSignal.abort(reason) })).fault, reason, 'aborted before the call');

@@ -34,6 +34,13 @@ const abortDuringCall: Ending = async ({ start }) => {
 };
 const abortBeforeCall: Ending = async ({ generate }) => void (await generate({ signal: AbortSignal.abort() }));
 
+const abortWithProviderError: Ending = async ({ start }) => {
+  const controller = new AbortController();
+  await start({ signal: controller.signal });
+  controller.abort(SERVER_ERROR);
+  await settle();
+};
+
 /** Ways in which a call ends that say nothing about the health of the target before its first part. */
 const NEUTRAL: [string, CallScript, Ending?][] = [
   ['a rate limit', [fault('upstream_rate_limited', { retryable: false })]],
@@ -47,6 +54,7 @@ const NEUTRAL: [string, CallScript, Ending?][] = [
   ['the total deadline', [fault('upstream_timeout', { stage: 'total', retryable: true })]],
   ['an error of this service', [new Error('bug')]],
   ['an abort during the call', ['silence'], abortDuringCall],
+  ['an abort whose reason is an error of a provider', ['silence'], abortWithProviderError],
   ['an abort before the call', ANSWER, abortBeforeCall],
 ];
 
@@ -360,6 +368,15 @@ t.test('if no target can be used, the error names the first time at which one ma
   t.match((await client.generate()).fault, { reason: 'circuit_open', retryAfterMs: 3_500 }, 'of the one that is next');
   clock.advance(3_000);
   t.match((await client.generate()).fault, { reason: 'circuit_open', retryAfterMs: 1_000 }, 'at least one second');
+});
+
+t.test('a route is saturated only if all its targets are full', async (t) => {
+  const cooldown = fault('upstream_rate_limited', { reason: 'keys_in_cooldown' });
+  const b: FakeProvider = { ...fake('b', [ANSWER]), cooldown: () => cooldown };
+  const client = setUp([fake('a', [['silence']]), b], { maxConcurrent: 1 });
+  const held = await client.start();
+  t.equal((await client.generate()).fault, cooldown, 'the error of the target that is not full');
+  held.abort();
 });
 
 t.test('the state of a half-open breaker is a metric', async (t) => {
