@@ -72,29 +72,58 @@ t.test('each other end of a call closes the connection', async (t) => {
 
 t.test('each end of a call ends the use of its API key', async (t) => {
   let answer: Script = () => {};
-  const { upstream, provider } = await start(t, (call) => answer(call), ['one', 'two']);
+  const upstream = await startUpstream(t, (call) => answer(call));
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one', 'two'] });
+  t.teardown(() => provider.close());
+  answer = ({ response }) => void sse(response).write(text('x'));
+  const held = provider.stream(REQUEST, new AbortController().signal);
+  await held.next();
   const keyOf = async (n: number) => (await upstream.call(n)).request.headers.authorization;
+  t.equal(await keyOf(1), 'Bearer one');
+
+  const complete: Script = ({ response }) => void sse(response).end(text('x') + STOP + DONE);
   const ends: [string, Script][] = [
-    ['an answer', ({ response }) => void sse(response).end(text('x') + STOP + DONE)],
+    ['an answer', complete],
     ['an incomplete answer', ({ response }) => void sse(response).end(text('x'))],
     ['an error status', ({ response }) => void response.writeHead(500).end()],
-    [
-      'another content type',
-      ({ response }) => void response.writeHead(200, { 'content-type': 'text/html' }).end('<html>'),
-    ],
+    ['another content type', ({ response }) => void response.writeHead(200, { 'content-type': 'text/html' }).end('<')],
     ['a closed connection', ({ response }) => void response.destroy()],
   ];
-  let calls = 0;
+  let calls = 1;
   for (const [name, script] of ends) {
-    answer = script;
-    const keys = [];
-    // Keys whose use has ended are used in turn; a key that is still in use is left out.
-    for (let i = 0; i < 4; i++) {
+    for (answer of [script, complete]) {
       await collect(provider.stream(REQUEST, new AbortController().signal));
       calls += 1;
-      keys.push(await keyOf(calls));
+      t.equal(await keyOf(calls), 'Bearer two', `${name}: the key without a running call is used again`);
     }
-    t.same(keys, ['Bearer one', 'Bearer two', 'Bearer one', 'Bearer two'], name);
+  }
+  await held.return();
+  await collect(provider.stream(REQUEST, new AbortController().signal));
+  t.equal(await keyOf(calls + 1), 'Bearer one', 'a reader that stops early');
+});
+
+t.test('a key is not used after a 401, and an accepted call resets the length of its cooldown', async (t) => {
+  let now = 0;
+  let status = 401;
+  const upstream = await startUpstream(t, ({ response }) => {
+    if (status === 200) sse(response).end(text('x') + STOP + DONE);
+    else response.writeHead(status).end();
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one'], now: () => now });
+  t.teardown(() => provider.close());
+  const ask = () => collect(provider.stream(REQUEST, new AbortController().signal));
+  for (let i = 0; i < 2; i++) {
+    status = 401;
+    t.match((await ask()).error, { reason: 'credentials', upstreamStatus: 401 });
+    t.match(provider.cooldown?.(), { code: 'upstream_rejected', reason: 'credentials' });
+    const { calls } = upstream;
+    const before = calls.length;
+    t.match((await ask()).error, { reason: 'credentials' });
+    t.equal(calls.length, before, 'no call is made during the cooldown');
+    now += 5_000;
+    t.equal(provider.cooldown?.(), undefined, 'the cooldown takes five seconds');
+    status = 200;
+    t.equal((await ask()).text, 'x');
   }
 });
 
