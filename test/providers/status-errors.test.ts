@@ -66,6 +66,17 @@ t.test('x-should-retry: false forbids a retry, other values do not', async (t) =
   });
 });
 
+t.test('the requested delay is part of the error, if a retry may succeed', async (t) => {
+  const google = '{"error":{"details":[{"retryDelay":"48s"}]}}';
+  t.match(statusError(429, {}, google), { retryable: true, retryAfterMs: 48_000 });
+  t.match(statusError(429, {}, `[${google}]`), { retryable: true, retryAfterMs: 48_000 });
+  t.match(statusError(429, { 'x-ratelimit-reset-tokens': '6m0s' }, ''), { retryable: true, retryAfterMs: 360_000 });
+  t.match(statusError(529, { 'retry-after-ms': '250' }, ''), { retryable: true, retryAfterMs: 250 });
+  t.match(statusError(409, { 'retry-after': '2' }, ''), { retryable: true, retryAfterMs: 2_000 });
+  t.match(statusError(501, { 'retry-after': '2' }, google), { retryable: false, retryAfterMs: undefined });
+  t.match(statusError(400, { 'retry-after': '2' }, google), { retryable: false, retryAfterMs: undefined });
+});
+
 t.test('an invalid key is recognized with every 4xx status but 429', async (t) => {
   const bodies = [
     '{"error":{"message":"API key not valid. Please pass a valid API key."}}',
