@@ -84,13 +84,12 @@ const CHAT: Case[] = [
     { cachedTokens: 3, cacheWriteTokens: 4 },
   ],
   [
-    'zero cached tokens of Bella are not counted, those of OpenAI are',
-    chat(
-      { prompt_tokens: 1, cache_read_tokens: 0, cache_creation_tokens: 0 },
-      { prompt_tokens_details: { cached_tokens: 0 }, cache_read_tokens: 0 },
-    ),
-    { cachedTokens: 0 },
+    'zero cached tokens of Bella are not counted: its channel may not know them',
+    chat({ prompt_tokens: 1, cache_read_tokens: 0, cache_creation_tokens: 0 }),
+    { inputTokens: 1 },
   ],
+  ['zero cached tokens of OpenAI', chat({ prompt_tokens_details: { cached_tokens: 0 } }), { cachedTokens: 0 }],
+  ['zero cached tokens of DeepSeek', chat({ prompt_cache_hit_tokens: 0 }), { cachedTokens: 0 }],
 ];
 
 /** A Messages stream with a usage in `message_start` and in each `message_delta`. */
