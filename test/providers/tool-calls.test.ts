@@ -79,6 +79,16 @@ t.test('Chat Completions: a tool call has its id and name once, and all its argu
   }
 });
 
+t.test('Chat Completions: a tool call without an id has none', async (t) => {
+  const play = await startDialects(t);
+  for (const id of [undefined, null, '']) {
+    const body = chat({ index: 0, ...(id !== undefined && { id }), function: { name: 'f', arguments: '{}' } });
+    const played = await play('openai-compatible', body);
+    t.same(played.toolCalls, [{ id: null, name: 'f', arguments: '{}' }]);
+    t.same(heads(played), [[0, undefined, 'f']]);
+  }
+});
+
 const TWO: [name: string, body: string][] = [
   ['one after the other', chat(toolCall(0, 'c1', 'f', '{"a":1}'), toolCall(1, 'c2', 'g', '{"b":2}'))],
   ['in one delta', chat([toolCall(0, 'c1', 'f', '{"a":1}'), toolCall(1, 'c2', 'g', '{"b":2}')])],
