@@ -158,6 +158,19 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     await until(async () => (await redis.client.exists('p:running:a')) === 0, 'no generation is counted');
   });
 
+  t.test('a question that is refused because Redis replies too late does not count afterwards', async (t) => {
+    const { redis, a, b, settled } = await startReplicas(t, 4);
+    const owner: Identity = { owner: 'a', maxConcurrent: 4 };
+    await a.reserve(owner);
+    // Longer than a replica waits for a reply: Redis runs the command after the replica has given up.
+    await redis.client.call('CLIENT', 'PAUSE', 400, 'ALL');
+    t.match(await refusal(a.reserve(owner)), { statusCode: 429 }, 'A may grant a quarter alone, which is in use');
+    await redis.client.ping();
+    await settled();
+    for (let i = 0; i < 3; i++) await b.reserve(owner);
+    t.equal(await b.fits(owner), false, 'B can use the other three slots and not more');
+  });
+
   t.test('a generation that ends while Redis is unavailable no longer counts afterwards', async (t) => {
     const { redis, a, b, isAvailable } = await startReplicas(t);
     const owner: Identity = { owner: 'a', maxConcurrent: 2 };

@@ -312,8 +312,8 @@ t.test('an idempotency key belongs to its owner and to one question', async (t) 
   }
   t.equal((await ask('a', { model: 'small', temperature: 1, maxTokens: 5 })).id, first.id, 'the default model by name');
   // Names of owners and keys are chosen by clients: they must not run together.
-  const joined = await service.start({ owner: 'd' }, {}, { key: 'x' });
-  t.not((await service.start({ owner: 'dx' }, {}, { key: '' })).id, joined.id, 'owner and key do not run together');
+  const joined = await service.start({ owner: 'd' }, {}, { key: 'ek' });
+  t.not((await service.start({ owner: 'de' }, {}, { key: 'k' })).id, joined.id, 'owner and key do not run together');
 });
 
 t.test('a conversation belongs to its owner, and is found while its newest answer runs', async (t) => {
