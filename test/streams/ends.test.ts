@@ -1,9 +1,11 @@
 import t, { type Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import type { Stream, Terminal } from '../../plugins/streams/api.ts';
+import { createLifetime } from '../../plugins/streams/lifetime.ts';
 import { ProviderError } from '../../providers/errors.ts';
 import type { FinishPart } from '../../providers/types.ts';
 import { until } from '../helper.ts';
+import { manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import {
   type BareStreams,
@@ -254,6 +256,19 @@ t.test('a generation that ends in time leaves no timer but the expiry of its str
   (await stream.read(0))?.close();
   finish(service, 0);
   t.equal(service.clock.pending, 1);
+});
+
+t.test('a reader that leaves between the end of a generation and the end of its log sets no timer', (t) => {
+  const clock = manualClock();
+  let abandoned = 0;
+  const lifetime = createLifetime(GRACE_MS, clock, () => (abandoned += 1));
+  lifetime.onReaders(1);
+  lifetime.cancel();
+  lifetime.onReaders(0);
+  t.equal(clock.pending, 0);
+  clock.advance(GRACE_MS);
+  t.equal(abandoned, 0);
+  t.end();
 });
 
 t.test('readers are counted while they are attached, each once', async (t) => {
