@@ -55,6 +55,7 @@ export async function bareAuth(t: Test, options: Partial<AuthOptions> = {}): Pro
     const handler = async ({ identity }: { identity: Identity }) => identity;
     scope.get('/api', { config: { access: 'api' } }, handler);
     scope.get('/ask', { config: { access: 'ask' } }, handler);
+    scope.get('/ask/:id', { config: { access: 'ask' } }, handler);
     scope.get('/streams/:id', { config: { access: 'read' } }, handler);
     scope.get('/read', { config: { access: 'read' } }, handler);
     scope.get('/public', { config: { access: 'public' } }, handler);

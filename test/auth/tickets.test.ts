@@ -119,6 +119,7 @@ t.test('a read ticket reads its stream as long as that can be stored, and nothin
   t.equal(first.identity?.ticket, undefined, 'the reader stands for the key, not for an ask ticket');
   t.equal((await read('T'.repeat(22))).status, 401, 'another stream');
   t.equal((await service.get(`/ask${query}`)).status, 401, 'a question');
+  t.equal((await service.get(`/ask/${STREAM}${query}`)).status, 401, 'a question about its stream');
   t.equal(
     (await service.get(`/ask${query}`, { 'last-event-id': `${STREAM}.1` })).status,
     401,
