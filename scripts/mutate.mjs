@@ -12,6 +12,18 @@ import { Stryker } from '@stryker-mutator/core';
  */
 const PARTS = {
   llm: { mutate: ['plugins/llm/*.ts', 'plugins/config/model-routes.ts'], tests: ['plugins/llm'], least: 85 },
+  limits: { mutate: ['plugins/limits/*.ts'], tests: ['limits/limits', 'limits/replicas'], least: 85 },
+  auth: { mutate: ['plugins/auth/*.ts'], tests: ['auth/keys', 'auth/tickets', 'auth/jwt'], least: 85 },
+  'memory-store': {
+    mutate: ['plugins/streams/memory/*.ts', 'plugins/streams/units.ts'],
+    tests: ['streams/segments', 'streams/memory-store'],
+    least: 85,
+  },
+  generations: {
+    mutate: ['plugins/streams/{admission,fingerprint,generation,index,lifetime,start-generation,terminals}.ts'],
+    tests: ['streams/start', 'streams/ends'],
+    least: 85,
+  },
 };
 
 const chosen = process.argv.slice(2);

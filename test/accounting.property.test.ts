@@ -32,8 +32,8 @@ import { noRedis, startRedis } from './redis.ts';
  * once: slots of the process, of each provider and of each owner, tokens, and keys in Redis.
  */
 
-const MEMORY_RUNS = Number(process.env.RUNS ?? 30);
-const REDIS_RUNS = Number(process.env.RUNS ?? 8);
+const MEMORY_RUNS = Number(process.env.RUNS || 30);
+const REDIS_RUNS = Number(process.env.RUNS || 8);
 const SEED = process.env.SEED === undefined ? Date.now() % 2 ** 31 : Number(process.env.SEED);
 const OPTIONS = { seed: SEED, endOnFailure: true };
 
@@ -43,7 +43,8 @@ type Route = 'get' | 'post' | 'streams' | 'v1' | 'v1 whole' | 'ui' | 'ticket';
 
 type Step =
   | { do: 'ask'; owner: OwnerName; model: Model; route: Route; key: number; times: number; resumable: boolean }
-  | { do: 'text' | 'leave' | 'stop'; index: number; size: number }
+  | { do: 'text' | 'leave'; index: number; size: number }
+  | { do: 'stop'; owner: OwnerName; index: number }
   | { do: 'finish'; index: number; tokens: number | undefined }
   | { do: 'fail'; index: number; isClientFault: boolean }
   | { do: 'break'; index: number }
@@ -64,7 +65,8 @@ const ask = fc.record({
   resumable: fc.boolean(),
 });
 const play: fc.Arbitrary<Step> = fc.oneof(
-  fc.record({ do: fc.constantFrom('text' as const, 'leave' as const, 'stop' as const), index, size: fc.nat(400) }),
+  fc.record({ do: fc.constantFrom('text' as const, 'leave' as const, 'leave' as const), index, size: fc.nat(400) }),
+  fc.record({ do: fc.constant('stop' as const), owner: fc.constantFrom(...OWNERS), index }),
   fc.record({ do: fc.constant('finish' as const), index, tokens: fc.option(fc.nat(300), { nil: undefined }) }),
   fc.record({ do: fc.constant('fail' as const), index, isClientFault: fc.boolean() }),
 );
@@ -85,8 +87,8 @@ interface Run {
   /** The processes that are alive. */
   readonly services: Service[];
   readonly asked: Asked[];
-  /** Streams whose ids are known, and their keys. */
-  readonly streams: { id: string; key: string }[];
+  /** Called when a reader has closed its connection. */
+  onLeft(): unknown;
   /** Plays the steps that concern the process and not a question. */
   disturb(step: Step): unknown;
 }
@@ -145,11 +147,6 @@ async function askQuestion(run: Run, step: Ask): Promise<void> {
   const hasArrived = ({ status, question }: Asked) =>
     status !== undefined || callsOf(run).some((call) => call.question === question);
   await until(() => sent.every(hasArrived), 'every question is answered or has reached a model');
-  if (step.route !== 'streams') return;
-  await until(() => sent.every(({ isClosed }) => isClosed), 'the streams have been created');
-  for (const { status, body } of sent) {
-    if (status === 201) run.streams.push({ id: JSON.parse(body).id, key: keyOf(step.owner, run.number) });
-  }
 }
 
 async function playStep(run: Run, step: Step): Promise<void> {
@@ -170,13 +167,18 @@ async function playStep(run: Run, step: Step): Promise<void> {
         step.index,
       );
       reader?.leave();
-      return until(() => reader?.isClosed !== false, 'the reader has left');
+      await until(() => reader?.isClosed !== false, 'the reader has left');
+      await run.onLeft();
+      return;
     }
     case 'stop': {
-      const stream = pick(run.streams, step.index);
-      const service = pick(run.services, step.size) as Service;
-      if (stream === undefined) return;
-      await service.app.inject({ method: 'DELETE', url: `/streams/${stream.id}`, headers: bearer(stream.key) });
+      const id = pick(
+        run.asked.flatMap(({ stream }) => stream ?? []),
+        step.index,
+      );
+      const { app } = pick(run.services, step.index) as Service;
+      const headers = bearer(keyOf(step.owner, run.number));
+      if (id !== undefined) await app.inject({ method: 'DELETE', url: `/streams/${id}`, headers });
       return;
     }
     default:
@@ -212,8 +214,9 @@ function assertOneEndEach(services: readonly Service[]): void {
 
 const weighted = (...disturbances: fc.WeightedArbitrary<Step>[]) =>
   fc.array(fc.oneof({ arbitrary: ask, weight: 8 }, { arbitrary: play, weight: 12 }, ...disturbances), {
-    minLength: 10,
-    maxLength: 40,
+    minLength: 15,
+    maxLength: 25,
+    size: 'max',
   });
 
 /** Asserts that the two owners of a run pay for what their ended streams have used. */
@@ -283,7 +286,10 @@ t.test('in memory, everything that random questions take is given back once', { 
         number: number++,
         services,
         asked: [],
-        streams: [],
+        async onLeft() {
+          await turn();
+          clock.advance(0); // Answers without a grace time end at once.
+        },
         disturb(step) {
           if (step.do === 'store') fault = step.fault;
           if (step.do === 'overload') isOverloaded = step.isOverloaded;
@@ -340,7 +346,7 @@ t.test(
           number: number++,
           services: third ? [...replicas, third] : [...replicas],
           asked: [],
-          streams: [],
+          onLeft: () => turn(),
           disturb() {},
         };
         for (const [i, step] of steps.entries()) {

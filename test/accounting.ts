@@ -80,7 +80,8 @@ function playedProvider(name: string, calls: Call[]): Provider {
 export interface Asked {
   readonly question: string;
   readonly status: number | undefined;
-  readonly body: string;
+  /** Id of its stream, if the response has begun to say it. */
+  readonly stream: string | undefined;
   readonly isClosed: boolean;
   leave(): void;
 }
@@ -152,6 +153,7 @@ export function send(
 ): Asked {
   const { method = 'POST', headers, body } = options;
   let status: number | undefined;
+  let stream: string | undefined;
   let text = '';
   let isClosed = false;
   const outgoing: ClientRequest = request(url, {
@@ -165,6 +167,7 @@ export function send(
   });
   outgoing.on('response', (response) => {
     status = response.statusCode;
+    stream = response.headers['x-sluice-stream'] as string | undefined;
     response.on('error', () => {});
     response.on('data', (bytes) => {
       text += bytes;
@@ -176,8 +179,8 @@ export function send(
     get status() {
       return status;
     },
-    get body() {
-      return text;
+    get stream() {
+      return stream ?? /"(?:id|stream)":"([\w-]{22})"/.exec(text)?.[1];
     },
     get isClosed() {
       return isClosed;
