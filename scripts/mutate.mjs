@@ -16,7 +16,7 @@ const PARTS = {
   auth: { mutate: ['plugins/auth/*.ts'], tests: ['auth/keys', 'auth/tickets', 'auth/jwt'], least: 85 },
   'memory-store': {
     mutate: ['plugins/streams/memory/*.ts', 'plugins/streams/units.ts'],
-    tests: ['streams/segments', 'streams/memory-store'],
+    tests: ['streams/segments', 'streams/memory-log', 'streams/memory-store'],
     least: 85,
   },
   generations: {
