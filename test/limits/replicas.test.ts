@@ -158,6 +158,35 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     await until(async () => (await redis.client.exists('p:running:a')) === 0, 'no generation is counted');
   });
 
+  t.test('tokens that Redis was charged with are not given back to the share of a replica', async (t) => {
+    const { redis, a, isAvailable } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    const cheap = await a.reserve(owner, 200);
+    const expensive = await a.reserve(owner, 100);
+    await redis.stop();
+    await until(() => !isAvailable(a), 'Redis is unavailable');
+    cheap.settle({ totalTokens: 0 }, 0);
+    t.equal(await a.fits(owner, 250), true, 'the share of A');
+    t.equal(await a.fits(owner, 251), false, 'and not more');
+    expensive.settle({ totalTokens: 150 }, 0);
+    t.equal(await a.fits(owner, 200), true, 'what an answer used beyond its estimate is charged to the share');
+    t.equal(await a.fits(owner, 201), false, 'exactly');
+  });
+
+  t.test('tokens of the share of a replica are not given back to Redis', async (t) => {
+    const { redis, a, b, isAvailable, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    await redis.stop();
+    await until(() => !isAvailable(a), 'Redis is unavailable');
+    const reservation = await a.reserve(owner, 200);
+    await redis.start();
+    await until(() => isAvailable(a) && isAvailable(b), 'Redis is available again');
+    free(reservation);
+    await settled();
+    await b.reserve(owner, 500);
+    t.equal(await a.fits(owner, 1), false, 'Redis grants the limit once');
+  });
+
   t.test('a question that is refused because Redis replies too late does not count afterwards', async (t) => {
     const { redis, a, b, settled } = await startReplicas(t, 4);
     const owner: Identity = { owner: 'a', maxConcurrent: 4 };
