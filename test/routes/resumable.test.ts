@@ -101,7 +101,7 @@ t.test('when the reader of a request leaves', async (t) => {
         t.equal(app.streams.active, 1, 'it runs in the last millisecond of the grace time');
       }
       clock.advance(resumable ? 1 : 0);
-      t.equal(app.streams.active, 0, 'then it has ended');
+      if (!t.equal(app.streams.active, 0, 'then it has ended')) return;
       await call.closed;
       t.equal(call.finished, false, 'the upstream call is aborted');
     });
