@@ -49,9 +49,10 @@ export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
       return call(shared);
     });
 
+  // A negative penalty gives points back.
   const consumeLocal = async (owner: string, wanted: number): Promise<RateResult> => ({
     ...(await consumePoints(local, owner, wanted)),
-    adjust: (difference) => void adjustPoints(local, owner, difference),
+    adjust: (difference) => void local.penalty(owner, difference),
   });
 
   return {
@@ -60,8 +61,8 @@ export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
       try {
         const result = await runShared(cluster, (limiter) => consumePoints(limiter, owner, wanted));
         const adjust = (difference: number) => {
-          runShared(cluster, (limiter) => adjustPoints(limiter, owner, difference)).catch(() => {
-            if (difference > 0) void adjustPoints(local, owner, difference);
+          runShared(cluster, (limiter) => limiter.penalty(owner, difference)).catch(() => {
+            if (difference > 0) void local.penalty(owner, difference);
           });
         };
         return { ...result, adjust };
@@ -86,8 +87,4 @@ async function consumePoints(counter: Counter, owner: string, points: number): P
 
 function remainder({ remainingPoints, msBeforeNext }: RateLimiterRes) {
   return { remainingPoints: Math.max(0, remainingPoints), msBeforeNext };
-}
-
-function adjustPoints(counter: Counter, owner: string, points: number): Promise<RateLimiterRes> {
-  return points > 0 ? counter.penalty(owner, points) : counter.reward(owner, -points);
 }

@@ -1,5 +1,8 @@
+import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import fp from 'fastify-plugin';
 import t from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
+import limitsScope from '../../plugins/limits/scope.ts';
 import type { Prompt } from '../../plugins/llm/client.ts';
 import type { Usage } from '../../providers/types.ts';
 import { manualDate } from '../manual-date.ts';
@@ -30,6 +33,7 @@ t.test('maxConcurrent bounds the generations of each owner, and a settled one fr
     'the refusal',
   );
   t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'limit_concurrent' }), 3, 'counted refusals');
+  t.equal(await metricValue(app, 'sluice_limiter_degraded_total'), 0, 'one process needs no Redis');
   t.equal(await fits({ owner: 'b', maxConcurrent: 1 }), true, 'another owner has slots of its own');
   const [first] = results;
   if (first?.status === 'fulfilled') first.value.settle(undefined, 0);
@@ -195,6 +199,7 @@ const PROMPTS: [name: string, tokens: number, prompt: Prompt][] = [
       ],
     } as Prompt,
   ],
+  ['an earlier answer of text alone', 100, { messages: [{ role: 'assistant', content: chars(398) }] }],
   [
     'the definitions of tools',
     100,
@@ -269,6 +274,48 @@ t.test('a changed limit of an owner applies to the next question', async (t) => 
   t.equal(await fits({ owner: 'a', maxConcurrent: 3 }), true, 'a higher number of slots');
   for (const reservation of running) reservation.settle(undefined, 0);
   t.equal(await fits({ owner: 'a', maxConcurrent: 1 }), true, 'all slots are free again');
+});
+
+t.test('a generation that holds no slot frees none', async (t) => {
+  const { reserve, fits } = await bareLimits(t);
+  const unlimited = await reserve({ owner: 'a', tokensPerMinute: 1_000 });
+  const limited: Identity = { owner: 'a', maxConcurrent: 1 };
+  await reserve(limited);
+  unlimited.settle(undefined, 0);
+  t.equal(await fits(limited), false, 'it began before its owner had a limit');
+});
+
+t.test('the scope counts each request to a route with access `api`, before its handler', async (t) => {
+  const app = Fastify();
+  const counted: string[] = [];
+  const handled: string[] = [];
+  const fakes = async (fastify: FastifyInstance) => {
+    fastify.decorate('limits', {
+      async countRequest({ owner }: Identity, reply: FastifyReply) {
+        counted.push(owner);
+        if (reply.request.headers['x-refuse']) throw Object.assign(new Error('refused'), { statusCode: 429 });
+      },
+    } as never);
+    fastify.decorateRequest('identity', undefined as never);
+    fastify.addHook('onRequest', async (request) => {
+      (request as { identity: Identity }).identity = { owner: request.url };
+    });
+  };
+  await app.register(fp(fakes, { name: 'limits' }));
+  await app.register(fp(async () => {}, { name: 'auth-scope' }));
+  await app.register(limitsScope);
+  for (const access of ['api', 'ask', 'read', 'public'] as const) {
+    app.get(`/${access}`, { config: { access } }, async ({ url }) => {
+      handled.push(url);
+      return url;
+    });
+  }
+  for (const access of ['api', 'ask', 'read', 'public']) await app.inject(`/${access}`);
+  t.same(counted, ['/api'], 'counted requests');
+  t.same(handled, ['/api', '/ask', '/read', '/public'], 'all of them are handled');
+  const refused = await app.inject({ url: '/api', headers: { 'x-refuse': '1' } });
+  t.equal(refused.statusCode, 429, 'a refused request');
+  t.equal(handled.length, 4, 'does not reach its handler');
 });
 
 t.test('an owner without limits is neither refused nor told of limits', async (t) => {

@@ -158,6 +158,18 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     await until(async () => (await redis.client.exists('p:running:a')) === 0, 'no generation is counted');
   });
 
+  t.test('a replica grants its share while Redis is out of memory', async (t) => {
+    const { redis, a } = await startReplicas(t);
+    await redis.client.config('SET', 'maxmemory', 1);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    t.equal(await a.fits(owner, 250), true, 'half of the tokens');
+    t.equal(await a.fits(owner, 251), false, 'and not more');
+    t.equal(await metricValue(a.app, 'sluice_limiter_degraded_total'), 2, 'each decision is counted');
+    t.equal((await a.request({ owner: 'a', requestsPerMinute: 2 })).headers['ratelimit-remaining'], '0');
+    await a.reserve({ owner: 'b', maxConcurrent: 2 });
+    t.equal(await a.fits({ owner: 'b', maxConcurrent: 2 }), false, 'half of the slots');
+  });
+
   t.test('tokens that Redis was charged with are not given back to the share of a replica', async (t) => {
     const { redis, a, isAvailable } = await startReplicas(t);
     const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
