@@ -18,7 +18,7 @@ import {
   readAll,
 } from './bare-streams.ts';
 
-/** How a generation ends: what its readers get, what its owner pays, and what is released. */
+/** Tests the ends of a generation: what its readers get, what its owner pays, and what is released. */
 
 const OWNER: Identity = { owner: 'a', maxConcurrent: 1, tokensPerMinute: 10_000 };
 const MAX_CHARS = 2_000;

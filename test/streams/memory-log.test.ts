@@ -13,11 +13,11 @@ import { refusal } from '../limits/bare-limits.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, text } from './conformance.ts';
 
-/** What a log in memory does beyond the interface of every store, and the bounds of its store. */
+/** Tests a log in memory beyond the interface of every store, and the bounds of its store. */
 
 const END: Terminal = { type: 'end', finishReason: 'stop' };
 const TTL_MS = 1_000;
-/** What the store counts for a log in addition to its content, and for each unit of it. */
+/** Bytes that the store counts for a log in addition to its content, and for each unit of it. */
 const LOG_BYTES = 2_048;
 const UNIT_BYTES = 2;
 
