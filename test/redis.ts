@@ -1,7 +1,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
 
@@ -34,6 +34,7 @@ export async function startRedis(t: Test): Promise<RedisServer> {
       if (String(text).includes('Ready to accept connections')) break;
     }
     child.stdout?.resume();
+    killWithParent(child);
   };
   const stop = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
@@ -59,6 +60,18 @@ export async function startRedis(t: Test): Promise<RedisServer> {
       return child;
     },
   };
+}
+
+/**
+ * Kills a process when this one ends, even by a signal: a shell waits for the end of its input, which is a pipe
+ * from this process.
+ */
+function killWithParent(child: ChildProcess): void {
+  const script = `read -r _; kill -9 ${child.pid}`;
+  const watcher = spawn('sh', ['-c', script], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
+  child.once('exit', () => watcher.kill('SIGKILL'));
+  watcher.unref();
+  (watcher.stdin as Socket).unref();
 }
 
 /** Returns true if the binary runs. Throws if it does not and `REQUIRE_SERVICES` is set. */

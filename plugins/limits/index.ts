@@ -85,22 +85,19 @@ export default fp<LimitsOptions>(
         };
         // A question that is larger than the limit is allowed and uses all tokens of the minute.
         const estimate = Math.min(estimateTokens(prompt), tokensPerMinute ?? 0);
-        let windowEnds = 0;
-        if (tokenLimiter) {
-          const { passed, msBeforeNext } = await tokenLimiter.consume(owner, estimate);
-          if (!passed) {
-            tokenLimiter.adjust(owner, -estimate);
-            release();
-            throw limited('tokens', msBeforeNext);
-          }
-          windowEnds = Date.now() + msBeforeNext;
+        const charge = await tokenLimiter?.consume(owner, estimate);
+        if (charge?.passed === false) {
+          charge.adjust(-estimate);
+          release();
+          throw limited('tokens', charge.msBeforeNext);
         }
+        const windowEnds = Date.now() + (charge?.msBeforeNext ?? 0);
         return {
           settle(usage, characters) {
             release();
             const difference = usedTokens(usage, prompt, characters) - estimate;
             // A later minute was not charged with the estimate, so nothing is given back there.
-            if (difference > 0 || (difference < 0 && Date.now() < windowEnds)) tokenLimiter?.adjust(owner, difference);
+            if (difference > 0 || (difference < 0 && Date.now() < windowEnds)) charge?.adjust(difference);
           },
         };
       },

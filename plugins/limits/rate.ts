@@ -4,8 +4,6 @@ import type { Cluster } from '../redis/index.ts';
 /** Limits points per minute and owner, across all replicas. A request is one point; a token is one point. */
 export interface RateLimiter {
   consume(owner: string, points: number): Promise<RateResult>;
-  /** Charges points, even beyond the limit, or gives negative points back. */
-  adjust(owner: string, points: number): void;
 }
 
 export interface RateResult {
@@ -13,6 +11,11 @@ export interface RateResult {
   readonly remainingPoints: number;
   /** Milliseconds until the window ends. */
   readonly msBeforeNext: number;
+  /**
+   * Charges more points, even beyond the limit, or gives negative points back. Points are given back only to
+   * the counter that was charged: the local one, or the one in Redis.
+   */
+  adjust(points: number): void;
 }
 
 export interface RateLimiterOptions {
@@ -34,45 +37,54 @@ export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
   const local = new RateLimiterMemory({ keyPrefix: kind, points: localPoints, duration: MINUTE_S });
   let shared: RateLimiterRedis | undefined;
 
-  /** Runs a call on the counter in Redis, or on the local one if Redis is unavailable. */
-  const withFallback = async <T>(call: (limiter: RateLimiterMemory | RateLimiterRedis) => Promise<T>): Promise<T> => {
-    if (cluster === undefined) return call(local);
-    const { connection, key } = cluster;
-    try {
-      return await connection.run((redis) => {
-        shared ??= new RateLimiterRedis({
-          storeClient: redis,
-          keyPrefix: key('limit', kind, String(points)),
-          points,
-          duration: MINUTE_S,
-        });
-        return call(shared);
+  /** Runs a call on the counter in Redis. Rejects if Redis is unavailable. */
+  const runShared = <T>({ connection, key }: Cluster, call: (limiter: RateLimiterRedis) => Promise<T>): Promise<T> =>
+    connection.run((redis) => {
+      shared ??= new RateLimiterRedis({
+        storeClient: redis,
+        keyPrefix: key('limit', kind, String(points)),
+        points,
+        duration: MINUTE_S,
       });
-    } catch {
-      onDegraded();
-      return call(local);
-    }
-  };
+      return call(shared);
+    });
+
+  // A negative penalty gives points back.
+  const consumeLocal = async (owner: string, wanted: number): Promise<RateResult> => ({
+    ...(await consumePoints(local, owner, wanted)),
+    adjust: (difference) => void local.penalty(owner, difference),
+  });
 
   return {
-    consume: (owner, wanted) =>
-      withFallback(async (limiter) => {
-        const { result, passed } = await consumePoints(limiter, owner, wanted);
-        return { passed, remainingPoints: Math.max(0, result.remainingPoints), msBeforeNext: result.msBeforeNext };
-      }),
-    adjust(owner, difference) {
-      void withFallback((limiter) =>
-        difference > 0 ? limiter.penalty(owner, difference) : limiter.reward(owner, -difference),
-      );
+    async consume(owner, wanted) {
+      if (cluster === undefined) return consumeLocal(owner, wanted);
+      try {
+        const result = await runShared(cluster, (limiter) => consumePoints(limiter, owner, wanted));
+        const adjust = (difference: number) => {
+          runShared(cluster, (limiter) => limiter.penalty(owner, difference)).catch(() => {
+            if (difference > 0) void local.penalty(owner, difference);
+          });
+        };
+        return { ...result, adjust };
+      } catch {
+        onDegraded();
+        return consumeLocal(owner, wanted);
+      }
     },
   };
 }
 
-async function consumePoints(limiter: RateLimiterMemory | RateLimiterRedis, owner: string, points: number) {
+type Counter = RateLimiterMemory | RateLimiterRedis;
+
+async function consumePoints(counter: Counter, owner: string, points: number): Promise<Omit<RateResult, 'adjust'>> {
   try {
-    return { result: await limiter.consume(owner, points), passed: true };
+    return { passed: true, ...remainder(await counter.consume(owner, points)) };
   } catch (result) {
-    if (result instanceof RateLimiterRes) return { result, passed: false };
+    if (result instanceof RateLimiterRes) return { passed: false, ...remainder(result) };
     throw result;
   }
+}
+
+function remainder({ remainingPoints, msBeforeNext }: RateLimiterRes) {
+  return { remainingPoints: Math.max(0, remainingPoints), msBeforeNext };
 }

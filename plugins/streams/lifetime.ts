@@ -5,7 +5,7 @@ const UNREAD_GRACE_MS = 10_000;
 
 export interface Lifetime {
   onReaders(count: number): void;
-  /** Call when the generation has ended: cancels the timer. */
+  /** Call when the generation has ended: cancels the timer, and sets no other. */
   cancel(): void;
 }
 
@@ -14,17 +14,17 @@ export interface Lifetime {
  * left at its creation.
  */
 export function createLifetime(graceMs: number, clock: Clock, abandon: () => void): Lifetime {
-  let cancelTimer: (() => void) | undefined = clock.after(graceMs || UNREAD_GRACE_MS, abandon);
-
-  const cancel = () => {
-    cancelTimer?.();
-    cancelTimer = undefined;
-  };
+  let cancelTimer = clock.after(graceMs || UNREAD_GRACE_MS, abandon);
+  let hasEnded = false;
   return {
     onReaders(count) {
-      cancel();
-      if (count === 0) cancelTimer = clock.after(graceMs, abandon);
+      cancelTimer();
+      // A store that ends its log later still reports readers that leave until then.
+      if (count === 0 && !hasEnded) cancelTimer = clock.after(graceMs, abandon);
     },
-    cancel,
+    cancel() {
+      hasEnded = true;
+      cancelTimer();
+    },
   };
 }

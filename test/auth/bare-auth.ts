@@ -1,0 +1,80 @@
+import Fastify, { type FastifyInstance } from 'fastify';
+import type { Test } from 'tap';
+import type { Identity } from '../../plugins/auth/identity.ts';
+import auth, { type AuthOptions } from '../../plugins/auth/index.ts';
+import authScope from '../../plugins/auth/scope.ts';
+import config from '../../plugins/config/index.ts';
+import { loadConfig } from '../../plugins/config/load.ts';
+import errors from '../../plugins/http/errors.ts';
+import { captureLog, sha256 } from '../helper.ts';
+
+/** Authentication without the rest of the service, with a route for each kind of access. */
+export interface BareAuth {
+  readonly app: FastifyInstance;
+  readonly log: () => string;
+  /** Sends a request. Returns its status, and the identity that its route gets. */
+  get(path: string, headers?: Record<string, string>): Promise<Answer>;
+  /** Replaces the keys, as a reload of the configuration does. */
+  reload(keys: AuthOptions['keys']): void;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly identity: Identity | undefined;
+  readonly headers: Record<string, unknown>;
+  readonly error: { readonly code: string; readonly message: string } | undefined;
+}
+
+export const SECRET = 'a ticket secret of thirty-two bytes';
+export const LONGEST_ANSWER_MS = 600_000;
+export const STREAM_TTL_MS = 300_000;
+
+/** A key of the configuration whose text is its name. */
+export const keyOf = (name: string, rest: Partial<AuthOptions['keys'][number]> = {}) => ({
+  name,
+  sha256: sha256(name),
+  ...rest,
+});
+
+export async function bareAuth(t: Test, options: Partial<AuthOptions> = {}): Promise<BareAuth> {
+  const { logTo, log } = captureLog();
+  const app = Fastify({ logger: { stream: logTo } });
+  const settings = loadConfig({});
+  await app.register(config, { config: settings });
+  await app.register(errors);
+  await app.register(auth, {
+    keys: [],
+    ticketSecret: SECRET,
+    host: '127.0.0.1',
+    longestAnswerMs: LONGEST_ANSWER_MS,
+    streamTtlMs: STREAM_TTL_MS,
+    ...options,
+  });
+  await app.register(async (scope) => {
+    await scope.register(authScope);
+    const handler = async ({ identity }: { identity: Identity }) => identity;
+    scope.get('/api', { config: { access: 'api' } }, handler);
+    scope.get('/ask', { config: { access: 'ask' } }, handler);
+    scope.get('/ask/:id', { config: { access: 'ask' } }, handler);
+    scope.get('/streams/:id', { config: { access: 'read' } }, handler);
+    scope.get('/read', { config: { access: 'read' } }, handler);
+    scope.get('/public', { config: { access: 'public' } }, handler);
+  });
+  t.teardown(() => app.close());
+  return {
+    app,
+    log,
+    async get(path, headers = {}) {
+      const response = await app.inject({ url: path, headers });
+      const { statusCode: status } = response;
+      const isOk = status === 200;
+      return {
+        status,
+        headers: response.headers,
+        identity: isOk ? response.json() : undefined,
+        error: isOk ? undefined : response.json().error,
+      };
+    },
+    reload: (keys) => app.reloadConfig({ ...settings, keys: [...keys] }),
+  };
+}

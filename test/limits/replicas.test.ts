@@ -1,0 +1,233 @@
+import t, { type Test } from 'tap';
+import type { Identity } from '../../plugins/auth/identity.ts';
+import { until } from '../helper.ts';
+import { metricValue } from '../metric-value.ts';
+import { noRedis, startRedis } from '../redis.ts';
+import { type BareLimits, bareLimits, refusal } from './bare-limits.ts';
+
+/** Limits of two replicas that share a Redis, without the rest of the service. */
+
+async function startReplicas(t: Test, expectedReplicas = 2) {
+  const redis = await startRedis(t);
+  const options = { redis: { url: redis.url, prefix: 'p' }, expectedReplicas };
+  const [a, b] = await Promise.all([bareLimits(t, options), bareLimits(t, options)]);
+  const isAvailable = ({ app }: BareLimits) => app.cluster?.connection.isAvailable === true;
+  await until(() => isAvailable(a) && isAvailable(b), 'both replicas are connected to Redis');
+  /** Waits until Redis has what the replicas have sent. */
+  const settled = async () => {
+    for (const { app } of [a, b]) await app.cluster?.connection.run((client) => client.ping());
+  };
+  return { redis, a, b, settled, isAvailable };
+}
+
+/** Settles without a charge. */
+const free = (reservation: { settle(usage: { totalTokens: number }, characters: number): void }) =>
+  reservation.settle({ totalTokens: 0 }, 0);
+
+t.test('limits of two replicas', { skip: noRedis }, async (t) => {
+  t.jobs = 4;
+
+  t.test('maxConcurrent counts on both replicas, and every release is seen by the other', async (t) => {
+    const { a, b, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 3 };
+    const first = await a.reserve(owner);
+    const second = await b.reserve(owner);
+    await b.reserve(owner);
+    for (let i = 0; i < 3; i++) {
+      t.equal(await a.fits(owner), false, 'a fourth generation on A is refused');
+      t.equal(await b.fits(owner), false, 'a fourth generation on B is refused');
+    }
+    t.equal(await a.fits({ ...owner, owner: 'other' }), true, 'another owner is not affected');
+    free(second);
+    await settled();
+    const third = await a.reserve(owner);
+    t.equal(await b.fits(owner), false, 'after the end of one generation, one more is accepted and not two');
+    free(first);
+    free(third);
+    await settled();
+    await b.reserve(owner);
+    await b.reserve(owner);
+    t.equal(await a.fits(owner), false, 'B has all three');
+  });
+
+  t.test('a refusal for tokens frees the slot on every replica, and takes no tokens', async (t) => {
+    const { a, b, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 2, tokensPerMinute: 1_000 };
+    const running = await a.reserve(owner, 800);
+    for (const { reserve } of [a, b, a, b]) {
+      t.match(await refusal(reserve(owner, 201)), { message: /tokens/ }, '201 of 200 tokens');
+      await settled();
+    }
+    const second = await b.reserve(owner, 200);
+    t.match(await refusal(a.reserve(owner, 1)), { message: /answers are running/ }, 'both slots are in use');
+    free(second);
+    await settled();
+    t.equal(await a.fits(owner, 200), true, 'the slot and the tokens are free for A');
+    free(running);
+  });
+
+  t.test('used tokens are charged instead of the estimate, on every replica', async (t) => {
+    const { a, b, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+    const cheap = await a.reserve(owner, 500);
+    const expensive = await b.reserve(owner, 100);
+    t.equal(await b.fits(owner, 401), false, 'the estimate of A counts on B');
+    cheap.settle({ totalTokens: 100 }, 0);
+    await settled();
+    t.equal(await b.fits(owner, 800), true, 'what A gives back is free on B');
+    t.equal(await b.fits(owner, 801), false, 'exactly');
+    expensive.settle({ totalTokens: 350 }, 0);
+    await settled();
+    t.equal(await a.fits(owner, 550), true, 'what B charges is missing on A');
+    t.equal(await a.fits(owner, 551), false, 'exactly');
+    t.match(await refusal(a.reserve(owner, 600)), { retryAfterMs: Number }, 'Retry-After');
+    const large = await a.reserve({ owner: 'b', tokensPerMinute: 500 }, 5_000);
+    t.equal(await b.fits({ owner: 'b', tokensPerMinute: 500 }, 1), false, 'a large question takes the whole minute');
+    free(large);
+    await settled();
+    t.equal(await b.fits({ owner: 'b', tokensPerMinute: 500 }, 500), true, 'and gives all of it back');
+  });
+
+  t.test('requestsPerMinute counts on both replicas', async (t) => {
+    const { a, b } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', requestsPerMinute: 3, tokensPerMinute: 3 };
+    await a.reserve(owner, 3);
+    const left = [];
+    for (const { request } of [a, b, a]) left.push((await request(owner)).headers['ratelimit-remaining']);
+    t.same(left, ['2', '1', '0'], 'ratelimit-remaining');
+    t.equal((await b.request(owner)).status, 429, 'a fourth request');
+  });
+
+  t.test('generations of a replica without a lease do not count', async (t) => {
+    const { redis, a, b } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 2 };
+    await a.reserve(owner);
+    await b.reserve(owner);
+    t.equal(await a.fits(owner), false, 'the generation of B counts');
+    // As after `kill -9`: B renews its lease no more.
+    const { cluster } = b.app;
+    cluster?.connection.close();
+    await redis.client.del(cluster?.leaseKey(cluster.replica) as string);
+    await a.reserve(owner);
+    t.equal(await a.fits(owner), false, 'A has both slots');
+    t.same(
+      await redis.client.hgetall('p:running:a'),
+      { [a.app.cluster?.replica as string]: '2' },
+      'the count of B is removed from Redis',
+    );
+  });
+
+  t.test('everything in Redis expires, and nothing is left of an owner without generations', async (t) => {
+    const { redis, a, b, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 2, tokensPerMinute: 100, requestsPerMinute: 5 };
+    const reservations = [await a.reserve(owner, 10), await b.reserve(owner, 10)];
+    await a.request(owner);
+    const keys = (await redis.client.keys('p:*')).filter((key) => !key.startsWith('p:replica:'));
+    t.equal(keys.length, 3, 'a key for each limit');
+    for (const key of keys) t.ok((await redis.client.pttl(key)) > 0, `${key.replace(/:.*:/, ' ')} expires`);
+    const [minute] = keys.filter((key) => key.includes('tokens'));
+    t.ok((await redis.client.pttl(minute as string)) <= 60_000, 'tokens are counted for a minute');
+    for (const reservation of reservations) free(reservation);
+    await settled();
+    t.equal(await redis.client.exists('p:running:a'), 0, 'no count of generations is left');
+  });
+
+  t.test('without Redis each replica grants its share, and counts it', async (t) => {
+    const { redis, a, b, isAvailable } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 5, tokensPerMinute: 500, requestsPerMinute: 5 };
+    const before = await b.reserve(owner, 100);
+    await redis.stop();
+    await until(() => !isAvailable(a) && !isAvailable(b), 'Redis is unavailable');
+    const degraded = () => metricValue(a.app, 'sluice_limiter_degraded_total');
+    t.equal(await degraded(), 0, 'no degraded decision yet');
+    const reservations = [];
+    for (let i = 0; i < 3; i++) reservations.push(await a.reserve({ owner: 'a', maxConcurrent: 5 }));
+    t.equal(await degraded(), 3, 'each decision is counted');
+    t.equal(await a.fits({ owner: 'a', maxConcurrent: 5 }), false, 'three of five generations');
+    t.equal(await a.fits({ owner: 't', tokensPerMinute: 500 }, 250), true, 'half of the tokens');
+    t.equal(await a.fits({ owner: 't', tokensPerMinute: 500 }, 251), false, 'and not more');
+    const statuses = [];
+    for (let i = 0; i < 4; i++) statuses.push((await a.request(owner)).status);
+    t.same(statuses, [200, 200, 200, 429], 'half of the requests, rounded up');
+
+    await redis.start();
+    await until(() => isAvailable(a) && isAvailable(b), 'Redis is available again');
+    t.equal(await a.fits({ owner: 'a', maxConcurrent: 5 }), true, 'the whole limit applies again');
+    for (const reservation of reservations) free(reservation);
+    free(before);
+    await until(async () => (await redis.client.exists('p:running:a')) === 0, 'no generation is counted');
+  });
+
+  t.test('a replica grants its share while Redis is out of memory', async (t) => {
+    const { redis, a } = await startReplicas(t);
+    await redis.client.config('SET', 'maxmemory', 1);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    t.equal(await a.fits(owner, 250), true, 'half of the tokens');
+    t.equal(await a.fits(owner, 251), false, 'and not more');
+    t.equal(await metricValue(a.app, 'sluice_limiter_degraded_total'), 2, 'each decision is counted');
+    t.equal((await a.request({ owner: 'a', requestsPerMinute: 2 })).headers['ratelimit-remaining'], '0');
+    await a.reserve({ owner: 'b', maxConcurrent: 2 });
+    t.equal(await a.fits({ owner: 'b', maxConcurrent: 2 }), false, 'half of the slots');
+  });
+
+  t.test('tokens that Redis was charged with are not given back to the share of a replica', async (t) => {
+    const { redis, a, isAvailable } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    const cheap = await a.reserve(owner, 200);
+    const expensive = await a.reserve(owner, 100);
+    await redis.stop();
+    await until(() => !isAvailable(a), 'Redis is unavailable');
+    cheap.settle({ totalTokens: 0 }, 0);
+    t.equal(await a.fits(owner, 250), true, 'the share of A');
+    t.equal(await a.fits(owner, 251), false, 'and not more');
+    expensive.settle({ totalTokens: 150 }, 0);
+    t.equal(await a.fits(owner, 200), true, 'what an answer used beyond its estimate is charged to the share');
+    t.equal(await a.fits(owner, 201), false, 'exactly');
+  });
+
+  t.test('tokens of the share of a replica are not given back to Redis', async (t) => {
+    const { redis, a, b, isAvailable, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
+    await redis.stop();
+    await until(() => !isAvailable(a), 'Redis is unavailable');
+    const reservation = await a.reserve(owner, 200);
+    await redis.start();
+    await until(() => isAvailable(a) && isAvailable(b), 'Redis is available again');
+    free(reservation);
+    await settled();
+    await b.reserve(owner, 500);
+    t.equal(await a.fits(owner, 1), false, 'Redis grants the limit once');
+  });
+
+  t.test('a question that is refused because Redis replies too late does not count afterwards', async (t) => {
+    const { redis, a, b, settled } = await startReplicas(t, 4);
+    const owner: Identity = { owner: 'a', maxConcurrent: 4 };
+    await a.reserve(owner);
+    // Longer than a replica waits for a reply: Redis runs the command after the replica has given up.
+    await redis.client.call('CLIENT', 'PAUSE', 400, 'ALL');
+    t.match(await refusal(a.reserve(owner)), { statusCode: 429 }, 'A may grant a quarter alone, which is in use');
+    await redis.client.ping();
+    await settled();
+    for (let i = 0; i < 3; i++) await b.reserve(owner);
+    t.equal(await b.fits(owner), false, 'B can use the other three slots and not more');
+  });
+
+  t.test('a generation that ends while Redis is unavailable no longer counts afterwards', async (t) => {
+    const { redis, a, b, isAvailable } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 2 };
+    const running = [await a.reserve(owner), await a.reserve(owner)];
+    const counted = () => redis.client.hget('p:running:a', a.app.cluster?.replica as string);
+    t.equal(await counted(), '2', 'Redis has the count of A');
+    await redis.client.config('SET', 'maxclients', 1);
+    await redis.client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+    await until(() => !isAvailable(a) && !isAvailable(b), 'Redis accepts no connection of the replicas');
+    for (const reservation of running) free(reservation);
+    t.equal(await counted(), '2', 'Redis does not know of the ends');
+    await redis.client.config('SET', 'maxclients', 100);
+    await until(() => isAvailable(a) && isAvailable(b), 'the replicas are connected again');
+    await until(async () => (await counted()) === null, 'A has told Redis');
+    await b.reserve(owner);
+    await b.reserve(owner);
+    t.equal(await b.fits(owner), false, 'B can use both slots and not more');
+  });
+});
