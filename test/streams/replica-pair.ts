@@ -33,6 +33,8 @@ export interface TestReplica {
   isConnected: boolean;
   /** If set, commands of the replica wait for it before they are sent. */
   delay: Promise<void> | undefined;
+  /** Called before each command; throws what the command shall fail with. */
+  onCommand(name: string): void;
   /** Number of logs that Redis did not have completely. */
   unsynced: number;
   evicted: number;
@@ -60,7 +62,7 @@ export interface TestReplicas {
   /** Waits until nothing is on its way. */
   settle(): Promise<void>;
   /** Advances the clock in small steps and lets everything settle after each. */
-  advance(ms: number): Promise<void>;
+  advance(ms: number, stepMs?: number): Promise<void>;
   /** Name of a key in Redis. */
   key(...names: string[]): string;
 }
@@ -106,8 +108,9 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       get: (target, name) => {
         const value = Reflect.get(target, name);
         if (typeof value !== 'function') return value;
-        return (...args: unknown[]) => {
+        return async (...args: unknown[]) => {
           replica.sent.push(String(name));
+          replica.onCommand(String(name));
           return value.apply(target, args);
         };
       },
@@ -183,6 +186,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       lease,
       isConnected: true,
       delay: undefined,
+      onCommand() {},
       unsynced: 0,
       evicted: 0,
       sent: [],
@@ -220,10 +224,10 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     isLost: () => false,
     add,
     settle,
-    async advance(ms) {
+    async advance(ms, stepMs = STEP_MS) {
       await settle();
-      for (let left = ms; left > 0; left -= STEP_MS) {
-        clock.advance(Math.min(left, STEP_MS));
+      for (let left = ms; left > 0; left -= stepMs) {
+        clock.advance(Math.min(left, stepMs));
         await settle();
       }
     },
