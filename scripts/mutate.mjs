@@ -12,6 +12,19 @@ import { Stryker } from '@stryker-mutator/core';
  */
 const PARTS = {
   llm: { mutate: ['plugins/llm/*.ts', 'plugins/config/model-routes.ts'], tests: ['plugins/llm'], least: 85 },
+  'redis-store': {
+    mutate: ['plugins/streams/redis/**/*.ts', 'plugins/redis/*.ts', 'plugins/streams/takeover.ts'],
+    tests: [
+      'plugins/redis-connection',
+      'streams/takeover-handler',
+      'streams/stream-commands',
+      'streams/replica-watcher',
+      'streams/producer-writes',
+      'streams/remote-readers',
+      'streams/replica-copies',
+    ],
+    least: 75,
+  },
 };
 
 const chosen = process.argv.slice(2);

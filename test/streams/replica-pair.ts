@@ -73,6 +73,11 @@ const QUIET_TURNS = 5;
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
+/** Lets everything run that does not wait for a command. */
+export async function turns(count = 10): Promise<void> {
+  for (let i = 0; i < count; i++) await turn();
+}
+
 /** Creates replicas on a Redis at `url`, under a prefix of their own. */
 export async function createReplicas(t: Test, url: string): Promise<TestReplicas> {
   const prefix = randomBytes(4).toString('hex');
