@@ -441,6 +441,30 @@ t.test('mailbox', async (t) => {
     t.same(subscriber.disconnects, [true], 'the new connection works');
   });
 
+  t.test('subscribedForMs: 0 unless messages arrive, as far as is known', async (t) => {
+    const { clock, subscriber, mailbox, open } = setUpMailbox();
+    t.equal(mailbox.subscribedForMs, 0, 'before the first subscription');
+    clock.advance(500);
+    await open();
+    t.equal(mailbox.subscribedForMs, 0);
+    for (let i = 0; i < 3; i++) {
+      clock.advance(CHECK_MS);
+      await settle();
+    }
+    t.equal(mailbox.subscribedForMs, 3 * CHECK_MS);
+    subscriber.answers = false;
+    clock.advance(CHECK_MS);
+    await settle();
+    t.equal(mailbox.subscribedForMs, 0, 'while a check has no answer');
+    clock.advance(CHECK_MS);
+    await settle();
+    t.equal(mailbox.subscribedForMs, 0, 'without a connection');
+    subscriber.answers = true;
+    await open();
+    clock.advance(100);
+    t.equal(mailbox.subscribedForMs, 100, 'since the new subscription');
+  });
+
   t.test('a connection that is not open is not checked', async (t) => {
     const { clock, subscriber } = setUpMailbox();
     clock.advance(5 * CHECK_MS);

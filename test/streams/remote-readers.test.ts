@@ -164,22 +164,25 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
   });
 
   for (const [what, disconnect] of [
-    ['Redis is unavailable to the producer', (lease: { renewedForMs: number }) => (lease.renewedForMs = 0)],
-    [
-      'Redis has been available for less than the time-out',
-      (lease: { renewedForMs: number }) => (lease.renewedForMs = 3_499),
-    ],
+    ['Redis is unavailable to the producer', { renewedForMs: 0 }],
+    ['Redis has been available for less than the time-out', { renewedForMs: MAY_DROP_MS - 1 }],
+    ['no message reaches the producer', { subscribedForMs: 0 }],
+    ['messages have reached the producer for less than the time-out', { subscribedForMs: MAY_DROP_MS - 1 }],
   ] as const) {
     t.test(`readers are not dropped while ${what}`, async (t) => {
       const { replicas, a, open, counts } = await setUp(t);
+      const setConnected = ({ renewedForMs = 60_000, subscribedForMs = 60_000 }) => {
+        a.lease.renewedForMs = renewedForMs;
+        a.subscribedForMs = subscribedForMs;
+      };
       await open();
-      disconnect(a.lease);
+      setConnected(disconnect);
       replicas.isLost = () => true;
       await replicas.advance(30_000);
       t.same(counts, [1], 'no report could arrive');
       replicas.isLost = () => false;
       await replicas.advance(1_000);
-      a.lease.renewedForMs = 60_000;
+      setConnected({});
       await replicas.advance(30_000);
       t.same(counts, [1], 'the replica has reported again');
     });

@@ -29,6 +29,8 @@ export interface TestReplica {
   readonly commands: StreamCommands;
   /** State of the lease, as the replica sees it. It exists in Redis until `die`. */
   readonly lease: { isHeld: boolean; renewedForMs: number };
+  /** Time since the last subscription, as the replica sees it. */
+  subscribedForMs: number;
   /** False while every command of the replica fails. */
   isConnected: boolean;
   /** If set, commands of the replica wait for it before they are sent. */
@@ -70,6 +72,8 @@ export interface TestReplicas {
 const STEP_MS = 250;
 /** Turns of the event loop without activity, after which nothing is on its way. */
 const QUIET_TURNS = 5;
+/** Turns after which it is certain that something never ends. */
+const MAX_TURNS = 100_000;
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -143,6 +147,9 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         close() {},
       },
       mailbox: {
+        get subscribedForMs() {
+          return replica.subscribedForMs;
+        },
         on: (kind, handler) => void own.set(kind, handler),
         send(to, kind, body) {
           if (replica.isConnected) deliver({ from: id, to, kind, body: JSON.parse(JSON.stringify(body)) });
@@ -189,6 +196,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       store: new RedisStore(options),
       commands: new StreamCommands({ cluster, ttlMs: options.ttlMs, maxLogMs: options.maxLogMs }),
       lease,
+      subscribedForMs: 60_000,
       isConnected: true,
       delay: undefined,
       onCommand() {},
@@ -219,7 +227,10 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
   };
 
   const settle = async () => {
-    for (let quiet = 0; quiet < QUIET_TURNS; quiet = active === 0 ? quiet + 1 : 0) await turn();
+    for (let quiet = 0, left = MAX_TURNS; quiet < QUIET_TURNS; quiet = active === 0 ? quiet + 1 : 0, left--) {
+      if (left === 0) throw new Error(`commands and messages are still on their way after ${MAX_TURNS} turns`);
+      await turn();
+    }
   };
 
   const replicas: TestReplicas = {
