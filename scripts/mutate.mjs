@@ -16,6 +16,9 @@ const PARTS = {
     mutate: ['plugins/streams/redis/**/*.ts', 'plugins/redis/*.ts', 'plugins/streams/takeover.ts'],
     tests: [
       'plugins/redis-connection',
+      'plugins/redis-mailbox',
+      'plugins/redis-lease',
+      'plugins/redis-cluster',
       'streams/takeover-handler',
       'streams/stream-commands',
       'streams/replica-watcher',

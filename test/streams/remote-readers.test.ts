@@ -369,6 +369,71 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     t.equal(reader.text, 'one');
   });
 
+  t.test('replies that a log is gone count in a row only, and only from its producer', async (t) => {
+    const { replicas, b, log, id, open } = await setUp(t);
+    const c = await replicas.add();
+    const reader = await open();
+    await replicas.settle();
+    const goneFrom = async (from: string) => {
+      replicas.send({ from, to: b.id, kind: GONE, body: id });
+      await replicas.settle();
+    };
+    const a = replicas.messages.find(({ kind }) => kind === FOLLOW)?.to as string;
+    for (let i = 0; i < 5; i++) await goneFrom(c.id);
+    await replicas.settle();
+    t.equal(reader.last, undefined, 'replies of another replica');
+    replicas.send({ from: a, to: b.id, kind: GONE, body: newId() });
+    await replicas.settle();
+    for (let i = 0; i < 2; i++) await goneFrom(a);
+    // A takeover that moves the log to another producer and back.
+    const meta = replicas.key('meta', id);
+    await replicas.redis.hset(meta, 'producer', c.id);
+    await goneFrom(a);
+    await replicas.redis.hset(meta, 'producer', a);
+    for (let i = 0; i < 5; i++) await goneFrom(a);
+    t.equal(reader.last, undefined, 'the log is known to have another producer');
+    await goneFrom(c.id);
+    for (let i = 0; i < 2; i++) await goneFrom(a);
+    void log.append(text('one'));
+    await replicas.settle();
+    t.equal(reader.last, undefined, 'two replies of the new producer');
+    t.equal(reader.text, 'one');
+    await goneFrom(a);
+    t.match(reader.last, { terminal: { code: 'stream_lost' } }, 'three replies');
+  });
+
+  t.test('a stream of another replica is resumable if it has a grace time', async (t) => {
+    const { a, b, id } = await setUp(t);
+    t.equal((await b.store.open(id))?.resumable, true);
+    const log = await createLog(a.store, { ...info(), graceMs: 0 });
+    t.equal((await b.store.open(log.info.id))?.resumable, false);
+  });
+
+  t.test('a replica with readers asks Redis rarely while nothing happens', async (t) => {
+    const { replicas, b, open } = await setUp(t);
+    await open();
+    await replicas.settle();
+    const before = b.sent.length;
+    await replicas.advance(20_000);
+    const count = (name: string) => b.sent.slice(before).filter((sent) => sent === name).length;
+    t.equal(count('xrange'), 10, 'a read every two seconds');
+    t.equal(count('exists'), 40, 'a look at the lease of the producer every half second');
+    t.equal(count('evalsha'), 0, 'no attempt to take over from a producer that lives');
+  });
+
+  t.test('reports come every second, at full seconds', async (t) => {
+    const { replicas, b, open } = await setUp(t);
+    await open();
+    await replicas.settle();
+    const counts: number[] = [];
+    for (let i = 0; i < 4; i++) {
+      const sent = replicas.messages.length;
+      await replicas.advance(500);
+      counts.push(reports(replicas, b.id, sent).length);
+    }
+    t.same(counts, [0, 1, 0, 1]);
+  });
+
   t.test('a replica that missed the end of a log gets it after its next report', async (t) => {
     const { replicas, log, open } = await setUp(t);
     void log.append(text('one '));

@@ -57,6 +57,8 @@ export interface TestReplicas {
   readonly redis: Redis;
   /** Messages sent until now, also those that were lost. */
   readonly messages: Message[];
+  /** Sends a message in the name of a replica. */
+  send(message: Message): void;
   /** Decides which messages are lost; none by default. */
   isLost(message: Message): boolean;
   /** Adds a replica. */
@@ -237,6 +239,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     clock,
     redis,
     messages,
+    send: deliver,
     isLost: () => false,
     add,
     settle,
