@@ -144,19 +144,23 @@ t.test('random sequences of two replicas', { skip: noRedis, timeout: 60_000 + RU
   const redis = await startRedis(t);
   const upstream = await startQuestionUpstream(t);
   const sequences = fc.sample(fc.commands(commands, { maxCommands: 15, size: 'max' }), { numRuns: RUNS, seed: SEED });
-  let next = 0;
-  const runAll = async () => {
-    for (let i = next++; i < sequences.length; i = next++) {
-      const sequence = [ask(i % 2), ...(sequences[i] as Iterable<Command>)];
-      const scenario = await Scenario.start(t, `s${i}`, redis, upstream);
+  for (let first = 0; first < sequences.length; first += CONCURRENCY) {
+    const batch = [...sequences.slice(first, first + CONCURRENCY).entries()].map(
+      ([i, sequence]) => [first + i, sequence] as const,
+    );
+    // Replicas that start keep the event loop busy, so no sequence begins before all have started.
+    const scenarios = await Promise.all(batch.map(([i]) => Scenario.start(t, `s${i}`, redis, upstream)));
+    const runOne = async ([i, sequence]: (typeof batch)[number]) => {
+      const scenario = scenarios[i - first] as Scenario;
+      const all = [ask(i % 2), ...sequence];
       try {
-        await fc.asyncModelRun(() => ({ model: { questions: [] }, real: scenario }), sequence);
+        await fc.asyncModelRun(() => ({ model: { questions: [] }, real: scenario }), all);
         await scenario.check();
         t.pass(`sequence ${i}`);
       } catch (error) {
-        t.fail(`sequence ${i} of SEED=${SEED}: ${sequence.join(', ')}: ${(error as Error).message}`);
+        t.fail(`sequence ${i} of SEED=${SEED}: ${all.join(', ')}: ${(error as Error).message}`);
       }
-    }
-  };
-  await Promise.all(Array.from({ length: CONCURRENCY }, runAll));
+    };
+    await Promise.all(batch.map(runOne));
+  }
 });

@@ -16,6 +16,8 @@ import { follow } from './replica-pair.ts';
 /** What becomes of a log whose producer is dead: it is continued, or it ends as lost. */
 
 const GRACE_MS = 1_000;
+/** Everything happens within a few turns. */
+const WAIT_MS = 5_000;
 const PROMPT: Prompt = { messages: [{ role: 'user', content: 'the question' }] };
 const LOST = { type: 'error', code: 'stream_lost', retryable: true, status: 502 };
 const route = (onMidStreamFailure: string) =>
@@ -95,7 +97,7 @@ for (const [what, parts, partialAnswer] of [
     const { takeOver, createFilled, calls, outcomes, admission } = setUp(t);
     const log = await createFilled(parts);
     takeOver(log, serialized);
-    await until(() => calls.length === 1, 'the model is asked');
+    await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
     t.same(calls[0]?.prompt, PROMPT);
     t.equal(calls[0]?.partialAnswer, partialAnswer);
     t.same(outcomes, ['continued']);
@@ -103,7 +105,7 @@ for (const [what, parts, partialAnswer] of [
     const reader = await follow(log);
     calls[0]?.onPart(text(' more'));
     calls[0]?.onPart({ type: 'finish', reason: 'stop' });
-    await until(() => reader.last !== undefined, 'the answer ends');
+    await until(() => reader.last !== undefined, 'the answer ends', WAIT_MS);
     t.match(reader.last, { terminal: { type: 'end' }, answer: `${partialAnswer} more` });
     t.equal(admission.active, 0);
   });
@@ -132,7 +134,7 @@ for (const [what, options, parts, prompt, prepare] of reasons) {
     prepare?.(admission);
     const reader = await follow(log);
     takeOver(log, prompt);
-    await until(() => reader.last !== undefined, 'the log ends');
+    await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
     t.match(reader.last?.terminal, LOST);
     t.equal(calls.length, 0, 'no model is asked');
     t.same(outcomes, ['lost']);
@@ -155,7 +157,7 @@ t.test('a log that cannot be read ends as lost', async (t) => {
     } as unknown as WritableLog,
     serialized,
   );
-  await until(() => terminal !== undefined, 'the log ends');
+  await until(() => terminal !== undefined, 'the log ends', WAIT_MS);
   t.match(terminal, LOST);
   t.same(outcomes, ['lost']);
 });
@@ -165,7 +167,7 @@ t.test('a continued answer runs for as long as it is read, and then for the grac
   const log = await createFilled([text('one')]);
   const reader = await follow(log);
   takeOver(log, serialized);
-  await until(() => calls.length === 1, 'the model is asked');
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
   clock.advance(10 * GRACE_MS);
   t.equal(calls[0]?.signal.aborted, false, 'it is read');
   reader.close();
@@ -179,7 +181,7 @@ t.test('a continued answer that nobody reads is aborted after the grace time', a
   const { clock, takeOver, createFilled, calls } = setUp(t);
   const log = await createFilled([text('one')]);
   takeOver(log, serialized);
-  await until(() => calls.length === 1, 'the model is asked');
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
   clock.advance(GRACE_MS);
   t.equal(calls[0]?.signal.aborted, true);
 });
