@@ -14,7 +14,7 @@ const RUNS = Number(process.env.RUNS ?? 12);
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 const CONCURRENCY = 12;
 
-/** What the commands know before they run. */
+/** State that the commands know before they run. */
 interface Model {
   questions: { isRead: boolean; isFinished: boolean; hasText: boolean }[];
 }

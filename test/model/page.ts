@@ -13,7 +13,7 @@ export class Page {
   path: string | undefined;
   /** As the last `start` or `status` event says. */
   resumable = true;
-  /** What no page may receive; undefined if there is nothing. */
+  /** Description of something that no page may receive; undefined if there is nothing. */
   fault: string | undefined;
   /** The replica that this page reads from; undefined while it reads nothing. */
   replica: number | undefined;

@@ -29,7 +29,7 @@ export interface Question {
   readonly page: Page;
   readonly producer: number;
   written: string;
-  /** How the upstream has finished its answer. */
+  /** The end of the answer of the upstream; undefined while it runs. */
   finished: 'end' | 'fail' | undefined;
   isStopRequested: boolean;
   /** True if at some time nobody read it for so long that it may have been abandoned. */

@@ -142,7 +142,7 @@ t.test('opens the circuit breaker after five failures in a row, and closes it wh
   t.equal(available(), 2, 'listeners are called again');
   t.equal(clock.pending, 0);
   for (let i = 1; i < MAX_FAILURES; i++) await fail();
-  t.equal(connection.isAvailable, true, 'failures are counted anew');
+  t.equal(connection.isAvailable, true, 'failures are counted from 0 again');
 });
 
 t.test('a reply resets the number of failures', async (t) => {
@@ -239,12 +239,12 @@ t.test('only probes in a row count, and only on an open connection', async (t) =
   await probe();
   await openBreaker();
   await probeFiveTimes();
-  t.same(redis.disconnects, [], 'an answer starts the count anew');
+  t.same(redis.disconnects, [], 'an answer resets the count');
   redis.status = 'connecting';
   await probe();
   redis.status = 'ready';
   await probeFiveTimes();
-  t.same(redis.disconnects, [], 'a lost connection starts the count anew');
+  t.same(redis.disconnects, [], 'a lost connection resets the count');
   await probe();
   t.same(redis.disconnects, [true]);
 });

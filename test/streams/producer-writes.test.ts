@@ -5,7 +5,7 @@ import { noRedis, startRedis } from '../redis.ts';
 import { createLog, newId, text } from './conformance.ts';
 import { createReplicas, follow, type TestReplica, turns } from './replica-pair.ts';
 
-/** What a producer writes to Redis, and what its readers get while Redis does not accept it. */
+/** Tests what a producer writes to Redis, and what its readers get while Redis does not accept it. */
 
 const END: Terminal = { type: 'end', finishReason: 'stop' };
 const RETRY_MS = 1_000;

@@ -13,7 +13,7 @@ import { manualClock } from '../manual-clock.ts';
 import { createLog, newId, text } from './conformance.ts';
 import { follow } from './replica-pair.ts';
 
-/** What becomes of a log whose producer is dead: it is continued, or it ends as lost. */
+/** Tests that a log whose producer is dead is continued, or ends as lost. */
 
 const GRACE_MS = 1_000;
 /** Everything happens within a few turns. */
