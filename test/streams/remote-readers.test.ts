@@ -317,6 +317,20 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     t.equal(stops, 1);
   });
 
+  t.test('a stop at a replica that has readers reaches the producer too', async (t) => {
+    const { replicas, b, log, id, open } = await setUp(t);
+    let stops = 0;
+    const onStop = () => {
+      stops += 1;
+    };
+    log.subscribe({ onReaders() {}, onStop, onTakenOver() {} });
+    await open();
+    await replicas.settle();
+    await (await b.store.open(id))?.stop();
+    await replicas.settle();
+    t.equal(stops, 1);
+  });
+
   t.test('a stop whose message is lost takes effect when the producer has subscribed again', async (t) => {
     const { replicas, a, b } = await setUp(t);
     const stopped: string[] = [];

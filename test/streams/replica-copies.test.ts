@@ -219,6 +219,21 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
     t.equal(reader?.text, '..12', 'what follows the position');
   });
 
+  t.test('a read ahead of a copy that has other readers waits as well', async (t) => {
+    const { replicas, write, open } = await setUpInRedis(t);
+    await write([4]);
+    const first = await open();
+    await replicas.settle();
+    const opening = open(8);
+    await replicas.advance(500, 50);
+    await write([4, 4]);
+    await replicas.advance(100, 50);
+    const second = await opening;
+    await replicas.settle();
+    t.equal(second.text, '..12');
+    t.equal(first.text, '...4...8..12');
+  });
+
   t.test('a read behind the end is rejected after two seconds, and leaves nothing behind', async (t) => {
     const { replicas, b, id, write, end, reads } = await setUpInRedis(t);
     await write([4]);
