@@ -126,7 +126,7 @@ t.test('opens the circuit breaker after five failures in a row, and closes it wh
   await fail();
   t.equal(connection.isAvailable, false, 'after five');
   t.same(up.at(-1), 0);
-  t.equal(warnings.length, 1, 'one log line');
+  t.same(warnings, [{ reason: 'timeout' }], 'one log line');
   await t.rejects(
     connection.run(async () => t.fail('no command is sent')),
     RedisUnavailable,
@@ -179,13 +179,16 @@ t.test('errors of the connection count as failures, error replies do not', async
 });
 
 t.test('a closed connection is unavailable at once, and available after the next answer', async (t) => {
-  const { redis, connection, clock, open, available } = setUp();
+  const { redis, connection, clock, open, available, warnings } = setUp();
+  redis.emit('close');
+  t.same(warnings, [], 'a connection that was never available is not lost');
   await open();
   redis.status = 'reconnecting';
   redis.emit('error', new Error('ECONNRESET'));
   redis.emit('close');
   t.equal(connection.isAvailable, false);
   redis.emit('close');
+  t.same(warnings, [{ reason: 'connection' }], 'one log line');
   const pings = redis.pings;
   clock.advance(3 * PROBE_MS);
   await settle();

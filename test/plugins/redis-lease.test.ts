@@ -148,3 +148,14 @@ t.test('close: the lease is deleted and not renewed any more', async (t) => {
   await lease.close();
   t.pass('also while Redis is unavailable');
 });
+
+t.test('close during a renewal: nobody is told of it', async (t) => {
+  const { lease, clock, events, start, setBefore } = setUpLease();
+  await start();
+  setBefore(null);
+  clock.advance(RENEW_MS);
+  await lease.close();
+  await settle();
+  t.same(events, ['renewed']);
+  t.equal(clock.pending, 0);
+});

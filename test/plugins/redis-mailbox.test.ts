@@ -160,6 +160,22 @@ t.test('a new connection whose subscription is never confirmed is given up too',
   t.same(subscriber.disconnects, [true]);
 });
 
+t.test('a new connection gets its full time, whatever the old one has left unanswered', async (t) => {
+  const { clock, subscriber, open } = setUpMailbox();
+  await open();
+  subscriber.answers = false;
+  clock.advance(CHECK_MS);
+  await settle();
+  subscriber.emit('close');
+  await open();
+  clock.advance(CHECK_MS);
+  await settle();
+  t.same(subscriber.disconnects, []);
+  clock.advance(CHECK_MS);
+  await settle();
+  t.same(subscriber.disconnects, [true]);
+});
+
 t.test('close', async (t) => {
   const { clock, subscriber, mailbox, open } = setUpMailbox();
   await open();
