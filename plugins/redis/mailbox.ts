@@ -7,6 +7,11 @@ import type { RedisConnection } from './connection.ts';
  * senders repeat what matters.
  */
 export interface Mailbox {
+  /**
+   * Milliseconds since the last new subscription, as far as is known; 0 if messages do not arrive now. While
+   * this is short, messages of other replicas may have been lost.
+   */
+  readonly subscribedForMs: number;
   /** Handles messages of one kind. */
   on(kind: string, handler: (from: string, body: unknown) => void): void;
   /** Sends a message. Drops it without an error while Redis is unavailable. `body` must be serializable as JSON. */
@@ -37,6 +42,7 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
   const handlers = new Map<string, (from: string, body: unknown) => void>();
   const listeners: (() => void)[] = [];
   let hasAnswered = true;
+  let subscribedAt: number | undefined;
   let cancelCheck = clock.after(CHECK_MS, check);
 
   function check(): void {
@@ -51,6 +57,7 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
     try {
       await subscriber.subscribe(channelOf(replica));
       hasAnswered = true;
+      subscribedAt ??= clock.now();
       return true;
     } catch {
       return false; // The client reconnects by itself.
@@ -58,6 +65,9 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
   }
 
   subscriber.on('error', () => {}); // 'close' follows.
+  subscriber.on('close', () => {
+    subscribedAt = undefined;
+  });
   subscriber.on('ready', async () => {
     hasAnswered = true;
     if (await subscribe()) for (const listener of listeners) listener();
@@ -69,6 +79,9 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
   void subscriber.connect().catch(() => {});
 
   return {
+    get subscribedForMs() {
+      return subscribedAt === undefined || !hasAnswered ? 0 : clock.now() - subscribedAt;
+    },
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {
       const message = JSON.stringify([kind, replica, body]);

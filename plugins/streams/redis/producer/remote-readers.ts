@@ -71,7 +71,8 @@ export class RemoteReaders {
     const { cluster, clock } = this.#options;
     const now = clock.now();
     // While Redis was unavailable no report could arrive, so all replicas get time to report again.
-    const wasDisconnected = cluster.lease.renewedForMs < READER_TIMEOUT_MS;
+    const connectedForMs = Math.min(cluster.lease.renewedForMs, cluster.mailbox.subscribedForMs);
+    const wasDisconnected = connectedForMs < READER_TIMEOUT_MS;
     for (const [key, reader] of this.#readers) {
       if (wasDisconnected) reader.seenAt = now;
       else if (reader.seenAt < now - READER_TIMEOUT_MS) this.#remove(key);

@@ -117,6 +117,10 @@ export class ReplicaLog {
     if (producer) this.producer = producer;
   }
 
+  onProducerAlive(): void {
+    this.#tail.onProducerAlive();
+  }
+
   /** Ends the copy as lost: no replica will continue it. */
   endAsLost(): void {
     this.memory.end(ENTRIES_LOST);

@@ -49,6 +49,11 @@ export class LogTail {
     this.#isClosed = true;
   }
 
+  /** Call when the producer is alive: it writes the log again if Redis has lost it. */
+  onProducerAlive(): void {
+    this.#missingSince = undefined;
+  }
+
   /** Returns the producer as Redis knows it. Ends the log as lost if it stays missing. */
   async findProducer(): Promise<Producer | undefined> {
     const { memory, commands, clock } = this.#options;

@@ -182,7 +182,10 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   }
 
   async #checkProducer(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
-    if (await this.#options.commands.isAlive(replica)) return;
+    if (await this.#options.commands.isAlive(replica)) {
+      for (const log of logs) log.onProducerAlive();
+      return;
+    }
     for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
       await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#tryTakeOver(log)));
     }

@@ -1,0 +1,199 @@
+import t, { type Test } from 'tap';
+import type { ModelRoute } from '../../plugins/config/model-routes.ts';
+import type { LlmClient, Prompt } from '../../plugins/llm/client.ts';
+import type { Metrics } from '../../plugins/metrics/index.ts';
+import { AdmissionControl } from '../../plugins/streams/admission.ts';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
+import { createGenerationStarter } from '../../plugins/streams/start-generation.ts';
+import { createTakeoverHandler, serializePrompt } from '../../plugins/streams/takeover.ts';
+import type { WritableLog } from '../../plugins/streams/types.ts';
+import type { ContentPart } from '../../providers/types.ts';
+import { until } from '../helper.ts';
+import { manualClock } from '../manual-clock.ts';
+import { createLog, newId, text } from './conformance.ts';
+import { follow } from './replica-pair.ts';
+
+/** Tests that a log whose producer is dead is continued, or ends as lost. */
+
+const GRACE_MS = 1_000;
+/** Everything happens within a few turns. */
+const WAIT_MS = 5_000;
+const PROMPT: Prompt = { messages: [{ role: 'user', content: 'the question' }] };
+const LOST = { type: 'error', code: 'stream_lost', retryable: true, status: 502 };
+const route = (onMidStreamFailure: string) =>
+  ({ name: 'm', label: 'm', onMidStreamFailure, targets: [{}] }) as unknown as ModelRoute;
+
+/** Metrics of which a test reads the takeovers. */
+function fakeMetrics() {
+  const outcomes: string[] = [];
+  const ignored = { inc() {}, dec() {}, observe() {} };
+  const takeovers = { inc: ({ outcome }: { outcome: string }) => outcomes.push(outcome) };
+  const metrics = new Proxy(
+    { takeovers },
+    {
+      get: (own, name) => (name === 'takeovers' ? own.takeovers : ignored),
+    },
+  ) as unknown as Metrics;
+  return { metrics, outcomes };
+}
+
+function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
+  const clock = manualClock();
+  const { metrics, outcomes } = fakeMetrics();
+  const store = new MemoryStore({
+    clock,
+    highWaterMark: 1e6,
+    flushMs: 0,
+    ttlMs: 1e6,
+    maxTotalBytes: 1e8,
+    onEvicted() {},
+  });
+  t.teardown(() => store.close());
+  const admission = new AdmissionControl(maxGenerations);
+  const calls: {
+    prompt: Prompt;
+    partialAnswer: string | undefined;
+    signal: AbortSignal;
+    onPart(part: unknown): unknown;
+  }[] = [];
+  const llm = {
+    route() {
+      if (!isModelKnown) throw new Error('unknown model');
+      return route('continue');
+    },
+    generate(
+      _route: unknown,
+      prompt: Prompt,
+      sink: { onPart(part: unknown): unknown },
+      signal: AbortSignal,
+      partialAnswer?: string,
+    ) {
+      calls.push({ prompt, partialAnswer, signal, onPart: sink.onPart });
+    },
+  } as unknown as LlmClient & { route(): ModelRoute };
+  const logger = { warn() {}, info() {}, error() {} } as never;
+  const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, maxChars: 1e6 });
+  const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration });
+  const createFilled = async (parts: readonly ContentPart[]) => {
+    const log = await createLog(store, { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o' });
+    for (const part of parts) void log.append(part);
+    return log;
+  };
+  return { clock, admission, calls, outcomes, takeOver, createFilled };
+}
+
+const serialized = JSON.stringify(PROMPT);
+const toolCall: ContentPart = { type: 'tool_call', index: 0, id: 'i', name: 'n', arguments: '{}' };
+const reasoning: ContentPart = { type: 'reasoning', text: 'thinking' };
+
+for (const [what, parts, partialAnswer] of [
+  ['text', [text('one '), text('two')], 'one two'],
+  ['text after reasoning', [reasoning, text('one')], 'one'],
+  ['reasoning only', [reasoning], ''],
+  ['nothing', [], ''],
+  ['a text of many slices', [text('x'.repeat(200_000))], 'x'.repeat(200_000)],
+] as const) {
+  t.test(`an answer with ${what} is continued`, async (t) => {
+    const { takeOver, createFilled, calls, outcomes, admission } = setUp(t);
+    const log = await createFilled(parts);
+    takeOver(log, serialized);
+    await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+    t.same(calls[0]?.prompt, PROMPT);
+    t.equal(calls[0]?.partialAnswer, partialAnswer);
+    t.same(outcomes, ['continued']);
+    t.equal(admission.active, 1);
+    const reader = await follow(log);
+    calls[0]?.onPart(text(' more'));
+    calls[0]?.onPart({ type: 'finish', reason: 'stop' });
+    await until(() => reader.last !== undefined, 'the answer ends', WAIT_MS);
+    t.match(reader.last, { terminal: { type: 'end' }, answer: `${partialAnswer} more` });
+    t.equal(admission.active, 0);
+  });
+}
+
+const reasons: [
+  string,
+  Parameters<typeof setUp>[1],
+  readonly ContentPart[],
+  string | undefined,
+  ((admission: AdmissionControl) => void)?,
+][] = [
+  ['has no prompt in Redis', {}, [text('one')], undefined],
+  ['has a tool call', {}, [text('one'), toolCall], serialized],
+  ['has a tool call behind many slices of text', {}, [text('x'.repeat(200_000)), toolCall, text('y')], serialized],
+  ['begins with a tool call', {}, [toolCall, text('one')], serialized],
+  ['finds no free slot', { maxGenerations: 0 }, [text('one')], serialized],
+  ['comes to a replica that is draining', {}, [text('one')], serialized, (admission) => admission.close()],
+  ['has a model that this replica does not know', { isModelKnown: false }, [text('one')], serialized],
+  ['has a prompt that cannot be read', {}, [text('one')], '{'],
+];
+for (const [what, options, parts, prompt, prepare] of reasons) {
+  t.test(`an answer that ${what} ends as lost`, async (t) => {
+    const { takeOver, createFilled, calls, outcomes, admission } = setUp(t, options);
+    const log = await createFilled(parts);
+    prepare?.(admission);
+    const reader = await follow(log);
+    takeOver(log, prompt);
+    await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
+    t.match(reader.last?.terminal, LOST);
+    t.equal(calls.length, 0, 'no model is asked');
+    t.same(outcomes, ['lost']);
+    t.equal(admission.active, 0, 'no slot is held');
+  });
+}
+
+t.test('a log that cannot be read ends as lost', async (t) => {
+  const { takeOver, createFilled, outcomes } = setUp(t);
+  const log = await createFilled([text('one')]);
+  let terminal: unknown;
+  takeOver(
+    {
+      info: log.info,
+      length: 3,
+      read: () => Promise.reject(new Error('no reply')),
+      end: (end: unknown) => {
+        terminal = end;
+      },
+    } as unknown as WritableLog,
+    serialized,
+  );
+  await until(() => terminal !== undefined, 'the log ends', WAIT_MS);
+  t.match(terminal, LOST);
+  t.same(outcomes, ['lost']);
+});
+
+t.test('a continued answer runs for as long as it is read, and then for the grace time', async (t) => {
+  const { clock, takeOver, createFilled, calls } = setUp(t);
+  const log = await createFilled([text('one')]);
+  const reader = await follow(log);
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  clock.advance(10 * GRACE_MS);
+  t.equal(calls[0]?.signal.aborted, false, 'it is read');
+  reader.close();
+  clock.advance(GRACE_MS - 1);
+  t.equal(calls[0]?.signal.aborted, false);
+  clock.advance(1);
+  t.equal(calls[0]?.signal.aborted, true, 'nobody reads it');
+});
+
+t.test('a continued answer that nobody reads is aborted after the grace time', async (t) => {
+  const { clock, takeOver, createFilled, calls } = setUp(t);
+  const log = await createFilled([text('one')]);
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  clock.advance(GRACE_MS);
+  t.equal(calls[0]?.signal.aborted, true);
+});
+
+t.test('serializePrompt: only prompts whose answers may be continued, up to a length', (t) => {
+  t.same(JSON.parse(serializePrompt(route('continue'), PROMPT) as string), PROMPT);
+  t.equal(serializePrompt(route('error'), PROMPT), undefined);
+  const ofLength = (chars: number): Prompt => {
+    const empty = JSON.stringify({ messages: [{ role: 'user', content: '' }] }).length;
+    return { messages: [{ role: 'user', content: 'x'.repeat(chars - empty) }] };
+  };
+  t.equal(serializePrompt(route('continue'), ofLength(262_144))?.length, 262_144);
+  t.equal(serializePrompt(route('continue'), ofLength(262_145)), undefined);
+  t.end();
+});
