@@ -12,6 +12,34 @@ import { Stryker } from '@stryker-mutator/core';
  */
 const PARTS = {
   llm: { mutate: ['plugins/llm/*.ts', 'plugins/config/model-routes.ts'], tests: ['llm/*'], least: 85 },
+  limits: { mutate: ['plugins/limits/*.ts'], tests: ['limits/limits', 'limits/replicas'], least: 85 },
+  auth: { mutate: ['plugins/auth/*.ts'], tests: ['auth/keys', 'auth/tickets', 'auth/jwt'], least: 85 },
+  'memory-store': {
+    mutate: ['plugins/streams/memory/*.ts', 'plugins/streams/units.ts'],
+    tests: ['streams/segments', 'streams/memory-log', 'streams/memory-store'],
+    least: 85,
+  },
+  generations: {
+    mutate: ['plugins/streams/{admission,fingerprint,generation,index,lifetime,start-generation,terminals}.ts'],
+    tests: ['streams/start', 'streams/ends'],
+    least: 85,
+  },
+  'redis-store': {
+    mutate: ['plugins/streams/redis/**/*.ts', 'plugins/redis/*.ts', 'plugins/streams/takeover.ts'],
+    tests: [
+      'plugins/redis-connection',
+      'plugins/redis-mailbox',
+      'plugins/redis-lease',
+      'plugins/redis-cluster',
+      'streams/takeover-handler',
+      'streams/stream-commands',
+      'streams/replica-watcher',
+      'streams/producer-writes',
+      'streams/remote-readers',
+      'streams/replica-copies',
+    ],
+    least: 75,
+  },
   decoders: {
     mutate: [
       'providers/ollama.ts',
