@@ -120,6 +120,12 @@ t.test('Chat Completions: reasoning may be in `reasoning`, and blocks of content
   t.match(openrouter, { reasoning: 'hm so', text: 'x' }, 'OpenRouter');
 });
 
+t.test('text that equals the reasoning beside it is kept', async (t) => {
+  const play = await startDialects(t);
+  const body = events(openai.chunk({ reasoning_content: 'same', content: 'same' }), openai.chunk({}, 'stop'));
+  t.match(await play('openai-compatible', body), { reasoning: 'same', text: 'same' });
+});
+
 t.test('only the first choice is read', async (t) => {
   const play = await startDialects(t);
   const choice = (index: number | undefined, content: string, finish: string | null = null) => ({
