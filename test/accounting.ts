@@ -1,9 +1,10 @@
 import { type ClientRequest, request } from 'node:http';
+import { Writable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
 import { ProviderError } from '../providers/errors.ts';
 import type { ChatRequest, Provider, StreamPart, Usage } from '../providers/types.ts';
-import { type BuildOptions, bearer, captureLog, serve, sha256, until, writeConfig } from './helper.ts';
+import { type BuildOptions, bearer, serve, sha256, until, writeConfig } from './helper.ts';
 
 /** A service whose questions, answers and ends a test plays one by one, and whose capacity it can count. */
 
@@ -91,8 +92,8 @@ export interface Service {
   readonly app: FastifyInstance;
   readonly url: string;
   readonly calls: Call[];
-  /** Ends of streams that this process has logged. */
-  ends(): Ended[];
+  /** Ends of streams that this process has logged. The test may empty the list. */
+  readonly ends: Ended[];
 }
 
 /** A line of the log, `stream ended`. */
@@ -122,7 +123,13 @@ models:
   - { name: m2, targets: [{ provider: two, model: m }] }
   - { name: m12, targets: [{ provider: one, model: m }, { provider: two, model: m }] }`;
   const calls: Call[] = [];
-  const { logTo, log } = captureLog();
+  const ends: Ended[] = [];
+  const logTo = new Writable({
+    write(line, _, done) {
+      if (String(line).includes('"stream ended"')) ends.push(JSON.parse(String(line)));
+      done();
+    },
+  });
   const { app, url } = await serve(t, {
     env: {
       CONFIG_FILE: writeConfig(t, yaml),
@@ -137,11 +144,6 @@ models:
     logTo,
     ...overrides,
   });
-  const ends = () =>
-    log()
-      .split('\n')
-      .filter((line) => line.includes('"stream ended"'))
-      .map((line) => JSON.parse(line) as Ended);
   return { app, url, calls, ends };
 }
 
@@ -195,7 +197,7 @@ export const questionOf = (name: string) => name.padStart(QUESTION_CHARS, '.');
 /** Returns the tokens that the ended streams of an owner cost. */
 export async function chargedTokens(services: readonly Service[], owner: string): Promise<number> {
   let sum = 0;
-  const ended = services.flatMap(({ app, ends }) => ends().map((end) => ({ app, end })));
+  const ended = services.flatMap(({ app, ends }) => ends.map((end) => ({ app, end })));
   for (const { app, end } of ended) {
     if ((await app.streams.find(end.stream, { owner: `key:${owner}` })) === undefined) continue;
     sum += end.usage?.totalTokens ?? PROMPT_TOKENS + Math.ceil(end.characters / 4);
