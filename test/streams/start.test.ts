@@ -187,7 +187,7 @@ t.test('a question is refused before its stream after close(), and running ones 
   void service.app.streams.idle().then(() => (isIdle = true));
   t.match(
     await refusal(service.start(OWNER)),
-    { ...OVERLOADED, message: 'The service is shutting down; retry later.' },
+    { ...OVERLOADED, message: 'The service is shutting down; retry later.', retryAfterMs: 1_000 },
     'the refusal',
   );
   t.equal(await metricValue(service.app, 'sluice_refusals_total', { reason: 'draining' }), 1, 'a counted refusal');
