@@ -34,9 +34,15 @@ export function isRejectedByTarget(fault: unknown): boolean {
   return fault instanceof ProviderError && fault.code === 'upstream_rejected';
 }
 
+/** Returns true if a retry adds no load to a failing target: the target had not seen the call. */
+export function isFreeRetry(fault: unknown): boolean {
+  return fault instanceof ProviderError && fault.reason === 'stale_connection';
+}
+
 /** Returns true if the failure concerns the target, and not the question, a key or a rate limit. */
 export function countsAgainstTarget(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
-  if (fault.code === 'upstream_error') return fault.retryable;
+  if (fault.reason === 'stale_connection') return false;
+  if (fault.code === 'upstream_error') return fault.retryable && fault.reason !== 'rate_limited';
   return fault.code !== 'upstream_rejected' && fault.code !== 'upstream_rate_limited';
 }

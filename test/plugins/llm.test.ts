@@ -352,7 +352,7 @@ t.test('calls use the key with the fewest calls, and rejected keys go into coold
     onCooldown: (reason, first) => cooldowns.push([reason, first]),
   });
   const use = () => {
-    const keyUse = keys.use();
+    const keyUse = keys.use('m');
     if (keyUse === undefined) throw new Error('no key');
     return keyUse;
   };
@@ -386,26 +386,34 @@ t.test('calls use the key with the fewest calls, and rejected keys go into coold
   ]);
 
   const many = createApiKeys(['x', 'y'], { now: () => now });
-  const concurrent = [many.use(), many.use(), many.use(), many.use()];
+  const concurrent = [many.use('m'), many.use('m'), many.use('m'), many.use('m')];
   for (const keyUse of concurrent) if (keyUse?.key === 'x') keyUse.failed(rejected);
   now += 5_000;
-  t.same([many.use()?.key, many.use()?.key].sort(), ['x', 'y'], 'concurrent rejections of a key count as one');
+  t.same([many.use('m')?.key, many.use('m')?.key].sort(), ['x', 'y'], 'concurrent rejections of a key count as one');
   concurrent[0]?.failed(fault('upstream_rate_limited', { retryAfterMs: 1_763_850_000_000 }));
   now += 300_000;
-  t.equal(many.cooldown(), undefined, 'a cooldown has an upper limit');
+  t.equal(many.cooldown('m'), undefined, 'a cooldown has an upper limit');
   const withoutCredit = createApiKeys(['x', 'y'], { now: () => now });
-  withoutCredit.use()?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
-  t.same([withoutCredit.use()?.key, withoutCredit.use()?.key], ['y', 'y'], 'a key without credit goes into cooldown');
+  withoutCredit
+    .use('m')
+    ?.failed(fault('upstream_rejected', { reason: 'billing', retryable: false, upstreamStatus: 402 }));
+  t.same(
+    [withoutCredit.use('m')?.key, withoutCredit.use('m')?.key],
+    ['y', 'y'],
+    'a key without credit goes into cooldown',
+  );
   const forbidden = createApiKeys(['x'], { now: () => now });
-  forbidden.use()?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
-  t.equal(forbidden.cooldown(), undefined, 'a 403 starts no cooldown, since the prompt may be the cause');
+  forbidden
+    .use('m')
+    ?.failed(fault('upstream_rejected', { reason: 'credentials', retryable: false, upstreamStatus: 403 }));
+  t.equal(forbidden.cooldown('m'), undefined, 'a 403 starts no cooldown, since the prompt may be the cause');
 
   const single = createApiKeys(['x'], { now: () => now });
-  single.use()?.failed(rejected);
+  single.use('m')?.failed(rejected);
   t.throws(
-    () => single.use(),
+    () => single.use('m'),
     { code: 'upstream_rejected', reason: 'credentials' },
     'no call is made while the only key is in cooldown',
   );
-  t.equal(createApiKeys([], { now: () => now }).use(), undefined);
+  t.equal(createApiKeys([], { now: () => now }).use('m'), undefined);
 });

@@ -2,9 +2,10 @@ import t, { type Test } from 'tap';
 import { ProviderError } from '../../providers/errors.ts';
 import { createOllamaDecoder } from '../../providers/ollama.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
-import type { Provider } from '../../providers/types.ts';
+import type { FinishPart, Provider } from '../../providers/types.ts';
 import { createAnthropicDecoder } from '../../providers/wire/anthropic-stream.ts';
 import { createGeminiDecoder } from '../../providers/wire/gemini-stream.ts';
+import { dropRepeatedReasoning } from '../../providers/wire/leading-reasoning.ts';
 import { createOpenAIChatDecoder } from '../../providers/wire/openai-chat.ts';
 import { createPartBuffer, type PartBuffer } from '../../providers/wire/parts.ts';
 import type { AnswerDecoder } from '../../providers/wire/read-answer.ts';
@@ -21,7 +22,8 @@ import { random, SEED, splitRandomly } from './random.ts';
 
 /** Decoders by format. */
 const DECODERS: Readonly<Record<string, (parts: PartBuffer, provider: string) => AnswerDecoder>> = {
-  'openai-sse': (parts, provider) => createOpenAIChatDecoder(parts, { dropsCopiedReasoning: provider === 'bella' }),
+  'openai-sse': (parts, provider) =>
+    createOpenAIChatDecoder(parts, { wrapParts: provider === 'bella' ? dropRepeatedReasoning : undefined }),
   'anthropic-sse': createAnthropicDecoder,
   'gemini-sse': createGeminiDecoder,
   'ollama-ndjson': createOllamaDecoder,
@@ -127,8 +129,13 @@ function decodeByteByByte(bytes: Buffer, { provider, format }: Fixture): Collect
     for (const part of parts.take()) add(collected, part);
   }
   if (collected.error === undefined && !decoder.done) guarded(() => decoder.end());
+  let finish: FinishPart | undefined;
+  if (collected.error === undefined)
+    guarded(() => {
+      finish = decoder.finish();
+    });
   for (const part of parts.flush()) add(collected, part);
-  if (collected.error === undefined) guarded(() => add(collected, decoder.finish()));
+  if (finish) add(collected, finish);
   return collected;
 }
 
