@@ -89,8 +89,8 @@ interface Line {
 }
 
 /**
- * Creates a decoder for an `/api/chat` stream. A line with `done` ends the answer. An error is a line of its own
- * and the last one.
+ * Creates a decoder for an `/api/chat` stream. A line with `done` has the finish reason. An error is a line of its
+ * own and the last one.
  */
 export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
@@ -111,9 +111,10 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
     }
     usage = mergeUsage(usage, usageOf(line));
     if (line.done !== true) return;
+    // Not the marker of the end if it has a reason: an error may still follow.
     const word = finishWord(line.done_reason);
-    if (word !== undefined) answerEnd.reason(word);
-    answerEnd.marker();
+    if (word === undefined) answerEnd.marker();
+    else answerEnd.reason(word);
   }
 
   return {

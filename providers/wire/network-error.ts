@@ -12,7 +12,9 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
   if (error instanceof ProviderError) return error;
   const { code = '', name = '' } = error as { code?: string | number; name?: string };
   if (name === 'AbortError' || code === 'UND_ERR_ABORTED') return error;
-  if (typeof code !== 'string' || !NETWORK_CODE.test(code)) return error;
+  // undici leaves the code out if the chunked encoding is broken.
+  const isParserError = name === 'HTTPParserError';
+  if (!isParserError && !(typeof code === 'string' && NETWORK_CODE.test(code))) return error;
   const failure = (errorCode: 'upstream_unreachable' | 'upstream_truncated' | 'upstream_protocol', reason: string) =>
     new ProviderError(errorCode, { reason, retryable: true, cause: error });
   const timeout = (stage: 'connect' | 'headers') =>
@@ -20,8 +22,7 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
 
   if (code === 'UND_ERR_CONNECT_TIMEOUT' || code === 'ETIMEDOUT') return timeout('connect');
   if (code === 'UND_ERR_HEADERS_TIMEOUT') return timeout('headers');
-  if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW')
-    return failure('upstream_protocol', 'http_parser');
+  if (isParserError || code === 'UND_ERR_HEADERS_OVERFLOW') return failure('upstream_protocol', 'http_parser');
   // Both Content-Length and Transfer-Encoding, for example. The server will do it again.
   if (code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' && phase === 'before_headers') {
     return new ProviderError('upstream_protocol', { reason: 'content_length', retryable: false, cause: error });

@@ -29,6 +29,13 @@ interface Call {
   index: number | undefined;
 }
 
+interface Fragment {
+  readonly id: string;
+  readonly name: string;
+  readonly index: number | undefined;
+  readonly args: string;
+}
+
 /** Arguments that some providers send until the real ones come, or if there are none. */
 const PLACEHOLDER = '{}';
 
@@ -41,7 +48,8 @@ const PLACEHOLDER = '{}';
  * 2. A new id with a name begins a call if its index is taken or missing. Without a name it continues the call.
  * 3. Without an id, a name begins a call if the call in question has a name and complete arguments, or was
  *    already touched by the same delta.
- * 4. A fragment with neither belongs to the call of its index, else to the call that is being streamed.
+ * 4. A fragment with neither belongs to the call of its index, else to the call that is being streamed, unless
+ *    that one has complete arguments.
  * 5. An index belongs to the newest call that has used it.
  * 6. A name that equals the known one is a repetition; another one is the rest of the name, until the head is sent.
  *    The head waits for the name and the first arguments. Positions count 0, 1, 2 … in the order of the heads.
@@ -62,27 +70,32 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     return call;
   };
 
-  const callOf = (id: string, name: string, index: number | undefined, touched: ReadonlySet<Call>): Call => {
+  const callOf = ({ id, name, index, args }: Fragment, touched: ReadonlySet<Call>): Call => {
     const known = byId.get(id);
     if (known !== undefined) return known;
     const owner = index === undefined ? current : byIndex.get(index);
-    if (owner === undefined) return id === '' && name === '' && current !== undefined ? current : begin();
+    if (owner === undefined) {
+      // The tail of a call may have another index than its head (agno#8880).
+      return id === '' && name === '' && current && !isComplete(current) ? current : begin();
+    }
+    // First, because it is the common case: the check for complete arguments costs more with each fragment.
+    if (id === '' && (name === '' || owner.name === '')) return owner;
     const isOver = touched.has(owner) || isComplete(owner);
     if (id !== '' && name !== '') {
       const isLateHead = owner.id === '' && !isOver && (owner.name === '' || owner.name === name);
       return isLateHead ? owner : begin();
     }
     if (id !== '') return index === undefined && isOver && !hasPlaceholder(owner) ? begin() : owner;
-    if (name === '' || owner.name === '' || !isOver) return owner;
-    const isRepeated = index !== undefined && owner.name === name && hasPlaceholder(owner) && !touched.has(owner);
-    return isRepeated ? owner : begin();
+    const isRepeated = index !== undefined && owner.name === name && (args === '' || hasPlaceholder(owner));
+    return isOver && !(isRepeated && !touched.has(owner)) ? begin() : owner;
   };
 
   const addFragment = (fragment: ToolCallDelta, touched: Set<Call>): void => {
     const id = textOf(fragment.id);
     const name = textOf(fragment.function?.name);
     const index = typeof fragment.index === 'number' ? fragment.index : undefined;
-    const call = callOf(id, name, index, touched);
+    const args = argumentText(fragment.function?.arguments);
+    const call = callOf({ id, name, index, args }, touched);
     touched.add(call);
     current = call;
     if (id !== '') {
@@ -92,7 +105,7 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     if (index !== undefined) byIndex.set(index, call);
     if (call.index === undefined && name !== call.name) call.name += name;
     else if (name !== '' && name !== call.name) parts.anomaly('tool_name');
-    addArguments(call, argumentText(fragment.function?.arguments));
+    addArguments(call, args);
   };
 
   const addArguments = (call: Call, args: string): void => {

@@ -1,0 +1,222 @@
+import { createServer, type ServerResponse } from 'node:http';
+import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import type { FastifyInstance } from 'fastify';
+import type { Test } from 'tap';
+import { serve, writeConfig } from '../helper.ts';
+import { metricValue } from '../metric-value.ts';
+import { postJson } from '../post-json.ts';
+import { readAll } from '../sse-client.ts';
+
+/** Plays the bytes of an upstream to the service, and reads the answer over every API that gives text. */
+
+export interface UpstreamCase {
+  readonly name: string;
+  /** Type of the provider; `openai-compatible` if absent. */
+  readonly provider?: string;
+  readonly contentType?: string;
+  readonly status?: number;
+  /** Pieces of the body. The response ends after the last one. */
+  readonly body?: readonly (string | Buffer)[];
+  /** Replaces `body`: answers a call itself. `n` counts the calls from 1. */
+  reply?(response: ServerResponse, n: number, authorization: string | undefined): void;
+  /** Replaces `body`: answers on the socket. `n` counts the requests of this socket from 1. */
+  socket?(socket: Socket, n: number): void;
+  readonly apiKeys?: readonly string[];
+  readonly expected: Expected;
+}
+
+export interface Expected {
+  readonly text?: string;
+  readonly reasoning?: string;
+  readonly calls?: readonly { name: string; arguments: string }[];
+  /** Finish reason of a success. */
+  readonly finish?: string;
+  /** Code of a failure. */
+  readonly error?: string;
+  readonly retryable?: boolean;
+  /** Input and output tokens. */
+  readonly usage?: readonly [number, number];
+  /** Upstream calls of one question; 1 if absent. */
+  readonly asked?: number;
+  /** Kinds of `sluice_parse_anomalies_total`. */
+  readonly anomalies?: readonly string[];
+}
+
+export interface Playing {
+  readonly app: FastifyInstance;
+  readonly url: string;
+  /** Number of upstream calls. */
+  readonly calls: () => number;
+}
+
+const MEDIA_TYPES: Readonly<Record<string, string>> = { ollama: 'application/x-ndjson' };
+
+/** Starts the upstream of a case, and a service whose only model `p/m` asks it. */
+export async function play(t: Test, upstream: Omit<UpstreamCase, 'name' | 'expected'>, more = ''): Promise<Playing> {
+  const {
+    provider = 'openai-compatible',
+    contentType,
+    status = 200,
+    body = [],
+    reply,
+    socket,
+    apiKeys = ['k'],
+  } = upstream;
+  let calls = 0;
+  const server: Server = socket
+    ? createTcpServer((connection) => {
+        let requests = 0;
+        connection
+          .on('error', () => {})
+          .on('data', (bytes) => {
+            if (!bytes.toString('latin1').startsWith('POST ')) return;
+            calls += 1;
+            socket(connection, ++requests);
+          });
+      })
+    : createServer(async (request, response) => {
+        request.resume();
+        calls += 1;
+        if (reply) return reply(response, calls, request.headers.authorization);
+        response.writeHead(status, { 'content-type': contentType ?? MEDIA_TYPES[provider] ?? 'text/event-stream' });
+        for (const piece of body) {
+          response.write(piece);
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        response.end();
+      });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => {
+    (server as { closeAllConnections?(): void }).closeAllConnections?.();
+    server.close();
+  });
+  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}${provider === 'azure' ? '' : '/v1'}`;
+  const yaml = `providers:\n  p: { type: ${provider}, baseUrl: "${baseUrl}", apiKeys: ${JSON.stringify(apiKeys)}, models: [m, n] }\n${more}`;
+  const { app, url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
+  return { app, url, calls: () => calls };
+}
+
+/** The answer as one API gave it. */
+export interface Outcome {
+  text: string;
+  reasoning: string;
+  calls: { name: string; arguments: string }[];
+  finish: string | undefined;
+  error: string | undefined;
+  retryable: boolean | undefined;
+  usage: [number, number] | undefined;
+}
+
+const empty = (): Outcome => ({
+  text: '',
+  reasoning: '',
+  calls: [],
+  finish: undefined,
+  error: undefined,
+  retryable: undefined,
+  usage: undefined,
+});
+
+function addCall(outcome: Outcome, index: number, name: string | undefined, args: string | undefined): void {
+  outcome.calls[index] ??= { name: '', arguments: '' };
+  const call = outcome.calls[index] as Outcome['calls'][number];
+  call.name += name ?? '';
+  call.arguments += args ?? '';
+}
+
+export async function ask(url: string, model = 'p/m'): Promise<Outcome> {
+  const outcome = empty();
+  const { events } = await readAll(`${url}/ask/stream?question=q&model=${model}`);
+  for (const { json } of events) {
+    if (json.type === 'delta') outcome.text += json.content;
+    else if (json.type === 'reasoning') outcome.reasoning += json.content;
+    else if (json.type === 'tool_call') addCall(outcome, json.index, json.name, json.arguments);
+    else if (json.type === 'end') {
+      outcome.finish = json.finishReason;
+      if (json.usage) outcome.usage = [json.usage.inputTokens, json.usage.outputTokens];
+    } else if (json.type === 'error') Object.assign(outcome, { error: json.code, retryable: json.retryable });
+  }
+  return outcome;
+}
+
+const QUESTION = { messages: [{ role: 'user', content: 'q' }] };
+
+export async function completionStream(url: string): Promise<Outcome> {
+  const outcome = empty();
+  const body = { model: 'p/m', ...QUESTION, stream: true, stream_options: { include_usage: true } };
+  const { events, response } = await readAll(`${url}/v1/chat/completions`, { body });
+  if (response.statusCode !== 200) return { ...outcome, error: 'status' };
+  for (const { json } of events) {
+    if (json?.error) outcome.error = json.error.code;
+    const choice = json?.choices?.[0];
+    outcome.text += choice?.delta.content ?? '';
+    outcome.reasoning += choice?.delta.reasoning_content ?? '';
+    for (const { index, function: fn } of choice?.delta.tool_calls ?? [])
+      addCall(outcome, index, fn.name, fn.arguments);
+    outcome.finish = choice?.finish_reason ?? outcome.finish;
+    if (json?.usage) outcome.usage = [json.usage.prompt_tokens, json.usage.completion_tokens];
+  }
+  return outcome;
+}
+
+export async function completion(url: string): Promise<Outcome> {
+  const outcome = empty();
+  const response = await postJson(`${url}/v1/chat/completions`, { model: 'p/m', ...QUESTION });
+  // biome-ignore lint/suspicious/noExplicitAny: the body of an OpenAI answer or error
+  const { choices, error, usage } = (await response.json()) as any;
+  if (error) return { ...outcome, error: error.code };
+  const { message, finish_reason: finish } = choices[0];
+  for (const [index, { function: fn }] of (message.tool_calls ?? []).entries())
+    addCall(outcome, index, fn.name, fn.arguments);
+  return {
+    ...outcome,
+    text: message.content ?? '',
+    reasoning: message.reasoning_content ?? '',
+    finish,
+    usage: usage && [usage.prompt_tokens, usage.completion_tokens],
+  };
+}
+
+/** Plays a case to all three APIs and compares the outcomes. */
+export async function check(t: Test, upstream: UpstreamCase): Promise<void> {
+  const { expected } = upstream;
+  const {
+    text = '',
+    reasoning = '',
+    calls = [],
+    finish,
+    error,
+    retryable,
+    usage,
+    asked = 1,
+    anomalies = [],
+  } = expected;
+  const { app, url, calls: callCount } = await play(t, upstream);
+  const success = { text, reasoning, calls, finish, error: undefined, ...(usage && { usage }) };
+  const answer = await ask(url);
+  t.match(
+    answer,
+    error ? { text, reasoning, error, ...(retryable !== undefined && { retryable }) } : success,
+    'GET /ask/stream',
+  );
+  t.equal(callCount(), asked, 'upstream calls of one question');
+  for (const kind of anomalies) {
+    t.ok(
+      (await metricValue(app, 'sluice_parse_anomalies_total', { provider: 'p', kind })) > 0,
+      `anomaly ${kind} is counted`,
+    );
+  }
+  const streamed = await completionStream(url);
+  if (error)
+    t.ok(streamed.error !== undefined && streamed.finish === undefined, '/v1, streamed: an error and no finish');
+  else t.match(streamed, success, '/v1, streamed');
+  const whole = await completion(url);
+  if (error) t.ok(whole.error !== undefined, '/v1, whole: an error');
+  else t.match(whole, success, '/v1, whole');
+}
+
+/** Plays all cases, several at a time. */
+export function checkAll(t: Test, cases: readonly UpstreamCase[]): void {
+  t.jobs = 8;
+  for (const upstream of cases) t.test(upstream.name, (t) => check(t, upstream));
+}
