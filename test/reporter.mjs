@@ -1,8 +1,12 @@
 import { Transform } from 'node:stream';
 
-/** Passes TAP through and closes with one line that any machine can read: `N passed, N failed`. */
+/**
+ * Passes TAP through. Closes with the skipped tests and their reasons, and with one line that any machine can
+ * read: `N passed, N failed`.
+ */
 export default class Reporter extends Transform {
   #rest = '';
+  #skipped = [];
   #summary = { pass: 0, fail: 0, skip: 0 };
 
   _transform(chunk, _encoding, callback) {
@@ -16,6 +20,7 @@ export default class Reporter extends Transform {
   _flush(callback) {
     if (this.#rest !== '') this.#onLine(this.#rest);
     const { pass, fail, skip } = this.#summary;
+    for (const line of this.#skipped) this.push(`skipped: ${line}\n`);
     this.push(`${pass} passed, ${fail} failed${skip > 0 ? `, ${skip} skipped` : ''}\n`);
     callback();
   }
@@ -27,6 +32,8 @@ export default class Reporter extends Transform {
         this.#summary[key] = Number(new RegExp(`${key}: (\\d+)`).exec(summary)?.[1] ?? 0);
       }
     }
+    const skipped = /^\s*ok \d+ - (.*) # SKIP (.+)$/.exec(line);
+    if (skipped) this.#skipped.push(`${skipped[1]} (${skipped[2]})`);
     // Passing assertions are many; what a person wants is the files, the failures and the skips.
     if (/^\s+ok /.test(line) && !line.includes('# SKIP')) return;
     this.push(`${line}\n`);

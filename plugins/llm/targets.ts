@@ -38,7 +38,6 @@ export interface Targets {
 /** Least `Retry-After` while all targets are busy. */
 const MIN_RETRY_MS = 1_000;
 /** Bound of stored breakers: if a provider allows all models, clients choose the names. */
-
 const MAX_BREAKERS = 10_000;
 
 /** The call began before the breaker of its target existed. */

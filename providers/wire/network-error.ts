@@ -1,7 +1,8 @@
 import { ProviderError } from '../errors.ts';
 
 /** Codes of errors that come from the connection: those of undici, of the system, of TLS and of Node's streams. */
-const NETWORK_CODE = /^(UND_ERR_|E[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
+const NETWORK_CODE =
+  /^(UND_ERR_|EAI_|E(?!RR_)[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
 
 /**
  * Converts an error of undici or Node into a `ProviderError`. Returns unchanged a `ProviderError`, the error of an
@@ -13,7 +14,7 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
   const { code = '', name = '' } = error as { code?: string | number; name?: string };
   if (name === 'AbortError' || code === 'UND_ERR_ABORTED') return error;
   // undici leaves the code out if the chunked encoding is broken.
-  const isParserError = name === 'HTTPParserError';
+  const isParserError = name === 'HTTPParserError' || String(code).startsWith('HPE_');
   if (!isParserError && !(typeof code === 'string' && NETWORK_CODE.test(code))) return error;
   const failure = (errorCode: 'upstream_unreachable' | 'upstream_truncated' | 'upstream_protocol', reason: string) =>
     new ProviderError(errorCode, { reason, retryable: true, cause: error });

@@ -282,6 +282,21 @@ t.test('bytes after [DONE] do not prevent reuse of the connection', async (t) =>
   t.equal(upstream.sockets(), 1, 'three answers over one connection');
 });
 
+t.test('a body that stays open behind [DONE] is closed', async (t) => {
+  const upstream = await startUpstream(t, ({ response }) => {
+    sse(response).write(text('x') + STOP + DONE);
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url });
+  t.teardown(() => provider.close());
+  const parts = provider.stream({ model: 'm', messages: [] }, new AbortController().signal);
+  t.match(await parts.next(), { value: { type: 'text' } });
+  t.match(await parts.next(), { value: { type: 'finish' } });
+  await parts.return(); // As the LLM client does.
+  const call = await upstream.call(1);
+  await call.closed;
+  t.equal(call.finished, false, 'the provider has closed the connection');
+});
+
 t.test('a host name that resolves to a metadata address is not connected to (DNS rebinding)', async (t) => {
   const dns = await import('node:dns');
   const { lookup } = dns.default;

@@ -1,0 +1,154 @@
+import t, { type Test } from 'tap';
+import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
+import type { Provider, StreamPart } from '../../providers/types.ts';
+import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
+import { collect } from './collect.ts';
+import { OPTIONS } from './options.ts';
+
+/** Tests what a call of a provider leaves behind: its connection and its API key. */
+
+const REQUEST = { model: 'm', messages: [{ role: 'user', content: 'q' }] } as const;
+
+async function start(
+  t: Test,
+  script: Script,
+  keys: string[] = [],
+): Promise<{ upstream: Upstream; provider: Provider }> {
+  const upstream = await startUpstream(t, script);
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, connections: 1, apiKeys: keys });
+  t.teardown(() => provider.close());
+  return { upstream, provider };
+}
+
+/** Reads until a finish part, and then ends the generator as the LLM client does. */
+async function readToFinish(parts: AsyncGenerator<StreamPart, void, undefined>): Promise<string[]> {
+  const types: string[] = [];
+  for (;;) {
+    const { value, done } = await parts.next();
+    if (done) return types;
+    types.push(value.type);
+    if (value.type !== 'finish') continue;
+    await parts.return();
+    return types;
+  }
+}
+
+t.test('a body that ends behind [DONE] gives its connection back', async (t) => {
+  const { upstream, provider } = await start(t, async ({ response }) => {
+    sse(response).write(text('x') + STOP + DONE);
+    await new Promise((resolve) => setImmediate(resolve));
+    response.end(': bye\n\n');
+  });
+  for (let i = 1; i <= 3; i++) {
+    t.same(await readToFinish(provider.stream(REQUEST, new AbortController().signal)), ['text', 'finish']);
+    await (await upstream.call(i)).closed;
+  }
+  t.equal(upstream.sockets(), 1, 'three answers over one connection');
+});
+
+t.test('each other end of a call closes the connection', async (t) => {
+  const { upstream, provider } = await start(t, ({ response, body }) => {
+    sse(response).write(text('x') + (body.includes('malformed') ? 'data: {]\n\n' : ''));
+  });
+  const malformed = { model: 'm', messages: [{ role: 'user', content: 'malformed' }] } as const;
+  const { error } = await collect(provider.stream(malformed, new AbortController().signal));
+  t.match(error, { reason: 'bad_json' });
+  await (await upstream.call(1)).closed;
+
+  const controller = new AbortController();
+  const aborted = provider.stream(REQUEST, controller.signal);
+  t.match(await aborted.next(), { value: { text: 'x' } });
+  const next = aborted.next();
+  controller.abort();
+  await t.rejects(next, { name: 'AbortError' }, 'an abort');
+  await (await upstream.call(2)).closed;
+
+  const returned = provider.stream(REQUEST, new AbortController().signal);
+  await returned.next();
+  await returned.return();
+  await (await upstream.call(3)).closed;
+  t.pass('a reader that stops early');
+});
+
+t.test('each end of a call ends the use of its API key', async (t) => {
+  let answer: Script = () => {};
+  const upstream = await startUpstream(t, (call) => answer(call));
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one', 'two'] });
+  t.teardown(() => provider.close());
+  answer = ({ response }) => void sse(response).write(text('x'));
+  const held = provider.stream(REQUEST, new AbortController().signal);
+  await held.next();
+  const keyOf = async (n: number) => (await upstream.call(n)).request.headers.authorization;
+  t.equal(await keyOf(1), 'Bearer one');
+
+  const complete: Script = ({ response }) => void sse(response).end(text('x') + STOP + DONE);
+  const ends: [string, Script][] = [
+    ['an answer', complete],
+    ['an incomplete answer', ({ response }) => void sse(response).end(text('x'))],
+    ['an error status', ({ response }) => void response.writeHead(500).end()],
+    ['another content type', ({ response }) => void response.writeHead(200, { 'content-type': 'text/html' }).end('<')],
+    ['a closed connection', ({ response }) => void response.destroy()],
+  ];
+  let calls = 1;
+  for (const [name, script] of ends) {
+    for (answer of [script, complete]) {
+      await collect(provider.stream(REQUEST, new AbortController().signal));
+      calls += 1;
+      t.equal(await keyOf(calls), 'Bearer two', `${name}: the key without a running call is used again`);
+    }
+  }
+  await held.return();
+  await collect(provider.stream(REQUEST, new AbortController().signal));
+  t.equal(await keyOf(calls + 1), 'Bearer one', 'a reader that stops early');
+});
+
+t.test('a key is not used after a 401, and an accepted call resets the length of its cooldown', async (t) => {
+  let now = 0;
+  let status = 401;
+  const upstream = await startUpstream(t, ({ response }) => {
+    if (status === 200) sse(response).end(text('x') + STOP + DONE);
+    else response.writeHead(status).end();
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one'], now: () => now });
+  t.teardown(() => provider.close());
+  const ask = () => collect(provider.stream(REQUEST, new AbortController().signal));
+  for (let i = 0; i < 2; i++) {
+    status = 401;
+    t.match((await ask()).error, { reason: 'credentials', upstreamStatus: 401 });
+    t.match(provider.cooldown?.('m'), { code: 'upstream_rejected', reason: 'credentials' });
+    const { calls } = upstream;
+    const before = calls.length;
+    t.match((await ask()).error, { reason: 'credentials' });
+    t.equal(calls.length, before, 'no call is made during the cooldown');
+    now += 5_000;
+    t.equal(provider.cooldown?.('m'), undefined, 'the cooldown takes five seconds');
+    status = 200;
+    t.equal((await ask()).text, 'x');
+  }
+});
+
+t.test('parts decoded before an error are delivered before it', async (t) => {
+  const { provider } = await start(t, ({ response }) => {
+    sse(response).end(`${text('one ')}${text('two')}data: {]\n\n${text('lost')}`);
+  });
+  const parts = provider.stream(REQUEST, new AbortController().signal);
+  t.same(await parts.next(), { value: { type: 'text', text: 'one two' }, done: false });
+  await t.rejects(parts.next(), { name: 'ProviderError', message: 'The provider sent an invalid response.' });
+  t.same(await parts.next(), { value: undefined, done: true });
+});
+
+t.test('text that arrives later is delivered without waiting for the end', async (t) => {
+  const { upstream, provider } = await start(t, ({ response }) => {
+    sse(response).write(text('one'));
+  });
+  const parts = provider.stream(REQUEST, new AbortController().signal);
+  t.match(await parts.next(), { value: { text: 'one' } });
+  const { response } = await upstream.call(1);
+  const second = parts.next();
+  response.write(text('two'));
+  t.match(await second, { value: { text: 'two' } });
+  const end = parts.next();
+  response.end(STOP);
+  t.match(await end, { value: { type: 'finish', reason: 'stop' } });
+  t.same(await parts.next(), { value: undefined, done: true });
+});
