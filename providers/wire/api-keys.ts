@@ -14,8 +14,8 @@ export interface KeyUse {
    * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used immediately.
    */
   failed(fault: unknown): unknown;
-  /** Call if the answer has failed after the key was accepted. Starts a cooldown like `failed`. */
-  failedInBody(fault: unknown): void;
+  /** Call if the answer has failed after the key was accepted. Like `failed`, for errors inside the stream. */
+  failedInBody(fault: unknown): unknown;
   /** Ends the use. Call once. */
   release(): void;
 }
@@ -130,7 +130,7 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
         failed,
         failedInBody(fault) {
           // A refusal before the body was reported by `failed`.
-          if (fault instanceof ProviderError && fault.code === 'upstream_error') failed(fault);
+          return fault instanceof ProviderError && fault.code === 'upstream_error' ? failed(fault) : fault;
         },
         release() {
           state.runningCalls -= 1;

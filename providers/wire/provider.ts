@@ -48,7 +48,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
     const headers = { ...request.traceHeaders, ...dialect.headers, ...authorization };
     const response = upstream.post(path, headers, body, signal);
-    if (keyUse === undefined) return { body: response, failed: () => {}, release: () => {} };
+    if (keyUse === undefined) return { body: response, failed: (fault) => fault, release: () => {} };
     const responseBody = response.then(
       (readable) => {
         keyUse.accepted();

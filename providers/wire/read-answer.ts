@@ -26,8 +26,11 @@ export interface AnswerDecoder {
 export interface UpstreamCall {
   /** Resolves to the response body, or rejects if the call fails before it. */
   readonly body: Promise<Body>;
-  /** Reports an error in the body, which may concern the API key. */
-  failed(fault: unknown): void;
+  /**
+   * Reports an error in the body, which may concern the API key. Returns the error to throw: `fault`, or a copy that
+   * may be retried, because another key can be used.
+   */
+  failed(fault: unknown): unknown;
   /** Ends the use of the API key. Call once, when the body is no longer read. */
   release(): void;
 }
@@ -104,8 +107,7 @@ export async function* readAnswer(
     for (const part of parts.flush()) yield part;
     yield finish;
   } catch (error) {
-    failed(error);
-    throw error;
+    throw failed(error);
   } finally {
     release();
     releaseBody(body, decoder.done);

@@ -87,7 +87,8 @@ export function tooLargeError(): ProviderError {
   return new ProviderError('upstream_protocol', { reason: 'event_too_large', retryable: false });
 }
 
-function isJson(text: string): boolean {
+/** Returns true for a complete JSON text. */
+export function isJson(text: string): boolean {
   try {
     JSON.parse(text);
     return true;

@@ -1,5 +1,6 @@
 import { ProviderError } from '../errors.ts';
 import type { PartBuffer } from './parts.ts';
+import { isJson, MAX_EVENT_CHARS, tooLargeError } from './sse.ts';
 
 /** A fragment of a tool call, in the form of OpenAI's deltas. Every field may be missing, empty or repeated. */
 export interface ToolCallDelta {
@@ -25,6 +26,8 @@ interface Call {
   name: string;
   /** All arguments so far. */
   args: string;
+  /** True if the arguments are a whole JSON object, so that nothing can follow them; undefined if not known. */
+  isComplete: boolean | undefined;
   /** Position in the answer; set when the head is sent. */
   index: number | undefined;
 }
@@ -38,6 +41,8 @@ interface Fragment {
 
 /** Arguments that some providers send until the real ones come, or if there are none. */
 const PLACEHOLDER = '{}';
+/** Length of a placeholder with spaces around it. Long arguments are not searched for one. */
+const MAX_PLACEHOLDER_CHARS = 16;
 
 /**
  * Creates an assembler. Providers mark the calls of an answer by index, by id, by both, or by neither, and some
@@ -65,7 +70,7 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
   let sentCount = 0;
 
   const begin = (): Call => {
-    const call: Call = { id: '', name: '', args: '', index: undefined };
+    const call: Call = { id: '', name: '', args: '', isComplete: false, index: undefined };
     calls.push(call);
     return call;
   };
@@ -78,7 +83,7 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
       // The tail of a call may have another index than its head (agno#8880).
       return id === '' && name === '' && current && !isComplete(current) ? current : begin();
     }
-    // First, because it is the common case: the check for complete arguments costs more with each fragment.
+    // First, because it is the common case.
     if (id === '' && (name === '' || owner.name === '')) return owner;
     const isOver = touched.has(owner) || isComplete(owner);
     if (id !== '' && name !== '') {
@@ -110,12 +115,15 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
 
   const addArguments = (call: Call, args: string): void => {
     if (args === '') return;
+    // Parsed only if they may be complete, because that costs more with each fragment.
+    call.isComplete = args.trimEnd().endsWith('}') ? undefined : false;
     if (call.index !== undefined) {
       call.args += args;
       parts.toolCall({ type: 'tool_call', index: call.index, arguments: args });
       return;
     }
     call.args = hasPlaceholder(call) ? args : call.args + args;
+    if (call.args.length > MAX_EVENT_CHARS) throw tooLargeError();
     if (call.name !== '' && !hasPlaceholder(call)) sendHead(call);
   };
 
@@ -151,18 +159,12 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
 }
 
 function hasPlaceholder({ args }: Call): boolean {
-  return args.trim() === PLACEHOLDER;
+  return args.length <= MAX_PLACEHOLDER_CHARS && args.trim() === PLACEHOLDER;
 }
 
-/** Returns true if the arguments are a whole JSON object, so that nothing can follow them. */
-function isComplete({ args }: Call): boolean {
-  if (!args.trimEnd().endsWith('}')) return false;
-  try {
-    JSON.parse(args);
-    return true;
-  } catch {
-    return false;
-  }
+function isComplete(call: Call): boolean {
+  call.isComplete ??= isJson(call.args);
+  return call.isComplete;
 }
 
 function textOf(value: unknown): string {

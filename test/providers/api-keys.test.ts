@@ -119,7 +119,11 @@ t.test('these failures concern the key, and others do not', async (t) => {
   ];
   for (const [name, error, isKeyUnusable] of concerns) {
     const { use, fail, cooldowns } = setUp('x', 'y');
-    t.equal(fail(error), error, `${name}: the error is passed on`);
+    const passedOn = fail(error);
+    if (isKeyUnusable)
+      t.match(passedOn, { retryable: true, retryAfterMs: 0 }, `${name}: the other key can be used now`);
+    else t.equal(passedOn, error, `${name}: the error is passed on`);
+    t.equal(setUp('x').fail(error), error, `${name}: without another key the error is passed on`);
     const next = [use().key, use().key, use().key];
     t.same(next, isKeyUnusable ? ['y', 'y', 'y'] : ['y', 'x', 'y'], name);
     t.same(cooldowns, isKeyUnusable ? [['credentials', true]] : [], `${name}: report`);
@@ -191,4 +195,37 @@ t.test('the wait of a cooldown is a whole number of milliseconds', async (t) => 
   fail(limited(2_000));
   advance(0.5);
   t.match(keys.cooldown('m'), { retryAfterMs: 2_000 });
+});
+
+t.test('an error inside a stream concerns the key as one before it', async (t) => {
+  const inBand = (reason: string, retryable: boolean) => fault('upstream_error', { reason, retryable });
+  const concerns: [ProviderError, object | undefined, [string, boolean][]][] = [
+    [inBand('billing', false), { retryable: true, retryAfterMs: 0 }, [['credentials', true]]],
+    [inBand('credentials', false), { retryable: true, retryAfterMs: 0 }, [['credentials', true]]],
+    [inBand('rate_limited', true), { retryable: true, retryAfterMs: 0 }, [['rate_limited', true]]],
+    [inBand('overloaded', true), undefined, []],
+    [inBand('in_band_request', false), undefined, []],
+    [fault('upstream_truncated'), undefined, []],
+  ];
+  for (const [error, copy, reports] of concerns) {
+    const { use, cooldowns } = setUp('x', 'y');
+    const keyUse = use();
+    keyUse.accepted();
+    keyUse.release();
+    const passedOn = keyUse.failedInBody(error);
+    if (copy) t.match(passedOn, { code: 'upstream_error', reason: error.reason, ...copy }, error.reason);
+    else t.equal(passedOn, error, `${error.reason}: the error is passed on`);
+    t.same(cooldowns, reports, `${error.reason}: report`);
+    t.same([use().key, use().key, use().key], copy ? ['y', 'y', 'y'] : ['y', 'x', 'y'], error.reason);
+  }
+});
+
+t.test('a rate limit concerns one model, a refusal all models', async (t) => {
+  const { keys, fail, advance } = setUp('x');
+  fail(limited(2_000));
+  t.match(keys.cooldown('m'), { code: 'upstream_rate_limited' });
+  t.equal(keys.cooldown('n'), undefined, 'another model');
+  advance(2_000);
+  fail(REFUSED);
+  t.match(keys.cooldown('n'), { code: 'upstream_rejected' }, 'another model');
 });

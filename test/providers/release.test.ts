@@ -148,7 +148,9 @@ t.test('text that arrives later is delivered without waiting for the end', async
   response.write(text('two'));
   t.match(await second, { value: { text: 'two' } });
   const end = parts.next();
-  response.end(STOP);
-  t.match(await end, { value: { type: 'finish', reason: 'stop' } });
+  response.write(STOP);
+  t.match(await end, { value: { type: 'finishing' } });
+  response.end();
+  t.match(await parts.next(), { value: { type: 'finish', reason: 'stop' } });
   t.same(await parts.next(), { value: undefined, done: true });
 });
