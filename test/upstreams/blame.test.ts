@@ -61,6 +61,15 @@ const CASES: UpstreamCase[] = [
     expected: { text: 'ok', finish: 'stop', asked: 2 },
   },
   {
+    name: 'a second key answers if the first has no money, said in a stream',
+    apiKeys: ['poor', 'rich'],
+    reply: (response, _, authorization) =>
+      authorization === 'Bearer poor'
+        ? response.writeHead(200, { 'content-type': 'text/event-stream' }).end(event({ error: NO_MONEY }))
+        : ok(response),
+    expected: { text: 'ok', finish: 'stop', asked: 2 },
+  },
+  {
     name: 'a throttling event in a stream is asked again',
     provider: 'dashscope',
     body: ['event:error\ndata:{"code":"Throttling.AllocationQuota","message":"m"}\n\n'],

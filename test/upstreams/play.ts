@@ -51,17 +51,11 @@ export interface Playing {
 
 const MEDIA_TYPES: Readonly<Record<string, string>> = { ollama: 'application/x-ndjson' };
 
-/** Starts the upstream of a case, and a service whose only model `p/m` asks it. */
-export async function play(t: Test, upstream: Omit<UpstreamCase, 'name' | 'expected'>, more = ''): Promise<Playing> {
-  const {
-    provider = 'openai-compatible',
-    contentType,
-    status = 200,
-    body = [],
-    reply,
-    socket,
-    apiKeys = ['k'],
-  } = upstream;
+type Upstream = Omit<UpstreamCase, 'name' | 'expected'>;
+
+/** Starts the upstream of a case. */
+async function startUpstream(t: Test, upstream: Upstream): Promise<{ origin: string; calls(): number }> {
+  const { provider = 'openai-compatible', contentType, status = 200, body = [], reply, socket } = upstream;
   let calls = 0;
   const server: Server = socket
     ? createTcpServer((connection) => {
@@ -90,10 +84,20 @@ export async function play(t: Test, upstream: Omit<UpstreamCase, 'name' | 'expec
     (server as { closeAllConnections?(): void }).closeAllConnections?.();
     server.close();
   });
-  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}${provider === 'azure' ? '' : '/v1'}`;
-  const yaml = `providers:\n  p: { type: ${provider}, baseUrl: "${baseUrl}", apiKeys: ${JSON.stringify(apiKeys)}, models: [m, n] }\n${more}`;
+  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, calls: () => calls };
+}
+
+function providerYaml(name: string, { provider = 'openai-compatible', apiKeys = ['k'] }: Upstream, origin: string) {
+  const baseUrl = `${origin}${provider === 'azure' ? '' : '/v1'}`;
+  return `  ${name}: { type: ${provider}, baseUrl: "${baseUrl}", apiKeys: ${JSON.stringify(apiKeys)}, models: [m, n] }\n`;
+}
+
+/** Starts the upstream of a case, and a service whose only provider `p`, with the models `m` and `n`, asks it. */
+export async function play(t: Test, upstream: Upstream, more = ''): Promise<Playing> {
+  const { origin, calls } = await startUpstream(t, upstream);
+  const yaml = `providers:\n${providerYaml('p', upstream, origin)}${more}`;
   const { app, url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
-  return { app, url, calls: () => calls };
+  return { app, url, calls };
 }
 
 /** The answer as one API gave it. */
@@ -141,9 +145,9 @@ export async function ask(url: string, model = 'p/m'): Promise<Outcome> {
 
 const QUESTION = { messages: [{ role: 'user', content: 'q' }] };
 
-export async function completionStream(url: string): Promise<Outcome> {
+export async function completionStream(url: string, model = 'p/m'): Promise<Outcome> {
   const outcome = empty();
-  const body = { model: 'p/m', ...QUESTION, stream: true, stream_options: { include_usage: true } };
+  const body = { model, ...QUESTION, stream: true, stream_options: { include_usage: true } };
   const { events, response } = await readAll(`${url}/v1/chat/completions`, { body });
   if (response.statusCode !== 200) return { ...outcome, error: 'status' };
   for (const { json } of events) {
@@ -159,9 +163,9 @@ export async function completionStream(url: string): Promise<Outcome> {
   return outcome;
 }
 
-export async function completion(url: string): Promise<Outcome> {
+export async function completion(url: string, model = 'p/m'): Promise<Outcome> {
   const outcome = empty();
-  const response = await postJson(`${url}/v1/chat/completions`, { model: 'p/m', ...QUESTION });
+  const response = await postJson(`${url}/v1/chat/completions`, { model, ...QUESTION });
   // biome-ignore lint/suspicious/noExplicitAny: the body of an OpenAI answer or error
   const { choices, error, usage } = (await response.json()) as any;
   if (error) return { ...outcome, error: error.code };
@@ -177,9 +181,13 @@ export async function completion(url: string): Promise<Outcome> {
   };
 }
 
-/** Plays a case to all three APIs and compares the outcomes. */
-export async function check(t: Test, upstream: UpstreamCase): Promise<void> {
-  const { expected } = upstream;
+/** A case whose upstream is the provider `name` of a running service. */
+interface Served extends Playing {
+  readonly name: string;
+}
+
+/** Asks all three APIs and compares the outcomes. */
+async function check(t: Test, { app, url, calls: callCount, name }: Served, expected: Expected): Promise<void> {
   const {
     text = '',
     reasoning = '',
@@ -191,9 +199,9 @@ export async function check(t: Test, upstream: UpstreamCase): Promise<void> {
     asked = 1,
     anomalies = [],
   } = expected;
-  const { app, url, calls: callCount } = await play(t, upstream);
+  const model = `${name}/m`;
   const success = { text, reasoning, calls, finish, error: undefined, ...(usage && { usage }) };
-  const answer = await ask(url);
+  const answer = await ask(url, model);
   t.match(
     answer,
     error ? { text, reasoning, error, ...(retryable !== undefined && { retryable }) } : success,
@@ -201,22 +209,35 @@ export async function check(t: Test, upstream: UpstreamCase): Promise<void> {
   );
   t.equal(callCount(), asked, 'upstream calls of one question');
   for (const kind of anomalies) {
-    t.ok(
-      (await metricValue(app, 'sluice_parse_anomalies_total', { provider: 'p', kind })) > 0,
-      `anomaly ${kind} is counted`,
-    );
+    const count = await metricValue(app, 'sluice_parse_anomalies_total', { provider: name, kind });
+    t.ok(count > 0, `anomaly ${kind} is counted`);
   }
-  const streamed = await completionStream(url);
+  const streamed = await completionStream(url, model);
   if (error)
     t.ok(streamed.error !== undefined && streamed.finish === undefined, '/v1, streamed: an error and no finish');
   else t.match(streamed, success, '/v1, streamed');
-  const whole = await completion(url);
+  const whole = await completion(url, model);
   if (error) t.ok(whole.error !== undefined, '/v1, whole: an error');
   else t.match(whole, success, '/v1, whole');
 }
 
-/** Plays all cases, several at a time. */
-export function checkAll(t: Test, cases: readonly UpstreamCase[]): void {
-  t.jobs = 8;
-  for (const upstream of cases) t.test(upstream.name, (t) => check(t, upstream));
+/** Each question of such a case takes one of the ten retries that a service has at its start. */
+const RETRYING_CASES_PER_SERVICE = 3;
+
+/** Plays all cases, several at a time. They share services: each case is one provider. */
+export async function checkAll(t: Test, cases: readonly UpstreamCase[]): Promise<void> {
+  t.jobs = 16;
+  const retrying = cases.filter(({ expected }) => (expected.asked ?? 1) > 1);
+  const groups = [cases.filter((upstream) => !retrying.includes(upstream))];
+  while (retrying.length > 0) groups.push(retrying.splice(0, RETRYING_CASES_PER_SERVICE));
+  for (const group of groups.filter(({ length }) => length > 0)) {
+    const upstreams = await Promise.all(group.map((upstream) => startUpstream(t, upstream)));
+    const providers = upstreams.map(({ origin }, i) => providerYaml(`p${i}`, group[i] as UpstreamCase, origin));
+    const env = { CONFIG_FILE: writeConfig(t, `providers:\n${providers.join('')}`) };
+    const { app, url } = await serve(t, { env });
+    for (const [i, { name, expected }] of group.entries()) {
+      const calls = upstreams[i]?.calls ?? (() => 0);
+      t.test(name, (t) => check(t, { app, url, calls, name: `p${i}` }, expected));
+    }
+  }
 }
