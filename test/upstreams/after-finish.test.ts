@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import t from 'tap';
 
-import { ask, completion, completionStream, play } from './play.ts';
+import { ask, completion, completionStream, type Playing, play, playTogether } from './play.ts';
 import { anthropic, event, gemini, ollama, openai } from './wire.ts';
 
 /**
@@ -63,36 +63,49 @@ const ENDINGS: Readonly<Record<string, (socket: Socket, dialect: Dialect) => voi
   '[DONE]': (socket) => socket.write(Buffer.concat([chunked('data: [DONE]\n\n'), chunked('')])),
 };
 
-const MODELS =
-  'models: [{ name: route, onMidStreamFailure: continue, targets: [{ provider: p, model: m }, { provider: p, model: n }] }]\n';
+/** A route for each provider whose second target may continue the answer of the first. */
+const routes = (names: readonly string[]) =>
+  `models:\n${names.map((name) => `  - { name: route-${name}, onMidStreamFailure: continue, targets: [{ provider: ${name}, model: m }, { provider: ${name}, model: n }] }\n`).join('')}`;
 
-t.jobs = 8;
+t.jobs = 4;
 for (const [provider, dialect] of Object.entries(DIALECTS)) {
   const answerWith = (ending: (socket: Socket, dialect: Dialect) => void) => (socket: Socket) => {
     socket.setNoDelay(true).write(OPEN.replace('TYPE', dialect.contentType));
     socket.write(chunked(dialect.answer), () => ending(socket, dialect));
   };
-  for (const [name, ending] of Object.entries(ENDINGS)) {
-    t.test(`${provider}: ${name} after the finish reason is the end of a complete answer`, async (t) => {
-      const { url, calls } = await play(t, { provider, socket: answerWith(ending) }, MODELS);
-      const complete = { text: 'whole', finish: 'stop', error: undefined };
-      const outcomes = await Promise.all([ask(url), completionStream(url), completion(url), ask(url, 'route')]);
-      for (const [i, api] of [
-        'GET /ask/stream',
-        '/v1, streamed',
-        '/v1, whole',
-        'onMidStreamFailure: continue',
-      ].entries()) {
-        t.match(outcomes[i], complete, api);
-      }
-      t.equal(calls(), outcomes.length, 'each question is asked once');
+  t.test(`${provider}: after the finish reason`, async (t) => {
+    t.jobs = 16;
+    const endings = Object.entries(ENDINGS);
+    const late: (typeof ENDINGS)[string] = (socket) => socket.write(chunked(dialect.error));
+    const upstreams = [...endings.map(([, ending]) => ending), late].map((ending) => ({
+      provider,
+      socket: answerWith(ending),
+    }));
+    const names = upstreams.map((_, i) => (i === 0 ? 'p' : `p${i}`));
+    const served = await playTogether(t, upstreams, routes(names));
+    for (const [i, [ending]] of endings.entries()) {
+      t.test(`${ending} is the end of a complete answer`, async (t) => {
+        const { url, calls, name } = served[i] as Playing;
+        const model = `${name}/m`;
+        const complete = { text: 'whole', finish: 'stop', error: undefined };
+        const apis = ['GET /ask/stream', '/v1, streamed', '/v1, whole', 'onMidStreamFailure: continue'];
+        const outcomes = await Promise.all([
+          ask(url, model),
+          completionStream(url, model),
+          completion(url, model),
+          ask(url, `route-${name}`),
+        ]);
+        for (const [n, api] of apis.entries()) t.match(outcomes[n], complete, api);
+        t.equal(calls(), outcomes.length, 'each question is asked once');
+      });
+    }
+    t.test('an error object is an error', async (t) => {
+      const { url, name } = served.at(-1) as Playing;
+      const model = `${name}/m`;
+      t.match(await ask(url, model), { text: 'whole', finish: undefined, error: 'upstream_error' }, 'GET /ask/stream');
+      t.match(await completionStream(url, model), { error: 'upstream_error', finish: undefined }, '/v1, streamed');
+      t.match(await completion(url, model), { error: 'upstream_error' }, '/v1, whole');
     });
-  }
-  t.test(`${provider}: an error object after the finish reason is an error`, async (t) => {
-    const { url } = await play(t, { provider, socket: answerWith((socket) => socket.write(chunked(dialect.error))) });
-    t.match(await ask(url), { text: 'whole', finish: undefined, error: 'upstream_error' }, 'GET /ask/stream');
-    t.match(await completionStream(url), { error: 'upstream_error', finish: undefined }, '/v1, streamed');
-    t.match(await completion(url), { error: 'upstream_error' }, '/v1, whole');
   });
 }
 

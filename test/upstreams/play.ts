@@ -47,6 +47,8 @@ export interface Playing {
   readonly url: string;
   /** Number of upstream calls. */
   readonly calls: () => number;
+  /** Name of the provider. */
+  readonly name: string;
 }
 
 const MEDIA_TYPES: Readonly<Record<string, string>> = { ollama: 'application/x-ndjson' };
@@ -94,10 +96,18 @@ function providerYaml(name: string, { provider = 'openai-compatible', apiKeys = 
 
 /** Starts the upstream of a case, and a service whose only provider `p`, with the models `m` and `n`, asks it. */
 export async function play(t: Test, upstream: Upstream, more = ''): Promise<Playing> {
-  const { origin, calls } = await startUpstream(t, upstream);
-  const yaml = `providers:\n${providerYaml('p', upstream, origin)}${more}`;
-  const { app, url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
-  return { app, url, calls };
+  const [playing] = await playTogether(t, [upstream], more);
+  return playing as Playing;
+}
+
+/** Starts several upstreams, and one service that asks them. The providers are `p`, `p1`, `p2` … */
+export async function playTogether(t: Test, upstreams: readonly Upstream[], more = ''): Promise<Playing[]> {
+  const started = await Promise.all(upstreams.map((upstream) => startUpstream(t, upstream)));
+  const names = upstreams.map((_, i) => (i === 0 ? 'p' : `p${i}`));
+  const providers = upstreams.map((upstream, i) => providerYaml(names[i] ?? '', upstream, started[i]?.origin ?? ''));
+  const env = { CONFIG_FILE: writeConfig(t, `providers:\n${providers.join('')}${more}`) };
+  const { app, url } = await serve(t, { env });
+  return started.map(({ calls }, i) => ({ app, url, calls, name: names[i] ?? '' }));
 }
 
 /** The answer as one API gave it. */
@@ -181,13 +191,8 @@ export async function completion(url: string, model = 'p/m'): Promise<Outcome> {
   };
 }
 
-/** A case whose upstream is the provider `name` of a running service. */
-interface Served extends Playing {
-  readonly name: string;
-}
-
 /** Asks all three APIs and compares the outcomes. */
-async function check(t: Test, { app, url, calls: callCount, name }: Served, expected: Expected): Promise<void> {
+async function check(t: Test, { app, url, calls: callCount, name }: Playing, expected: Expected): Promise<void> {
   const {
     text = '',
     reasoning = '',
@@ -231,13 +236,9 @@ export async function checkAll(t: Test, cases: readonly UpstreamCase[]): Promise
   const groups = [cases.filter((upstream) => !retrying.includes(upstream))];
   while (retrying.length > 0) groups.push(retrying.splice(0, RETRYING_CASES_PER_SERVICE));
   for (const group of groups.filter(({ length }) => length > 0)) {
-    const upstreams = await Promise.all(group.map((upstream) => startUpstream(t, upstream)));
-    const providers = upstreams.map(({ origin }, i) => providerYaml(`p${i}`, group[i] as UpstreamCase, origin));
-    const env = { CONFIG_FILE: writeConfig(t, `providers:\n${providers.join('')}`) };
-    const { app, url } = await serve(t, { env });
+    const served = await playTogether(t, group);
     for (const [i, { name, expected }] of group.entries()) {
-      const calls = upstreams[i]?.calls ?? (() => 0);
-      t.test(name, (t) => check(t, { app, url, calls, name: `p${i}` }, expected));
+      t.test(name, (t) => check(t, served[i] as Playing, expected));
     }
   }
 }
