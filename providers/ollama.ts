@@ -102,7 +102,8 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
     const data = event.data.trim();
     if (answerEnd.done || data === '' || data === '[DONE]') return;
     const line = parseEvent<Line>(event, data);
-    if (hasError(line, line.message !== undefined || line.done !== undefined)) throw inBandError(upstreamDetail(line));
+    if (hasError(line, typeof line.message === 'object' || line.done !== undefined))
+      throw inBandError(upstreamDetail(line));
     if (answerEnd.isFinished) return;
     const { thinking, content, tool_calls: calls } = line.message ?? {};
     if (thinking) parts.text('reasoning', thinking);

@@ -2,7 +2,7 @@ import { ProviderError } from '../errors.ts';
 
 /** Codes of errors that come from the connection: those of undici, of the system, of TLS and of Node's streams. */
 const NETWORK_CODE =
-  /^(UND_ERR_|EAI_|E(?!RR_)[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
+  /^(UND_ERR_|EAI_|E(?!RR_)[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|ERR_SOCKET_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
 
 /**
  * Converts an error of undici or Node into a `ProviderError`. Returns unchanged a `ProviderError`, the error of an

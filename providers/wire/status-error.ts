@@ -57,14 +57,14 @@ export function hasError(chunk: object, hasAnswer: boolean, isDocument = false):
   if (object === 'error' || (isRecord(error) ? Object.keys(error).length > 0 : Boolean(error))) return true;
   if (hasAnswer) return false;
   const { error_message, error_type, message, msg, detail, code } = fields;
-  return isDocument || Boolean(error_message ?? error_type ?? message ?? msg ?? detail ?? code);
+  return isDocument || [error_message, error_type, message, msg, detail, code].some(Boolean);
 }
 
 /** Extracts the provider's error text from a response body or an event. The place differs by provider. */
 export function upstreamDetail(document: unknown): UpstreamDetail {
   if (typeof document === 'string') return { message: document };
   if (!isRecord(document)) return {};
-  const inner = document.error || document;
+  const inner = isRecord(document.error) || typeof document.error === 'string' ? document.error || document : document;
   if (typeof inner === 'string') return pick(inner, document.type, document.code);
   if (!isRecord(inner)) return {};
   const message =

@@ -132,6 +132,8 @@ t.test('an error counts in each form in which it is sent', async (t) => {
       'openai-compatible',
       partial + events(openai.chunk({ content: '' }, 'stop', { error })),
     ],
+    ['a flag beside the fields', 'openai-compatible', partial + events({ error: true, ...error })],
+    ['fields of which one is empty', 'openai-compatible', partial + events({ error_message: '', ...error })],
     ['an SSE field', 'openai-compatible', `${partial}error: ${JSON.stringify(error)}\n\n`],
     ['a JSON document behind the events', 'openai-compatible', partial + JSON.stringify({ error }, null, 2)],
     ['behind the finish reason', 'openai-compatible', events(openai.chunk({ content: 'partial' }, 'stop'), { error })],
@@ -152,6 +154,7 @@ t.test('an error counts in each form in which it is sent', async (t) => {
       'anthropic',
       `${events(anthropic.start(), ...anthropic.text('partial'))}event: error\n${events({ error })}`,
     ],
+    ['a line with the fields of the error', 'ollama', lines(ollama.line({ content: 'partial' }), error)],
     ['a line with text', 'ollama', lines(ollama.line({ content: 'partial' }), { error, message: { content: 'lost' } })],
   ];
   for (const [name, dialect, body] of forms) {
