@@ -117,7 +117,7 @@ export interface FinishingPart {
 
 export type ContentPart = TextPart | ToolCallPart;
 export type AnswerPart = ContentPart | FinishPart;
-/** What a provider yields. */
+/** A part as a provider yields it. */
 export type StreamPart = AnswerPart | FinishingPart;
 
 export interface Provider {

@@ -6,7 +6,7 @@ import type { UpstreamDetail } from '../errors.ts';
  */
 
 /**
- * What an error concerns: the account's money, the key, the rate of calls, a busy server, the request, or the
+ * Subject of an error: the account's money, the key, the rate of calls, a busy server, the request, or the
  * provider itself.
  */
 export type ErrorClass = 'billing' | 'credentials' | 'rate_limit' | 'overload' | 'request' | 'provider';

@@ -1,6 +1,6 @@
 import type { FinishReason } from '../types.ts';
 
-/** How a provider's finish reason is understood. `failure` is an error, although the status was 200. */
+/** Meaning of a provider's finish reason. `failure` is an error, although the status was 200. */
 export type FinishClass = FinishReason | 'failure';
 
 /** Finish reasons of all dialects in lower case, by their meaning. Unknown ones are `other`. */

@@ -5,6 +5,11 @@ import type { PartBuffer } from './parts.ts';
  * it may be such reasoning: an answer that begins with anything else passes at once.
  */
 
+/** Longest blank text before a tag. */
+const MAX_BLANK_CHARS = 256;
+/** Longest fence, with the line breaks around it. */
+const MAX_FENCE_CHARS = 64;
+
 /** A part buffer whose text may be held back. Call `end` after the last event. */
 export type HoldingBuffer = PartBuffer & { end(): void };
 
@@ -22,7 +27,8 @@ export function splitReasoningTags(parts: PartBuffer): HoldingBuffer {
       if (state === 'text') return { text: held, rest: '' };
       if (state === 'before') {
         const begin = held.trimStart();
-        if (begin.length < OPEN.length && OPEN.startsWith(begin)) return { text: '', rest: held };
+        const mayBegin = begin.length < OPEN.length && OPEN.startsWith(begin);
+        if (mayBegin && held.length < MAX_BLANK_CHARS) return { text: '', rest: held };
         if (!begin.startsWith(OPEN)) {
           state = 'text';
           continue;
@@ -49,25 +55,40 @@ export function splitReasoningTags(parts: PartBuffer): HoldingBuffer {
  */
 export function dropRepeatedReasoning(parts: PartBuffer): HoldingBuffer {
   const OPEN = /^\n*```[a-z]*\n/;
-  const CLOSE = /^\n*```\n*/;
-  let reasoning = '';
-  let isDecided = false;
+  const OPEN_BEGIN = /^\n*(`{0,3}|```[a-z]*)$/;
+  // The line break behind the closing fence tells that the fence is complete.
+  const CLOSE = /^\n*```\n+/;
+  const CLOSE_BEGIN = /^\n*`{0,3}$/;
+  let state: 'before' | 'inside' | 'text' = 'before';
+  let hasReasoning = false;
+  /** Reasoning that the block has not repeated yet. Only the new text is compared, not the whole block again. */
+  let unrepeated = '';
+  /** Text of the block behind the reasoning so far. */
+  let excess = '';
 
-  const buffer = holdText(parts, (held) => {
-    if (isDecided) return { text: held, rest: '' };
-    const open = OPEN.exec(held)?.[0];
-    if (open === undefined) {
-      if (/^\n*(`{0,3}|```[a-z]*)$/.test(held)) return { text: '', rest: held };
-      isDecided = true;
-      return { text: held, rest: '' };
+  const asText = (text: string) => {
+    state = 'text';
+    return { text, rest: '' };
+  };
+
+  const buffer = holdText(parts, (held, added) => {
+    if (state === 'text') return { text: held, rest: '' };
+    if (state === 'before') {
+      const open = OPEN.exec(held)?.[0];
+      if (open === undefined) {
+        return held.length < MAX_FENCE_CHARS && OPEN_BEGIN.test(held) ? { text: '', rest: held } : asText(held);
+      }
+      state = 'inside';
+      added = held.slice(open.length);
     }
-    const block = held.slice(open.length);
-    if (reasoning.startsWith(block)) return { text: '', rest: held };
-    const after = reasoning !== '' && block.startsWith(reasoning) ? block.slice(reasoning.length) : undefined;
-    // The line break behind the closing fence tells that the fence is complete.
-    if (after !== undefined && /^\n*`{0,3}$/.test(after)) return { text: '', rest: held };
-    isDecided = true;
-    return { text: after === undefined ? held : after.replace(CLOSE, ''), rest: '' };
+    excess += added;
+    const length = Math.min(excess.length, unrepeated.length);
+    if (excess.slice(0, length) !== unrepeated.slice(0, length)) return asText(held);
+    excess = excess.slice(length);
+    unrepeated = unrepeated.slice(length);
+    if (excess === '') return { text: '', rest: held };
+    if (excess.length < MAX_FENCE_CHARS && CLOSE_BEGIN.test(excess)) return { text: '', rest: held };
+    return asText(hasReasoning && CLOSE.test(excess) ? excess.replace(CLOSE, '') : held);
   });
   return {
     ...buffer,
@@ -75,7 +96,10 @@ export function dropRepeatedReasoning(parts: PartBuffer): HoldingBuffer {
       return buffer.hasContent;
     },
     text(kind, text) {
-      if (kind === 'reasoning') reasoning += text;
+      if (kind === 'reasoning' && state !== 'text') {
+        hasReasoning = true;
+        unrepeated += text;
+      }
       buffer.text(kind, text);
     },
   };
@@ -83,8 +107,12 @@ export function dropRepeatedReasoning(parts: PartBuffer): HoldingBuffer {
 
 /**
  * Returns a buffer that passes text through `next`, which returns the text to add now and the rest to hold back.
+ * `held` is all text that is held back; `added` is the end of it that is new.
  */
-function holdText(parts: PartBuffer, next: (held: string) => { text: string; rest: string }): HoldingBuffer {
+function holdText(
+  parts: PartBuffer,
+  next: (held: string, added: string) => { text: string; rest: string },
+): HoldingBuffer {
   let held = '';
   const release = () => {
     if (held !== '') parts.text('text', held);
@@ -102,7 +130,7 @@ function holdText(parts: PartBuffer, next: (held: string) => { text: string; res
         parts.text(kind, text);
         return;
       }
-      const result = next(held + text);
+      const result = next(held + text, text);
       held = result.rest;
       if (result.text !== '') parts.text('text', result.text);
     },

@@ -1,7 +1,7 @@
 import type { ContentPart, ToolCallPart } from '../types.ts';
 
 /**
- * What a provider sent in another form than its API describes. `content`, `tool_name`: a value that cannot be read
+ * Kind of a value that a provider sent in another form than its API describes. `content`, `tool_name`: a value that cannot be read
  * and was left out. `content_type`: a number, a boolean or an object that was converted to text.
  */
 export type Anomaly = 'content' | 'content_type' | 'tool_name';

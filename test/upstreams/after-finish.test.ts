@@ -6,7 +6,7 @@ import { ask, completion, completionStream, type Playing, play, playTogether } f
 import { anthropic, event, gemini, ollama, openai } from './wire.ts';
 
 /**
- * What can follow a finish reason, in every dialect: only an error object turns a complete answer into a failure,
+ * Plays everything that can follow a finish reason, in every dialect: only an error object turns a complete answer into a failure,
  * and no other target ever continues it.
  */
 
@@ -48,7 +48,7 @@ const DIALECTS: Readonly<Record<string, Dialect>> = {
   },
 };
 
-/** What the upstream does after the finish reason. */
+/** Actions of the upstream after the finish reason. */
 const ENDINGS: Readonly<Record<string, (socket: Socket, dialect: Dialect) => void>> = {
   silence: () => {},
   heartbeats: (socket, { heartbeat }) => {

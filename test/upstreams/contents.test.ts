@@ -156,6 +156,32 @@ const CASES: UpstreamCase[] = [
     expected: { reasoning: 'I think.', text: '```sh\nI thi\n```\nHello', finish: 'stop' },
   },
   {
+    name: 'Bella repeats the reasoning and goes on in the block: nothing is left out',
+    provider: 'bella',
+    body: [
+      chunk({ reasoning_content: 'I think.' }),
+      text('```sh\nI think. So'),
+      text(' on.\n```\nHello'),
+      finish(),
+      done,
+    ],
+    expected: { reasoning: 'I think.', text: '```sh\nI think. So on.\n```\nHello', finish: 'stop' },
+  },
+  {
+    name: 'Bella repeats reasoning with line breaks before it sends it',
+    provider: 'bella',
+    body: [
+      chunk({ content: '```sh\n' }),
+      chunk({ content: 'I', reasoning_content: 'I' }),
+      text('\n'),
+      chunk({ content: 'think.', reasoning_content: '\nthink.' }),
+      text('\n```\nHello'),
+      finish(),
+      done,
+    ],
+    expected: { reasoning: 'I\nthink.', text: 'Hello', finish: 'stop' },
+  },
+  {
     name: 'Bella: text that equals the reasoning of its chunk is text',
     provider: 'bella',
     body: [chunk({ content: 'a', reasoning_content: 'a' }), text('b'), finish(), done],
