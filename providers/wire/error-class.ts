@@ -67,6 +67,7 @@ const WORDS: readonly (readonly [ErrorClass, readonly string[]])[] = [
       'unavailable', // Google
       'serviceunavailable',
       'serviceunavailableerror',
+      'serviceunavailableexception', // Bedrock
       'servicetiercapacityexceeded', // Mistral
       '1305', // Z.ai
       '529',
@@ -77,6 +78,7 @@ const WORDS: readonly (readonly [ErrorClass, readonly string[]])[] = [
     'request',
     [
       'invalidrequesterror',
+      'invalidrequest',
       'badrequest',
       'badrequesterror', // vLLM
       'invalidargument', // Google
@@ -91,6 +93,8 @@ const WORDS: readonly (readonly [ErrorClass, readonly string[]])[] = [
       'unprocessableentity',
       'unprocessableentityerror',
       'validationerror',
+      'validationexception', // Bedrock
+      'accessdeniedexception',
       'requesttoolarge',
       'contextlengthexceeded',
       'contextwindowexceedederror', // LiteLLM
