@@ -1,5 +1,5 @@
 import { lookup } from 'node:dns';
-import type { LookupFunction } from 'node:net';
+import type { LookupFunction, Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
@@ -75,7 +75,7 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
       connector(target, (...[error, socket]) => {
         if (socket) {
           coalesceReads(socket, options.readIntervals);
-          socket.prependListener('error', (fault) => Object.assign(fault, { isReused: socket.bytesRead > 0 }));
+          markReuse(socket);
         }
         callback(...([error, socket] as Parameters<typeof callback>));
       });
@@ -110,6 +110,17 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     },
     close: () => pool.destroy(),
   };
+}
+
+/** Adds to each error of a connection whether a response had been read before the last request was written. */
+function markReuse(socket: Socket): void {
+  const { write } = socket;
+  let isReused = false;
+  socket.write = ((...args: Parameters<typeof write>) => {
+    isReused = socket.bytesRead > 0;
+    return write.apply(socket, args);
+  }) as typeof write;
+  socket.prependListener('error', (fault) => Object.assign(fault, { isReused }));
 }
 
 /**

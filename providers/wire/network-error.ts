@@ -43,5 +43,5 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
  */
 function isReused(error: unknown): boolean {
   const { isReused, socket } = error as { isReused?: boolean; socket?: { bytesRead?: number } };
-  return isReused === true || (socket?.bytesRead ?? 0) > 0;
+  return isReused ?? (socket?.bytesRead ?? 0) > 0;
 }

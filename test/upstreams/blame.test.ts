@@ -2,6 +2,7 @@ import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import t from 'tap';
 import { errorClass } from '../../providers/wire/error-class.ts';
+import { metricValue } from '../metric-value.ts';
 import { ask, checkAll, play, type UpstreamCase } from './play.ts';
 import { event, openai } from './wire.ts';
 
@@ -180,4 +181,10 @@ t.test('a connection that died while it was idle costs no retry', async (t) => {
     // Every second question meets a dead connection: more than the retry budget allows.
     for (let i = 0; i < 30; i++) t.match(await ask(url), { text: 'ok', error: undefined }, `${end}, question ${i}`);
   }
+});
+
+t.test('a first connection that dies inside its headers says something about the server', async (t) => {
+  const { app, url } = await play(t, { socket: (socket) => socket.end('HTTP/1.1 200 OK\r\ncontent-') });
+  t.match(await ask(url), { error: 'upstream_unreachable', retryable: true });
+  t.equal(await metricValue(app, 'sluice_upstream_attempts_total', { provider: 'p', outcome: 'connect' }), 2);
 });
