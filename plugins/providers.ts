@@ -63,6 +63,7 @@ function createProvider(
         log.error({ provider: name }, 'api key refused by the provider; the key is not used for a while');
       }
     },
+    onAnomaly: (kind) => metrics.parseAnomalies.inc({ provider: name, kind }),
     readIntervals: { now: clock.now, intervalMs: load.readIntervalMs, afterInterval: load.afterInterval },
   });
 }

@@ -1,4 +1,5 @@
 import type { Provider } from './types.ts';
+import { dropRepeatedReasoning } from './wire/leading-reasoning.ts';
 import { openAIChatBody } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
@@ -14,7 +15,7 @@ export const BELLA_BASE_URL = 'https://api.bella.top/v1';
  * - `[DONE]` is sent only if the channel, the upstream of the gateway, sent one.
  * - Usage is sent without a request for it.
  * - The API has no field `max_completion_tokens`.
- * - A channel that merges reasoning sends the reasoning a second time as text.
+ * - A channel that merges reasoning sends the reasoning a second time as text, in a fenced block.
  */
 export function createBella(options: ProviderOptions): Provider {
   return createHttpProvider(
@@ -26,7 +27,7 @@ export function createBella(options: ProviderOptions): Provider {
         path: '/chat/completions',
         body: openAIChatBody(request, { maxTokensField: 'max_tokens', streamOptions: false }),
       }),
-      createDecoder: (parts) => createOpenAIChatDecoder(parts, { dropsCopiedReasoning: true }),
+      createDecoder: (parts) => createOpenAIChatDecoder(parts, { wrapParts: dropRepeatedReasoning }),
     },
   );
 }

@@ -24,6 +24,8 @@ export interface UpstreamDetail {
   readonly message?: string;
   readonly type?: string;
   readonly code?: string | number;
+  /** Google's reasons in `details`. */
+  readonly reasons?: readonly string[];
 }
 
 export interface ProviderErrorInit {
@@ -83,8 +85,8 @@ export class ProviderError extends Error {
     return this.#init.upstream;
   }
 
-  /** Returns a copy with another delay, for example 0 if another API key can be used immediately. */
+  /** Returns a copy that may be retried after a delay, for example 0 if another API key can be used immediately. */
   withRetryAfter(retryAfterMs: number): ProviderError {
-    return new ProviderError(this.code, { ...this.#init, retryAfterMs });
+    return new ProviderError(this.code, { ...this.#init, retryable: true, retryAfterMs });
   }
 }

@@ -1,7 +1,8 @@
 import type { ChatMessage, ChatRequest, Provider, Usage } from './types.ts';
-import { usageFrom } from './wire/counts.ts';
+import { createAnswerEnd } from './wire/answer-end.ts';
+import { mergeUsage, usageFrom } from './wire/counts.ts';
 import { imageUrlError, parseDataUrl } from './wire/data-url.ts';
-import { finishPart } from './wire/finish-reason.ts';
+import { finishWord } from './wire/finish-reason.ts';
 import { inBandError } from './wire/in-band-error.ts';
 import { parseEvent, parseObject } from './wire/json.ts';
 import { sortToolResults } from './wire/messages.ts';
@@ -9,9 +10,10 @@ import { createNdjsonDecoder } from './wire/ndjson.ts';
 import { openAITools } from './wire/openai-body.ts';
 import type { PartBuffer } from './wire/parts.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
-import { type AnswerDecoder, truncatedError } from './wire/read-answer.ts';
+import type { AnswerDecoder } from './wire/read-answer.ts';
 import type { WireEvent } from './wire/sse.ts';
-import { upstreamDetail } from './wire/status-error.ts';
+import { hasError, upstreamDetail } from './wire/status-error.ts';
+import { createToolCalls } from './wire/tool-calls.ts';
 
 export const OLLAMA_BASE_URL = 'http://127.0.0.1:11434';
 
@@ -87,46 +89,48 @@ interface Line {
 }
 
 /**
- * Creates a decoder for an `/api/chat` stream. The answer is complete with a line that has `done`. An error is
- * a line of its own and the last one.
+ * Creates a decoder for an `/api/chat` stream. A line with `done` has the finish reason. An error is a line of its
+ * own and the last one.
  */
 export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
+  const toolCalls = createToolCalls(parts);
+  const answerEnd = createAnswerEnd(parts);
   const lines = createNdjsonDecoder(onLine);
-  let finalLine: Line | undefined;
-  let toolCallCount = 0;
+  let usage: Usage | undefined;
 
   function onLine(event: WireEvent): void {
-    if (finalLine !== undefined || event.data.trim() === '') return;
-    const line = parseEvent<Line>(event, event.data);
-    if ((line.error ?? null) !== null) throw inBandError(upstreamDetail(line));
-    const { thinking, content, tool_calls: toolCalls } = line.message ?? {};
+    const data = event.data.trim();
+    if (answerEnd.done || data === '' || data === '[DONE]') return;
+    const line = parseEvent<Line>(event, data);
+    if (hasError(line, typeof line.message === 'object' || line.done !== undefined))
+      throw inBandError(upstreamDetail(line));
+    if (answerEnd.isFinished) return;
+    const { thinking, content, tool_calls: calls } = line.message ?? {};
     if (thinking) parts.text('reasoning', thinking);
     if (content) parts.text('text', content);
-    for (const call of toolCalls ?? []) {
-      if (call === null) continue;
-      const { id, function: fn } = call;
-      const args = JSON.stringify(fn?.arguments ?? {});
-      parts.toolCall({
-        type: 'tool_call',
-        index: toolCallCount,
-        ...(id && { id }),
-        ...(fn?.name && { name: fn.name }),
-        arguments: args,
-      });
-      toolCallCount += 1;
+    for (const call of calls ?? []) {
+      if (call) toolCalls.addWhole({ id: call.id, ...call.function, arguments: call.function?.arguments ?? {} });
     }
-    if (line.done === true) finalLine = line;
+    usage = mergeUsage(usage, usageOf(line));
+    if (line.done !== true) return;
+    // Not the marker of the end if it has a reason: an error may still follow.
+    const word = finishWord(line.done_reason);
+    if (word === undefined) answerEnd.marker();
+    else answerEnd.reason(word);
   }
 
   return {
     push: lines.push,
     end: lines.end,
     get done() {
-      return finalLine !== undefined;
+      return answerEnd.done;
+    },
+    get isFinished() {
+      return answerEnd.isFinished;
     },
     finish() {
-      if (finalLine === undefined) throw truncatedError();
-      return finishPart(finalLine.done_reason ?? undefined, usageOf(finalLine), toolCallCount > 0);
+      toolCalls.flush();
+      return answerEnd.finish(usage, toolCalls.count > 0);
     },
   };
 }

@@ -1,4 +1,5 @@
 import type { Provider } from './types.ts';
+import { splitReasoningTags } from './wire/leading-reasoning.ts';
 import { type OpenAIChatDialect, openAIChatBody } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
@@ -14,6 +15,8 @@ export interface Preset extends CompatibleDialect {
 export interface CompatibleDialect extends OpenAIChatDialect {
   /** Path behind the base URL; `/chat/completions` if absent. */
   readonly path?: string;
+  /** True if the text begins with reasoning in `<reasoning>` tags. */
+  readonly reasoningTags?: boolean;
 }
 
 const DEFAULT_DIALECT: CompatibleDialect = { maxTokensField: 'max_tokens', streamOptions: true };
@@ -52,7 +55,7 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   zai: { ...DEFAULT_DIALECT, baseUrl: 'https://api.z.ai/api/paas/v4' },
   avian: { ...DEFAULT_DIALECT, baseUrl: 'https://api.avian.io/v1' },
   // `https://bedrock-runtime.<region>.amazonaws.com/openai/v1`, with a Bedrock API key
-  bedrock: DEFAULT_DIALECT,
+  bedrock: { ...DEFAULT_DIALECT, reasoningTags: true },
   // `https://api.cloudflare.com/client/v4/accounts/<id>/ai/v1`
   cloudflare: DEFAULT_DIALECT,
   // `https://<workspace>/serving-endpoints`
@@ -73,6 +76,7 @@ export function createOpenAICompatible(
     contentType: 'text/event-stream',
     authorization: bearer,
     call: (request) => ({ path: dialect.path ?? '/chat/completions', body: openAIChatBody(request, dialect) }),
-    createDecoder: (parts) => createOpenAIChatDecoder(parts),
+    createDecoder: (parts) =>
+      createOpenAIChatDecoder(parts, dialect.reasoningTags ? { wrapParts: splitReasoningTags } : {}),
   });
 }

@@ -107,15 +107,28 @@ export interface FinishPart {
   readonly targets?: readonly string[];
 }
 
+/**
+ * Says that the provider has given its finish reason: the finish part follows within a second, and no deadline
+ * applies any more. Not every answer has one.
+ */
+export interface FinishingPart {
+  readonly type: 'finishing';
+}
+
 export type ContentPart = TextPart | ToolCallPart;
-export type StreamPart = ContentPart | FinishPart;
+export type AnswerPart = ContentPart | FinishPart;
+/** A part as a provider yields it. */
+export type StreamPart = AnswerPart | FinishingPart;
 
 export interface Provider {
   readonly name: string;
   /** False if the provider cannot continue an answer that another provider has begun. */
   readonly supportsContinuation?: boolean;
-  /** Returns the error that a call would throw now because all API keys are in cooldown, else undefined. */
-  cooldown?(): Error | undefined;
+  /**
+   * Returns the error that a call of this model would throw now because all API keys are in cooldown, else
+   * undefined.
+   */
+  cooldown?(model: string): Error | undefined;
   /**
    * Calls the model once and yields the parts of its answer. Text that arrives together is one part. Reads
    * from the upstream only as fast as parts are consumed.

@@ -44,8 +44,8 @@ const PARTS = {
     mutate: [
       'providers/ollama.ts',
       'providers/wire/{openai-chat,anthropic-stream,gemini-stream,sse,ndjson,json,tool-calls,parts,read-answer}.ts',
-      'providers/wire/{finish-reason,counts,openai-usage,in-band-error,classify-error,retry-delay,status-error}.ts',
-      'providers/wire/{network-error,api-keys}.ts',
+      'providers/wire/{finish-reason,counts,openai-usage,in-band-error,error-class,retry-delay,status-error}.ts',
+      'providers/wire/{network-error,api-keys,answer-end,openai-content}.ts',
     ],
     tests: [
       'providers/{api-keys,part-buffer,status-errors,finish-reasons,usage,in-band-errors}',

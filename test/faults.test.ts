@@ -143,10 +143,10 @@ const ROWS: Row[] = [
     outcome: 'bad_json',
   },
   {
-    name: 'a line of ten megabytes',
+    name: 'a line of twenty megabytes',
     upstream: (socket) => {
       socket.write(CHUNKED + chunked(text('partial')) + chunked('data: '));
-      for (let i = 0; i < 160; i++) socket.write(chunked('x'.repeat(65_536)));
+      for (let i = 0; i < 320; i++) socket.write(chunked('x'.repeat(65_536)));
     },
     last: error('upstream_protocol'),
     text: 'partial',
@@ -259,7 +259,7 @@ const ROWS: Row[] = [
     },
     last: error('upstream_error', { retryable: true }),
     text: 'partial',
-    outcome: 'in_band',
+    outcome: 'overloaded',
   },
   {
     name: 'a stream of Ollama without its last line',

@@ -1,5 +1,5 @@
 import { ProviderError, type TimeoutStage } from '../../providers/errors.ts';
-import type { StreamPart } from '../../providers/types.ts';
+import type { AnswerPart, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Deadlines } from '../config/model-routes.ts';
 
@@ -9,7 +9,7 @@ export interface PartSink {
    * Takes a part; a `finish` is the last one. If it returns a promise, the next part waits for it. If
    * the promise rejects, the call ends with that fault.
    */
-  onPart(part: StreamPart): Promise<void> | undefined;
+  onPart(part: AnswerPart): Promise<void> | undefined;
   /** Called if the answer ended before it was complete. Nothing follows. */
   onFault(fault: unknown): void;
 }
@@ -35,6 +35,7 @@ export function runAttempt(
   let isAwaiting = false;
   let awaitedSince = 0;
   let cancelCheck: (() => void) | undefined;
+  let isFinishing = false;
   let isOver = false;
 
   const cancelTotal = clock.after(deadlines.totalMs, () => fail(timeout('total')));
@@ -47,7 +48,7 @@ export function runAttempt(
     if (isOver) return;
     isAwaiting = true;
     awaitedSince = clock.now();
-    if (cancelCheck === undefined) check();
+    if (cancelCheck === undefined && !isFinishing) check();
     parts.next().then(onResult, fail);
   }
 
@@ -66,6 +67,14 @@ export function runAttempt(
   }
 
   function onPart(part: StreamPart): void {
+    if (part.type === 'finishing') {
+      // The answer is complete, and the provider's own timer ends it.
+      isFinishing = true;
+      cancelTotal();
+      cancelCheck?.();
+      pull();
+      return;
+    }
     if (part.type === 'finish') finish();
     else if (stage === 'first_token') {
       stage = 'idle';

@@ -1,5 +1,5 @@
 import { ProviderError } from '../../providers/errors.ts';
-import type { ChatRequest, Provider, StreamPart } from '../../providers/types.ts';
+import type { AnswerPart, ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
@@ -7,7 +7,7 @@ import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { createAttemptReport } from './attempt-report.ts';
 import { appendContinuation } from './continuation.ts';
-import { canFallBack, countsAgainstTarget, isRejectedByTarget, retryWaitMs } from './retry.ts';
+import { canFallBack, countsAgainstTarget, isFreeRetry, isRejectedByTarget, retryWaitMs } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { TargetSlot, Targets } from './targets.ts';
 
@@ -75,7 +75,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
       const report = createAttemptReport({ provider: target.provider, span, clock, metrics });
       let hasBegun = false;
 
-      const onPart = (part: StreamPart) => {
+      const onPart = (part: AnswerPart) => {
         if (!hasBegun) {
           hasBegun = true;
           slot.succeeded();
@@ -114,7 +114,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     function retryOrFallBack(slot: TargetSlot, tries: number, fault: unknown): void {
       const { index, target } = slot;
       const waitMs = slot.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
-      if (waitMs !== undefined && clock.now() + waitMs < deadline && withdrawBudget()) {
+      if (waitMs !== undefined && clock.now() + waitMs < deadline && (isFreeRetry(fault) || withdrawBudget())) {
         wait(waitMs, () => {
           const next = targets.reserve(route, index, isEligible);
           if (next === undefined) return sink.onFault(fault);

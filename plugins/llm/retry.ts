@@ -34,9 +34,18 @@ export function isRejectedByTarget(fault: unknown): boolean {
   return fault instanceof ProviderError && fault.code === 'upstream_rejected';
 }
 
+/** Returns true if a retry adds no load to a failing target: the target had not seen the call. */
+export function isFreeRetry(fault: unknown): boolean {
+  return fault instanceof ProviderError && fault.reason === 'stale_connection';
+}
+
+/** Reasons of errors inside a stream that concern the key, also if another key makes them retryable. */
+const KEY_REASONS: ReadonlySet<string> = new Set(['billing', 'credentials', 'rate_limited']);
+
 /** Returns true if the failure concerns the target, and not the question, a key or a rate limit. */
 export function countsAgainstTarget(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
-  if (fault.code === 'upstream_error') return fault.retryable;
+  if (fault.reason === 'stale_connection') return false;
+  if (fault.code === 'upstream_error') return fault.retryable && !KEY_REASONS.has(fault.reason);
   return fault.code !== 'upstream_rejected' && fault.code !== 'upstream_rate_limited';
 }

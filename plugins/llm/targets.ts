@@ -112,7 +112,7 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
       for (let index = from; index < route.targets.length; index++) {
         const target = route.targets[index] as Target;
         const provider = providerOf(target, route);
-        if (!isEligible(provider) || isFull(target) || provider.cooldown?.() !== undefined) continue;
+        if (!isEligible(provider) || isFull(target) || provider.cooldown?.(target.model) !== undefined) continue;
         const breaker = breakerOf(target);
         const admission = breaker?.admit();
         if (breaker === undefined || admission) return createSlot(target, index, provider, admission);
@@ -127,7 +127,7 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
         return new ProviderError('upstream_rate_limited', init);
       }
       for (const target of targets) {
-        const error = providerOf(target, route).cooldown?.();
+        const error = providerOf(target, route).cooldown?.(target.model);
         if (error) return error;
       }
       const waits = targets.map((target) => breakerOf(target)?.retryInMs ?? 0);

@@ -31,6 +31,12 @@ export function upstreamMetrics(registers: Registry[]) {
       labelNames: ['provider'] as const,
       registers,
     }),
+    parseAnomalies: new Counter({
+      name: 'sluice_parse_anomalies_total',
+      help: 'Values in provider answers that their API does not describe, by kind: content_type (converted to text), content and tool_name (left out)',
+      labelNames: ['provider', 'kind'] as const,
+      registers,
+    }),
     retries: new Counter({
       name: 'sluice_retries_total',
       help: 'Retries of the same target before any content',

@@ -1,4 +1,4 @@
-import type { StreamPart } from '../../providers/types.ts';
+import type { AnswerPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { PartSink } from '../llm/attempt.ts';
 import { createLifetime } from './lifetime.ts';
@@ -39,7 +39,7 @@ export function runGeneration({ log, clock, maxLength, generate, onEnd }: Genera
     onFault(fault);
   }
 
-  function onPart(part: StreamPart): Promise<void> | undefined {
+  function onPart(part: AnswerPart): Promise<void> | undefined {
     if (part.type === 'finish') {
       end(endTerminal(part));
       return undefined;

@@ -1,19 +1,28 @@
+import { ProviderError } from '../errors.ts';
 import type { Usage } from '../types.ts';
+import { createAnswerEnd } from './answer-end.ts';
 import { usageFrom } from './counts.ts';
-import { finishPart } from './finish-reason.ts';
+import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncatedError } from './read-answer.ts';
+import type { AnswerDecoder } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
-import { upstreamDetail } from './status-error.ts';
+import { hasError, upstreamDetail } from './status-error.ts';
+import { createToolCalls } from './tool-calls.ts';
 
-interface Event {
+interface Event extends Message {
   type?: string;
   index?: number;
-  message?: { usage?: Counts | null } | null;
+  message?: Message | null;
   content_block?: Block | null;
   delta?: Delta | null;
+}
+
+/** The message of `message_start`, or a whole answer. */
+interface Message {
+  content?: (Block | null)[] | null;
+  stop_reason?: string | null;
   usage?: Counts | null;
 }
 
@@ -38,59 +47,77 @@ type Counts = Record<string, unknown>;
 
 /**
  * Creates a decoder for a Messages stream: blocks with start, delta and stop events, between `message_start`
- * and `message_stop`. The answer is complete with `message_stop`, or with a stop reason and a clean end.
- * Ignores unknown events and blocks, such as calls and results of server-side tools.
+ * and `message_stop`. Ignores unknown events and blocks, such as calls and results of server-side tools.
  */
 export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
+  const toolCalls = createToolCalls(parts);
+  const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
-  /** Index of the tool call by index of its block. */
-  const toolCallIndexes = new Map<number, number>();
-  let counts: Counts = {};
-  let rawReason: string | undefined;
-  let isDone = false;
+  /** Indexes of the blocks that are tool calls. */
+  const toolBlocks = new Set<number>();
+  const counts: Counts = {};
+  let hasStarted = false;
 
   function onEvent(event: WireEvent): void {
-    if (isDone || event.data.trim() === '') return;
-    const data = parseEvent<Event>(event, event.data);
-    if (event.event === 'error' || data.type === 'error') throw inBandError(upstreamDetail(data));
-    if (data.type === 'message_start') addCounts(data.message?.usage);
-    else if (data.type === 'content_block_start') onBlock(data);
-    else if (data.type === 'content_block_delta') onDelta(data);
-    else if (data.type === 'message_delta') {
-      addCounts(data.usage); // cumulative
-      rawReason = data.delta?.stop_reason ?? rawReason;
-    } else if (data.type === 'message_stop') isDone = true;
+    const text = event.data.trim();
+    if (answerEnd.done || text === '' || text === '[DONE]') return;
+    const data = parseEvent<Event>(event, text);
+    if (event.event === 'error' || data.type === 'error' || hasError(data, data.type !== undefined, event.isDocument)) {
+      throw inBandError(upstreamDetail(data));
+    }
+    if (data.type === 'message_start') onStart(data.message ?? {});
+    else if (data.type === 'content_block_start') onBlock(data.index ?? 0, data.content_block);
+    else if (data.type === 'content_block_delta') onDelta(data.index ?? 0, data.delta);
+    else if (data.type === 'message_delta')
+      onEndOf({ usage: data.usage ?? null, stop_reason: data.delta?.stop_reason ?? null });
+    else if (data.type === 'message_stop') answerEnd.marker();
+    else if (data.type === 'message') onWholeMessage(data);
   }
 
-  function addCounts(usage: Counts | null | undefined): void {
-    for (const [name, value] of Object.entries(usage ?? {})) if (value !== null) counts = { ...counts, [name]: value };
+  function onStart(message: Message): void {
+    // A proxy has asked again in the middle: both messages would be read as one.
+    if (hasStarted) throw new ProviderError('upstream_protocol', { reason: 'second_message', retryable: true });
+    hasStarted = true;
+    addCounts(message.usage);
   }
 
-  function onBlock({ index = 0, content_block: block }: Event): void {
-    if (block?.type === 'text' && block.text) parts.text('text', block.text);
-    else if (block?.type === 'thinking' && block.thinking) parts.text('reasoning', block.thinking);
-    else if (block?.type === 'tool_use') {
-      const toolCallIndex = toolCallIndexes.size;
-      toolCallIndexes.set(index, toolCallIndex);
-      const { id, name, input } = block;
-      const args = input && Object.keys(input).length > 0 ? JSON.stringify(input) : '';
-      parts.toolCall({
-        type: 'tool_call',
-        index: toolCallIndex,
-        ...(id && { id }),
-        ...(name && { name }),
-        arguments: args,
-      });
+  function onWholeMessage(message: Message): void {
+    for (const [index, block] of (message.content ?? []).entries()) onBlock(index, block);
+    onEndOf(message);
+    answerEnd.marker();
+  }
+
+  function onEndOf({ usage: counted, stop_reason: reason }: Message): void {
+    addCounts(counted);
+    const word = finishWord(reason);
+    if (word !== undefined) answerEnd.reason(word);
+  }
+
+  /** Adds counts. They are cumulative, so they never fall: some proxies send a smaller or empty report last. */
+  function addCounts(next: Counts | null | undefined): void {
+    for (const [name, value] of Object.entries(next ?? {})) {
+      const known = counts[name];
+      if (typeof value === 'number' && typeof known === 'number') counts[name] = Math.max(known, value);
+      else if (value !== null) counts[name] = value;
     }
   }
 
-  function onDelta({ index = 0, delta }: Event): void {
+  function onBlock(index: number, block: Block | null | undefined): void {
+    if (block?.type === 'text' && block.text) parts.text('text', block.text);
+    else if (block?.type === 'thinking' && block.thinking) parts.text('reasoning', block.thinking);
+    else if (block?.type === 'tool_use') {
+      toolBlocks.add(index);
+      const { id, name, input } = block;
+      const args = input && Object.keys(input).length > 0 ? input : '';
+      toolCalls.add([{ index, id, function: { name, arguments: args } }]);
+    }
+  }
+
+  function onDelta(index: number, delta: Delta | null | undefined): void {
     if (delta?.type === 'text_delta' && delta.text) parts.text('text', delta.text);
     else if (delta?.type === 'thinking_delta' && delta.thinking) parts.text('reasoning', delta.thinking);
-    else if (delta?.type === 'input_json_delta' && delta.partial_json) {
-      const toolCallIndex = toolCallIndexes.get(index);
-      if (toolCallIndex === undefined) return;
-      parts.toolCall({ type: 'tool_call', index: toolCallIndex, arguments: delta.partial_json });
+    else if (delta?.type === 'input_json_delta' && delta.partial_json && toolBlocks.has(index)) {
+      toolCalls.add([{ index, function: { arguments: delta.partial_json } }]);
     }
   }
 
@@ -98,11 +125,14 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     push: sse.push,
     end: sse.end,
     get done() {
-      return isDone;
+      return answerEnd.done;
+    },
+    get isFinished() {
+      return answerEnd.isFinished;
     },
     finish() {
-      if (!isDone && rawReason === undefined) throw truncatedError();
-      return finishPart(rawReason, usageOf(counts));
+      toolCalls.flush();
+      return answerEnd.finish(usageOf(counts), toolCalls.count > 0);
     },
   };
 }

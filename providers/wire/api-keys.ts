@@ -14,6 +14,8 @@ export interface KeyUse {
    * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used immediately.
    */
   failed(fault: unknown): unknown;
+  /** Call if the answer has failed after the key was accepted. Like `failed`, for errors inside the stream. */
+  failedInBody(fault: unknown): unknown;
   /** Ends the use. Call once. */
   release(): void;
 }
@@ -22,11 +24,11 @@ export interface ApiKeys {
   /**
    * Starts the use of the key with the fewest running calls; among equals, the least recently used one. Returns
    * undefined if no key is configured.
-   * @throws ProviderError if all keys are in cooldown
+   * @throws ProviderError if all keys are in cooldown for this model
    */
-  use(): KeyUse | undefined;
+  use(model: string): KeyUse | undefined;
   /** Returns the error that `use` would throw now, else undefined. */
-  cooldown(): ProviderError | undefined;
+  cooldown(model: string): ProviderError | undefined;
 }
 
 export interface ApiKeyOptions {
@@ -41,8 +43,10 @@ export interface ApiKeyOptions {
 interface KeyState {
   readonly key: string;
   runningCalls: number;
+  /** End of the cooldown for all models: the key was refused, or has no credit. */
   cooldownUntil: number;
-  cooldownReason: CooldownReason;
+  /** Ends of the cooldowns after a 429, by model: providers limit each model by itself. */
+  readonly modelCooldowns: Map<string, number>;
   /** Length of the cooldown after the next refusal. */
   nextCooldownMs: number;
 }
@@ -54,6 +58,8 @@ interface KeyState {
 const COOLDOWN_MS = { initial: 5_000, max: 300_000 };
 /** Cooldown after a 429 without a delay, if there are other keys. */
 const RATE_LIMIT_COOLDOWN_MS = 1_000;
+/** Bound of stored models: if a provider allows all models, clients choose the names. */
+const MAX_MODEL_COOLDOWNS = 1_000;
 
 /** Creates the key selection of one provider. `keys` may be empty. */
 export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiKeyOptions): ApiKeys {
@@ -62,60 +68,69 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
     key,
     runningCalls: 0,
     cooldownUntil: 0,
-    cooldownReason: 'credentials',
+    modelCooldowns: new Map(),
     nextCooldownMs: COOLDOWN_MS.initial,
   }));
 
-  const cooldownError = (): ProviderError | undefined => {
-    const waitMs = Math.ceil(Math.min(...states.map(({ cooldownUntil }) => cooldownUntil)) - now());
+  const usableAt = (state: KeyState, model: string) =>
+    Math.max(state.cooldownUntil, state.modelCooldowns.get(model) ?? 0);
+
+  const cooldownError = (model: string): ProviderError | undefined => {
+    const waitMs = Math.ceil(Math.min(...states.map((state) => usableAt(state, model))) - now());
     if (states.length === 0 || waitMs <= 0) return undefined;
-    if (states.some(({ cooldownReason }) => cooldownReason === 'rate_limited')) {
+    if (states.some(({ cooldownUntil }) => cooldownUntil <= now())) {
       const init = { reason: 'keys_in_cooldown', retryable: true, retryAfterMs: waitMs };
       return new ProviderError('upstream_rate_limited', init);
     }
     return new ProviderError('upstream_rejected', { reason: 'credentials', retryable: false });
   };
 
-  const startCooldown = (state: KeyState, reason: CooldownReason, ms: number) => {
-    state.cooldownReason = reason;
-    state.cooldownUntil = Math.max(state.cooldownUntil, now() + Math.min(ms, COOLDOWN_MS.max));
-  };
-
-  /** Starts a cooldown, unless one is running: refusals of concurrent calls count once. */
   const onKeyRefused = (state: KeyState) => {
+    // Concurrent calls with one key fail together. That counts as one refusal.
     if (state.cooldownUntil > now()) return;
-    startCooldown(state, 'credentials', state.nextCooldownMs);
     onCooldown?.('credentials', state.nextCooldownMs === COOLDOWN_MS.initial);
+    state.cooldownUntil = Math.max(state.cooldownUntil, now() + Math.min(state.nextCooldownMs, COOLDOWN_MS.max));
     state.nextCooldownMs = Math.min(state.nextCooldownMs * 2, COOLDOWN_MS.max);
   };
 
-  const onRateLimited = (state: KeyState, fault: ProviderError): unknown => {
-    startCooldown(state, 'rate_limited', fault.retryAfterMs ?? (states.length > 1 ? RATE_LIMIT_COOLDOWN_MS : 0));
+  const onRateLimited = ({ modelCooldowns }: KeyState, model: string, fault: ProviderError) => {
+    const ms = fault.retryAfterMs ?? (states.length > 1 ? RATE_LIMIT_COOLDOWN_MS : 0);
+    const until = Math.max(modelCooldowns.get(model) ?? 0, now() + Math.min(ms, COOLDOWN_MS.max));
+    modelCooldowns.delete(model);
+    for (const [name, end] of modelCooldowns) {
+      if (end <= now() || modelCooldowns.size >= MAX_MODEL_COOLDOWNS) modelCooldowns.delete(name);
+    }
+    modelCooldowns.set(model, until);
     onCooldown?.('rate_limited', true);
-    return states.length > 1 && cooldownError() === undefined ? fault.withRetryAfter(0) : fault;
   };
 
   return {
     cooldown: cooldownError,
-    use() {
+    use(model) {
       if (states.length === 0) return undefined;
       const [state] = states
-        .filter(({ cooldownUntil }) => cooldownUntil <= now())
+        .filter((candidate) => usableAt(candidate, model) <= now())
         .sort((a, b) => a.runningCalls - b.runningCalls);
-      if (state === undefined) throw cooldownError();
+      if (state === undefined) throw cooldownError(model);
       states.splice(states.indexOf(state), 1);
       states.push(state);
       state.runningCalls += 1;
+      const failed = (fault: unknown): unknown => {
+        if (!(fault instanceof ProviderError)) return fault;
+        if (isRateLimited(fault) && !isKeyUnusable(fault)) onRateLimited(state, model, fault);
+        else if (isKeyUnusable(fault)) onKeyRefused(state);
+        else return fault;
+        return states.length > 1 && cooldownError(model) === undefined ? fault.withRetryAfter(0) : fault;
+      };
       return {
         key: state.key,
         accepted() {
           state.nextCooldownMs = COOLDOWN_MS.initial;
         },
-        failed(fault) {
-          if (!(fault instanceof ProviderError)) return fault;
-          if (isKeyUnusable(fault)) onKeyRefused(state);
-          else if (fault.code === 'upstream_rate_limited') return onRateLimited(state, fault);
-          return fault;
+        failed,
+        failedInBody(fault) {
+          // A refusal before the body was reported by `failed`.
+          return fault instanceof ProviderError && fault.code === 'upstream_error' ? failed(fault) : fault;
         },
         release() {
           state.runningCalls -= 1;
@@ -132,4 +147,9 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
 function isKeyUnusable({ code, reason, retryable, upstreamStatus }: ProviderError): boolean {
   if (reason === 'billing' || (code === 'upstream_rate_limited' && !retryable)) return true;
   return reason === 'credentials' && upstreamStatus !== 403;
+}
+
+/** Returns true for a 429, and for the same inside a stream with status 200. */
+function isRateLimited({ code, reason }: ProviderError): boolean {
+  return code === 'upstream_rate_limited' || reason === 'rate_limited';
 }

@@ -1,50 +1,78 @@
-import type { FinishPart, FinishReason, Usage } from '../types.ts';
+import type { FinishReason } from '../types.ts';
 
-const FINISH_REASONS: Record<string, FinishReason> = {
-  stop: 'stop',
-  end_turn: 'stop',
-  stop_sequence: 'stop',
-  complete: 'stop',
-  length: 'length',
-  max_tokens: 'length',
-  model_length: 'length',
-  tool_calls: 'tool_calls',
-  tool_use: 'tool_calls',
-  tool_call: 'tool_calls',
-  function_call: 'tool_calls',
-  content_filter: 'content_filter',
-  sensitive: 'content_filter',
-  safety: 'content_filter',
-  image_safety: 'content_filter',
-  recitation: 'content_filter',
-  blocklist: 'content_filter',
-  prohibited_content: 'content_filter',
-  spii: 'content_filter',
-  guardrail_intervened: 'content_filter',
-  refusal: 'content_filter',
+/** Meaning of a provider's finish reason. `failure` is an error, although the status was 200. */
+export type FinishClass = FinishReason | 'failure';
+
+/** Finish reasons of all dialects in lower case, by their meaning. Unknown ones are `other`. */
+const WORDS: Readonly<Record<Exclude<FinishClass, 'other'>, readonly string[]>> = {
+  stop: ['stop', 'end_turn', 'stop_sequence', 'complete', 'completed', 'eos', 'eos_token', 'end_of_text', 'finished'],
+  length: [
+    'length',
+    'max_tokens',
+    'max_output_tokens',
+    'max_length',
+    'model_length',
+    'model_context_window_exceeded',
+    'context_length_exceeded',
+    'context_window_exceeded',
+    'error_limit', // Cohere
+  ],
+  tool_calls: ['tool_calls', 'tool_use', 'tool_call', 'function_call', 'function_calls'],
+  content_filter: [
+    'content_filter',
+    'content_filtered',
+    'error_toxic', // Cohere
+    'sensitive',
+    'safety',
+    'recitation',
+    'language',
+    'blocklist',
+    'prohibited_content',
+    'spii',
+    'image_safety',
+    'image_prohibited_content',
+    'image_recitation',
+    'guardrail_intervened',
+    'refusal',
+  ],
+  failure: [
+    'error',
+    'error_finish', // DashScope
+    'abort', // vLLM, SGLang
+    'aborted',
+    'cancelled',
+    'canceled',
+    'failed',
+    'timeout',
+    'network_error', // Z.ai
+    'insufficient_system_resource', // DeepSeek
+    'server_error',
+    'internal_error',
+    'overloaded',
+    'malformed_function_call', // Gemini, from here on
+    'malformed_response',
+    'unexpected_tool_call',
+    'too_many_tool_calls',
+    'missing_thought_signature',
+  ],
 };
 
-/** Finish reasons of a failed answer, although the HTTP status was 200. */
-const FAILURE_REASONS = new Set(['error', 'network_error', 'insufficient_system_resource']);
+const CLASSES: ReadonlyMap<string, FinishClass> = new Map(
+  Object.entries(WORDS).flatMap(([meaning, words]) => words.map((word) => [word, meaning as FinishClass] as const)),
+);
 
-/**
- * Maps a provider's finish reason, in any case; `error` if the answer failed, `other` if the reason is unknown.
- */
-export function finishReason(raw: string): FinishReason | 'error' {
-  const normalized = raw.toLowerCase();
-  return FAILURE_REASONS.has(normalized) ? 'error' : (FINISH_REASONS[normalized] ?? 'other');
+/** Returns the meaning of a finish reason in any case. Words that begin with `error` or `malformed` are failures. */
+export function finishClass(raw: string): FinishClass {
+  const word = raw.trim().toLowerCase();
+  return CLASSES.get(word) ?? (/^(error|malformed)/.test(word) ? 'failure' : 'other');
 }
 
 /**
- * Returns the finish part. Without a reason it is `stop`.
- * @param hasToolCalls turns `stop` into `tool_calls`: Gemini and Ollama send `stop` after tool calls, too
+ * Returns the finish reason of a field; undefined if there is none yet. DashScope sends the text `null`, Bella an
+ * empty one, and SGLang's native API an object with a `type`.
  */
-export function finishPart(rawReason: string | undefined, usage: Usage | undefined, hasToolCalls = false): FinishPart {
-  const reason = finishReason(rawReason ?? 'stop');
-  return {
-    type: 'finish',
-    reason: reason === 'error' ? 'other' : reason === 'stop' && hasToolCalls ? 'tool_calls' : reason,
-    ...(rawReason !== undefined && { rawReason }),
-    ...(usage && { usage }),
-  };
+export function finishWord(value: unknown): string | undefined {
+  const word = typeof value === 'object' && value !== null ? (value as { type?: unknown }).type : value;
+  if (typeof word !== 'string' || word.trim() === '' || word === 'null') return undefined;
+  return word;
 }

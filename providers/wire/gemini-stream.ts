@@ -1,13 +1,15 @@
 import { ProviderError } from '../errors.ts';
 import type { Usage } from '../types.ts';
-import { usageFrom } from './counts.ts';
-import { finishPart } from './finish-reason.ts';
+import { createAnswerEnd } from './answer-end.ts';
+import { mergeUsage, usageFrom } from './counts.ts';
+import { finishClass, finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncatedError } from './read-answer.ts';
+import type { AnswerDecoder } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
-import { upstreamDetail } from './status-error.ts';
+import { hasError, upstreamDetail } from './status-error.ts';
+import { createToolCalls } from './tool-calls.ts';
 
 interface Part {
   text?: string | null;
@@ -29,51 +31,57 @@ interface Chunk {
 }
 
 /**
- * Creates a decoder for a `streamGenerateContent` stream. Reads candidate 0 only. The answer is complete with a
- * finish reason and the end of the body: some models send a finish reason in every chunk, and an error may
- * follow it.
+ * Creates a decoder for a `streamGenerateContent` stream. Reads candidate 0 only. Some models send a finish reason
+ * in every chunk, and some gateways send one in empty chunks before the answer (kelivo#1003), so that one without
+ * content before it counts only at the end of the stream.
  */
 export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
+  const toolCalls = createToolCalls(parts);
+  const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
-  let toolCallCount = 0;
   let usage: Usage | undefined;
-  let rawReason: string | undefined;
+  let leadingReason: string | undefined;
 
   function onEvent(event: WireEvent): void {
-    if (event.data.trim() === '') return;
-    const chunk = parseEvent<Chunk>(event, event.data);
-    if (event.event === 'error' || (chunk.error ?? null) !== null) throw inBandError(upstreamDetail(chunk));
-    usage = usageOf(chunk.usageMetadata) ?? usage; // cumulative
+    const data = event.data.trim();
+    if (data === '' || data === '[DONE]') return;
+    const chunk = parseEvent<Chunk>(event, data);
     const candidates = chunk.candidates ?? [];
-    if (candidates.length === 0 && chunk.promptFeedback?.blockReason) throw promptBlockedError();
-    for (const candidate of candidates) {
-      if (candidate === null || (candidate.index ?? 0) !== 0) continue;
-      for (const part of candidate.content?.parts ?? []) if (part !== null) onPart(part);
-      rawReason = candidate.finishReason || rawReason;
+    const hasAnswer = candidates.length > 0 || Boolean(chunk.usageMetadata ?? chunk.promptFeedback);
+    if (event.event === 'error' || hasError(chunk, hasAnswer, event.isDocument)) {
+      throw inBandError(upstreamDetail(chunk));
     }
+    usage = mergeUsage(usage, usageOf(chunk.usageMetadata));
+    if (candidates.length === 0 && chunk.promptFeedback?.blockReason) throw promptBlockedError();
+    for (const candidate of candidates) if (candidate && (candidate.index ?? 0) === 0) onCandidate(candidate);
+  }
+
+  function onCandidate({ content, finishReason }: Candidate): void {
+    for (const part of content?.parts ?? []) if (part !== null) onPart(part);
+    const word = finishWord(finishReason);
+    if (word === undefined) return;
+    const meaning = finishClass(word);
+    if (!parts.hasContent && meaning === 'stop') leadingReason = word;
+    else answerEnd.reason(word);
   }
 
   function onPart({ text, thought, functionCall }: Part): void {
     if (text) parts.text(thought ? 'reasoning' : 'text', text);
-    if (!functionCall) return;
-    const { id, name, args } = functionCall;
-    parts.toolCall({
-      type: 'tool_call',
-      index: toolCallCount,
-      ...(id && { id }),
-      ...(name && { name }),
-      arguments: JSON.stringify(args ?? {}),
-    });
-    toolCallCount += 1;
+    if (functionCall) toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
   }
 
   return {
     push: sse.push,
     end: sse.end,
     done: false,
+    get isFinished() {
+      return answerEnd.isFinished;
+    },
     finish() {
-      if (rawReason === undefined) throw truncatedError();
-      return finishPart(rawReason, usage, toolCallCount > 0);
+      toolCalls.flush();
+      // An empty answer.
+      if (!parts.hasContent && leadingReason !== undefined) answerEnd.reason(leadingReason);
+      return answerEnd.finish(usage, toolCalls.count > 0);
     },
   };
 }
@@ -83,13 +91,18 @@ function promptBlockedError(): ProviderError {
   return new ProviderError('upstream_rejected', { reason: 'prompt_blocked', retryable: false });
 }
 
-/** Returns the usage. `candidatesTokenCount` does not include the reasoning tokens. */
+/**
+ * Returns the usage. `candidatesTokenCount` does not include the reasoning tokens, which are paid as output and
+ * are part of the output of other providers.
+ */
 function usageOf(raw: Record<string, unknown> | null | undefined): Usage | undefined {
+  const { candidatesTokenCount: output, thoughtsTokenCount: reasoning } = raw ?? {};
+  const outputCounts = [output, reasoning].filter((count) => typeof count === 'number');
   return usageFrom({
     inputTokens: raw?.promptTokenCount,
-    outputTokens: raw?.candidatesTokenCount,
+    outputTokens: outputCounts.length > 0 ? outputCounts.reduce((sum, count) => sum + count, 0) : undefined,
     totalTokens: raw?.totalTokenCount,
-    reasoningTokens: raw?.thoughtsTokenCount,
+    reasoningTokens: reasoning,
     cachedTokens: raw?.cachedContentTokenCount,
   });
 }

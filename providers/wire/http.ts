@@ -1,5 +1,5 @@
 import { lookup } from 'node:dns';
-import type { LookupFunction } from 'node:net';
+import type { LookupFunction, Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
@@ -36,6 +36,12 @@ export interface Upstream {
   close(): Promise<void>;
 }
 
+/**
+ * Types that some servers and gateways send for a stream (vllm-ascend#6985). A missing type is accepted, too. The
+ * decoder tells from the bytes what they are.
+ */
+const OTHER_CONTENT_TYPES = ['application/json', 'application/x-ndjson', 'application/octet-stream', 'text/plain'];
+
 /** Maximum number of bytes that are read of an error response. */
 const MAX_ERROR_BODY_BYTES = 64 * 1024;
 /** Maximum time for reading an error response. */
@@ -67,7 +73,10 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     connect(target, callback) {
       if (pendingCalls === 0) return callback(new Error('no call is waiting for this connection'), null);
       connector(target, (...[error, socket]) => {
-        if (socket) coalesceReads(socket, options.readIntervals);
+        if (socket) {
+          coalesceReads(socket, options.readIntervals);
+          markReuse(socket);
+        }
         callback(...([error, socket] as Parameters<typeof callback>));
       });
     },
@@ -101,6 +110,17 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     },
     close: () => pool.destroy(),
   };
+}
+
+/** Adds to each error of a connection whether a response had been read before the last request was written. */
+function markReuse(socket: Socket): void {
+  const { write } = socket;
+  let isReused = false;
+  socket.write = ((...args: Parameters<typeof write>) => {
+    isReused = socket.bytesRead > 0;
+    return write.apply(socket, args);
+  }) as typeof write;
+  socket.prependListener('error', (fault) => Object.assign(fault, { isReused }));
 }
 
 /**
@@ -143,10 +163,10 @@ function findUnreadableReason(
   if (status !== 200) return status >= 300 ? 'redirect' : 'status';
   const encoding = headers['content-encoding'];
   if (encoding !== undefined && encoding !== 'identity') return 'content_encoding';
-  const type = headers['content-type'];
-  // A missing type is allowed: some self-hosted servers omit it, and the parser rejects invalid content.
-  if (type !== undefined && !String(type).toLowerCase().startsWith(contentType)) return 'content_type';
-  return undefined;
+  const type = String(headers['content-type'] ?? contentType).toLowerCase();
+  return [contentType, ...OTHER_CONTENT_TYPES].some((accepted) => type.startsWith(accepted))
+    ? undefined
+    : 'content_type';
 }
 
 /** Returns the start of an error body. If reading fails or times out, returns what has arrived. */

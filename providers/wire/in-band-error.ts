@@ -1,28 +1,22 @@
 import { ProviderError, type UpstreamDetail } from '../errors.ts';
-import { isOutOfCredit } from './classify-error.ts';
+import { type ErrorClass, errorClass } from './error-class.ts';
 
-/** Error types that concern the request or the account. A retry fails again. */
-const PERMANENT_TYPES = new Set([
-  'invalid_request_error',
-  'authentication_error',
-  'permission_error',
-  'not_found_error',
-  'billing_error',
-  'request_too_large',
-]);
-
-/** Client error statuses after which a retry may succeed. 499 is Google's "cancelled". */
-const TEMPORARY_STATUSES = new Set([408, 409, 425, 429, 499]);
+/** Labels of errors inside a stream, by class. `billing` and `credentials` also put the API key into a cooldown. */
+const REASONS: Readonly<Record<ErrorClass, string>> = {
+  billing: 'billing',
+  credentials: 'credentials',
+  rate_limit: 'rate_limited',
+  overload: 'overloaded',
+  request: 'in_band_request',
+  provider: 'in_band',
+};
 
 /**
- * Converts an error inside a stream with status 200. The result is retryable unless the error concerns the
- * request or the account.
+ * Converts an error inside a stream with status 200. The result is retryable if the error is about the rate of
+ * calls, a busy server or the provider, or if its class is unknown.
  */
 export function inBandError(upstream: UpstreamDetail): ProviderError {
-  const status = Number(upstream.code);
-  const isPermanent =
-    PERMANENT_TYPES.has(upstream.type ?? '') ||
-    isOutOfCredit(upstream) ||
-    (status >= 400 && status < 500 && !TEMPORARY_STATUSES.has(status));
-  return new ProviderError('upstream_error', { reason: 'in_band', retryable: !isPermanent, upstream });
+  const found = errorClass(upstream) ?? 'provider';
+  const retryable = found === 'rate_limit' || found === 'overload' || found === 'provider';
+  return new ProviderError('upstream_error', { reason: REASONS[found], retryable, upstream });
 }

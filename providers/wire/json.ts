@@ -1,6 +1,6 @@
 import { ProviderError } from '../errors.ts';
+import { truncatedError } from './answer-end.ts';
 import { inBandError } from './in-band-error.ts';
-import { truncatedError } from './read-answer.ts';
 import type { WireEvent } from './sse.ts';
 
 /**

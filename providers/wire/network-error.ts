@@ -1,14 +1,21 @@
 import { ProviderError } from '../errors.ts';
 
+/** Codes of errors that come from the connection: those of undici, of the system, of TLS and of Node's streams. */
+const NETWORK_CODE =
+  /^(UND_ERR_|EAI_|E(?!RR_)[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|ERR_SOCKET_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
+
 /**
- * Converts an error of undici or Node into a `ProviderError`. Returns a `ProviderError` and the error of an
- * abort unchanged.
+ * Converts an error of undici or Node into a `ProviderError`. Returns unchanged a `ProviderError`, the error of an
+ * abort, and every other error: that is a fault of this service, for which no provider is to blame.
  * @param phase the part of the response that failed: before its headers, or its body
  */
 export function networkError(error: unknown, phase: 'before_headers' | 'in_body'): unknown {
   if (error instanceof ProviderError) return error;
-  const { code = '', name = '' } = error as { code?: string; name?: string };
+  const { code = '', name = '' } = error as { code?: string | number; name?: string };
   if (name === 'AbortError' || code === 'UND_ERR_ABORTED') return error;
+  // undici leaves the code out if the chunked encoding is broken.
+  const isParserError = name === 'HTTPParserError' || String(code).startsWith('HPE_');
+  if (!isParserError && !(typeof code === 'string' && NETWORK_CODE.test(code))) return error;
   const failure = (errorCode: 'upstream_unreachable' | 'upstream_truncated' | 'upstream_protocol', reason: string) =>
     new ProviderError(errorCode, { reason, retryable: true, cause: error });
   const timeout = (stage: 'connect' | 'headers') =>
@@ -16,9 +23,25 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
 
   if (code === 'UND_ERR_CONNECT_TIMEOUT' || code === 'ETIMEDOUT') return timeout('connect');
   if (code === 'UND_ERR_HEADERS_TIMEOUT') return timeout('headers');
-  if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW')
-    return failure('upstream_protocol', 'http_parser');
+  if (isParserError || code === 'UND_ERR_HEADERS_OVERFLOW') return failure('upstream_protocol', 'http_parser');
+  // Both Content-Length and Transfer-Encoding, for example. The server will do it again.
+  if (code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' && phase === 'before_headers') {
+    return new ProviderError('upstream_protocol', { reason: 'content_length', retryable: false, cause: error });
+  }
   if (phase === 'in_body') return failure('upstream_truncated', 'reset');
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return failure('upstream_unreachable', 'dns');
+  if (isReused(error)) {
+    const init = { reason: 'stale_connection', retryable: true, retryAfterMs: 0, cause: error };
+    return new ProviderError('upstream_unreachable', init);
+  }
   return failure('upstream_unreachable', 'connect');
+}
+
+/**
+ * Returns true if the connection had carried a response before: the server has closed it while the next call was
+ * written to it. That says nothing about the server.
+ */
+function isReused(error: unknown): boolean {
+  const { isReused, socket } = error as { isReused?: boolean; socket?: { bytesRead?: number } };
+  return isReused ?? (socket?.bytesRead ?? 0) > 0;
 }

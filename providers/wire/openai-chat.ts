@@ -1,12 +1,16 @@
 import type { Usage } from '../types.ts';
-import { finishPart, finishReason } from './finish-reason.ts';
+import { createAnswerEnd } from './answer-end.ts';
+import { mergeUsage } from './counts.ts';
+import { finishClass, finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
+import type { HoldingBuffer } from './leading-reasoning.ts';
+import { addContent } from './openai-content.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
-import { type AnswerDecoder, truncatedError } from './read-answer.ts';
+import type { AnswerDecoder } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
-import { upstreamDetail } from './status-error.ts';
+import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls, type ToolCallDelta } from './tool-calls.ts';
 
 interface Delta {
@@ -14,110 +18,126 @@ interface Delta {
   reasoning_content?: unknown;
   reasoning?: unknown;
   refusal?: unknown;
-  tool_calls?: (ToolCallDelta | null)[] | null;
+  tool_calls?: unknown;
 }
 
 interface Choice {
-  index?: number;
+  index?: unknown;
   delta?: Delta | null;
-  finish_reason?: string | null;
+  /** In place of `delta` in an answer that is not streamed. */
+  message?: Delta | null;
+  finish_reason?: unknown;
   usage?: unknown;
 }
 
 interface Chunk {
   object?: string;
   error?: unknown;
-  choices?: (Choice | null)[] | null;
+  choices?: unknown;
   usage?: unknown;
   x_groq?: { usage?: unknown } | null;
 }
 
 export interface DecoderOptions {
-  /** True to leave out text that repeats the reasoning of the same chunk. */
-  readonly dropsCopiedReasoning?: boolean;
+  /** Separates reasoning that the provider sends inside the text. */
+  readonly wrapParts?: ((parts: PartBuffer) => HoldingBuffer) | undefined;
 }
 
 /**
- * Creates a decoder for `chat.completion.chunk` events. Reads choice 0 only. Every field may be null.
- *
- * The answer is complete with a finish reason, with `[DONE]`, or with a usage chunk without choices (Snowflake
- * sends no finish reason). An error may be a chunk, an `error` event, or a finish reason.
+ * Creates a decoder for `chat.completion.chunk` events. Reads choice 0 only. Every field may be null. An error
+ * may be a chunk, an `error` event, a finish reason, or a chunk without choices.
  */
-export function createOpenAIChatDecoder(parts: PartBuffer, options: DecoderOptions = {}): AnswerDecoder {
+export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: DecoderOptions = {}): AnswerDecoder {
+  const wrapped = wrapParts?.(buffer);
+  const parts = wrapped ?? buffer;
   const toolCalls = createToolCalls(parts);
+  const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
   let usage: Usage | undefined;
-  let rawReason: string | undefined;
   let isRefused = false;
-  let hasToolCalls = false;
-  let hasFinalUsage = false;
-  let isDone = false;
+  let hasDelta = false;
+  /** Text that may be an error: see `isErrorFrame`. */
+  let heldText = '';
 
   function onEvent(event: WireEvent): void {
     const data = event.data.trim();
-    if (isDone || data === '') return;
+    if (answerEnd.done || data === '') return;
     if (data === '[DONE]') {
-      isDone = true;
+      releaseHeldText();
+      answerEnd.marker();
       return;
     }
     const chunk = parseEvent<Chunk>(event, data);
-    if (event.event === 'error' || (chunk.error ?? null) !== null || chunk.object === 'error') {
+    const choices = Array.isArray(chunk.choices) ? (chunk.choices as (Choice | null)[]) : [];
+    const chunkUsage = mergeUsage(openAIUsage(chunk.usage), openAIUsage(chunk.x_groq?.usage));
+    if (event.event === 'error' || hasError(chunk, choices.length > 0 || chunkUsage !== undefined, event.isDocument)) {
       throw inBandError(upstreamDetail(chunk));
     }
-    usage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage) ?? usage;
-    const choices = chunk.choices ?? [];
-    if (choices.length === 0 && openAIUsage(chunk.usage) !== undefined) hasFinalUsage = true;
-    for (const choice of choices) if (choice !== null && (choice.index ?? 0) === 0) onChoice(choice);
+    usage = mergeUsage(usage, chunkUsage);
+    if (choices.length === 0 && chunkUsage !== undefined) answerEnd.usageOnly();
+    for (const choice of choices) if (choice && Number(choice.index ?? 0) === 0) onChoice(choice);
   }
 
-  function onChoice({ delta, finish_reason: reason, usage: choiceUsage }: Choice): void {
-    usage = openAIUsage(choiceUsage) ?? usage;
-    if (delta) onDelta(delta);
-    if (typeof reason !== 'string' || reason === '') return;
-    rawReason = reason;
-    if (finishReason(reason) === 'error') throw inBandError({ code: reason });
+  function onChoice({ delta, message, finish_reason: reason, usage: choiceUsage }: Choice): void {
+    usage = mergeUsage(usage, openAIUsage(choiceUsage));
+    const word = finishWord(reason);
+    if (word !== undefined && finishClass(word) === 'failure') heldText = '';
+    releaseHeldText();
+    // Some gateways answer a stream with one whole completion (WebAI-to-API#55).
+    const content = delta && Object.keys(delta).length > 0 ? delta : hasDelta ? undefined : message;
+    if (content) {
+      hasDelta ||= content === delta;
+      onDelta(content);
+    }
+    if (word !== undefined) answerEnd.reason(word);
   }
 
-  function onDelta(delta: Delta): void {
-    const reasoning = delta.reasoning_content ?? delta.reasoning;
-    if (typeof reasoning === 'string' && reasoning !== '') parts.text('reasoning', reasoning);
-    if (typeof delta.content === 'string') {
-      const isCopy = options.dropsCopiedReasoning === true && delta.content === reasoning;
-      if (delta.content !== '' && !isCopy) parts.text('text', delta.content);
-    } else if (Array.isArray(delta.content)) {
-      for (const block of delta.content) onContentBlock(block);
-    }
-    if (typeof delta.refusal === 'string' && delta.refusal !== '') isRefused = true;
-    for (const call of delta.tool_calls ?? []) {
-      if (call === null) continue;
-      toolCalls.add(call);
-      hasToolCalls = true;
-    }
+  function onDelta({
+    content,
+    reasoning_content: reasoning,
+    reasoning: otherReasoning,
+    refusal,
+    tool_calls,
+  }: Delta): void {
+    const isEmpty = (value: unknown) => value === undefined || value === null || value === '';
+    if (!isEmpty(content) || !isEmpty(reasoning) || !isEmpty(otherReasoning)) answerEnd.content();
+    addContent(parts, 'reasoning', isEmpty(reasoning) ? otherReasoning : reasoning);
+    if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
+    else addContent(parts, 'text', content);
+    if (typeof refusal === 'string' && refusal !== '') isRefused = true;
+    if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
+    answerEnd.content();
+    toolCalls.add(tool_calls as ToolCallDelta[]);
   }
 
-  /**
-   * Handles a content block of Mistral's reasoning models, which is one of these:
-   * `{type:'text'}`, `{type:'thinking', thinking:[{type:'text'}]}`.
-   */
-  function onContentBlock(block: { type?: string; text?: unknown; thinking?: unknown } | null): void {
-    if (typeof block?.text === 'string') parts.text('text', block.text);
-    if (!Array.isArray(block?.thinking)) return;
-    for (const thought of block.thinking) {
-      if (typeof thought?.text === 'string') parts.text('reasoning', thought.text);
-    }
+  function releaseHeldText(): void {
+    if (heldText !== '') parts.text('text', heldText);
+    heldText = '';
   }
 
   return {
     push: sse.push,
     end: sse.end,
     get done() {
-      return isDone;
+      return answerEnd.done;
+    },
+    get isFinished() {
+      return answerEnd.isFinished;
     },
     finish() {
-      if (!isDone && !hasFinalUsage && rawReason === undefined) throw truncatedError();
-      // Snowflake sends no finish reason. Then only the tool calls themselves can set the reason.
-      const part = finishPart(rawReason, usage, rawReason === undefined && hasToolCalls);
+      releaseHeldText();
+      wrapped?.end();
+      toolCalls.flush();
+      const part = answerEnd.finish(usage, toolCalls.count > 0);
       return isRefused ? { ...part, reason: 'content_filter' } : part;
     },
   };
+}
+
+/**
+ * Returns true for an SSE event that stands in the text: DashScope sends its throttling errors so, with the finish
+ * reason `error_finish` behind it (hermes-agent#58017). If another chunk follows, it is text.
+ */
+function isErrorFrame(text: string): boolean {
+  return /^(id: ?\S*\n)?event: ?error\n/.test(text);
 }

@@ -9,15 +9,23 @@ export function openAIUsage(raw: unknown): Usage | undefined {
   const counts = raw as Counts;
   const completion = (counts.completion_tokens_details ?? {}) as Counts;
   const prompt = (counts.prompt_tokens_details ?? {}) as Counts;
+  const reasoningTokens = completion.reasoning_tokens ?? counts.reasoning_tokens;
   return usageFrom({
     inputTokens: counts.prompt_tokens,
-    outputTokens: counts.completion_tokens,
+    outputTokens: outputTokens(counts, reasoningTokens),
     totalTokens: counts.total_tokens,
-    reasoningTokens: completion.reasoning_tokens ?? counts.reasoning_tokens,
+    reasoningTokens,
     // The names of OpenAI, DeepSeek and Bella, in this order.
     cachedTokens: prompt.cached_tokens ?? counts.prompt_cache_hit_tokens ?? nonZero(counts.cache_read_tokens),
     cacheWriteTokens: nonZero(counts.cache_creation_tokens),
   });
+}
+
+/** xAI counts reasoning in the total only. It is part of the output everywhere else, and is paid as output. */
+function outputTokens(counts: Counts, reasoning: unknown): unknown {
+  const { prompt_tokens: input, completion_tokens: output, total_tokens: total } = counts;
+  if (typeof input !== 'number' || typeof output !== 'number' || typeof reasoning !== 'number') return output;
+  return total === input + output + reasoning ? output + reasoning : output;
 }
 
 /** Returns undefined for 0. Bella sends 0 if its channel does not count these tokens. */

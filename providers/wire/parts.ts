@@ -1,9 +1,19 @@
 import type { ContentPart, ToolCallPart } from '../types.ts';
 
+/**
+ * Kind of a value that a provider sent in another form than its API describes. `content`, `tool_name`: a value that cannot be read
+ * and was left out. `content_type`: a number, a boolean or an object that was converted to text.
+ */
+export type Anomaly = 'content' | 'content_type' | 'tool_name';
+
 /** Collects decoded parts and merges adjacent text of one type. */
 export interface PartBuffer {
   text(type: 'text' | 'reasoning', text: string): void;
   toolCall(part: ToolCallPart): void;
+  /** Counts something that the API does not describe and that was converted or left out. */
+  anomaly(kind: Anomaly): void;
+  /** True if any text, reasoning or tool call was added. */
+  readonly hasContent: boolean;
   /** Returns the parts since the last call, in order. Holds back a high surrogate at the end of the text. */
   take(): ContentPart[];
   /** Returns the parts like `take`, and also what was held back. Call once, at the end. */
@@ -18,8 +28,9 @@ export interface PartBuffer {
  * is held back until the low surrogate arrives, because every reader except JavaScript turns a lone surrogate
  * into U+FFFD.
  */
-export function createPartBuffer(): PartBuffer {
+export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}): PartBuffer {
   let parts: ContentPart[] = [];
+  let hasContent = false;
   let type: 'text' | 'reasoning' = 'text';
   let pending = '';
 
@@ -39,7 +50,12 @@ export function createPartBuffer(): PartBuffer {
   };
 
   return {
+    anomaly: onAnomaly,
+    get hasContent() {
+      return hasContent;
+    },
     text(kind, text) {
+      hasContent = true;
       if (kind !== type) {
         flushPending();
         type = kind;
@@ -47,6 +63,7 @@ export function createPartBuffer(): PartBuffer {
       pending += text;
     },
     toolCall(part) {
+      hasContent = true;
       flushPending();
       parts.push(part);
     },

@@ -1,7 +1,7 @@
 import type { ChatRequest, Provider } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
-import type { PartBuffer } from './parts.ts';
+import type { Anomaly, PartBuffer } from './parts.ts';
 import { type AnswerDecoder, readAnswer, type UpstreamCall } from './read-answer.ts';
 
 export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
@@ -10,6 +10,8 @@ export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly apiKeys: readonly string[];
   /** API version; only for Azure. */
   readonly apiVersion?: string | undefined;
+  /** Called for each value in an answer that the API does not describe. */
+  onAnomaly?(kind: Anomaly): void;
 }
 
 /** The differences between the APIs of providers. */
@@ -42,11 +44,11 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
 
   const startCall = (request: ChatRequest, signal: AbortSignal): UpstreamCall => {
     const { path, body } = dialect.call(request);
-    const keyUse = keys.use();
+    const keyUse = keys.use(request.model);
     const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
     const headers = { ...request.traceHeaders, ...dialect.headers, ...authorization };
     const response = upstream.post(path, headers, body, signal);
-    if (keyUse === undefined) return { body: response, release: () => {} };
+    if (keyUse === undefined) return { body: response, failed: (fault) => fault, release: () => {} };
     const responseBody = response.then(
       (readable) => {
         keyUse.accepted();
@@ -56,13 +58,13 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
         throw keyUse.failed(fault);
       },
     );
-    return { body: responseBody, release: keyUse.release };
+    return { body: responseBody, failed: keyUse.failedInBody, release: keyUse.release };
   };
 
   return {
     name: options.name,
     cooldown: keys.cooldown,
-    stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder),
+    stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder, options.onAnomaly),
     close: upstream.close,
   };
 }

@@ -1,8 +1,9 @@
 import { ProviderError } from '../errors.ts';
 import type { FinishPart, StreamPart } from '../types.ts';
+import { truncatedError } from './answer-end.ts';
 import type { Body } from './http.ts';
 import { networkError } from './network-error.ts';
-import { createPartBuffer, type PartBuffer } from './parts.ts';
+import { type Anomaly, createPartBuffer, type PartBuffer } from './parts.ts';
 
 /** Decodes the bytes of one answer into a part buffer. */
 export interface AnswerDecoder {
@@ -10,9 +11,14 @@ export interface AnswerDecoder {
   push(bytes: Uint8Array): void;
   /** Call after the last byte. Decodes an incomplete last event. @throws ProviderError as `push` does */
   end(): void;
-  /** True if the provider has marked the end of the answer. May be true before the end of the body. */
+  /** True after the provider's end marker: nothing more is read. */
   readonly done: boolean;
-  /** Returns the finish part. @throws ProviderError `upstream_truncated` if the answer is not complete */
+  /** True after a finish reason: from now on only an error object turns the answer into a failure. */
+  readonly isFinished: boolean;
+  /**
+   * Adds the parts that were held back, and returns the finish part.
+   * @throws ProviderError `upstream_truncated` if the answer is not complete
+   */
   finish(): FinishPart;
 }
 
@@ -20,6 +26,11 @@ export interface AnswerDecoder {
 export interface UpstreamCall {
   /** Resolves to the response body, or rejects if the call fails before it. */
   readonly body: Promise<Body>;
+  /**
+   * Reports an error in the body, which may concern the API key. Returns the error to throw: `fault`, or a copy that
+   * may be retried, because another key can be used.
+   */
+  failed(fault: unknown): unknown;
   /** Ends the use of the API key. Call once, when the body is no longer read. */
   release(): void;
 }
@@ -29,6 +40,13 @@ export interface UpstreamCall {
  * again.
  */
 const DRAIN_TIMEOUT_MS = 1_000;
+/**
+ * Maximum wait after a finish reason, counted from the last part, for usage, the end marker or an error. What
+ * arrives without a part, such as heartbeats, does not extend it.
+ */
+const FINISH_TIMEOUT_MS = 1_000;
+
+const FINISHING: StreamPart = { type: 'finishing' };
 
 /**
  * Makes a call and yields the parts of its answer; the last one is the finish part. In any case releases the
@@ -41,36 +59,71 @@ const DRAIN_TIMEOUT_MS = 1_000;
 export async function* readAnswer(
   startCall: () => UpstreamCall,
   createDecoder: (parts: PartBuffer) => AnswerDecoder,
+  onAnomaly?: (kind: Anomaly) => void,
 ): AsyncGenerator<StreamPart, void, undefined> {
-  const { body: response, release } = startCall();
+  const { body: response, failed, release } = startCall();
   const body = await response.catch((error) => {
     release();
     throw error;
   });
-  const parts = createPartBuffer();
+  const parts = createPartBuffer(onAnomaly);
   const decoder = createDecoder(parts);
   const waitForData = createDataWaiter(body);
+  let fault: unknown;
+  /** Time at which a finished answer ends, whatever the connection does; undefined before the finish reason. */
+  let endsAt: number | undefined;
+  let isOver = false;
   try {
-    while (!decoder.done) {
+    while (!isOver && !decoder.done && fault === undefined) {
       let bytesRead = 0;
-      const failure = catchError(() => {
+      fault = catchError(() => {
         bytesRead = readAvailable(body, decoder);
       });
-      for (const part of parts.take()) yield part;
-      if (failure !== undefined) throw failure;
+      const decoded = parts.take();
+      for (const part of decoded) yield part;
+      if (fault !== undefined || decoder.done) break;
+      if (decoder.isFinished && (endsAt === undefined || decoded.length > 0)) {
+        if (endsAt === undefined) yield FINISHING;
+        endsAt = performance.now() + FINISH_TIMEOUT_MS;
+      }
+      const remainingMs = endsAt === undefined ? undefined : endsAt - performance.now();
+      if (remainingMs !== undefined && remainingMs <= 0) break;
       // The body emits 'readable' and 'end' only after a read that returned null.
-      if (bytesRead === 0 && (await waitForData())) break;
+      if (bytesRead > 0) continue;
+      try {
+        const event = await waitForData(remainingMs);
+        isOver = event !== 'data';
+        if (event === 'end') fault = catchError(() => decoder.end());
+      } catch (error) {
+        fault = error ?? new Error('unknown');
+      }
     }
-    const failure = decoder.done ? undefined : catchError(() => decoder.end());
+    fault = fault === undefined ? undefined : networkError(fault, 'in_body');
+    if (fault !== undefined && !(decoder.isFinished && isConnectionFault(fault))) {
+      for (const part of parts.flush()) yield part;
+      throw fault;
+    }
+    const finish = decoder.finish();
     for (const part of parts.flush()) yield part;
-    if (failure !== undefined) throw failure;
-    yield decoder.finish();
+    yield finish;
   } catch (error) {
-    throw networkError(error, 'in_body');
+    throw failed(error);
   } finally {
     release();
     releaseBody(body, decoder.done);
   }
+}
+
+/** Codes of faults that say nothing about an answer whose finish reason has arrived. */
+const CONNECTION_FAULTS: ReadonlySet<string> = new Set([
+  'upstream_truncated',
+  'upstream_protocol',
+  'upstream_unreachable',
+  'upstream_timeout',
+]);
+
+function isConnectionFault(fault: unknown): boolean {
+  return fault instanceof ProviderError && CONNECTION_FAULTS.has(fault.code);
 }
 
 /**
@@ -90,11 +143,10 @@ function readAvailable(body: Body, decoder: AnswerDecoder): number {
 }
 
 /**
- * Returns a function that waits for data. It resolves to true at the end of the body, to false if there is
- * data, and rejects if the body has failed. Replaces `for await`, which would add a second async generator to
- * every read.
+ * Returns a function that waits for data, at most `ms` milliseconds. It rejects if the body has failed. Replaces
+ * `for await`, which would add a second async generator to every read.
  */
-function createDataWaiter(body: Body): () => Promise<boolean> {
+function createDataWaiter(body: Body): (ms: number | undefined) => Promise<'data' | 'end' | 'timeout'> {
   let settle: (() => void) | undefined;
   const wake = () => {
     settle?.();
@@ -102,16 +154,24 @@ function createDataWaiter(body: Body): () => Promise<boolean> {
   };
   body.on('readable', wake).on('end', wake).on('error', wake).on('close', wake);
 
-  return async () => {
+  return async (ms) => {
+    let isTimeout = false;
     if (!body.readableEnded && !body.destroyed && body.readableLength === 0) {
+      let timer: NodeJS.Timeout | undefined;
       await new Promise<void>((resolve) => {
         settle = resolve;
+        if (ms === undefined) return;
+        timer = setTimeout(() => {
+          isTimeout = true;
+          wake();
+        }, ms);
       });
+      clearTimeout(timer);
     }
     if (body.errored) throw body.errored;
-    if (body.readableEnded) return true;
+    if (body.readableEnded) return 'end';
     if (body.destroyed) throw truncatedError();
-    return false;
+    return isTimeout ? 'timeout' : 'data';
   };
 }
 
@@ -135,9 +195,4 @@ function releaseBody(body: Body, isComplete: boolean): void {
   body.removeAllListeners('readable'); // A stream with such a listener does not flow.
   const limit = Number.MAX_SAFE_INTEGER; // undici also counts the bytes that were read before.
   body.dump({ limit, signal: AbortSignal.timeout(DRAIN_TIMEOUT_MS) }).catch(() => {});
-}
-
-/** Returns the error for a stream that ended before the answer was complete. */
-export function truncatedError(): ProviderError {
-  return new ProviderError('upstream_truncated', { reason: 'truncated', retryable: true });
 }

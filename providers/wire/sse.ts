@@ -5,6 +5,8 @@ import { ProviderError } from '../errors.ts';
 export interface WireEvent {
   readonly event?: string | undefined;
   readonly data: string;
+  /** True for a JSON document that stands in the stream without `data:`. */
+  readonly isDocument?: boolean;
   /** True if the stream ended inside this event, which may be incomplete. */
   readonly unterminated?: boolean;
 }
@@ -16,19 +18,22 @@ export interface EventDecoder {
   end(): void;
 }
 
-/** Maximum length of an event in UTF-16 units, so that an endless line does not fill the memory. */
-const MAX_EVENT_CHARS = 1024 * 1024;
-/** Maximum length of text outside of events that is examined, in UTF-16 units. */
-const MAX_STRAY_CHARS = 64 * 1024;
+/**
+ * Maximum length of an event in UTF-16 units, so that an endless line does not fill the memory. Twice the longest
+ * answer of the default configuration: tool arguments and images come in one event.
+ */
+export const MAX_EVENT_CHARS = 16 * 1024 * 1024;
 
 /**
  * Creates a decoder for SSE as WHATWG specifies it. Also accepts what some upstreams send:
  *
  * - A last event without a blank line (llama-server, Gemini) is delivered at the end.
  * - An SSE *field* `error:` (llama.cpp before September 2025, llama-box) becomes an `error` event.
- * - A JSON document after the events, outside of them (Gemini, Vertex), becomes an `error` event at the end.
+ * - Events that are separated by one line break are told apart, because each line is JSON.
+ * - A JSON document outside of the events becomes an event with `isDocument`: an error (Gemini, Vertex), or a
+ *   whole answer.
  *
- * @throws ProviderError from `push` and `end` for an event longer than 1 Mi UTF-16 units
+ * @throws ProviderError from `push` and `end` for an event longer than 16 Mi UTF-16 units
  */
 export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDecoder {
   // `stream: true` below joins a character that was split between two reads. Also removes the BOM.
@@ -38,16 +43,33 @@ export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDeco
 
   const parser = createParser({
     maxBufferSize: MAX_EVENT_CHARS,
-    onEvent: ({ event, data }) => onEvent(isEnding ? { event, data, unterminated: true } : { event, data }),
+    onEvent({ event, data }) {
+      takeDocument();
+      deliver({ event, data, ...(isEnding && { unterminated: true }) });
+    },
     onError(error) {
-      if (error.type === 'max-buffer-size-exceeded') {
-        throw new ProviderError('upstream_protocol', { reason: 'event_too_large', retryable: false });
-      }
+      if (error.type === 'max-buffer-size-exceeded') throw tooLargeError();
       if (error.type !== 'unknown-field') return;
-      if (error.field === 'error') onEvent({ event: 'error', data: error.value ?? '' });
-      else if (strayText.length < MAX_STRAY_CHARS) strayText += `${error.line}\n`;
+      // A document begins with a brace. Its later lines may look like anything.
+      if (error.field === 'error' && strayText === '') onEvent({ event: 'error', data: error.value ?? '' });
+      else if (strayText !== '' || error.line?.trimStart().startsWith('{')) strayText += `${error.line}\n`;
+      if (strayText.length > MAX_EVENT_CHARS) throw tooLargeError();
     },
   });
+
+  /** Some servers separate events by one line break (eventsource-parser#31). They are one event, which is not JSON. */
+  function deliver(event: WireEvent): void {
+    const lines = event.data.includes('\n') && !isJson(event.data) ? event.data.split('\n') : [event.data];
+    for (const data of lines) onEvent({ ...event, data });
+  }
+
+  /** Delivers a document that is complete. */
+  function takeDocument(): void {
+    if (!strayText.trimEnd().endsWith('}') || !isJson(strayText)) return;
+    const data = strayText;
+    strayText = '';
+    onEvent({ data, isDocument: true });
+  }
 
   return {
     push(bytes) {
@@ -56,13 +78,17 @@ export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDeco
     end() {
       isEnding = true;
       parser.feed(`${utf8.decode()}\n\n`);
-      if (isJsonObject(strayText)) onEvent({ event: 'error', data: strayText });
+      takeDocument();
     },
   };
 }
 
-function isJsonObject(text: string): boolean {
-  if (!text.trimStart().startsWith('{')) return false;
+export function tooLargeError(): ProviderError {
+  return new ProviderError('upstream_protocol', { reason: 'event_too_large', retryable: false });
+}
+
+/** Returns true for a complete JSON text. */
+export function isJson(text: string): boolean {
   try {
     JSON.parse(text);
     return true;

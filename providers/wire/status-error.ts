@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
 import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../errors.ts';
-import { isBadKey, isOutOfCredit, isRecord, isSpendCap } from './classify-error.ts';
+import { errorClass } from './error-class.ts';
 import { retryDelay } from './retry-delay.ts';
 
 /** Client errors after which a retry may succeed. */
@@ -11,11 +11,12 @@ const PERMANENT_STATUSES = new Set([501, 505]);
 /**
  * Converts an HTTP status of 400 or above into a `ProviderError`. An invalid key is recognized with
  * any 4xx status but 429. An error that only payment fixes is not retryable.
- * @param body the start of the response body; need not be JSON
+ * @param body the start of the response body: JSON, an SSE event with JSON, or anything else
  */
 export function statusError(status: number, headers: IncomingHttpHeaders, body: string): ProviderError {
   const document = parseErrorBody(body);
   const upstream = upstreamDetail(document);
+  const found = errorClass(upstream);
   const isRetryForbidden = headers['x-should-retry'] === 'false';
 
   const fault = (code: ProviderErrorCode, reason: string, mayPass: boolean) => {
@@ -25,25 +26,66 @@ export function statusError(status: number, headers: IncomingHttpHeaders, body: 
   };
 
   if (status === 429) {
-    return fault('upstream_rate_limited', 'http_429', !isOutOfCredit(upstream) && !isSpendCap(document, headers));
+    return fault('upstream_rate_limited', 'http_429', found !== 'billing' && !isSpendCap(document, headers));
   }
   if (status >= 500) return fault('upstream_failed', `http_${status}`, !PERMANENT_STATUSES.has(status));
-  if (status === 401 || status === 403 || isBadKey(upstream, document)) {
+  if (status === 402 || found === 'billing') return fault('upstream_rejected', 'billing', false);
+  if (status === 401 || status === 403 || found === 'credentials') {
     return fault('upstream_rejected', 'credentials', false);
   }
-  if (status === 402 || isOutOfCredit(upstream)) return fault('upstream_rejected', 'billing', false);
   return fault('upstream_rejected', `http_${status}`, TEMPORARY_STATUSES.has(status));
+}
+
+/**
+ * Returns true for a `rate_limit_error` of Anthropic that is a spending limit. Other rate limits have
+ * `retry-after` or `x-should-retry: true`.
+ */
+function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boolean {
+  if (headers['retry-after'] !== undefined || headers['x-should-retry'] === 'true') return false;
+  if (!isRecord(document) || !isRecord(document.error)) return false;
+  return document.type === 'error' && document.error.type === 'rate_limit_error';
+}
+
+/**
+ * Returns true for a chunk of a stream that reports an error: an `error` with something in it, the object type
+ * `error`, or, if the chunk has nothing of an answer, the fields of an error (DeepInfra, DashScope, Z.ai, FastAPI).
+ * @param hasAnswer true if the chunk has choices or usage
+ * @param isDocument true for a JSON document outside of the events: if it is no answer, it is an error
+ */
+export function hasError(chunk: object, hasAnswer: boolean, isDocument = false): boolean {
+  const { error, object, ...fields } = chunk as Record<string, unknown>;
+  if (object === 'error' || (isRecord(error) ? Object.keys(error).length > 0 : Boolean(error))) return true;
+  if (hasAnswer) return false;
+  const { error_message, error_type, message, msg, detail, code } = fields;
+  return isDocument || [error_message, error_type, message, msg, detail, code].some(Boolean);
 }
 
 /** Extracts the provider's error text from a response body or an event. The place differs by provider. */
 export function upstreamDetail(document: unknown): UpstreamDetail {
   if (typeof document === 'string') return { message: document };
   if (!isRecord(document)) return {};
-  const inner = document.error ?? document;
+  const inner = isRecord(document.error) || typeof document.error === 'string' ? document.error || document : document;
   if (typeof inner === 'string') return pick(inner, document.type, document.code);
   if (!isRecord(inner)) return {};
-  const message = inner.message ?? inner.detail ?? document.message ?? document.detail;
-  return pick(typeof message === 'string' ? message : undefined, inner.type, codeOf(inner));
+  const message =
+    inner.message ?? inner.msg ?? inner.error_message ?? inner.detail ?? document.message ?? document.detail;
+  const reasons = reasonsOf(inner);
+  return {
+    ...pick(
+      typeof message === 'string' ? message : undefined,
+      inner.type ?? inner.error_type ?? inner.status,
+      codeOf(inner),
+    ),
+    ...(reasons.length > 0 && { reasons }),
+  };
+}
+
+/** Returns the reasons in Google's `details`, such as `API_KEY_INVALID`. */
+function reasonsOf({ details }: Record<string, unknown>): string[] {
+  if (!Array.isArray(details)) return [];
+  return details.flatMap((detail: unknown) =>
+    isRecord(detail) && typeof detail.reason === 'string' ? [detail.reason] : [],
+  );
 }
 
 /**
@@ -63,12 +105,24 @@ function pick(message: string | undefined, type: unknown, code: unknown): Upstre
   };
 }
 
-/** Parses an error body. Google's OpenAI-compatible endpoint sends an array with one error. */
+/**
+ * Parses an error body. Google's OpenAI-compatible endpoint sends an array with one error, and some gateways send
+ * an SSE event.
+ */
 function parseErrorBody(body: string): unknown {
+  const document = parse(body) ?? parse(/^data: ?(\{.*\})\s*$/m.exec(body)?.[1] ?? '');
+  return Array.isArray(document) ? document[0] : document;
+}
+
+/** Returns undefined for text that is not JSON, for example an HTML page of a proxy. */
+function parse(text: string): unknown {
   try {
-    const document: unknown = JSON.parse(body);
-    return Array.isArray(document) ? document[0] : document;
+    return JSON.parse(text);
   } catch {
-    return undefined; // For example, an HTML page of a proxy.
+    return undefined;
   }
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
 }

@@ -3,7 +3,9 @@ import { Type } from '@sinclair/typebox';
 /** Schemas of the answers of `/v1`. */
 
 const OrNull = Type.Union([Type.String(), Type.Null()]);
-const FinishReason = Type.String({ description: '`stop`, `length`, `tool_calls` or `content_filter`' });
+const FinishReason = Type.String({
+  description: '`stop`, `length`, `tool_calls`, `content_filter`, or `other` for a reason that Sluice does not know',
+});
 
 const OpenAIError = Type.Object(
   {

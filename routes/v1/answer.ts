@@ -103,7 +103,8 @@ function toDelta(part: ContentPart, stream: Stream): object {
 }
 
 function toFinishReason({ finishReason }: End): string {
-  return finishReason === 'stopped' || finishReason === 'other' ? 'stop' : finishReason;
+  // OpenAI has no word for a reason that Sluice does not know. `stop` would claim a success.
+  return finishReason === 'stopped' ? 'stop' : finishReason;
 }
 
 function toUsage({ usage }: End): object | undefined {

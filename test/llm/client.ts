@@ -8,7 +8,7 @@ import { createTargets, type Targets } from '../../plugins/llm/targets.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
 import { upstreamMetrics } from '../../plugins/metrics/upstreams.ts';
 import { type AttemptSpan, NO_SPAN } from '../../plugins/tracing/attempt.ts';
-import type { FinishPart, StreamPart } from '../../providers/types.ts';
+import type { AnswerPart, FinishPart } from '../../providers/types.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import type { FakeProvider } from './fake-provider.ts';
@@ -103,7 +103,7 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
       onFirstPart() {
         outcome.begun += 1;
       },
-      onPart(part: StreamPart) {
+      onPart(part: AnswerPart) {
         if (part.type === 'finish') {
           outcome.finish = part;
           end();

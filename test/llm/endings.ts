@@ -35,6 +35,11 @@ export const NEUTRAL: [string, CallScript, Ending?][] = [
   ['an account without credit', [rejected(402, { reason: 'billing' })]],
   ['a missing model', [NOT_FOUND]],
   ['an error in the stream that does not pass', [fault('upstream_error', { retryable: false })]],
+  ...['billing', 'credentials', 'rate_limited'].map((reason): [string, CallScript] => [
+    `an error in the stream that concerns the key: ${reason}`,
+    [fault('upstream_error', { reason, retryAfterMs: 60_000 })],
+  ]),
+  ['a stale connection', [fault('upstream_unreachable', { reason: 'stale_connection', retryable: false })]],
   ['the total deadline', [fault('upstream_timeout', { stage: 'total', retryable: true })]],
   ['an error of this service', [new Error('bug')]],
   ['an abort during the call', ['silence'], abortDuringCall],

@@ -17,7 +17,7 @@ function setUp(...names: string[]) {
     onCooldown: (reason, isFirst) => cooldowns.push([reason, isFirst]),
   });
   const use = (): KeyUse => {
-    const keyUse = keys.use();
+    const keyUse = keys.use('m');
     if (keyUse === undefined) throw new Error('no key');
     return keyUse;
   };
@@ -35,8 +35,8 @@ function setUp(...names: string[]) {
 
 t.test('without keys, calls are made without one', async (t) => {
   const { keys } = setUp();
-  t.equal(keys.use(), undefined);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.use('m'), undefined);
+  t.equal(keys.cooldown('m'), undefined);
 });
 
 t.test('calls use the key with the fewest running calls, then the least recently used one', async (t) => {
@@ -61,12 +61,12 @@ t.test(
     const { keys, fail, advance, use, cooldowns } = setUp('x');
     for (const seconds of [5, 10, 20, 40, 80, 160, 300, 300]) {
       t.equal(fail(REFUSED), REFUSED, 'the error is passed on');
-      t.match(keys.cooldown(), { code: 'upstream_rejected', reason: 'credentials', retryable: false });
+      t.match(keys.cooldown('m'), { code: 'upstream_rejected', reason: 'credentials', retryable: false });
       t.throws(use, { code: 'upstream_rejected', reason: 'credentials', retryable: false });
       advance(seconds * 1_000 - 1);
-      t.ok(keys.cooldown(), `not used for ${seconds} s`);
+      t.ok(keys.cooldown('m'), `not used for ${seconds} s`);
       advance(1);
-      t.equal(keys.cooldown(), undefined, `used after ${seconds} s`);
+      t.equal(keys.cooldown('m'), undefined, `used after ${seconds} s`);
     }
     t.same(cooldowns[0], ['credentials', true]);
     t.same(
@@ -86,7 +86,7 @@ t.test('a key that was accepted again begins with five seconds', async (t) => {
   accepted.release();
   fail(REFUSED);
   advance(5_000);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.cooldown('m'), undefined);
   t.same(cooldowns, [
     ['credentials', true],
     ['credentials', true],
@@ -98,7 +98,7 @@ t.test('concurrent refusals of a key count as one', async (t) => {
   const uses = [use(), use(), use()];
   for (const keyUse of uses) keyUse.failed(REFUSED);
   advance(5_000);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.cooldown('m'), undefined);
   t.same(cooldowns, [['credentials', true]]);
 });
 
@@ -119,7 +119,11 @@ t.test('these failures concern the key, and others do not', async (t) => {
   ];
   for (const [name, error, isKeyUnusable] of concerns) {
     const { use, fail, cooldowns } = setUp('x', 'y');
-    t.equal(fail(error), error, `${name}: the error is passed on`);
+    const passedOn = fail(error);
+    if (isKeyUnusable)
+      t.match(passedOn, { retryable: true, retryAfterMs: 0 }, `${name}: the other key can be used now`);
+    else t.equal(passedOn, error, `${name}: the error is passed on`);
+    t.equal(setUp('x').fail(error), error, `${name}: without another key the error is passed on`);
     const next = [use().key, use().key, use().key];
     t.same(next, isKeyUnusable ? ['y', 'y', 'y'] : ['y', 'x', 'y'], name);
     t.same(cooldowns, isKeyUnusable ? [['credentials', true]] : [], `${name}: report`);
@@ -151,10 +155,10 @@ t.test('while all keys are limited, the error names the first one to return', as
   t.match(fail(limited(2_500)), { retryAfterMs: 2_500 }, 'the last error is passed on unchanged');
   advance(500);
   const expected = { code: 'upstream_rate_limited', reason: 'keys_in_cooldown', retryable: true, retryAfterMs: 2_000 };
-  t.match(keys.cooldown(), expected);
+  t.match(keys.cooldown('m'), expected);
   t.throws(use, expected);
   advance(2_000);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.cooldown('m'), undefined);
   t.equal(use().key, 'y');
 });
 
@@ -162,17 +166,17 @@ t.test('one limited key among refused ones makes the error temporary', async (t)
   const { keys, fail } = setUp('x', 'y');
   fail(REFUSED);
   fail(limited(2_000));
-  t.match(keys.cooldown(), { code: 'upstream_rate_limited', retryable: true, retryAfterMs: 2_000 });
+  t.match(keys.cooldown('m'), { code: 'upstream_rate_limited', retryable: true, retryAfterMs: 2_000 });
 });
 
 t.test('a single key without Retry-After has no cooldown: the retry of the call waits', async (t) => {
   const { keys, fail } = setUp('x');
   const error = limited();
   t.equal(fail(error), error);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.cooldown('m'), undefined);
   const delayed = limited(2_000);
   t.equal(fail(delayed), delayed, 'with Retry-After the error is passed on, too');
-  t.match(keys.cooldown(), { retryAfterMs: 2_000 });
+  t.match(keys.cooldown('m'), { retryAfterMs: 2_000 });
 });
 
 t.test('a shorter Retry-After does not end a cooldown', async (t) => {
@@ -181,14 +185,47 @@ t.test('a shorter Retry-After does not end a cooldown', async (t) => {
   first.failed(limited(5_000));
   second.failed(limited(1_000));
   advance(4_999);
-  t.ok(keys.cooldown());
+  t.ok(keys.cooldown('m'));
   advance(1);
-  t.equal(keys.cooldown(), undefined);
+  t.equal(keys.cooldown('m'), undefined);
 });
 
 t.test('the wait of a cooldown is a whole number of milliseconds', async (t) => {
   const { keys, fail, advance } = setUp('x');
   fail(limited(2_000));
   advance(0.5);
-  t.match(keys.cooldown(), { retryAfterMs: 2_000 });
+  t.match(keys.cooldown('m'), { retryAfterMs: 2_000 });
+});
+
+t.test('an error inside a stream concerns the key as one before it', async (t) => {
+  const inBand = (reason: string, retryable: boolean) => fault('upstream_error', { reason, retryable });
+  const concerns: [ProviderError, object | undefined, [string, boolean][]][] = [
+    [inBand('billing', false), { retryable: true, retryAfterMs: 0 }, [['credentials', true]]],
+    [inBand('credentials', false), { retryable: true, retryAfterMs: 0 }, [['credentials', true]]],
+    [inBand('rate_limited', true), { retryable: true, retryAfterMs: 0 }, [['rate_limited', true]]],
+    [inBand('overloaded', true), undefined, []],
+    [inBand('in_band_request', false), undefined, []],
+    [fault('upstream_truncated'), undefined, []],
+  ];
+  for (const [error, copy, reports] of concerns) {
+    const { use, cooldowns } = setUp('x', 'y');
+    const keyUse = use();
+    keyUse.accepted();
+    keyUse.release();
+    const passedOn = keyUse.failedInBody(error);
+    if (copy) t.match(passedOn, { code: 'upstream_error', reason: error.reason, ...copy }, error.reason);
+    else t.equal(passedOn, error, `${error.reason}: the error is passed on`);
+    t.same(cooldowns, reports, `${error.reason}: report`);
+    t.same([use().key, use().key, use().key], copy ? ['y', 'y', 'y'] : ['y', 'x', 'y'], error.reason);
+  }
+});
+
+t.test('a rate limit concerns one model, a refusal all models', async (t) => {
+  const { keys, fail, advance } = setUp('x');
+  fail(limited(2_000));
+  t.match(keys.cooldown('m'), { code: 'upstream_rate_limited' });
+  t.equal(keys.cooldown('n'), undefined, 'another model');
+  advance(2_000);
+  fail(REFUSED);
+  t.match(keys.cooldown('n'), { code: 'upstream_rejected' }, 'another model');
 });

@@ -66,8 +66,9 @@ const ANSWERS: [Dialect, string][] = [
 t.test('text and reasoning become parts in their order, and text of one read is one part', async (t) => {
   const play = await startDialects(t);
   for (const [dialect, body] of ANSWERS) {
-    const { parts, error } = await play(dialect, body);
+    const { parts, error, finishing } = await play(dialect, body);
     t.equal(error, undefined, `${dialect}: no error`);
+    t.ok(finishing <= 1, `${dialect}: the end is announced at most once`);
     t.same(
       parts.slice(0, -1),
       [

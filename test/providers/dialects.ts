@@ -11,7 +11,10 @@ import { OPTIONS } from './options.ts';
 export type Dialect = 'openai-compatible' | 'bella' | 'anthropic' | 'gemini' | 'ollama';
 
 export interface Played extends Collected {
+  /** All parts but `finishing`, which says only that the finish part is near. */
   readonly parts: StreamPart[];
+  /** Number of `finishing` parts. */
+  finishing: number;
 }
 
 export interface PlayOptions {
@@ -55,11 +58,12 @@ export async function startDialects(t: Test): Promise<Play> {
     pieces = typeof played === 'string' ? [played] : played;
     options = playOptions;
     contentType = dialect === 'ollama' ? 'application/x-ndjson' : 'text/event-stream';
-    const outcome: Played = { ...empty(), parts: [] };
+    const outcome: Played = { ...empty(), parts: [], finishing: 0 };
     const messages = [{ role: 'user', content: 'q' }] as const;
     try {
       for await (const part of providerOf(dialect).stream({ model: 'm', messages }, new AbortController().signal)) {
-        outcome.parts.push(part);
+        if (part.type === 'finishing') outcome.finishing += 1;
+        else outcome.parts.push(part);
         add(outcome, part);
       }
     } catch (error) {

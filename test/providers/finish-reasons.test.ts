@@ -40,8 +40,8 @@ const REASONS: [Dialect, Partial<Record<FinishReason, string[]>>][] = [
     {
       stop: ['STOP'],
       length: ['MAX_TOKENS'],
-      content_filter: ['SAFETY', 'RECITATION', 'BLOCKLIST', 'PROHIBITED_CONTENT', 'SPII', 'IMAGE_SAFETY'],
-      other: ['LANGUAGE', 'OTHER'],
+      content_filter: ['SAFETY', 'RECITATION', 'LANGUAGE', 'BLOCKLIST', 'PROHIBITED_CONTENT', 'SPII', 'IMAGE_SAFETY'],
+      other: ['OTHER'],
     },
   ],
   ['ollama', { stop: ['stop'], length: ['length'], other: ['load'] }],
@@ -65,7 +65,7 @@ t.test('a finish reason that names a failure is an error, and the text before it
   const play = await startDialects(t);
   for (const raw of ['error', 'ERROR', 'network_error', 'insufficient_system_resource']) {
     const { text, finish, error } = await play('openai-compatible', openai.answer(raw));
-    t.match(error, { code: 'upstream_error', reason: 'in_band', retryable: true }, raw);
+    t.match(error, { code: 'upstream_error', reason: 'finish_reason', retryable: true }, raw);
     t.equal(text, 'x');
     t.equal(finish, undefined, `${raw}: no finish part`);
   }

@@ -17,7 +17,8 @@ export interface Fixture {
     readonly tool_calls: readonly { id: string | null; name: string; arguments: string }[];
     readonly finish_reason: string | null;
     readonly usage: Record<string, number> | null;
-    readonly usage_raw?: { readonly output_tokens_details?: { readonly thinking_tokens?: number } } | null;
+    /** Usage as sent by the provider. */
+    readonly usage_raw?: Record<string, unknown> | null;
     readonly error: { message?: string; type?: string | null; code?: string | number | null } | null;
   };
 }

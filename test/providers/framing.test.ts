@@ -118,7 +118,7 @@ t.test('a body that ends while no part is requested is read to its end', async (
     types.push(part.type);
     await sleep(100); // A slow consumer.
   }
-  t.same(types, ['text', 'finish']);
+  t.same(types, ['text', 'finishing', 'finish']);
 });
 
 t.test('a malformed event ends the upstream call', async (t) => {
@@ -193,8 +193,6 @@ t.test('a response that is no valid event stream is upstream_protocol', async (t
   const cases: Record<string, [Script, string]> = {
     'malformed JSON': [playPieces(text('x'), 'data: {"a":\n\n', STOP), 'bad_json'],
     'JSON that is not an object': [playPieces('data: 17\n\n', STOP), 'bad_chunk'],
-    'an endless line': [playPieces(Buffer.alloc(3_000_000, 'x')), 'event_too_large'],
-    'an endless event': [playPieces(...Array(40).fill(`data: ${'x'.repeat(50_000)}\n`)), 'event_too_large'],
     'another content type': [head(200, { 'content-type': 'text/html' }), 'content_type'],
     'a compressed body': [
       head(200, { 'content-type': 'text/event-stream', 'content-encoding': 'gzip' }),

@@ -6,85 +6,85 @@ import { anthropic, type Dialect, DONE, events, gemini, lines, ollama, openai, s
 
 const SECRET = 'SECRET detail of the provider';
 
-/** The error objects that each API sends, and whether the same question may succeed later. */
-const ERRORS: [Dialect, [error: unknown, retryable: boolean][]][] = [
+/** The error objects that each API sends, and the reason by what they concern. */
+const ERRORS: [Dialect, [error: unknown, reason: string][]][] = [
   [
     'openai-compatible',
     [
-      [{ message: SECRET }, true],
-      [SECRET, true],
-      [{ type: 'server_error', code: 500 }, true],
-      [{ code: 503 }, true],
-      [{ code: 529 }, true],
-      [{ type: 'too_many_requests', code: 429 }, true],
-      [{ code: '429' }, true],
-      [{ code: 408 }, true],
-      [{ code: 409 }, true],
-      [{ code: 425 }, true],
-      [{ code: 400 }, false],
-      [{ code: '400' }, false],
-      [{ code: 401 }, false],
-      [{ code: 403 }, false],
-      [{ code: 404 }, false],
-      [{ code: 413 }, false],
-      [{ code: 422 }, false],
-      [{ code: 498 }, false],
-      [{ code: 'rate_limit_exceeded' }, true],
-      [{ code: 'context_length_exceeded', httpCode: 400 }, false],
-      [{ code: 'tool_use_failed', status_code: 400 }, false],
-      [{ code: 'some_word', httpCode: 503 }, true],
-      [{ code: 429, httpCode: 400 }, true],
-      [{ code: null, httpCode: 404 }, false],
-      [{ type: 'invalid_request_error' }, false],
-      [{ type: 'insufficient_quota' }, false],
-      [{ code: 'insufficient_quota' }, false],
-      [{ message: 'You exceeded your monthly quota' }, false],
+      [{ message: SECRET }, 'in_band'],
+      [SECRET, 'in_band'],
+      [{ type: 'server_error', code: 500 }, 'in_band'],
+      [{ code: 503 }, 'overloaded'],
+      [{ code: 529 }, 'overloaded'],
+      [{ type: 'too_many_requests', code: 429 }, 'rate_limited'],
+      [{ code: '429' }, 'rate_limited'],
+      [{ code: 408 }, 'in_band'],
+      [{ code: 409 }, 'in_band'],
+      [{ code: 425 }, 'in_band'],
+      [{ code: 400 }, 'in_band_request'],
+      [{ code: '400' }, 'in_band_request'],
+      [{ code: 401 }, 'credentials'],
+      [{ code: 403 }, 'in_band_request'],
+      [{ code: 404 }, 'in_band_request'],
+      [{ code: 413 }, 'in_band_request'],
+      [{ code: 422 }, 'in_band_request'],
+      [{ code: 498 }, 'in_band_request'],
+      [{ code: 'rate_limit_exceeded' }, 'rate_limited'],
+      [{ code: 'context_length_exceeded', httpCode: 400 }, 'in_band_request'],
+      [{ code: 'tool_use_failed', status_code: 400 }, 'in_band_request'],
+      [{ code: 'some_word', httpCode: 503 }, 'overloaded'],
+      [{ code: 429, httpCode: 400 }, 'rate_limited'],
+      [{ code: null, httpCode: 404 }, 'in_band_request'],
+      [{ type: 'invalid_request_error' }, 'in_band_request'],
+      [{ type: 'insufficient_quota' }, 'billing'],
+      [{ code: 'insufficient_quota' }, 'billing'],
+      [{ message: 'You exceeded your monthly quota' }, 'in_band'],
     ],
   ],
   [
     'bella',
     [
-      [{ code: '429', httpCode: 429, message: 'QPS 超过限制（当前: 201, 限制: 200）' }, true],
-      [{ code: '429', httpCode: 429, message: '已达每月额度上限' }, false],
-      [{ code: '400', httpCode: 400 }, false],
-      [{ code: 'x', httpCode: 502 }, true],
+      [{ code: '429', httpCode: 429, message: 'QPS 超过限制（当前: 201, 限制: 200）' }, 'rate_limited'],
+      [{ code: '429', httpCode: 429, message: '已达每月额度上限' }, 'billing'],
+      [{ code: '400', httpCode: 400 }, 'in_band_request'],
+      [{ code: 'x', httpCode: 502 }, 'in_band'],
     ],
   ],
   [
     'anthropic',
     [
-      [{ type: 'overloaded_error', message: SECRET }, true],
-      [{ type: 'api_error' }, true],
-      [{ type: 'rate_limit_error' }, true],
-      [{ type: 'timeout_error' }, true],
-      [{ type: 'invalid_request_error', message: SECRET }, false],
-      [{ type: 'authentication_error' }, false],
-      [{ type: 'permission_error' }, false],
-      [{ type: 'not_found_error' }, false],
-      [{ type: 'billing_error' }, false],
-      [{ type: 'request_too_large' }, false],
-      [{ type: 'api_error', message: 'Your credit balance is too low' }, false],
-      [null, true],
+      [{ type: 'overloaded_error', message: SECRET }, 'overloaded'],
+      [{ type: 'api_error' }, 'in_band'],
+      [{ type: 'rate_limit_error' }, 'rate_limited'],
+      [{ type: 'timeout_error' }, 'in_band'],
+      [{ type: 'invalid_request_error', message: SECRET }, 'in_band_request'],
+      [{ type: 'authentication_error' }, 'credentials'],
+      [{ type: 'permission_error' }, 'in_band_request'],
+      [{ type: 'not_found_error' }, 'in_band_request'],
+      [{ type: 'billing_error' }, 'billing'],
+      [{ type: 'request_too_large' }, 'in_band_request'],
+      [{ type: 'api_error', message: 'Your credit balance is too low' }, 'in_band'],
+      [null, 'in_band'],
     ],
   ],
   [
     'gemini',
     [
-      [{ code: 429, status: 'RESOURCE_EXHAUSTED', message: SECRET }, true],
-      [{ code: 499, status: 'CANCELLED' }, true],
-      [{ code: 500, status: 'INTERNAL' }, true],
-      [{ code: 503, status: 'UNAVAILABLE' }, true],
-      [{ code: 400, status: 'INVALID_ARGUMENT' }, false],
-      [{ code: 403, status: 'PERMISSION_DENIED' }, false],
+      [{ code: 429, status: 'RESOURCE_EXHAUSTED', message: SECRET }, 'rate_limited'],
+      [{ code: 499, status: 'CANCELLED' }, 'in_band'],
+      [{ code: 500, status: 'INTERNAL' }, 'in_band'],
+      [{ code: 503, status: 'UNAVAILABLE' }, 'overloaded'],
+      [{ code: 400, status: 'INVALID_ARGUMENT' }, 'in_band_request'],
+      [{ code: 403, status: 'PERMISSION_DENIED' }, 'in_band_request'],
     ],
   ],
   [
     'ollama',
     [
-      [SECRET, true],
-      [{ message: SECRET }, true],
-      [{ code: 400, message: SECRET }, false],
-      [{ code: 429 }, true],
+      [SECRET, 'in_band'],
+      [{ message: SECRET }, 'in_band'],
+      [{ code: 400, message: SECRET }, 'in_band_request'],
+      [{ code: 429 }, 'rate_limited'],
     ],
   ],
 ];
@@ -104,10 +104,11 @@ for (const [dialect, errors] of ERRORS) {
     `${dialect}: an error inside the answer is upstream_error, and retryable unless a retry fails again`,
     async (t) => {
       const play = await startDialects(t);
-      for (const [error, retryable] of errors) {
+      for (const [error, reason] of errors) {
         const name = JSON.stringify(error);
         const outcome = await play(dialect, BODIES[dialect](error));
-        t.match(outcome.error, { name: 'ProviderError', code: 'upstream_error', reason: 'in_band', status: 502 }, name);
+        t.match(outcome.error, { name: 'ProviderError', code: 'upstream_error', reason, status: 502 }, name);
+        const retryable = ['rate_limited', 'overloaded', 'in_band'].includes(reason);
         t.equal((outcome.error as ProviderError).retryable, retryable, `${name}: retryable`);
         t.equal(outcome.text, 'partial', `${name}: the text before the error is kept`);
         t.equal(outcome.finish, undefined, `${name}: no finish part`);
@@ -131,6 +132,8 @@ t.test('an error counts in each form in which it is sent', async (t) => {
       'openai-compatible',
       partial + events(openai.chunk({ content: '' }, 'stop', { error })),
     ],
+    ['a flag beside the fields', 'openai-compatible', partial + events({ error: true, ...error })],
+    ['fields of which one is empty', 'openai-compatible', partial + events({ error_message: '', ...error })],
     ['an SSE field', 'openai-compatible', `${partial}error: ${JSON.stringify(error)}\n\n`],
     ['a JSON document behind the events', 'openai-compatible', partial + JSON.stringify({ error }, null, 2)],
     ['behind the finish reason', 'openai-compatible', events(openai.chunk({ content: 'partial' }, 'stop'), { error })],
@@ -151,11 +154,16 @@ t.test('an error counts in each form in which it is sent', async (t) => {
       'anthropic',
       `${events(anthropic.start(), ...anthropic.text('partial'))}event: error\n${events({ error })}`,
     ],
+    ['a line with the fields of the error', 'ollama', lines(ollama.line({ content: 'partial' }), error)],
     ['a line with text', 'ollama', lines(ollama.line({ content: 'partial' }), { error, message: { content: 'lost' } })],
   ];
   for (const [name, dialect, body] of forms) {
     const outcome = await play(dialect, body);
-    t.match(outcome.error, { code: 'upstream_error', reason: 'in_band', retryable: false }, `${dialect}: ${name}`);
+    t.match(
+      outcome.error,
+      { code: 'upstream_error', reason: 'in_band_request', retryable: false },
+      `${dialect}: ${name}`,
+    );
     t.equal((outcome.error as ProviderError).upstream?.message, SECRET, `${dialect}: ${name}: message`);
     t.equal(outcome.text, 'partial', `${dialect}: ${name}: text`);
   }

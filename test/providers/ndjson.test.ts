@@ -56,11 +56,6 @@ t.test('incomplete and invalid answers are errors, and keep the received text', 
     'half a line': [[line('partial'), line('lost').slice(0, 20)], 'upstream_truncated', 'truncated'],
     'an error line': [[line('partial'), '{"error":"SECRET"}\n', DONE], 'upstream_error', 'in_band'],
     'malformed JSON': [[line('partial'), '{"message":\n', DONE], 'upstream_protocol', 'bad_json'],
-    'an endless line': [
-      [line('partial'), ...Array(40).fill('x'.repeat(50_000))],
-      'upstream_protocol',
-      'event_too_large',
-    ],
   };
   for (const [name, [pieces, code, reason]] of Object.entries(cases)) {
     const { error, text, finish } = await collectFrom(t, ...pieces);

@@ -1,7 +1,7 @@
 import t from 'tap';
+import { truncatedError } from '../../providers/wire/answer-end.ts';
 import { networkError } from '../../providers/wire/network-error.ts';
 import { createPartBuffer } from '../../providers/wire/parts.ts';
-import { truncatedError } from '../../providers/wire/read-answer.ts';
 
 /** Tests the parts of one read, and the errors of connections. */
 

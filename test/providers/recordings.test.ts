@@ -2,9 +2,10 @@ import t, { type Test } from 'tap';
 import { ProviderError } from '../../providers/errors.ts';
 import { createOllamaDecoder } from '../../providers/ollama.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
-import type { Provider } from '../../providers/types.ts';
+import type { FinishPart, Provider } from '../../providers/types.ts';
 import { createAnthropicDecoder } from '../../providers/wire/anthropic-stream.ts';
 import { createGeminiDecoder } from '../../providers/wire/gemini-stream.ts';
+import { dropRepeatedReasoning } from '../../providers/wire/leading-reasoning.ts';
 import { createOpenAIChatDecoder } from '../../providers/wire/openai-chat.ts';
 import { createPartBuffer, type PartBuffer } from '../../providers/wire/parts.ts';
 import type { AnswerDecoder } from '../../providers/wire/read-answer.ts';
@@ -21,7 +22,8 @@ import { random, SEED, splitRandomly } from './random.ts';
 
 /** Decoders by format. */
 const DECODERS: Readonly<Record<string, (parts: PartBuffer, provider: string) => AnswerDecoder>> = {
-  'openai-sse': (parts, provider) => createOpenAIChatDecoder(parts, { dropsCopiedReasoning: provider === 'bella' }),
+  'openai-sse': (parts, provider) =>
+    createOpenAIChatDecoder(parts, { wrapParts: provider === 'bella' ? dropRepeatedReasoning : undefined }),
   'anthropic-sse': createAnthropicDecoder,
   'gemini-sse': createGeminiDecoder,
   'ollama-ndjson': createOllamaDecoder,
@@ -53,7 +55,8 @@ function play(fixture: Fixture, pieces: readonly Buffer[]): Script {
   };
 }
 
-function check(t: Test, collected: Collected, { file, expected }: Fixture): void {
+function check(t: Test, collected: Collected, fixture: Fixture): void {
+  const { file, expected } = fixture;
   if (file === 'gemini/prompt-blocked.sse') {
     // The manifest describes the bytes. Sluice treats an answer without any candidate as an error.
     t.match(collected.error, { code: 'upstream_rejected', reason: 'prompt_blocked', retryable: false });
@@ -76,19 +79,37 @@ function check(t: Test, collected: Collected, { file, expected }: Fixture): void
   } else {
     t.equal(collected.error, undefined, 'no error');
     t.equal(collected.finish?.rawReason ?? null, expected.finish_reason, 'finish reason');
-    t.same(usageOf(collected.finish?.usage), withSluiceNames(expected), 'usage');
+    t.same(usageOf(collected.finish?.usage), withSluiceNames(fixture), 'usage');
   }
 }
 
 /**
  * Converts the usage of the manifest. The manifest names OpenAI's cache count `cached` and Anthropic's
- * `cache_read`, which Sluice does not distinguish. It omits Anthropic's count of thinking tokens.
+ * `cache_read`, which Sluice does not distinguish. It omits Anthropic's count of thinking tokens. It takes the
+ * output tokens as sent, while Sluice counts reasoning as output, and never lets a count fall.
  */
-function withSluiceNames({ usage, usage_raw: raw }: Fixture['expected']): Record<string, number> | null {
-  if (usage?.cache_read_tokens === undefined) return usage;
+function withSluiceNames({ file, expected: { usage, usage_raw: raw } }: Fixture): Record<string, number> | null {
+  if (usage === null) return null;
   const { cache_read_tokens: cached, ...rest } = usage;
-  const thinking = raw?.output_tokens_details?.thinking_tokens;
-  return { ...rest, cached_tokens: cached, ...(thinking !== undefined && { reasoning_tokens: thinking }) };
+  const details = raw?.output_tokens_details as { thinking_tokens?: number } | undefined;
+  const thinking = cached === undefined ? undefined : details?.thinking_tokens;
+  return {
+    ...rest,
+    ...(cached !== undefined && { cached_tokens: cached }),
+    ...(thinking !== undefined && { reasoning_tokens: thinking }),
+    ...(rest.output_tokens !== undefined && { output_tokens: rest.output_tokens + reasoningBesideOutput(raw) }),
+    // The last report has 0, the first one 1.
+    ...(file === 'anthropic/refusal.sse' && { output_tokens: 1 }),
+  };
+}
+
+/** Returns the reasoning tokens that Gemini and xAI count beside the output tokens; otherwise 0. */
+function reasoningBesideOutput(raw: Fixture['expected']['usage_raw']): number {
+  const { thoughtsTokenCount: thoughts, prompt_tokens, completion_tokens, total_tokens } = raw ?? {};
+  if (typeof thoughts === 'number') return thoughts;
+  const details = raw?.completion_tokens_details as { reasoning_tokens?: number } | undefined;
+  const reasoning = details?.reasoning_tokens ?? 0;
+  return Number(prompt_tokens) + Number(completion_tokens) + reasoning === total_tokens ? reasoning : 0;
 }
 
 t.test('recorded streams decode to the result in the manifest', { skip: noRecordings }, async (t) => {
@@ -127,8 +148,13 @@ function decodeByteByByte(bytes: Buffer, { provider, format }: Fixture): Collect
     for (const part of parts.take()) add(collected, part);
   }
   if (collected.error === undefined && !decoder.done) guarded(() => decoder.end());
+  let finish: FinishPart | undefined;
+  if (collected.error === undefined)
+    guarded(() => {
+      finish = decoder.finish();
+    });
   for (const part of parts.flush()) add(collected, part);
-  if (collected.error === undefined) guarded(() => add(collected, decoder.finish()));
+  if (finish) add(collected, finish);
   return collected;
 }
 

@@ -1,7 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
 import type { Provider, StreamPart } from '../../providers/types.ts';
-import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
+import { chunk, DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
 import { collect } from './collect.ts';
 import { OPTIONS } from './options.ts';
 
@@ -115,13 +116,13 @@ t.test('a key is not used after a 401, and an accepted call resets the length of
   for (let i = 0; i < 2; i++) {
     status = 401;
     t.match((await ask()).error, { reason: 'credentials', upstreamStatus: 401 });
-    t.match(provider.cooldown?.(), { code: 'upstream_rejected', reason: 'credentials' });
+    t.match(provider.cooldown?.('m'), { code: 'upstream_rejected', reason: 'credentials' });
     const { calls } = upstream;
     const before = calls.length;
     t.match((await ask()).error, { reason: 'credentials' });
     t.equal(calls.length, before, 'no call is made during the cooldown');
     now += 5_000;
-    t.equal(provider.cooldown?.(), undefined, 'the cooldown takes five seconds');
+    t.equal(provider.cooldown?.('m'), undefined, 'the cooldown takes five seconds');
     status = 200;
     t.equal((await ask()).text, 'x');
   }
@@ -148,7 +149,48 @@ t.test('text that arrives later is delivered without waiting for the end', async
   response.write(text('two'));
   t.match(await second, { value: { text: 'two' } });
   const end = parts.next();
-  response.end(STOP);
-  t.match(await end, { value: { type: 'finish', reason: 'stop' } });
+  response.write(STOP);
+  t.match(await end, { value: { type: 'finishing' } });
+  response.end();
+  t.match(await parts.next(), { value: { type: 'finish', reason: 'stop' } });
   t.same(await parts.next(), { value: undefined, done: true });
+});
+
+t.test('a complete answer whose body stays open ends, and its connection is closed', async (t) => {
+  const { upstream, provider } = await start(t, ({ response }) => void sse(response).write(text('x') + STOP));
+  const types = await readToFinish(provider.stream(REQUEST, new AbortController().signal));
+  t.same(types, ['text', 'finishing', 'finish']);
+  await (await upstream.call(1)).closed;
+
+  const controller = new AbortController();
+  const aborted = provider.stream(REQUEST, controller.signal);
+  await aborted.next();
+  t.match(await aborted.next(), { value: { type: 'finishing' } });
+  const next = aborted.next();
+  controller.abort();
+  await t.rejects(next, { name: 'AbortError' }, 'an abort while the end is awaited');
+  await (await upstream.call(2)).closed;
+
+  const returned = provider.stream(REQUEST, new AbortController().signal);
+  await returned.next();
+  await returned.next();
+  await returned.return();
+  await (await upstream.call(3)).closed;
+  t.pass('a reader that stops while the end is awaited');
+});
+
+t.test('usage that arrives behind the finish reason is read, however slow the reader is', async (t) => {
+  const usage = chunk({}, null).replace(/"choices":.*$/m, '"choices":[],"usage":{"prompt_tokens":3}}');
+  const { upstream, provider } = await start(t, ({ response }) => void sse(response).write(text('x') + STOP));
+  const parts = provider.stream(REQUEST, new AbortController().signal);
+  t.match(await parts.next(), { value: { text: 'x' } });
+  const { response } = await upstream.call(1);
+  response.end(usage + DONE);
+  await sleep(1_100); // Longer than the end of a complete answer is awaited.
+  const types: string[] = [];
+  for await (const part of parts) {
+    types.push(part.type);
+    if (part.type === 'finish') t.match(part.usage, { inputTokens: 3 });
+  }
+  t.equal(types.at(-1), 'finish');
 });

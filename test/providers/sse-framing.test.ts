@@ -1,4 +1,5 @@
 import t from 'tap';
+import { MAX_EVENT_CHARS } from '../../providers/wire/sse.ts';
 import { DONE, events, gemini, openai, startDialects } from './dialects.ts';
 
 /** Tests how bytes become events: line ends, split characters, incomplete and oversized events. */
@@ -92,7 +93,7 @@ t.test('an event may be long, and has a bound', async (t) => {
   const line = (content: string) => `${JSON.stringify({ message: { content } })}\n`;
   t.equal((await play('openai-compatible', chunk(long) + STOP)).text, long);
   t.equal((await play('ollama', `${line(long)}{"done":true}\n`)).text, long);
-  const endless = Array(20).fill(long);
+  const endless = Array(Math.ceil(MAX_EVENT_CHARS / long.length)).fill(long);
   const bodies = [
     ['openai-compatible', [chunk('partial'), 'data: ', ...endless]],
     ['openai-compatible', [chunk('partial'), ...endless.map((data) => `data: ${data}\n`)]],

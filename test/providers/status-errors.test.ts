@@ -102,19 +102,29 @@ t.test('an account without credit or quota is not retried', async (t) => {
   const bodies = [
     '{"error":{"code":"insufficient_quota"}}',
     '{"error":{"type":"insufficient_quota"}}',
-    '{"error":{"message":"Your credit balance is too low to access the API."}}',
+    '{"error":{"type":"exceeded_current_quota_error"}}',
+    '{"error":{"code":1113}}',
+    '{"error":{"message":"Your credit balance is too low to access the Anthropic API. Please go to Plans."}}',
     '{"error":{"message":"已达每月额度上限"}}',
     '{"error":{"message":"主ak的总额度已达上限, limit:5"}}',
-    '{"error":{"message":"You exceeded your monthly quota"}}',
-    '{"error":{"message":"The month quota is used up"}}',
   ];
   for (const body of bodies) {
     t.match(statusError(400, {}, body), { ...REJECTED, reason: 'billing' }, `400 ${body}`);
     const headers = { 'retry-after': '1' };
     t.match(statusError(429, headers, body), { ...LIMITED, retryable: false, retryAfterMs: undefined }, `429 ${body}`);
   }
-  for (const message of ['QPS 超过限制（当前: 201, 限制: 200）', 'Rate limit reached', 'the quota per minute']) {
-    t.match(statusError(429, {}, JSON.stringify({ error: { message } })), { retryable: true }, message);
+  // A client can put words into a message.
+  for (const message of [
+    'QPS 超过限制（当前: 201, 限制: 200）',
+    'Rate limit reached',
+    'the quota per minute',
+    'You exceeded your monthly quota',
+    "Invalid value: 'Your credit balance is too low to access the Anthropic API'",
+    'insufficient_quota',
+  ]) {
+    const body = JSON.stringify({ error: { message } });
+    t.match(statusError(429, {}, body), { retryable: true }, `429 ${message}`);
+    t.match(statusError(400, {}, body), { ...REJECTED, reason: 'http_400', status: 400 }, `400 ${message}`);
   }
 });
 

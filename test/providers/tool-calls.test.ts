@@ -1,4 +1,7 @@
 import t from 'tap';
+import { createPartBuffer } from '../../providers/wire/parts.ts';
+import { MAX_EVENT_CHARS } from '../../providers/wire/sse.ts';
+import { createToolCalls } from '../../providers/wire/tool-calls.ts';
 import {
   anthropic,
   type Dialect,
@@ -200,20 +203,16 @@ t.test('Anthropic: blocks of tool calls are counted from 0, and keep their own a
     [0, 'c1', 'f'],
     [1, 'c2', 'g'],
   ]);
-  const nameless = await play(
+  const withoutId = await play(
     'anthropic',
     events(
       anthropic.start(),
-      { type: 'content_block_start', content_block: { type: 'tool_use', id: null, name: null, input: null } },
+      { type: 'content_block_start', content_block: { type: 'tool_use', id: null, name: 'f', input: null } },
       { type: 'content_block_delta', delta: { type: 'input_json_delta', partial_json: '{}' } },
       ...anthropic.end('tool_use'),
     ),
   );
-  t.same(
-    nameless.toolCalls,
-    [{ id: null, name: '', arguments: '{}' }],
-    'null is no id and no name, a missing index is 0',
-  );
+  t.same(withoutId.toolCalls, [{ id: null, name: 'f', arguments: '{}' }], 'null is no id, a missing index is 0');
 });
 
 t.test('Gemini and Ollama: each call is one part with all its arguments', async (t) => {
@@ -221,7 +220,6 @@ t.test('Gemini and Ollama: each call is one part with all its arguments', async 
   const expected = [
     { type: 'tool_call', index: 0, id: 'c1', name: 'f', arguments: '{"a":1}' },
     { type: 'tool_call', index: 1, name: 'g', arguments: '{}' },
-    { type: 'tool_call', index: 2, arguments: '{}' },
   ];
   const fromGemini = await play(
     'gemini',
@@ -230,7 +228,7 @@ t.test('Gemini and Ollama: each call is one part with all its arguments', async 
         { functionCall: { id: 'c1', name: 'f', args: { a: 1 } } },
         { functionCall: { id: null, name: 'g', args: null } },
       ]),
-      gemini.chunk([{ functionCall: { name: null } }], 'STOP'),
+      gemini.chunk([], 'STOP'),
     ),
   );
   t.same(fromGemini.parts.slice(0, -1), expected, 'Gemini');
@@ -244,9 +242,57 @@ t.test('Gemini and Ollama: each call is one part with all its arguments', async 
           { id: null, function: { name: 'g', arguments: null } },
         ],
       }),
-      ollama.line({ tool_calls: [{ function: null }] }),
       ollama.end('stop'),
     ),
   );
   t.same(fromOllama.parts.slice(0, -1), expected, 'Ollama');
+});
+
+t.test('a tool call without a name is an error, and the calls before it are kept', async (t) => {
+  const play = await startDialects(t);
+  const bodies: [Dialect, string][] = [
+    ['openai-compatible', chat(toolCall(0, 'c1', 'f', '{"a":1}'), toolCall(1, 'c2', undefined, '{}'))],
+    [
+      'anthropic',
+      events(
+        anthropic.start(),
+        anthropic.block(0, { type: 'tool_use', id: 'c1', name: 'f', input: { a: 1 } }),
+        anthropic.block(1, { type: 'tool_use', id: null, name: null, input: null }),
+        ...anthropic.end('tool_use'),
+      ),
+    ],
+    [
+      'gemini',
+      events(
+        gemini.chunk(
+          [{ functionCall: { id: 'c1', name: 'f', args: { a: 1 } } }, { functionCall: { name: null } }],
+          'STOP',
+        ),
+      ),
+    ],
+    [
+      'ollama',
+      lines(
+        ollama.line({ tool_calls: [{ id: 'c1', function: { name: 'f', arguments: { a: 1 } } }, { function: null }] }),
+        ollama.end('stop'),
+      ),
+    ],
+  ];
+  for (const [dialect, body] of bodies) {
+    const { toolCalls, finish, error } = await play(dialect, body);
+    t.match(error, { code: 'upstream_protocol', reason: 'tool_call_without_name', retryable: true }, dialect);
+    t.same(toolCalls, [{ id: 'c1', name: 'f', arguments: '{"a":1}' }], dialect);
+    t.equal(finish, undefined, `${dialect}: no finish part`);
+  }
+});
+
+t.test('arguments that are held back for a name have a bound', async (t) => {
+  const calls = createToolCalls(createPartBuffer());
+  const piece = 'x'.repeat(MAX_EVENT_CHARS / 4);
+  t.throws(
+    () => {
+      for (let i = 0; i <= 4; i++) calls.add([{ index: 0, id: 'c1', function: { arguments: piece } }]);
+    },
+    { code: 'upstream_protocol', reason: 'event_too_large' },
+  );
 });

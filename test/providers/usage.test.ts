@@ -37,6 +37,14 @@ const CHAT: Case[] = [
     { inputTokens: 10, outputTokens: 5 },
   ],
   [
+    'a smaller usage behind a usage keeps it',
+    chat(
+      { prompt_tokens: 10, completion_tokens: 5, total_tokens: 15 },
+      { prompt_tokens: 0, completion_tokens: 1, total_tokens: 1 },
+    ),
+    { inputTokens: 10, outputTokens: 5, totalTokens: 15 },
+  ],
+  [
     'a later usage replaces an earlier one',
     chat({ prompt_tokens: 10, completion_tokens: 1 }, { prompt_tokens: 10, completion_tokens: 5 }),
     { inputTokens: 10, outputTokens: 5 },
@@ -133,6 +141,11 @@ const ANTHROPIC: Case[] = [
     messages({ output_tokens: 1 }, { output_tokens: 5 }, { output_tokens: 9 }),
     { outputTokens: 9 },
   ],
+  [
+    'a later smaller count keeps the larger one',
+    messages({ input_tokens: 10, output_tokens: 1 }, { output_tokens: 5 }, { input_tokens: 0, output_tokens: 2 }),
+    { inputTokens: 10, outputTokens: 5 },
+  ],
   ['zero is a count', messages({ input_tokens: 10, output_tokens: 0 }), { inputTokens: 10, outputTokens: 0 }],
   [
     'zero grows',
@@ -169,7 +182,7 @@ const GEMINI: Case[] = [
       thoughtsTokenCount: 2,
       cachedContentTokenCount: 4,
     }),
-    { inputTokens: 10, outputTokens: 5, totalTokens: 17, reasoningTokens: 2, cachedTokens: 4 },
+    { inputTokens: 10, outputTokens: 7, totalTokens: 17, reasoningTokens: 2, cachedTokens: 4 },
   ],
   ['no usage', gemini.answer('STOP'), undefined],
   ['null', generate(null, {}), undefined],
@@ -197,6 +210,14 @@ const GEMINI: Case[] = [
     'in the chunk of the finish reason',
     events(gemini.chunk([{ text: 'x' }], 'STOP', { usageMetadata: { promptTokenCount: 3 } })),
     { inputTokens: 3 },
+  ],
+  [
+    'a last report that corrects the estimate of the input',
+    generate(
+      { promptTokenCount: 15, totalTokenCount: 15 },
+      { promptTokenCount: 13, candidatesTokenCount: 8, totalTokenCount: 21 },
+    ),
+    { inputTokens: 13, outputTokens: 8, totalTokens: 21 },
   ],
   [
     'behind the finish reason',

@@ -251,7 +251,7 @@ t.test('useChat: the step after a tool call continues the same message', async (
 
 t.test('useChat: a tool call that is stopped before its end is an error', async (t) => {
   const service = await serveProvider(t, 'openai', ({ response }) => {
-    sse(response).write(chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'f', arguments: '' } }] }));
+    sse(response).write(chunk({ tool_calls: [{ index: 0, id: 'c1', function: { name: 'f', arguments: '{"a"' } }] }));
   });
   const stream = await send(service, [user('q')]);
   const types: string[] = [];
