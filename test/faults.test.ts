@@ -333,58 +333,66 @@ async function serveProvider(
   return { app, url, clock, log };
 }
 
-for (const row of ROWS) {
-  const result = row.last === complete ? 'the complete answer' : (row.last as { code: string }).code;
-  t.test(`${row.name}: the client gets ${result}`, async (t) => {
-    const upstream = typeof row.upstream === 'string' ? undefined : await rawUpstream(t, row.upstream);
-    const { app, url, clock, log } = await serveProvider(t, row, upstream?.url ?? (row.upstream as string));
-    const timers = clock.pending;
-    const { calls = 1, outcome } = row;
+t.test('faults of upstreams', async (t) => {
+  // Most of them wait for a deadline.
+  t.jobs = 4;
+  for (const row of ROWS) {
+    const result = row.last === complete ? 'the complete answer' : (row.last as { code: string }).code;
+    t.test(`${row.name}: the client gets ${result}`, async (t) => {
+      const upstream = typeof row.upstream === 'string' ? undefined : await rawUpstream(t, row.upstream);
+      const { app, url, clock, log } = await serveProvider(t, row, upstream?.url ?? (row.upstream as string));
+      const timers = clock.pending;
+      const { calls = 1, outcome } = row;
 
-    const ask = `${url}/ask/stream?question=CANARY-question`;
-    const { events } = await readAll(ask);
+      const ask = `${url}/ask/stream?question=CANARY-question`;
+      const { events } = await readAll(ask);
 
-    const last = events.at(-1);
-    t.match(last?.json, row.last, 'fields of the last event');
-    t.equal(events.filter(({ json }) => ['end', 'error'].includes(json.type)).length, 1, 'exactly one terminal event');
-    const received = events.map(({ json }) => (json.type === 'delta' ? json.content : '')).join('');
-    if (row.text !== undefined) t.equal(received, row.text, 'text before the fault is kept');
-    t.notMatch(received, /\ufffd/, 'no half character is sent');
-    const positions = events.map(({ id }) =>
-      id.endsWith('.end') ? Number.POSITIVE_INFINITY : Number(id.split('.')[1]),
-    );
-    t.same(
-      [...positions].sort((a, b) => a - b),
-      positions,
-      'event ids ascend',
-    );
-    t.equal(new Set(positions).size, positions.length, 'event ids are unique');
-
-    if (upstream) t.equal(upstream.requests.length, calls, 'number of upstream calls');
-    const failures = row.last === complete ? calls - 1 : calls;
-    t.equal(
-      await metricValue(app, 'sluice_upstream_attempts_total', { outcome }),
-      failures,
-      `sluice_upstream_attempts_total with outcome ${outcome}`,
-    );
-    t.equal(await metricValue(app, 'sluice_retries_total'), calls - 1, 'sluice_retries_total');
-
-    await until(() => app.streams.active === 0 && app.responses.open === 0, 'no generation and no response is open');
-    if (upstream && row.last !== complete) {
-      await until(
-        () => [...upstream.open].every((socket) => socket.destroyed || isReusable(row)),
-        'the connections to the upstream are closed',
+      const last = events.at(-1);
+      t.match(last?.json, row.last, 'fields of the last event');
+      t.equal(
+        events.filter(({ json }) => ['end', 'error'].includes(json.type)).length,
+        1,
+        'exactly one terminal event',
       );
-    }
-    await until(() => clock.pending <= timers + 1, 'only the timer that expires the stream is pending');
+      const received = events.map(({ json }) => (json.type === 'delta' ? json.content : '')).join('');
+      if (row.text !== undefined) t.equal(received, row.text, 'text before the fault is kept');
+      t.notMatch(received, /\ufffd/, 'no half character is sent');
+      const positions = events.map(({ id }) =>
+        id.endsWith('.end') ? Number.POSITIVE_INFINITY : Number(id.split('.')[1]),
+      );
+      t.same(
+        [...positions].sort((a, b) => a - b),
+        positions,
+        'event ids ascend',
+      );
+      t.equal(new Set(positions).size, positions.length, 'event ids are unique');
 
-    const again = await fetch(ask, { headers: { 'last-event-id': last?.id ?? '' } });
-    t.equal(again.status, 204, 'a reconnect after the last event gets 204');
-    if (upstream) t.equal(upstream.requests.length, calls, 'the reconnect does not call the upstream');
-    t.notMatch(JSON.stringify(events), SECRETS, 'no secret in the events');
-    t.notMatch(log(), SECRETS, 'no secret in the log');
-  });
-}
+      if (upstream) t.equal(upstream.requests.length, calls, 'number of upstream calls');
+      const failures = row.last === complete ? calls - 1 : calls;
+      t.equal(
+        await metricValue(app, 'sluice_upstream_attempts_total', { outcome }),
+        failures,
+        `sluice_upstream_attempts_total with outcome ${outcome}`,
+      );
+      t.equal(await metricValue(app, 'sluice_retries_total'), calls - 1, 'sluice_retries_total');
+
+      await until(() => app.streams.active === 0 && app.responses.open === 0, 'no generation and no response is open');
+      if (upstream && row.last !== complete) {
+        await until(
+          () => [...upstream.open].every((socket) => socket.destroyed || isReusable(row)),
+          'the connections to the upstream are closed',
+        );
+      }
+      await until(() => clock.pending <= timers + 1, 'only the timer that expires the stream is pending');
+
+      const again = await fetch(ask, { headers: { 'last-event-id': last?.id ?? '' } });
+      t.equal(again.status, 204, 'a reconnect after the last event gets 204');
+      if (upstream) t.equal(upstream.requests.length, calls, 'the reconnect does not call the upstream');
+      t.notMatch(JSON.stringify(events), SECRETS, 'no secret in the events');
+      t.notMatch(log(), SECRETS, 'no secret in the log');
+    });
+  }
+});
 
 const noListenBacklog = process.platform !== 'linux' && 'the listen queue works differently on this platform';
 
