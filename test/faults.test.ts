@@ -27,6 +27,8 @@ interface Row {
   readonly type?: string;
   /** Settings of the configuration file. */
   readonly settings?: string;
+  /** Deadlines instead of `DEADLINES`. */
+  readonly deadlines?: string;
   /** Fields of the last event. */
   readonly last: object;
   /** Text of the deltas before the last event. */
@@ -148,6 +150,7 @@ const ROWS: Row[] = [
       socket.write(CHUNKED + chunked(text('partial')) + chunked('data: '));
       for (let i = 0; i < 320; i++) socket.write(chunked('x'.repeat(65_536)));
     },
+    deadlines: 'deadlines: { idleMs: 30000 }',
     last: error('upstream_protocol'),
     text: 'partial',
     outcome: 'event_too_large',
@@ -340,7 +343,12 @@ t.test('faults of upstreams', async (t) => {
     const result = row.last === complete ? 'the complete answer' : (row.last as { code: string }).code;
     t.test(`${row.name}: the client gets ${result}`, async (t) => {
       const upstream = typeof row.upstream === 'string' ? undefined : await rawUpstream(t, row.upstream);
-      const { app, url, clock, log } = await serveProvider(t, row, upstream?.url ?? (row.upstream as string));
+      const { app, url, clock, log } = await serveProvider(
+        t,
+        row,
+        upstream?.url ?? (row.upstream as string),
+        row.deadlines,
+      );
       const timers = clock.pending;
       const { calls = 1, outcome } = row;
 

@@ -14,14 +14,17 @@ const RUNS = Number(process.env.RUNS ?? 60);
 
 type Piece = { kind: 'text' | 'reasoning' | 'tool_call'; content: string };
 
-const piece: fc.Arbitrary<Piece> = fc.record({
-  kind: fc.constantFrom('text', 'text', 'text', 'reasoning', 'tool_call'),
-  content: fc.oneof(
-    fc.string({ minLength: 1, maxLength: 40, unit: 'grapheme' }),
-    fc.constantFrom('你好', '🚀👩‍🚀', '\r\n\r', '\u2028', 'data: x\n\n', '"\\'),
-    fc.string({ minLength: 500, maxLength: 3_000 }),
-  ),
-});
+const piece: fc.Arbitrary<Piece> = fc
+  .record({
+    kind: fc.constantFrom('text', 'text', 'text', 'reasoning', 'tool_call'),
+    content: fc.oneof(
+      fc.string({ minLength: 1, maxLength: 40, unit: 'grapheme' }),
+      fc.constantFrom('你好', '🚀👩‍🚀', '\r\n\r', '\u2028', 'data: x\n\n', '"\\'),
+      fc.string({ minLength: 500, maxLength: 3_000 }),
+    ),
+    // As arguments, `{}` stands for those that follow.
+  })
+  .filter(({ content }) => content.trim() !== '{}');
 
 const scenario = fc.record({
   pieces: fc.array(piece, { minLength: 1, maxLength: 60 }),
@@ -45,7 +48,10 @@ function play(pieces: readonly Piece[], burst: number) {
     for (const [i, { kind, content }] of pieces.entries()) {
       if (kind === 'text') response.write(text(content));
       else if (kind === 'reasoning') response.write(chunk({ reasoning_content: content }));
-      else response.write(chunk({ tool_calls: [{ index: 0, function: { arguments: content } }] }));
+      else {
+        const name = pieces.findIndex((one) => one.kind === 'tool_call') === i ? { name: 'f' } : {};
+        response.write(chunk({ tool_calls: [{ index: 0, function: { ...name, arguments: content } }] }));
+      }
       if (i % burst === burst - 1) await turn();
     }
     response.end(STOP + DONE);
