@@ -34,6 +34,7 @@ const PARTS = {
       'streams/takeover-handler',
       'streams/stream-commands',
       'streams/replica-watcher',
+      'streams/redis-writer',
       'streams/producer-writes',
       'streams/remote-readers',
       'streams/replica-copies',

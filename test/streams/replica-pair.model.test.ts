@@ -29,6 +29,7 @@ interface Real {
   readonly replicas: TestReplicas;
   readonly both: readonly [TestReplica, TestReplica];
   readonly logs: Log[];
+  hadFault: boolean;
 }
 
 type Step = (real: Real) => void | Promise<void>;
@@ -89,8 +90,9 @@ const leave =
     reader.received.close();
     entry.readers.splice(entry.readers.indexOf(reader), 1);
   };
-const loseMessages: Step = ({ replicas }) => {
-  replicas.isLost = () => true;
+const loseMessages: Step = (real) => {
+  real.hadFault = true;
+  real.replicas.isLost = () => true;
 };
 const repair: Step = ({ replicas, both }) => {
   replicas.isLost = () => false;
@@ -101,8 +103,9 @@ const repair: Step = ({ replicas, both }) => {
 };
 const disconnect =
   (at: number): Step =>
-  ({ both }) => {
-    (both[at] as TestReplica).isConnected = false;
+  (real) => {
+    real.hadFault = true;
+    (real.both[at] as TestReplica).isConnected = false;
   };
 const settle: Step = ({ replicas }) => replicas.settle();
 const advance =
@@ -131,29 +134,42 @@ function same(actual: unknown, expected: unknown, what: string): void {
     throw new Error(`${what}: ${JSON.stringify(actual)} in place of ${JSON.stringify(expected)}`);
 }
 
-/** Checks everything after all faults have ended. */
+function checkCounts({ logs }: Real): void {
+  for (const { producer, isEnded, count, readers } of logs) {
+    const local = readers.filter(({ replica: at }) => at === producer).length;
+    if (!isEnded) same(count, local + (local < readers.length ? 1 : 0), 'readers that the producer counts');
+  }
+}
+
+async function checkExpiry({ redis, key }: TestReplicas): Promise<void> {
+  for (const name of await redis.keys(key('*'))) {
+    if (!name.includes('replica') && (await redis.pttl(name)) < 0) throw new Error(`${name} never expires`);
+  }
+}
+
+/** Checks everything, after all faults have ended. */
 async function check(real: Real): Promise<void> {
   const { replicas, logs } = real;
+  await replicas.settle();
+  if (!real.hadFault) checkCounts(real);
   await repair(real);
   await replicas.advance(RECOVERY_MS);
-  for (const { log, producer, written, isEnded, count, readers } of logs) {
+  checkCounts(real);
+  await checkExpiry(replicas);
+  for (const { log, written, isEnded, readers } of logs) {
     for (const { received, replica: at } of readers) {
       same(received.text, written, `text of a reader on ${at}`);
       same(received.last?.terminal !== undefined, isEnded, `end of a reader on ${at}`);
     }
-    if (isEnded) continue;
-    const local = readers.filter(({ replica: at }) => at === producer).length;
-    same(count, local + (local < readers.length ? 1 : 0), 'readers that the producer counts');
     log.end(END);
   }
   await replicas.settle();
-  for (const { readers } of logs)
+  for (const { readers } of logs) {
     for (const { received } of readers) same(received.last?.terminal?.type, 'end', 'terminal');
+  }
   await replicas.advance(RECOVERY_MS);
   if (replicas.clock.pending > 2) throw new Error(`${replicas.clock.pending} timers are pending`);
-  for (const key of await replicas.redis.keys(replicas.key('*'))) {
-    if (!key.includes('replica') && (await replicas.redis.pttl(key)) < 0) throw new Error(`${key} never expires`);
-  }
+  await checkExpiry(replicas);
 }
 
 t.test('random sequences of two replicas on a manual clock', { skip: noRedis }, async (t) => {
@@ -161,7 +177,7 @@ t.test('random sequences of two replicas on a manual clock', { skip: noRedis }, 
   const run = fc.asyncProperty(fc.array(fc.oneof(...steps), { maxLength: 30, size: 'max' }), async (sequence) => {
     const replicas = await createReplicas(t, url);
     const both = [await replicas.add({ flushMs: 10 }), await replicas.add({ flushMs: 10 })] as const;
-    const real: Real = { replicas, both, logs: [] };
+    const real: Real = { replicas, both, logs: [], hadFault: false };
     for (const step of [create(0), ...sequence]) await step(real);
     await check(real);
     await Promise.all(both.map(({ store }) => store.close()));

@@ -218,6 +218,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
         ['3-0'],
       );
       t.equal(await commands.append(id, 3, 3, [text('one')]), true, 'the producer can write all of it');
+      t.same(await commands.byKey(keys.idempotency as { key: string; fingerprint: string }), { id, fingerprint: 'f' });
     });
   }
 
