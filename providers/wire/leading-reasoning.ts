@@ -20,20 +20,16 @@ export type HoldingBuffer = PartBuffer & { end(): void };
 export function splitReasoningTags(parts: PartBuffer): HoldingBuffer {
   const OPEN = '<reasoning>';
   const CLOSE = '</reasoning>';
-  let state: 'before' | 'inside' | 'text' = 'before';
+  let isInside = false;
 
   return holdText(parts, (held) => {
     for (;;) {
-      if (state === 'text') return { text: held, rest: '' };
-      if (state === 'before') {
+      if (!isInside) {
         const begin = held.trimStart();
         const mayBegin = begin.length < OPEN.length && OPEN.startsWith(begin);
         if (mayBegin && held.length < MAX_BLANK_CHARS) return { text: '', rest: held };
-        if (!begin.startsWith(OPEN)) {
-          state = 'text';
-          continue;
-        }
-        state = 'inside';
+        if (!begin.startsWith(OPEN)) return { text: held, rest: undefined };
+        isInside = true;
         held = begin.slice(OPEN.length);
       }
       const close = held.indexOf(CLOSE);
@@ -44,7 +40,7 @@ export function splitReasoningTags(parts: PartBuffer): HoldingBuffer {
       }
       if (close > 0) parts.text('reasoning', held.slice(0, close));
       held = held.slice(close + CLOSE.length);
-      state = 'before';
+      isInside = false;
     }
   });
 }
@@ -68,11 +64,10 @@ export function dropRepeatedReasoning(parts: PartBuffer): HoldingBuffer {
 
   const asText = (text: string) => {
     state = 'text';
-    return { text, rest: '' };
+    return { text, rest: undefined };
   };
 
   const buffer = holdText(parts, (held, added) => {
-    if (state === 'text') return { text: held, rest: '' };
     if (state === 'before') {
       const open = OPEN.exec(held)?.[0];
       if (open === undefined) {
@@ -106,17 +101,17 @@ export function dropRepeatedReasoning(parts: PartBuffer): HoldingBuffer {
 }
 
 /**
- * Returns a buffer that passes text through `next`, which returns the text to add now and the rest to hold back.
- * `held` is all text that is held back; `added` is the end of it that is new.
+ * Returns a buffer that passes text through `next`, which returns the text to add now and the rest to hold back, or
+ * undefined if all later text passes. `held` is all text that is held back; `added` is the end of it that is new.
  */
 function holdText(
   parts: PartBuffer,
-  next: (held: string, added: string) => { text: string; rest: string },
+  next: (held: string, added: string) => { text: string; rest: string | undefined },
 ): HoldingBuffer {
-  let held = '';
+  let held: string | undefined = '';
   const release = () => {
-    if (held !== '') parts.text('text', held);
-    held = '';
+    if (held !== '' && held !== undefined) parts.text('text', held);
+    if (held !== undefined) held = '';
   };
   return {
     take: parts.take,
@@ -126,7 +121,7 @@ function holdText(
       return parts.hasContent;
     },
     text(kind, text) {
-      if (kind === 'reasoning') {
+      if (kind === 'reasoning' || held === undefined) {
         parts.text(kind, text);
         return;
       }

@@ -69,17 +69,17 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     }
     const chunk = parseEvent<Chunk>(event, data);
     const choices = Array.isArray(chunk.choices) ? (chunk.choices as (Choice | null)[]) : [];
-    const chunkUsage = mergeUsage(openAIUsage(chunk.usage), openAIUsage(chunk.x_groq?.usage));
+    const chunkUsage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage);
     if (event.event === 'error' || hasError(chunk, choices.length > 0 || chunkUsage !== undefined, event.isDocument)) {
       throw inBandError(upstreamDetail(chunk));
     }
-    usage = mergeUsage(usage, chunkUsage);
+    if (chunkUsage !== undefined) usage = mergeUsage(usage, chunkUsage);
     if (choices.length === 0 && chunkUsage !== undefined) answerEnd.usageOnly();
     for (const choice of choices) if (choice && Number(choice.index ?? 0) === 0) onChoice(choice);
   }
 
   function onChoice({ delta, message, finish_reason: reason, usage: choiceUsage }: Choice): void {
-    usage = mergeUsage(usage, openAIUsage(choiceUsage));
+    if (choiceUsage !== undefined) usage = mergeUsage(usage, openAIUsage(choiceUsage));
     const word = finishWord(reason);
     if (word !== undefined && finishClass(word) === 'failure') heldText = '';
     releaseHeldText();
@@ -99,7 +99,6 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     refusal,
     tool_calls,
   }: Delta): void {
-    const isEmpty = (value: unknown) => value === undefined || value === null || value === '';
     if (!isEmpty(content) || !isEmpty(reasoning) || !isEmpty(otherReasoning)) answerEnd.content();
     addContent(parts, 'reasoning', isEmpty(reasoning) ? otherReasoning : reasoning);
     if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
@@ -139,5 +138,9 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
  * reason `error_finish` behind it (hermes-agent#58017). If another chunk follows, it is text.
  */
 function isErrorFrame(text: string): boolean {
-  return /^(id: ?\S*\n)?event: ?error\n/.test(text);
+  return text.includes('\n') && /^(id: ?\S*\n)?event: ?error\n/.test(text);
+}
+
+function isEmpty(value: unknown): boolean {
+  return value === undefined || value === null || value === '';
 }

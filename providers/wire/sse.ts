@@ -44,8 +44,10 @@ export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDeco
   const parser = createParser({
     maxBufferSize: MAX_EVENT_CHARS,
     onEvent({ event, data }) {
-      takeDocument();
-      deliver({ event, data, ...(isEnding && { unterminated: true }) });
+      if (strayText !== '') takeDocument();
+      const wireEvent = isEnding ? { event, data, unterminated: true } : { event, data };
+      if (data.includes('\n') && !isJson(data)) deliverLines(wireEvent);
+      else onEvent(wireEvent);
     },
     onError(error) {
       if (error.type === 'max-buffer-size-exceeded') throw tooLargeError();
@@ -58,9 +60,8 @@ export function createSseDecoder(onEvent: (event: WireEvent) => void): EventDeco
   });
 
   /** Some servers separate events by one line break (eventsource-parser#31). They are one event, which is not JSON. */
-  function deliver(event: WireEvent): void {
-    const lines = event.data.includes('\n') && !isJson(event.data) ? event.data.split('\n') : [event.data];
-    for (const data of lines) onEvent({ ...event, data });
+  function deliverLines(event: WireEvent): void {
+    for (const data of event.data.split('\n')) onEvent({ ...event, data });
   }
 
   /** Delivers a document that is complete. */

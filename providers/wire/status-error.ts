@@ -53,10 +53,10 @@ function isSpendCap(document: unknown, headers: IncomingHttpHeaders): boolean {
  * @param isDocument true for a JSON document outside of the events: if it is no answer, it is an error
  */
 export function hasError(chunk: object, hasAnswer: boolean, isDocument = false): boolean {
-  const { error, object, ...fields } = chunk as Record<string, unknown>;
+  const { error, object } = chunk as Record<string, unknown>;
   if (object === 'error' || (isRecord(error) ? Object.keys(error).length > 0 : Boolean(error))) return true;
   if (hasAnswer) return false;
-  const { error_message, error_type, message, msg, detail, code } = fields;
+  const { error_message, error_type, message, msg, detail, code } = chunk as Record<string, unknown>;
   return isDocument || [error_message, error_type, message, msg, detail, code].some(Boolean);
 }
 
