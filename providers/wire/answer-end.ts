@@ -1,5 +1,5 @@
 import { ProviderError } from '../errors.ts';
-import type { FinishPart, Usage } from '../types.ts';
+import type { FinishPart, FinishReason, Usage } from '../types.ts';
 import { finishClass } from './finish-reason.ts';
 import type { PartBuffer } from './parts.ts';
 
@@ -35,19 +35,16 @@ export interface AnswerEnd {
 
 export function createAnswerEnd(parts: PartBuffer): AnswerEnd {
   let rawReason: string | undefined;
+  let meaning: FinishReason = 'stop';
   let hasMarker = false;
   let endsWithUsage = false;
 
   return {
     reason(raw) {
-      if (finishClass(raw) === 'failure') {
-        throw new ProviderError('upstream_error', {
-          reason: 'finish_reason',
-          retryable: true,
-          upstream: { code: raw },
-        });
-      }
+      const found = finishClass(raw);
+      if (found === 'failure') throw failedError(raw);
       rawReason = raw;
+      meaning = found;
     },
     marker() {
       hasMarker = true;
@@ -66,11 +63,8 @@ export function createAnswerEnd(parts: PartBuffer): AnswerEnd {
     },
     finish(usage, hasToolCalls) {
       if (rawReason === undefined && !(parts.hasContent && (hasMarker || endsWithUsage))) throw truncatedError();
-      const meaning = finishClass(rawReason ?? 'stop');
       // A word that nobody knows, and nothing with it: a success with an empty answer would hide a failure.
-      if (meaning === 'failure' || (meaning === 'other' && !parts.hasContent)) {
-        throw new ProviderError('upstream_error', { reason: 'finish_reason', retryable: true });
-      }
+      if (rawReason !== undefined && meaning === 'other' && !parts.hasContent) throw failedError(rawReason);
       return {
         type: 'finish',
         reason: meaning === 'stop' && hasToolCalls ? 'tool_calls' : meaning,
@@ -79,6 +73,11 @@ export function createAnswerEnd(parts: PartBuffer): AnswerEnd {
       };
     },
   };
+}
+
+/** Returns the error for a finish reason that stands for a failure. */
+function failedError(code: string): ProviderError {
+  return new ProviderError('upstream_error', { reason: 'finish_reason', retryable: true, upstream: { code } });
 }
 
 /** Returns the error for a stream that ended before the answer was complete. */

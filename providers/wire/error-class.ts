@@ -11,7 +11,7 @@ import type { UpstreamDetail } from '../errors.ts';
  */
 export type ErrorClass = 'billing' | 'credentials' | 'rate_limit' | 'overload' | 'request' | 'provider';
 
-/** Codes and types of all dialects, as `wordOf` returns them. The first class that knows a word counts. */
+/** Codes and types of all dialects, in lower case and without separators. The first class that knows a word counts. */
 const WORDS: readonly (readonly [ErrorClass, readonly string[]])[] = [
   [
     'billing',
@@ -116,7 +116,6 @@ const PREFIXES: readonly (readonly [string, ErrorClass])[] = [
   ['throttling', 'rate_limit'],
   ['invalidparameter', 'request'],
   ['unsupportedparameter', 'request'],
-  ['arrearage', 'billing'],
 ];
 
 /**
@@ -140,7 +139,7 @@ export function errorClass({ code, type, message = '', reasons = [] }: UpstreamD
 }
 
 /** Returns the class of an HTTP status of 400 or above; undefined for any other number. */
-export function classOfStatus(status: number): ErrorClass | undefined {
+function classOfStatus(status: number): ErrorClass | undefined {
   if (status === 401) return 'credentials';
   if (status === 402) return 'billing';
   if (status === 429) return 'rate_limit';

@@ -1,3 +1,4 @@
+import { subscribe } from 'node:diagnostics_channel';
 import { lookup } from 'node:dns';
 import type { LookupFunction, Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
@@ -112,15 +113,18 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
   };
 }
 
+/** Bytes that each connection had received when its last request was written. */
+const bytesBeforeRequest = new WeakMap<object, number>();
+subscribe('undici:client:sendHeaders', (message) => {
+  const { socket } = message as { socket: Socket };
+  bytesBeforeRequest.set(socket, socket.bytesRead);
+});
+
 /** Adds to each error of a connection whether a response had been read before the last request was written. */
 function markReuse(socket: Socket): void {
-  const { write } = socket;
-  let isReused = false;
-  socket.write = ((...args: Parameters<typeof write>) => {
-    isReused = socket.bytesRead > 0;
-    return write.apply(socket, args);
-  }) as typeof write;
-  socket.prependListener('error', (fault) => Object.assign(fault, { isReused }));
+  socket.prependListener('error', (fault) => {
+    Object.assign(fault, { isReused: (bytesBeforeRequest.get(socket) ?? 0) > 0 });
+  });
 }
 
 /**
