@@ -38,6 +38,8 @@ interface Chunk {
   x_groq?: { usage?: unknown } | null;
 }
 
+const NO_CHOICES: readonly (Choice | null)[] = [];
+
 export interface DecoderOptions {
   /** Separates reasoning that the provider sends inside the text. */
   readonly wrapParts?: ((parts: PartBuffer) => HoldingBuffer) | undefined;
@@ -68,7 +70,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       return;
     }
     const chunk = parseEvent<Chunk>(event, data);
-    const choices = Array.isArray(chunk.choices) ? (chunk.choices as (Choice | null)[]) : [];
+    const choices = Array.isArray(chunk.choices) ? (chunk.choices as (Choice | null)[]) : NO_CHOICES;
     const chunkUsage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage);
     if (event.event === 'error' || hasError(chunk, choices.length > 0 || chunkUsage !== undefined, event.isDocument)) {
       throw inBandError(upstreamDetail(chunk));
@@ -84,7 +86,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     if (word !== undefined && finishClass(word) === 'failure') heldText = '';
     releaseHeldText();
     // Some gateways answer a stream with one whole completion (WebAI-to-API#55).
-    const content = delta && Object.keys(delta).length > 0 ? delta : hasDelta ? undefined : message;
+    const content = hasFields(delta) ? delta : hasDelta ? undefined : message;
     if (content) {
       hasDelta ||= content === delta;
       onDelta(content);
@@ -99,10 +101,16 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     refusal,
     tool_calls,
   }: Delta): void {
-    if (!isEmpty(content) || !isEmpty(reasoning) || !isEmpty(otherReasoning)) answerEnd.content();
-    addContent(parts, 'reasoning', isEmpty(reasoning) ? otherReasoning : reasoning);
-    if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
-    else addContent(parts, 'text', content);
+    const thought = isEmpty(reasoning) ? otherReasoning : reasoning;
+    if (!isEmpty(thought)) {
+      answerEnd.content();
+      addContent(parts, 'reasoning', thought);
+    }
+    if (!isEmpty(content)) {
+      answerEnd.content();
+      if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
+      else addContent(parts, 'text', content);
+    }
     if (typeof refusal === 'string' && refusal !== '') isRefused = true;
     if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
     answerEnd.content();
@@ -139,6 +147,12 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
  */
 function isErrorFrame(text: string): boolean {
   return text.includes('\n') && /^(id: ?\S*\n)?event: ?error\n/.test(text);
+}
+
+/** Returns true for an object that is not empty. Makes no list of its keys, because it runs for every token. */
+function hasFields(value: object | null | undefined): boolean {
+  for (const _ in value) return true;
+  return false;
 }
 
 function isEmpty(value: unknown): boolean {

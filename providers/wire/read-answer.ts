@@ -75,10 +75,13 @@ export async function* readAnswer(
   let isOver = false;
   try {
     while (!isOver && !decoder.done && fault === undefined) {
-      let bytesRead = 0;
-      fault = catchError(() => {
-        bytesRead = readAvailable(body, decoder);
-      });
+      let hasMore = false;
+      try {
+        hasMore = readAvailable(body, decoder);
+      } catch (error) {
+        fault = error ?? new Error('unknown');
+      }
+      // The parts decoded before a fault are delivered first.
       const decoded = parts.take();
       for (const part of decoded) yield part;
       if (fault !== undefined || decoder.done) break;
@@ -88,12 +91,11 @@ export async function* readAnswer(
       }
       const remainingMs = endsAt === undefined ? undefined : endsAt - performance.now();
       if (remainingMs !== undefined && remainingMs <= 0) break;
-      // The body emits 'readable' and 'end' only after a read that returned null.
-      if (bytesRead > 0) continue;
+      if (hasMore) continue;
+      if (await waitForData(remainingMs)) break;
       try {
-        const event = await waitForData(remainingMs);
-        isOver = event !== 'data';
-        if (event === 'end') fault = catchError(() => decoder.end());
+        isOver = hasEnded(body);
+        if (isOver) decoder.end();
       } catch (error) {
         fault = error ?? new Error('unknown');
       }
@@ -127,62 +129,61 @@ function isConnectionFault(fault: unknown): boolean {
 }
 
 /**
- * Decodes the buffered bytes of the body, up to about its high-water mark, and returns their number. Newer
- * versions of Node return the buffer in the chunks that were received; one part per chunk would mean one write
- * per chunk.
+ * Decodes the buffered bytes of the body, up to about its high-water mark. Newer versions of Node return the buffer
+ * in the chunks that were received; one part per chunk would mean one write per chunk.
+ *
+ * Returns false after a read that returned null: only then the body emits 'readable' and 'end'.
  */
-function readAvailable(body: Body, decoder: AnswerDecoder): number {
+function readAvailable(body: Body, decoder: AnswerDecoder): boolean {
   let bytesRead = 0;
   while (bytesRead < body.readableHighWaterMark && !decoder.done) {
     const chunk: Buffer | null = body.read();
-    if (chunk === null) break;
+    if (chunk === null) return false;
     decoder.push(chunk);
     bytesRead += chunk.length;
   }
-  return bytesRead;
+  return true;
 }
 
 /**
- * Returns a function that waits for data, at most `ms` milliseconds. It rejects if the body has failed. Replaces
- * `for await`, which would add a second async generator to every read.
+ * Returns a function that waits for an event of the body, at most `ms` milliseconds, and resolves to true if that time
+ * has passed. An event since the last call resolves it at once. Replaces `for await`, which would add a second async
+ * generator to every read.
  */
-function createDataWaiter(body: Body): (ms: number | undefined) => Promise<'data' | 'end' | 'timeout'> {
-  let settle: (() => void) | undefined;
+function createDataWaiter(body: Body): (ms: number | undefined) => Promise<boolean> {
+  let settle: ((isTimeout: boolean) => void) | undefined;
+  let hasEvent = false;
+  let timer: NodeJS.Timeout | undefined;
   const wake = () => {
-    settle?.();
+    if (settle === undefined) hasEvent = true;
+    settle?.(false);
     settle = undefined;
+    clearTimeout(timer);
   };
   body.on('readable', wake).on('end', wake).on('error', wake).on('close', wake);
 
-  return async (ms) => {
-    let isTimeout = false;
-    if (!body.readableEnded && !body.destroyed && body.readableLength === 0) {
-      let timer: NodeJS.Timeout | undefined;
-      await new Promise<void>((resolve) => {
-        settle = resolve;
-        if (ms === undefined) return;
-        timer = setTimeout(() => {
-          isTimeout = true;
-          wake();
-        }, ms);
-      });
-      clearTimeout(timer);
-    }
-    if (body.errored) throw body.errored;
-    if (body.readableEnded) return 'end';
-    if (body.destroyed) throw truncatedError();
-    return isTimeout ? 'timeout' : 'data';
-  };
+  return (ms) =>
+    new Promise((resolve) => {
+      if (hasEvent || body.readableEnded || body.destroyed) {
+        hasEvent = false;
+        resolve(false);
+        return;
+      }
+      settle = resolve;
+      if (ms === undefined) return;
+      timer = setTimeout(() => {
+        settle = undefined;
+        resolve(true);
+      }, ms);
+    });
 }
 
-/** Runs a step and returns its error, so that the parts decoded before the error can be delivered first. */
-function catchError(step: () => void): unknown {
-  try {
-    step();
-    return undefined;
-  } catch (error) {
-    return error ?? new Error('unknown');
-  }
+/** Returns true if the body has ended. @throws the error of the body, also one for a body that was cut */
+function hasEnded(body: Body): boolean {
+  if (body.errored) throw body.errored;
+  if (body.readableEnded) return true;
+  if (body.destroyed) throw truncatedError();
+  return false;
 }
 
 /** Lets a complete body end, so that its connection can be used again; closes the connection of any other. */
