@@ -55,6 +55,10 @@ function createProvider(
     baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
     apiKeys: entry.apiKeys ?? [],
     apiVersion: entry.apiVersion,
+    api: entry.api,
+    headers: entry.headers,
+    sampling: entry.sampling,
+    settings: { defaults: entry.defaults, drop: entry.drop, forward: entry.forward },
     allowPrivate: entry.allowPrivate,
     now: clock.now,
     onCooldown(reason, isFirst) {

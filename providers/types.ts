@@ -3,6 +3,8 @@
 export interface TextContent {
   readonly type: 'text';
   readonly text: string;
+  /** Anthropic's `cache_control`: the prompt up to here is cached. Other providers ignore it. */
+  readonly cacheControl?: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -15,6 +17,17 @@ export interface ImageContent {
   readonly detail?: string;
 }
 
+/** A document, such as a PDF, by reference: an `https:` URL, or a base64 `data:` URL. */
+export interface FileContent {
+  readonly type: 'file';
+  readonly url: string;
+  /** Media type, such as `application/pdf`. */
+  readonly mimeType: string;
+  readonly filename?: string;
+}
+
+export type UserContent = TextContent | ImageContent | FileContent;
+
 /** A call that the model made in an earlier turn. */
 export interface ToolCall {
   readonly id: string;
@@ -23,15 +36,46 @@ export interface ToolCall {
   readonly arguments: string;
 }
 
+/**
+ * What a provider wants back with the tool calls of an answer, and nobody else can read: signatures of its thoughts, or
+ * its encrypted reasoning. In the form that OpenRouter has established.
+ */
+export interface AnswerState {
+  /** `reasoning_details`: the reasoning before the tool calls. */
+  readonly details?: readonly ReasoningDetail[];
+  /** `extra_content` of tool calls, by their index in the message. */
+  readonly extraContent?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+}
+
+/** One block of reasoning: `type`, `text`, `signature`, `data`, `id`, `format` and others, as the provider needs them. */
+export interface ReasoningDetail {
+  readonly type: string;
+  /** Index of the tool call that follows the block; 0 if absent. */
+  readonly before?: number;
+  readonly [field: string]: unknown;
+}
+
+/** The state of an answer, with the name of the provider in the configuration. It is sent to no other one. */
+export interface ProviderState extends AnswerState {
+  readonly provider: string;
+}
+
 export type ChatMessage =
-  | { readonly role: 'system'; readonly content: string }
-  | { readonly role: 'user'; readonly content: string | readonly (TextContent | ImageContent)[] }
+  | {
+      readonly role: 'system';
+      readonly content: string;
+      /** As in `TextContent`. */
+      readonly cacheControl?: Readonly<Record<string, unknown>>;
+    }
+  | { readonly role: 'user'; readonly content: string | readonly UserContent[] }
   | {
       readonly role: 'assistant';
       readonly content: string;
       /** Reasoning before the tool calls. Some reasoning models require it in the next request. */
       readonly reasoning?: string;
       readonly toolCalls?: readonly ToolCall[];
+      /** State of the answer with these tool calls. The LLM client removes it for other providers. */
+      readonly state?: ProviderState;
     }
   /** Result of a tool call. Some providers match it to the call by the name of the tool. */
   | { readonly role: 'tool'; readonly content: string; readonly toolCallId: string; readonly name: string };
@@ -42,7 +86,7 @@ export interface Tool {
   readonly description?: string;
   /** JSON schema of the arguments. */
   readonly parameters?: Readonly<Record<string, unknown>>;
-  /** True if the arguments must follow the schema. Only for Chat Completions providers. */
+  /** True if the arguments must follow the schema. Only OpenAI's APIs have it. */
   readonly strict?: boolean;
 }
 
@@ -62,8 +106,23 @@ export interface ChatRequest {
   readonly stop?: readonly string[];
   readonly tools?: readonly Tool[];
   readonly toolChoice?: ToolChoice;
-  /** Further Chat Completions fields. Providers with another API ignore them. */
+  /**
+   * Further options by their names in Chat Completions: `response_format`, `reasoning_effort`, `seed` and others.
+   * `option-table.ts` says what each API does with them.
+   */
   readonly options?: Readonly<Record<string, unknown>>;
+  /** Names of options that go to the provider unchanged, also if its API does not know them. Set by the operator. */
+  readonly forward?: readonly string[];
+}
+
+/** Changes of the operator to the options of requests, by their names in Chat Completions. */
+export interface RequestSettings {
+  /** Options of requests that do not set them. */
+  readonly defaults?: Readonly<Record<string, unknown>> | undefined;
+  /** Options that are removed. */
+  readonly drop?: readonly string[] | undefined;
+  /** Options that go to the provider unchanged, also if its API does not know them. */
+  readonly forward?: readonly string[] | undefined;
 }
 
 /** Token counts as sent by the provider. A count that the provider does not send is absent. */
@@ -103,6 +162,8 @@ export interface FinishPart {
   /** Finish reason as sent by the provider; absent if the provider sends none. */
   readonly rawReason?: string;
   readonly usage?: Usage;
+  /** Present only with tool calls. The LLM client adds the name of the provider. */
+  readonly state?: AnswerState | ProviderState;
   /** The targets that answered, as `provider/model`, if there was more than one. Set by the LLM client. */
   readonly targets?: readonly string[];
 }
@@ -115,10 +176,18 @@ export interface FinishingPart {
   readonly type: 'finishing';
 }
 
+/**
+ * Says that the model is thinking and may be silent for long. Until the next content, only the deadline for thinking
+ * applies. Pings of a provider are no such sign.
+ */
+export interface ThinkingPart {
+  readonly type: 'thinking';
+}
+
 export type ContentPart = TextPart | ToolCallPart;
 export type AnswerPart = ContentPart | FinishPart;
 /** A part as a provider yields it. */
-export type StreamPart = AnswerPart | FinishingPart;
+export type StreamPart = AnswerPart | FinishingPart | ThinkingPart;
 
 export interface Provider {
   readonly name: string;
@@ -129,6 +198,13 @@ export interface Provider {
    * undefined.
    */
   cooldown?(model: string): Error | undefined;
+  /** Changes of the operator to the options of requests to this provider. */
+  readonly settings?: RequestSettings | undefined;
+  /**
+   * Returns the Chat Completions name of something in the request that the API cannot express for this model and that
+   * would change the answer; undefined if the request can be sent.
+   */
+  unsupported?(request: ChatRequest): string | undefined;
   /**
    * Calls the model once and yields the parts of its answer. Text that arrives together is one part. Reads
    * from the upstream only as fast as parts are consumed.

@@ -1,3 +1,4 @@
+import type { RequestSettings } from '../../providers/types.ts';
 import type { Config } from './schema.ts';
 
 /** Maps public model names to upstream models. Pure. In this folder because `check.ts` validates names by it. */
@@ -15,6 +16,8 @@ export interface Deadlines {
   readonly firstTokenMs: number;
   /** Longest silence between two parts. */
   readonly idleMs: number;
+  /** Longest silence while the provider reports that the model is thinking. */
+  readonly thinkingMs: number;
   /** Longest answer. */
   readonly totalMs: number;
 }
@@ -27,6 +30,8 @@ export interface ModelRoute {
   /** Asked in this order. */
   readonly targets: readonly [Target, ...Target[]];
   readonly deadlines: Deadlines;
+  /** Changes to the options of requests, besides those of the provider. */
+  readonly settings?: RequestSettings;
   /** Reaction if a target fails in the middle of its answer. */
   readonly onMidStreamFailure: 'error' | 'continue';
   /** Instruction for the target that continues an answer. */
@@ -73,8 +78,10 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
       deadlines: {
         firstTokenMs: overrides.firstTokenMs ?? deadlines.firstTokenMs,
         idleMs: overrides.idleMs ?? deadlines.idleMs,
+        thinkingMs: overrides.thinkingMs ?? deadlines.thinkingMs,
         totalMs: overrides.totalMs ?? deadlines.totalMs,
       },
+      settings: { defaults: overrides.defaults, drop: overrides.drop, forward: overrides.forward },
       onMidStreamFailure: overrides.onMidStreamFailure ?? 'error',
       continuePrompt: overrides.continuePrompt ?? DEFAULT_CONTINUE_PROMPT,
     });

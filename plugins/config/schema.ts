@@ -49,6 +49,7 @@ const Deadlines = Type.Object(
     headersMs: ms('Time limit until the response of the upstream begins', 30_000),
     firstTokenMs: ms('Time limit until the first part of the answer', 60_000),
     idleMs: ms('Longest silence between two parts of the answer', 30_000),
+    thinkingMs: ms('Longest silence while the provider reports that the model is thinking', 300_000),
     totalMs: ms('Longest time of an answer', 600_000),
   },
   CLOSED,
@@ -74,6 +75,20 @@ const Limits = Type.Object(
   CLOSED,
 );
 
+const OptionNames = (description: string) =>
+  Type.Optional(Type.Array(Type.String({ pattern: '^[A-Za-z_][A-Za-z0-9_]{0,63}$' }), { maxItems: 100, description }));
+
+/** Changes to the options of requests, by their names in Chat Completions. */
+const requestSettings = {
+  defaults: Type.Optional(
+    Type.Record(Type.String(), Type.Unknown(), {
+      description: 'Options of requests that do not set them, by their names in Chat Completions',
+    }),
+  ),
+  drop: OptionNames('Options that are removed from requests'),
+  forward: OptionNames('Options that reach the provider unchanged, also if its API is not known to have them'),
+};
+
 const ProviderEntry = Type.Object(
   {
     type: Type.Union(
@@ -95,7 +110,31 @@ const ProviderEntry = Type.Object(
         description: "Azure's `api-version`, if its address needs one",
       }),
     ),
-    allowPrivate: Type.Optional(Type.Boolean({ description: 'Allows a link-local or metadata address' })),
+    api: Type.Optional(
+      Type.Union([Type.Literal('responses'), Type.Literal('chat')], {
+        description:
+          "OpenAI's API that the provider speaks: `responses` is the default of `openai`, `chat` of all others",
+      }),
+    ),
+    headers: Type.Optional(
+      Type.Record(
+        Type.String({ pattern: '^[A-Za-z0-9-]{1,128}$' }),
+        Type.String({ pattern: '^[\\x20-\\x7e]{0,4096}$' }),
+        { additionalProperties: false, description: 'Headers of every call' },
+      ),
+    ),
+    sampling: Type.Optional(
+      Type.Union([Type.Literal('both'), Type.Literal('one'), Type.Literal('none')], {
+        description:
+          'Only for Anthropic: how many of `temperature` and `top_p` the models accept; without it, the name of the model decides',
+      }),
+    ),
+    ...requestSettings,
+    allowPrivate: Type.Optional(
+      Type.Boolean({
+        description: 'Allows link-local and metadata addresses, and private ones in image and file URLs of questions',
+      }),
+    ),
     maxConcurrent: Type.Optional(
       Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Calls that may run at the same time' }),
     ),
@@ -125,7 +164,9 @@ const ModelRoute = Type.Object(
     targets: Type.Array(Target, { minItems: 1, maxItems: 20, description: 'Tried in this order' }),
     firstTokenMs: overrideMs('firstTokenMs'),
     idleMs: overrideMs('idleMs'),
+    thinkingMs: overrideMs('thinkingMs'),
     totalMs: overrideMs('totalMs'),
+    ...requestSettings,
     onMidStreamFailure: Type.Optional(
       Type.Union([Type.Literal('error'), Type.Literal('continue')], {
         description: 'If a target fails in the middle of an answer: an error, or the next target continues the text',

@@ -15,9 +15,10 @@ export interface PartSink {
 }
 
 /**
- * Runs one upstream call under its deadlines: first part, silence between parts, whole answer. The first
- * two run only while a part is awaited, so that back-pressure does not count. Only complete parts stop
- * them; pings and incomplete events do not.
+ * Runs one upstream call under its deadlines: first part, silence between parts, thinking, whole answer. All but
+ * the last run only while a part is awaited, so that back-pressure does not count. Only complete parts stop
+ * them; pings and incomplete events do not. While the provider reports that the model is thinking, the deadline
+ * for thinking replaces the first two.
  *
  * Uses callbacks instead of `for await`: it ends immediately when a deadline passes or `signal` aborts, even
  * if the provider hangs. It costs one promise per part; its two timers serve the whole call.
@@ -35,6 +36,8 @@ export function runAttempt(
   let isAwaiting = false;
   let awaitedSince = 0;
   let cancelCheck: (() => void) | undefined;
+  /** Time of the first report of thinking since the last content. */
+  let thinkingSince: number | undefined;
   let isFinishing = false;
   let isOver = false;
 
@@ -75,9 +78,16 @@ export function runAttempt(
       pull();
       return;
     }
+    if (part.type === 'thinking') {
+      thinkingSince ??= clock.now();
+      pull();
+      return;
+    }
     if (part.type === 'finish') finish();
-    else if (stage === 'first_token') {
+    else if (stage === 'first_token' || thinkingSince !== undefined) {
+      // The deadline that applies from now on may be shorter.
       stage = 'idle';
+      thinkingSince = undefined;
       cancelCheck?.();
       cancelCheck = undefined;
     }
@@ -90,8 +100,9 @@ export function runAttempt(
   function check(): void {
     cancelCheck = undefined;
     if (!isAwaiting) return;
-    const deadlineMs = stage === 'idle' ? deadlines.idleMs : deadlines.firstTokenMs;
-    const remaining = awaitedSince + deadlineMs - clock.now();
+    const silenceMs = stage === 'idle' ? deadlines.idleMs : deadlines.firstTokenMs;
+    const endsAt = thinkingSince === undefined ? awaitedSince + silenceMs : thinkingSince + deadlines.thinkingMs;
+    const remaining = endsAt - clock.now();
     if (remaining <= 0) fail(timeout(stage));
     else cancelCheck = clock.after(remaining, check);
   }

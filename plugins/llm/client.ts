@@ -1,4 +1,5 @@
 import { ProviderError } from '../../providers/errors.ts';
+import { applySettings } from '../../providers/request-settings.ts';
 import type { AnswerPart, ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
@@ -9,7 +10,7 @@ import { createAttemptReport } from './attempt-report.ts';
 import { appendContinuation } from './continuation.ts';
 import { canFallBack, countsAgainstTarget, isFreeRetry, isRejectedByTarget, retryWaitMs } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
-import type { TargetSlot, Targets } from './targets.ts';
+import type { IsEligible, TargetSlot, Targets } from './targets.ts';
 
 /** A question without its model; the route names the model. */
 export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
@@ -32,6 +33,11 @@ export interface LlmClient {
    * With a `partialAnswer`, the answer continues that text instead of starting over.
    */
   generate(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, partialAnswer?: string): void;
+  /**
+   * Returns the name of something in the prompt that no target of the route can express, and that would change the
+   * answer; undefined if a target can be asked.
+   */
+  unsupported(route: ModelRoute, prompt: Prompt): string | undefined;
 }
 
 export interface ClientOptions {
@@ -46,7 +52,16 @@ export interface ClientOptions {
 
 export function createLlmClient(options: ClientOptions): LlmClient {
   const { targets, budget, clock, metrics, tracing, random = Math.random } = options;
-  return { generate };
+  return {
+    generate,
+    unsupported(route, prompt) {
+      const names = route.targets.map((target) => {
+        const provider = targets.providerOf(target, route);
+        return provider.unsupported?.(requestFor(prompt, target, provider, route));
+      });
+      return names.includes(undefined) ? undefined : names[0];
+    },
+  };
 
   function generate(
     route: ModelRoute,
@@ -60,7 +75,10 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     /** Kept only if another target may continue the text; undefined after a tool call. */
     let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [partialAnswer] : undefined;
     let currentPrompt = partialAnswer ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
-    let isEligible = partialAnswer ? supportsContinuation : (_: Provider) => true;
+    let isContinuation = partialAnswer !== '';
+    const isEligible: IsEligible = (provider, target) =>
+      (!isContinuation || provider.supportsContinuation !== false) &&
+      provider.unsupported?.(requestFor(currentPrompt, target, provider, route)) === undefined;
     let isBudgetDenied = false;
 
     budget.deposit();
@@ -70,7 +88,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
 
     function startAttempt(slot: TargetSlot, tries: number): void {
       const { target, provider } = slot;
-      const request = { ...currentPrompt, model: target.model };
+      const request = requestFor(currentPrompt, target, provider, route);
       const span = tracing.attempt(target.provider, request);
       const report = createAttemptReport({ provider: target.provider, span, clock, metrics });
       let hasBegun = false;
@@ -86,7 +104,11 @@ export function createLlmClient(options: ClientOptions): LlmClient {
         if (part.type === 'finish') {
           slot.release(false);
           report.onFinish(part);
-          return sink.onPart(answeredBy.length > 1 ? { ...part, targets: answeredBy } : part);
+          return sink.onPart({
+            ...part,
+            ...(part.state && { state: { ...part.state, provider: target.provider } }),
+            ...(answeredBy.length > 1 && { targets: answeredBy }),
+          });
         }
         if (part.type === 'text') text?.push(part.text);
         else if (part.type === 'tool_call') text = undefined;
@@ -132,7 +154,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     /** Lets the next target continue the answer, if the route allows it and the answer is text. */
     function continueAnswer({ index, target }: TargetSlot, fault: unknown): void {
       const textSoFar = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
-      if (textSoFar !== undefined) isEligible = supportsContinuation;
+      if (textSoFar !== undefined) isContinuation = true;
       const next = textSoFar === undefined ? undefined : targets.reserve(route, index + 1, isEligible);
       // If the model produced only reasoning, there is no text to continue: start over.
       currentPrompt = textSoFar ? appendContinuation(prompt, textSoFar, route.continuePrompt) : prompt;
@@ -176,6 +198,13 @@ export function createLlmClient(options: ClientOptions): LlmClient {
   }
 }
 
-function supportsContinuation(provider: Provider): boolean {
-  return provider.supportsContinuation !== false;
+/** Returns the request for a target: with the operator's settings, and without the state of other providers. */
+function requestFor(prompt: Prompt, target: Target, provider: Provider, route: ModelRoute): ChatRequest {
+  const messages = prompt.messages.map((message) => {
+    if (message.role !== 'assistant' || message.state === undefined) return message;
+    if (message.state.provider === target.provider) return message;
+    const { state: _, ...others } = message;
+    return others;
+  });
+  return applySettings({ ...prompt, messages, model: target.model }, [route.settings, provider.settings]);
 }

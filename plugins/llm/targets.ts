@@ -23,10 +23,15 @@ export interface TargetState extends Target {
   readonly state: BreakerState;
 }
 
+/** Returns true if the target may be called. */
+export type IsEligible = (provider: Provider, target: Target) => boolean;
+
 /** Chooses targets by circuit breaker, key cooldown and concurrent calls. */
 export interface Targets {
   /** Reserves the first usable target at or after index `from` whose provider is eligible. */
-  reserve(route: ModelRoute, from: number, isEligible?: (provider: Provider) => boolean): TargetSlot | undefined;
+  reserve(route: ModelRoute, from: number, isEligible?: IsEligible): TargetSlot | undefined;
+  /** Returns the provider of a target. */
+  providerOf(target: Target, route: ModelRoute): Provider;
   /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
   /** Returns the reason why no target can be reserved. */
@@ -108,11 +113,13 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
   };
 
   return {
+    providerOf,
     reserve(route, from, isEligible = () => true) {
       for (let index = from; index < route.targets.length; index++) {
         const target = route.targets[index] as Target;
         const provider = providerOf(target, route);
-        if (!isEligible(provider) || isFull(target) || provider.cooldown?.(target.model) !== undefined) continue;
+        if (!isEligible(provider, target) || isFull(target) || provider.cooldown?.(target.model) !== undefined)
+          continue;
         const breaker = breakerOf(target);
         const admission = breaker?.admit();
         if (breaker === undefined || admission) return createSlot(target, index, provider, admission);

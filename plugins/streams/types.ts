@@ -1,4 +1,4 @@
-import type { ContentPart, FinishReason, Usage } from '../../providers/types.ts';
+import type { ContentPart, FinishReason, ProviderState, Usage } from '../../providers/types.ts';
 
 /**
  * The interface between the service and the store of logs. Callers must not assume that a log is in memory:
@@ -11,6 +11,8 @@ export type Terminal =
       readonly type: 'end';
       readonly finishReason: FinishReason | 'stopped';
       readonly usage?: Usage | undefined;
+      /** What the provider wants back with the tool calls of this answer. */
+      readonly state?: ProviderState | undefined;
       /** The targets that answered, as `provider/model`, if there was more than one. */
       readonly targets?: readonly string[] | undefined;
     }

@@ -63,7 +63,7 @@ function partsOf(message: ChatMessage, needsSignature: boolean): object[] {
   }
   if (typeof message.content !== 'string') {
     return withoutBlankText(message.content).map((block) =>
-      block.type === 'image' ? imagePart(block.url) : { text: block.text },
+      block.type === 'text' ? { text: block.text } : imagePart(block.url),
     );
   }
   const text = message.content === '' ? [] : [{ text: message.content }];

@@ -117,6 +117,8 @@ function holdText(
     take: parts.take,
     flush: parts.flush,
     anomaly: parts.anomaly,
+    thinking: parts.thinking,
+    takeThinking: parts.takeThinking,
     get hasContent() {
       return parts.hasContent;
     },

@@ -1,10 +1,10 @@
-import type { ChatMessage, ImageContent, TextContent } from '../types.ts';
+import type { ChatMessage, UserContent } from '../types.ts';
 
 /** Changes to messages that several APIs require. */
 
 /** Removes empty and blank texts, which Anthropic and Gemini reject. */
-export function withoutBlankText(content: readonly (TextContent | ImageContent)[]): (TextContent | ImageContent)[] {
-  return content.filter((block) => block.type === 'image' || block.text.trim() !== '');
+export function withoutBlankText(content: readonly UserContent[]): UserContent[] {
+  return content.filter((block) => block.type !== 'text' || block.text.trim() !== '');
 }
 
 /**

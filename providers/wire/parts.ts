@@ -10,6 +10,10 @@ export type Anomaly = 'content' | 'content_type' | 'tool_name';
 export interface PartBuffer {
   text(type: 'text' | 'reasoning', text: string): void;
   toolCall(part: ToolCallPart): void;
+  /** Reports that the model is thinking, until the next content. */
+  thinking(): void;
+  /** Returns true if `thinking` was called after the last content and since the last call of this function. */
+  takeThinking(): boolean;
   /** Counts something that the API does not describe and that was converted or left out. */
   anomaly(kind: Anomaly): void;
   /** True if any text, reasoning or tool call was added. */
@@ -33,6 +37,7 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
   let hasContent = false;
   let type: 'text' | 'reasoning' = 'text';
   let pending = '';
+  let isThinking = false;
 
   const flushPending = () => {
     if (pending !== '') parts.push({ type, text: pending });
@@ -54,8 +59,17 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
     get hasContent() {
       return hasContent;
     },
+    thinking() {
+      isThinking = true;
+    },
+    takeThinking() {
+      const wasThinking = isThinking;
+      isThinking = false;
+      return wasThinking;
+    },
     text(kind, text) {
       hasContent = true;
+      isThinking = false;
       if (kind !== type) {
         flushPending();
         type = kind;
@@ -64,6 +78,7 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
     },
     toolCall(part) {
       hasContent = true;
+      isThinking = false;
       flushPending();
       parts.push(part);
     },

@@ -1,4 +1,4 @@
-import type { ChatRequest, Provider } from '../types.ts';
+import type { ChatRequest, Provider, RequestSettings } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
 import type { Anomaly, PartBuffer } from './parts.ts';
@@ -10,6 +10,13 @@ export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly apiKeys: readonly string[];
   /** API version; only for Azure. */
   readonly apiVersion?: string | undefined;
+  /** API that the provider speaks, if its type has a choice. */
+  readonly api?: 'responses' | 'chat' | undefined;
+  /** Headers of every call. */
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  /** How many of `temperature` and `top_p` the models accept; only for Anthropic. */
+  readonly sampling?: 'both' | 'one' | 'none' | undefined;
+  readonly settings?: RequestSettings | undefined;
   /** Called for each value in an answer that the API does not describe. */
   onAnomaly?(kind: Anomaly): void;
 }
@@ -25,6 +32,8 @@ export interface Dialect {
    * @throws ProviderError for a request that the API cannot express
    */
   call(request: ChatRequest): { readonly path: string; readonly body: unknown };
+  /** As in `Provider`. */
+  unsupported?(request: ChatRequest): string | undefined;
   /** Creates the decoder of one answer, which writes to `parts`. */
   createDecoder(parts: PartBuffer): AnswerDecoder;
   /** Headers for every call. */
@@ -46,7 +55,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     const { path, body } = dialect.call(request);
     const keyUse = keys.use(request.model);
     const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
-    const headers = { ...request.traceHeaders, ...dialect.headers, ...authorization };
+    const headers = { ...request.traceHeaders, ...dialect.headers, ...options.headers, ...authorization };
     const response = upstream.post(path, headers, body, signal);
     if (keyUse === undefined) return { body: response, failed: (fault) => fault, release: () => {} };
     const responseBody = response.then(
@@ -64,6 +73,8 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
   return {
     name: options.name,
     cooldown: keys.cooldown,
+    settings: options.settings,
+    ...(dialect.unsupported && { unsupported: dialect.unsupported }),
     stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder, options.onAnomaly),
     close: upstream.close,
   };

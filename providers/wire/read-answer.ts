@@ -47,6 +47,7 @@ const DRAIN_TIMEOUT_MS = 1_000;
 const FINISH_TIMEOUT_MS = 1_000;
 
 const FINISHING: StreamPart = { type: 'finishing' };
+const THINKING: StreamPart = { type: 'thinking' };
 
 /**
  * Makes a call and yields the parts of its answer; the last one is the finish part. In any case releases the
@@ -84,6 +85,7 @@ export async function* readAnswer(
       // The parts decoded before a fault are delivered first.
       const decoded = parts.take();
       for (const part of decoded) yield part;
+      if (parts.takeThinking()) yield THINKING;
       if (fault !== undefined || decoder.done) break;
       if (decoder.isFinished && (endsAt === undefined || decoded.length > 0)) {
         if (endsAt === undefined) yield FINISHING;

@@ -7,7 +7,7 @@ import { settle } from './client.ts';
 
 /** Runs one call with a scripted provider and a clock that the test advances. */
 
-const DEADLINES = { firstTokenMs: 1_000, idleMs: 300, totalMs: 10_000 };
+const DEADLINES = { firstTokenMs: 1_000, idleMs: 300, thinkingMs: 5_000, totalMs: 10_000 };
 
 /** Milliseconds to wait, a part, an error, or silence until the abort. */
 type Step = number | StreamPart | Error | 'silence';

@@ -83,7 +83,7 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
     name: 'r',
     label: 'r',
     targets: [first, ...rest],
-    deadlines: { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 },
+    deadlines: { firstTokenMs: 60_000, idleMs: 30_000, thinkingMs: 300_000, totalMs: 600_000 },
     onMidStreamFailure: 'error',
     continuePrompt: 'Continue.',
     ...options.route,

@@ -140,7 +140,7 @@ t.test('an answer is not continued after these breaks', async (t) => {
 
 t.test('an idle answer is continued, and its error is reported if no target is left', async (t) => {
   const b = fake('b', [[textPart('y'), 'silence']]);
-  const deadlines = { firstTokenMs: 60_000, idleMs: 2_000, totalMs: 600_000 };
+  const deadlines = { firstTokenMs: 60_000, idleMs: 2_000, thinkingMs: 300_000, totalMs: 600_000 };
   const { generate } = setUp([fake('a', [[textPart('x'), 'silence']]), b], { route: { ...route, deadlines } });
   const { text, fault: reported } = await generate();
   t.equal(text, 'xy');

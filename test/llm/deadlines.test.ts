@@ -36,7 +36,7 @@ t.test('the first part has firstTokenMs, later ones have idleMs each', async (t)
 });
 
 t.test('idleMs may be longer than firstTokenMs', async (t) => {
-  const deadlines = { firstTokenMs: 100, idleMs: 5_000, totalMs: 60_000 };
+  const deadlines = { firstTokenMs: 100, idleMs: 5_000, thinkingMs: 9_000, totalMs: 60_000 };
   const running = await attempt([99, textPart('x'), 4_999, FINISH], { deadlines });
   await running.advance(99);
   await running.advance(4_999);

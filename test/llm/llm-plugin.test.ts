@@ -25,7 +25,7 @@ const SETTINGS: ModelSettings = {
     },
   ],
   providers: { a: { type: 'demo', maxConcurrent: 1 }, b: { type: 'demo' } },
-  deadlines: { connectMs: 1, headersMs: 1, firstTokenMs: 1_000, idleMs: 1_000, totalMs: 1_000 },
+  deadlines: { connectMs: 1, headersMs: 1, firstTokenMs: 1_000, idleMs: 1_000, thinkingMs: 1_000, totalMs: 1_000 },
 };
 
 interface Service {

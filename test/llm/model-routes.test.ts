@@ -3,8 +3,8 @@ import { createModelRoutes, longestAnswerMs, type ModelSettings } from '../../pl
 
 /** Tests which targets and settings a public model name gets. */
 
-const DEADLINES = { connectMs: 1, headersMs: 2, firstTokenMs: 3_000, idleMs: 4_000, totalMs: 5_000 };
-const DEFAULTS = { firstTokenMs: 3_000, idleMs: 4_000, totalMs: 5_000 };
+const DEADLINES = { connectMs: 1, headersMs: 2, firstTokenMs: 3_000, idleMs: 4_000, thinkingMs: 4_500, totalMs: 5_000 };
+const DEFAULTS = { firstTokenMs: 3_000, idleMs: 4_000, thinkingMs: 4_500, totalMs: 5_000 };
 const A = { provider: 'a', model: 'x' };
 const B = { provider: 'b', model: 'y/z' };
 
@@ -36,6 +36,7 @@ t.test('each override of a model replaces one setting and leaves the others', as
   const overrides: [Partial<Models[number]>, object][] = [
     [{ firstTokenMs: 7 }, { deadlines: { ...DEFAULTS, firstTokenMs: 7 } }],
     [{ idleMs: 7 }, { deadlines: { ...DEFAULTS, idleMs: 7 } }],
+    [{ thinkingMs: 7 }, { deadlines: { ...DEFAULTS, thinkingMs: 7 } }],
     [{ totalMs: 7 }, { deadlines: { ...DEFAULTS, totalMs: 7 } }],
     [{ onMidStreamFailure: 'continue' }, { onMidStreamFailure: 'continue' }],
     [{ onMidStreamFailure: 'error' }, { onMidStreamFailure: 'error' }],

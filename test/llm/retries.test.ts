@@ -107,7 +107,7 @@ t.test('the error decides between a retry, the next target and the end', async (
 });
 
 t.test('totalMs covers all attempts and delays', async (t) => {
-  const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 5_000 };
+  const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, thinkingMs: 300_000, totalMs: 5_000 };
   const slow = (retryAfterMs: number) => fault('upstream_rate_limited', { retryAfterMs });
   const fits = setUp([fake('a', [[slow(4_749)], ANSWER])], { route: { deadlines } });
   const running = await fits.start();

@@ -8,7 +8,7 @@ import { manualClock } from '../manual-clock.ts';
 import { readAll } from '../sse-client.ts';
 import { sse, startUpstream, text } from '../upstream.ts';
 
-const DEADLINES = { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 };
+const DEADLINES = { firstTokenMs: 60_000, idleMs: 30_000, thinkingMs: 300_000, totalMs: 600_000 };
 const part = (content: string): StreamPart => ({ type: 'text', text: content });
 
 /** A provider that yields parts when the test gives them, and ignores its signal. */

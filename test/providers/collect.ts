@@ -14,7 +14,7 @@ export function empty(): Collected {
 
 export function add(into: Collected, part: StreamPart): void {
   if (part.type === 'finish') into.finish = part;
-  else if (part.type === 'finishing') return;
+  else if (part.type === 'finishing' || part.type === 'thinking') return;
   else if (part.type !== 'tool_call') into[part.type] += part.text;
   else {
     into.toolCalls[part.index] ??= { id: null, name: '', arguments: '' };

@@ -113,7 +113,7 @@ function routeOf(name: string): ModelRoute {
     name,
     label: name,
     targets: [{ provider: 'p', model: name }],
-    deadlines: { firstTokenMs: 60_000, idleMs: 30_000, totalMs: 600_000 },
+    deadlines: { firstTokenMs: 60_000, idleMs: 30_000, thinkingMs: 300_000, totalMs: 600_000 },
     onMidStreamFailure: 'error',
     continuePrompt: '',
   };
