@@ -69,11 +69,17 @@ const Message = Type.Object(
   CLOSED,
 );
 
+export const ReasoningEffort = Type.String({
+  pattern: '^[a-z]{1,16}$',
+  description: '`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`, as far as the model has them',
+});
+
 /** Fields that say how to answer. */
 export const sampling = {
   system: System,
   temperature: Type.Optional(Type.Number({ minimum: 0, maximum: 2 })),
   maxTokens: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_000_000 })),
+  reasoningEffort: Type.Optional(ReasoningEffort),
   stop: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { minItems: 1, maxItems: 16 })),
 };
 
@@ -130,8 +136,12 @@ export function questionFromQuery({ question, system, model }: AskQuery) {
   return { model, messages: withSystem(system, [{ role: 'user', content: question }]) };
 }
 
-export function questionFromBody({ question = '', messages, system, ...rest }: Question) {
-  return { ...rest, messages: withSystem(system, messages ?? [{ role: 'user', content: question }]) };
+export function questionFromBody({ question = '', messages, system, reasoningEffort, ...rest }: Question) {
+  return {
+    ...rest,
+    messages: withSystem(system, messages ?? [{ role: 'user', content: question }]),
+    ...(reasoningEffort !== undefined && { options: { reasoning_effort: reasoningEffort } }),
+  };
 }
 
 function withSystem(system: string | undefined, messages: Messages): Messages {

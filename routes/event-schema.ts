@@ -50,6 +50,11 @@ const End = Type.Object(
       description: '`stop`, `length`, `tool_calls`, `content_filter`, `stopped` or `other`',
     }),
     usage: Type.Optional(Usage),
+    state: Type.Optional(
+      Type.Record(Type.String(), Type.Unknown(), {
+        description: 'With tool calls: what the provider wants back in the next request',
+      }),
+    ),
     targets: Type.Optional(
       Type.Array(Type.String(), { description: 'Targets that answered, if there was more than one' }),
     ),

@@ -50,11 +50,6 @@ export function jsonEvent(value: object): EventMessage {
   return { data: JSON.stringify(value) };
 }
 
-/** Returns the id of a tool call. Gemini and Ollama send none, but clients need one that is stable on resume. */
-export function toolCallId({ id, index }: Extract<ContentPart, { type: 'tool_call' }>, stream: Stream): string {
-  return id ?? `call_${stream.id}_${index}`;
-}
-
 /** Returns a function that encodes slices of a stream as Sluice's own events. */
 export function createEventEncoder({ id, model }: Stream): (slice: Slice) => EventMessage[] {
   return ({ parts, terminal, answer, resumable }) => {
@@ -91,8 +86,8 @@ function contentPayload(part: ContentPart): object {
 
 function terminalPayload(terminal: Terminal, model: string, answer: string | undefined): object {
   if (terminal.type === 'end') {
-    const { finishReason, usage, targets } = terminal;
-    return { type: 'end', answer, model, finishReason, usage, targets };
+    const { finishReason, usage, state, targets } = terminal;
+    return { type: 'end', answer, model, finishReason, usage, state, targets };
   }
   const { retryAfterMs, status: _, ...error } = terminal;
   return { ...error, ...(retryAfterMs !== undefined && { retryAfter: Math.ceil(retryAfterMs / 1000) }) };

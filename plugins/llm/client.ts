@@ -1,5 +1,4 @@
 import { ProviderError } from '../../providers/errors.ts';
-import { applySettings } from '../../providers/request-settings.ts';
 import type { AnswerPart, ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
@@ -8,6 +7,7 @@ import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { createAttemptReport } from './attempt-report.ts';
 import { appendContinuation } from './continuation.ts';
+import { applySettings } from './request-settings.ts';
 import { canFallBack, countsAgainstTarget, isFreeRetry, isRejectedByTarget, retryWaitMs } from './retry.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { IsEligible, TargetSlot, Targets } from './targets.ts';

@@ -1,12 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify';
-import type { ContentPart } from '../../providers/types.ts';
+import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { LogReader, PlacedPart, Slice, Terminal } from './types.ts';
 
 /** The streams as the rest of the service sees them. Routes may import these types. */
 
-export type { ContentPart, LogReader, PlacedPart, Slice, Terminal };
+export type { ContentPart, LogReader, PlacedPart, ProviderState, Slice, Terminal };
 
 export interface Question extends Prompt {
   /** Public name of the model; the default model if absent. */
@@ -44,7 +44,7 @@ export interface Streams {
   readonly active: number;
   /**
    * Starts one generation, or finds the stream of an idempotency key.
-   * @throws 400 for too many messages, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
+   * @throws 400 for too many messages and for an option that no target of the model can express, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
    *   question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
    *   or without a store
    */

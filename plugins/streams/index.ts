@@ -6,6 +6,7 @@ import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
 import type { Prompt } from '../llm/client.ts';
 import { AdmissionControl } from './admission.ts';
+import { createAnswerStates } from './answer-states.ts';
 import type { StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
@@ -48,7 +49,9 @@ export default fp<StreamsOptions>(
     fastify.addHook('onClose', () => store.close());
 
     const admission = new AdmissionControl(settings.maxGenerations);
-    const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, maxChars: settings.maxChars });
+    const states = createAnswerStates({ ttlMs: settings.ttlMs, clock, cluster });
+    const { maxChars } = settings;
+    const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, states, maxChars });
     store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration }));
     const { overloaded, mapStoreErrors } = createStoreErrors({ apiError: fastify.apiError, metrics, log });
 
@@ -124,15 +127,25 @@ export default fp<StreamsOptions>(
         return admission.active;
       },
 
-      async start({ model, ...prompt }, options) {
+      async start({ model, ...question }, options) {
         const { identity, logger } = options;
-        if (prompt.messages.length > maxMessages) {
+        if (question.messages.length > maxMessages) {
           throw fastify.httpErrors.badRequest(`Too many messages; at most ${maxMessages} are allowed.`);
         }
         const route = llm.route(model);
         if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
+        const unsupported = llm.unsupported(route, question);
+        if (unsupported !== undefined) {
+          const name = /^[A-Za-z_]{1,40}$/.test(unsupported) ? unsupported : 'an option';
+          throw fastify.invalidRequest(
+            `The model ${route.name} does not support ${name}; leave it out, or use another model.`,
+          );
+        }
         const key = options.key && scopeToOwner(identity, options.key);
-        const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, prompt) };
+        const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, question) };
+        const prompt = states.isMissing(question.messages)
+          ? { ...question, messages: await states.restore(identity.owner, question.messages) }
+          : question;
         const found = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
         if ('existing' in found) return toStream(found.existing);
         const { created, reservation } = found;

@@ -1,10 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify';
+import type { AnswerPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
 import type { LlmClient, Prompt } from '../llm/client.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
+import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
 import type { WritableLog } from './types.ts';
@@ -29,28 +31,41 @@ export interface GenerationStarterOptions {
   readonly metrics: Metrics;
   readonly llm: LlmClient;
   readonly admission: AdmissionControl;
+  readonly states: AnswerStates;
   /** Longest answer, in UTF-16 units. */
   readonly maxChars: number;
 }
 
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
-  const { clock, metrics, llm, admission, maxChars } = options;
+  const { clock, metrics, llm, admission, states, maxChars } = options;
   return ({ log, route, prompt, logger, reservation, partialAnswer }) => {
-    const { id } = log.info;
+    const { id, owner } = log.info;
+    const toolCallIds: string[] = [];
     const report = createReport(log, route, { clock, metrics, logger });
     const { onTarget, onFirstPart } = report;
     const generation = runGeneration({
       log,
       clock,
       maxLength: maxChars,
-      generate: (sink, signal) =>
-        llm.generate(route, prompt, { ...sink, onTarget, onFirstPart }, signal, partialAnswer),
+      generate(sink, signal) {
+        const onPart = (part: AnswerPart) => sink.onPart(withToolCallId(part));
+        llm.generate(route, prompt, { ...sink, onPart, onTarget, onFirstPart }, signal, partialAnswer);
+      },
       onEnd(terminal, fault) {
         admission.release(id);
         reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
         report.onEnd(terminal, fault);
+        if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },
     });
     admission.attach(id, generation);
+
+    /** Gives a tool call an id that is the same for all readers: Gemini and Ollama send none. */
+    function withToolCallId(part: AnswerPart): AnswerPart {
+      if (part.type !== 'tool_call' || (part.id === undefined && part.name === undefined)) return part;
+      const callId = part.id ?? `call_${id}_${part.index}`;
+      toolCallIds.push(callId);
+      return { ...part, id: callId };
+    }
   };
 }

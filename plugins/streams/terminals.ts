@@ -1,5 +1,5 @@
 import { ProviderError } from '../../providers/errors.ts';
-import type { FinishPart } from '../../providers/types.ts';
+import type { FinishPart, ProviderState } from '../../providers/types.ts';
 import type { Terminal } from './types.ts';
 
 /** The terminals of a log, each with its public code, status and message. */
@@ -43,8 +43,8 @@ const INTERNAL: Terminal = {
 };
 
 /** Returns the terminal of a complete answer. */
-export function endTerminal({ reason, usage, targets }: FinishPart): Terminal {
-  return { type: 'end', finishReason: reason, usage, targets };
+export function endTerminal({ reason, usage, state, targets }: FinishPart): Terminal {
+  return { type: 'end', finishReason: reason, usage, state: state as ProviderState | undefined, targets };
 }
 
 /** Returns the terminal of a failed call. Anything but a `ProviderError` is a fault of this service. */

@@ -1,6 +1,6 @@
 import type { EventMessage } from 'fastify';
-import type { ContentPart, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
-import { jsonEvent, toolCallId } from '../sse-events.ts';
+import type { ContentPart, ProviderState, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
+import { jsonEvent } from '../sse-events.ts';
 
 /** Encodes an answer as the Vercel AI SDK's UI message stream. Each part has a start, deltas and an end. */
 
@@ -29,7 +29,7 @@ export function openingChunks(
 }
 
 /** Returns a function that encodes the slices of a stream. */
-export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
+export function chunkEncoder(): (slice: Slice) => EventMessage[] {
   const calls = new Map<number, { toolCallId: string; toolName: string; text: string }>();
   let open: { type: 'text' | 'reasoning'; id: string } | undefined;
   let count = 0;
@@ -51,7 +51,7 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
     const chunks: object[] = close();
     let call = calls.get(part.index);
     if (call === undefined) {
-      call = { toolCallId: toolCallId(part, stream), toolName: part.name ?? '', text: '' };
+      call = { toolCallId: part.id ?? '', toolName: part.name ?? '', text: '' };
       calls.set(part.index, call);
       chunks.push({ type: 'tool-input-start', toolCallId: call.toolCallId, toolName: call.toolName });
     }
@@ -63,8 +63,11 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
   /** Ends the message. Tool calls are sent here once more, because only complete ones can run. */
   const onEnd = (terminal: Terminal): object[] => {
     if (terminal.type === 'error') return [...close(), { type: 'error', errorText: terminal.message }];
-    const { finishReason, usage } = terminal;
-    const ready = [...calls.values()].map(({ text, ...call }) => toolInputChunk(call, text, finishReason));
+    const { finishReason, usage, state } = terminal;
+    const ready = [...calls].map(([index, { text, ...call }]) => ({
+      ...toolInputChunk(call, text, finishReason),
+      ...(state && metadataOf(state, index)),
+    }));
     const finish = {
       type: 'finish',
       finishReason: REASONS[finishReason] ?? 'stop',
@@ -80,6 +83,17 @@ export function chunkEncoder(stream: Stream): (slice: Slice) => EventMessage[] {
     if (terminal === undefined) return chunks.map(jsonEvent);
     return [...[...chunks, ...onEnd(terminal)].map(jsonEvent), { data: '[DONE]' }];
   };
+}
+
+/**
+ * Returns the provider's state for one tool call; the first call has what belongs to all. The AI SDK sends it back as
+ * `callProviderMetadata`.
+ */
+function metadataOf({ provider, details, extraContent }: ProviderState, index: number): object {
+  const content = extraContent?.[index];
+  if (index > 0 && content === undefined) return {};
+  const sluice = { provider, ...(index === 0 && details && { details }), ...(content && { extraContent: content }) };
+  return { providerMetadata: { sluice } };
 }
 
 /** Returns a call that the page runs, or an error for a call that was cut off. */

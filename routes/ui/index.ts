@@ -76,7 +76,7 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
       { url: streamUrl(fastify, stream), stopUrl: streamUrl(fastify, stream, '/stop') },
       messageId,
     );
-    return reply.stream(opening, createEventFeed(reader, chunkEncoder(stream)));
+    return reply.stream(opening, createEventFeed(reader, chunkEncoder()));
   }
 };
 

@@ -11,7 +11,7 @@ const UiPart = Type.Object(
   { type: Type.String({ minLength: 1, maxLength: 256 }) },
   {
     description:
-      'Models receive `text`, `reasoning`, tool parts, and `file` parts that are images with an https: or data: URL. Other parts are ignored.',
+      'Models receive `text`, `reasoning`, tool parts, and `file` parts that are images or PDFs with an https: or data: URL. Other parts are ignored.',
   },
 );
 
@@ -29,14 +29,25 @@ const Tool = Type.Object({
 
 /** Returns the body of `POST /ui/chat`. Apart from `id` and `messages`, fields come from the client's `body` option. */
 export function uiBody(maxMessages: number) {
-  return Type.Object({
-    id: Type.Optional(Type.String(CHAT_ID)),
-    messages: Type.Array(UiMessage, { minItems: 1, maxItems: maxMessages }),
-    model: Type.Optional(ModelName),
-    ...sampling,
-    tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
-    resumable: Type.Optional(Resumable),
-  });
+  return Type.Object(
+    {
+      id: Type.Optional(Type.String(CHAT_ID)),
+      messages: Type.Array(UiMessage, { minItems: 1, maxItems: maxMessages }),
+      model: Type.Optional(ModelName),
+      ...sampling,
+      tools: Type.Optional(Type.Array(Tool, { maxItems: 1_000 })),
+      toolChoice: Type.Optional(
+        Type.Union([
+          Type.Unsafe<'auto' | 'none' | 'required'>({ type: 'string', enum: ['auto', 'none', 'required'] }),
+          Type.Object({ name: Type.String({ minLength: 1, maxLength: 128 }) }, { additionalProperties: false }),
+        ]),
+      ),
+      resumable: Type.Optional(Resumable),
+      trigger: Type.Optional(Type.String({ maxLength: 256, description: 'Sent by the AI SDK; has no effect' })),
+      messageId: Type.Optional(Type.String({ maxLength: 256, description: 'Sent by the AI SDK; has no effect' })),
+    },
+    { additionalProperties: false },
+  );
 }
 
 export type UiBody = Static<ReturnType<typeof uiBody>>;
@@ -47,6 +58,12 @@ const text = Type.String();
 const toolCall = { toolCallId: text, toolName: text };
 
 const Usage = Type.Record(Type.String(), Type.Integer());
+
+const Metadata = Type.Optional(
+  Type.Record(Type.String(), Type.Unknown(), {
+    description: 'What the provider wants back; the AI SDK sends it in the next request',
+  }),
+);
 
 export const UiMessageChunk = Type.Union(
   [
@@ -68,8 +85,8 @@ export const UiMessageChunk = Type.Union(
     chunk('reasoning-end', { id: text }),
     chunk('tool-input-start', toolCall),
     chunk('tool-input-delta', { toolCallId: text, inputTextDelta: text }),
-    chunk('tool-input-available', { ...toolCall, input: Type.Unknown() }),
-    chunk('tool-input-error', { ...toolCall, input: Type.Unknown(), errorText: text }),
+    chunk('tool-input-available', { ...toolCall, input: Type.Unknown(), providerMetadata: Metadata }),
+    chunk('tool-input-error', { ...toolCall, input: Type.Unknown(), errorText: text, providerMetadata: Metadata }),
     chunk('finish-step', {}),
     chunk('finish', { finishReason: text, messageMetadata: Type.Optional(Type.Object({ usage: Usage })) }),
     chunk('error', { errorText: text }),

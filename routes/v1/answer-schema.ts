@@ -3,6 +3,17 @@ import { Type } from '@sinclair/typebox';
 /** Schemas of the answers of `/v1`. */
 
 const OrNull = Type.Union([Type.String(), Type.Null()]);
+const AnyFields = Type.Record(Type.String(), Type.Unknown());
+const ReasoningDetails = Type.Optional(
+  Type.Array(AnyFields, {
+    description: 'With tool calls: reasoning that the provider wants back. Send it in the next request as it is.',
+  }),
+);
+const ExtraContent = Type.Optional(
+  Type.Record(Type.String(), Type.Unknown(), {
+    description: 'What the provider wants back with this tool call. Send it in the next request as it is.',
+  }),
+);
 const FinishReason = Type.String({
   description: '`stop`, `length`, `tool_calls`, `content_filter`, or `other` for a reason that Sluice does not know',
 });
@@ -54,12 +65,14 @@ const ChatCompletion = Type.Object(
           content: OrNull,
           refusal: Type.Null(),
           reasoning_content: Type.Optional(Type.String({ description: 'Reasoning text, if the provider sends it' })),
+          reasoning_details: ReasoningDetails,
           tool_calls: Type.Optional(
             Type.Array(
               Type.Object({
                 id: Type.String(),
                 type: Type.Literal('function'),
                 function: Type.Object({ name: Type.String(), arguments: Type.String({ description: 'JSON' }) }),
+                extra_content: ExtraContent,
               }),
             ),
           ),
@@ -84,6 +97,7 @@ const ChatCompletionChunk = Type.Object(
           role: Type.Optional(Type.Literal('assistant')),
           content: Type.Optional(Type.String()),
           reasoning_content: Type.Optional(Type.String()),
+          reasoning_details: ReasoningDetails,
           tool_calls: Type.Optional(
             Type.Array(
               Type.Object({
@@ -91,6 +105,7 @@ const ChatCompletionChunk = Type.Object(
                 id: Type.Optional(Type.String()),
                 type: Type.Optional(Type.Literal('function')),
                 function: Type.Object({ name: Type.Optional(Type.String()), arguments: Type.String() }),
+                extra_content: ExtraContent,
               }),
             ),
           ),

@@ -1,6 +1,7 @@
 import type { EventMessage } from 'fastify';
-import type { ContentPart, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
-import { jsonEvent, toolCallId } from '../sse-events.ts';
+import type { ContentPart, ProviderState, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
+import { detailsForClient, extraContentForClient } from '../provider-state.ts';
+import { jsonEvent } from '../sse-events.ts';
 
 /** Encodes an answer as OpenAI's clients read it: in chunks, or whole. */
 
@@ -38,6 +39,7 @@ export function chunkEncoder(
     if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
     const events = [...opening(), ...chunksOf(parts)];
     if (terminal === undefined) return events.map(jsonEvent);
+    if (terminal.state) events.push(chunk(stateDelta(terminal.state)));
     events.push(chunk({}, toFinishReason(terminal)));
     const usage = toUsage(terminal);
     const last = includeUsage && usage ? [{ ...shared, choices: [], usage }] : [];
@@ -45,14 +47,14 @@ export function chunkEncoder(
   };
 
   function chunksOf(parts: Slice['parts']): object[] {
-    return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part, stream)))];
+    return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part)))];
   }
 }
 
 /** Collects slices into one `chat.completion`. */
 export function createCompletionCollector(stream: Stream) {
   let reasoning = '';
-  const calls = new Map<number, { id: string; type: 'function'; function: { name: string; arguments: string } }>();
+  const calls = new Map<number, Call>();
 
   return {
     add({ parts }: Slice): void {
@@ -60,7 +62,7 @@ export function createCompletionCollector(stream: Stream) {
         if (part.type === 'reasoning') reasoning += part.text;
         if (part.type !== 'tool_call') continue;
         const call = calls.get(part.index) ?? {
-          id: toolCallId(part, stream),
+          id: part.id ?? '',
           type: 'function',
           function: { name: '', arguments: '' },
         };
@@ -70,14 +72,21 @@ export function createCompletionCollector(stream: Stream) {
       }
     },
     completion(terminal: End, answer: string): object {
+      const usage = toUsage(terminal);
+      const { state } = terminal;
+      const details = state && detailsForClient(state);
+      const toolCalls = [...calls].map(([index, call]) => {
+        const content = state && extraContentForClient(state, index);
+        return content ? { ...call, extra_content: content } : call;
+      });
       const message = {
         role: 'assistant',
         content: answer === '' && calls.size > 0 ? null : answer,
         refusal: null,
         ...(reasoning !== '' && { reasoning_content: reasoning }),
-        ...(calls.size > 0 && { tool_calls: [...calls.values()] }),
+        ...(details && { reasoning_details: details }),
+        ...(calls.size > 0 && { tool_calls: toolCalls }),
       };
-      const usage = toUsage(terminal);
       return {
         ...commonFields(stream),
         object: 'chat.completion',
@@ -88,17 +97,34 @@ export function createCompletionCollector(stream: Stream) {
   };
 }
 
+interface Call {
+  readonly id: string;
+  readonly type: 'function';
+  readonly function: { name: string; arguments: string };
+}
+
+/** Returns the delta that carries the provider's state. It comes once, behind the tool calls. */
+function stateDelta(state: ProviderState): object {
+  const details = detailsForClient(state);
+  const calls = Object.keys(state.extraContent ?? {}).map((index) => ({
+    index: Number(index),
+    function: { arguments: '' },
+    extra_content: extraContentForClient(state, Number(index)),
+  }));
+  return { ...(details && { reasoning_details: details }), ...(calls.length > 0 && { tool_calls: calls }) };
+}
+
 function commonFields({ id, model }: Stream) {
   return { id: `chatcmpl-${id}`, created: Math.floor(Date.now() / 1000), model };
 }
 
-function toDelta(part: ContentPart, stream: Stream): object {
+function toDelta(part: ContentPart): object {
   if (part.type !== 'tool_call')
     return part.type === 'text' ? { content: part.text } : { reasoning_content: part.text };
-  const begins = part.id !== undefined || part.name !== undefined;
-  const call = begins
-    ? { id: toolCallId(part, stream), type: 'function', function: { name: part.name ?? '', arguments: part.arguments } }
-    : { function: { arguments: part.arguments } };
+  const call =
+    part.id === undefined
+      ? { function: { arguments: part.arguments } }
+      : { id: part.id, type: 'function', function: { name: part.name ?? '', arguments: part.arguments } };
   return { tool_calls: [{ index: part.index, ...call }] };
 }
 

@@ -1,18 +1,21 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
-import { ModelName, Resumable } from '../chat-request.ts';
+import { ModelName, ReasoningEffort, Resumable } from '../chat-request.ts';
 
 /**
- * The body of a Chat Completions request. Unknown fields are ignored, because OpenAI's own clients add
- * some. `request.ts` refuses those that would change the answer and are not supported.
+ * The body of a Chat Completions request. Other fields reach providers with the same API; `request.ts` refuses those
+ * that no answer of Sluice can hold, and those that could name a URL, a header or a credential.
  */
 
 const Words = <T extends string[]>(...words: [...T]) => Type.Unsafe<T[number]>({ type: 'string', enum: words });
 const OrNull = <T extends TSchema>(schema: T) => Type.Optional(Type.Union([schema, Type.Null()]));
 
+/** Anthropic's mark of a prompt that is cached up to here. */
+const CacheControl = Type.Object({ type: Words('ephemeral'), ttl: OrNull(Words('5m', '1h')) });
+
 const ContentPart = Type.Object({
   type: Type.String({
     maxLength: 64,
-    description: '`text`; also `image_url` in user messages and `refusal` in other messages',
+    description: '`text`; also `image_url` and `file` in user messages, and `refusal` in other messages',
   }),
   text: OrNull(Type.String()),
   refusal: OrNull(Type.String()),
@@ -22,12 +25,26 @@ const ContentPart = Type.Object({
       detail: OrNull(Words('auto', 'low', 'high', 'original')),
     }),
   ),
+  file: OrNull(
+    Type.Object({
+      file_data: OrNull(
+        Type.String({
+          pattern: '^(https://[^\\s]{1,2040}$|data:application/pdf;)',
+          description: 'PDF as a data: URL, or an https: URL',
+        }),
+      ),
+      filename: OrNull(Type.String({ maxLength: 256 })),
+    }),
+  ),
+  cache_control: OrNull(CacheControl),
 });
 
 const FunctionName = Type.String({ pattern: '^[A-Za-z0-9_.:-]{1,128}$' });
 
 const Content = Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })]);
-const ToolCallId = Type.String({ minLength: 1, maxLength: 256 });
+/** Some gateways put signatures into the ids of tool calls, so they may be long. */
+const ToolCallId = Type.String({ minLength: 1, maxLength: 8_192 });
+const AnyFields = Type.Record(Type.String(), Type.Unknown());
 
 const AnyMessage = Type.Object({
   role: Words('system', 'developer', 'user', 'assistant', 'tool'),
@@ -35,14 +52,19 @@ const AnyMessage = Type.Object({
   tool_calls: OrNull(
     Type.Array(
       Type.Object({
-        id: Type.String({ minLength: 1, maxLength: 256 }),
+        id: ToolCallId,
         function: Type.Object({ name: FunctionName, arguments: Type.String() }),
+        extra_content: OrNull(AnyFields),
       }),
       { maxItems: 1_000 },
     ),
   ),
   tool_call_id: OrNull(ToolCallId),
   reasoning_content: OrNull(Type.String()),
+  reasoning: OrNull(Type.String({ description: 'The same as `reasoning_content`' })),
+  reasoning_details: OrNull(
+    Type.Array(AnyFields, { maxItems: 1_000, description: 'As Sluice has sent them: the provider wants them back' }),
+  ),
 });
 
 /** Requires a field of messages of one role. A union of roles would give errors that name the wrong field. */
@@ -72,6 +94,18 @@ const ToolChoice = Type.Union([
   Type.Object({ type: Words('function'), function: Type.Object({ name: FunctionName }) }),
 ]);
 
+const ResponseFormat = Type.Object({
+  type: Words('text', 'json_object', 'json_schema'),
+  json_schema: OrNull(
+    Type.Object({
+      name: Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }),
+      description: OrNull(Type.String()),
+      schema: OrNull(AnyFields),
+      strict: OrNull(Type.Boolean()),
+    }),
+  ),
+});
+
 const Limit = Type.Integer({ minimum: 1, maximum: 10_000_000 });
 
 /** Returns the body of `POST /v1/chat/completions`. */
@@ -93,6 +127,8 @@ export function chatBody(maxMessages: number) {
     ),
     tools: OrNull(Type.Array(Tool, { maxItems: 1_000 })),
     tool_choice: OrNull(ToolChoice),
+    response_format: OrNull(ResponseFormat),
+    reasoning_effort: OrNull(ReasoningEffort),
     resumable: OrNull(Resumable),
   });
 }

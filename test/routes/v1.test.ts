@@ -26,7 +26,7 @@ t.test('an unsupported or invalid field gets a 400 that names it', async (t) => 
   const cases: [object, RegExp][] = [
     [{ messages: [USER], n: 2 }, /^n other than 1/],
     [{ messages: [USER], logprobs: true }, /^logprobs is not supported/],
-    [{ messages: [USER], functions: [] }, /^functions is not supported/],
+    [{ messages: [USER], functions: [{ name: 'f' }] }, /^functions is not supported/],
     [{ messages: [USER], audio: { voice: 'x' } }, /^audio/],
     [{ messages: [USER], modalities: ['text', 'audio'] }, /^modalities/],
     [{ messages: [] }, /messages/],
@@ -57,7 +57,7 @@ t.test('an unsupported or invalid field gets a 400 that names it', async (t) => 
   t.equal(upstream.calls.length, 0, 'no upstream call');
 });
 
-t.test('null and unknown fields are ignored', async (t) => {
+t.test('null fields are as absent ones, and unknown options reach a provider with the same API', async (t) => {
   const { upstream, post } = await startService(t);
   const nulls = {
     stop: null,
@@ -67,16 +67,39 @@ t.test('null and unknown fields are ignored', async (t) => {
     tool_choice: null,
     n: null,
     logprobs: false,
+    functions: [],
   };
-  const response = await post({
-    messages: [{ ...USER, name: 'me' }],
-    ...nulls,
-    base_url: 'http://evil.example',
-    api_key: 'x',
-    headers: { a: 'b' },
-  });
+  const unknown = { a_new_option: { level: [1, 'two'] }, stop_token_ids: [1], prompt_cache_key: 'k' };
+  const response = await post({ messages: [{ ...USER, name: 'me' }], ...nulls, ...unknown });
   t.equal(response.status, 200);
-  t.same(Object.keys(JSON.parse(upstream.calls[0]?.body ?? '')).sort(), ['messages', 'model', 'stream']);
+  const { messages, model, stream, ...options } = JSON.parse(upstream.calls[0]?.body ?? '{}');
+  t.same(options, unknown);
+  t.ok(messages && model && stream);
+});
+
+t.test('an option that could name a URL, a header or a credential is refused', async (t) => {
+  const { upstream, post } = await startService(t);
+  for (const option of [
+    { base_url: 'x' },
+    { api_key: 'x' },
+    { apiKey: 'x' },
+    { api_base: 'x' },
+    { extra_headers: { a: 'b' } },
+    { headers: {} },
+    { authorization: 'x' },
+    { webhook: 'x' },
+    { access_token: 'x' },
+    { plugin: { id: 'web', endpoint: 'x' } },
+    { plugins: [{ id: 'web', options: { 'image-url': 'x' } }] },
+    { harmless: 'https://evil.example/' },
+    { harmless: ['ok', { deep: ' FTP://evil.example' }] },
+  ]) {
+    const response = await post({ messages: [USER], ...option });
+    t.equal(response.status, 400, JSON.stringify(option));
+    const { error } = (await response.json()) as { error: { message: string } };
+    t.match(error.message, /^\w+ is not supported, because it could name a URL, a header or a credential\.$/);
+  }
+  t.equal(upstream.calls.length, 0);
 });
 
 t.test('every error under /v1 has the format of OpenAI', async (t) => {

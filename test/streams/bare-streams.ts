@@ -61,6 +61,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
         return routeOf(model);
       },
       hasCapacity: () => world.hasCapacity,
+      unsupported: () => undefined,
       generate: (route, prompt, sink, signal) => void calls.push({ route, prompt, sink, signal }),
     } as Partial<FastifyInstance['llm']> as FastifyInstance['llm']);
   };

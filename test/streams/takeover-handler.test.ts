@@ -72,7 +72,14 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
     },
   } as unknown as LlmClient & { route(): ModelRoute };
   const logger = { warn() {}, info() {}, error() {} } as never;
-  const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, maxChars: 1e6 });
+  const startGeneration = createGenerationStarter({
+    clock,
+    metrics,
+    llm,
+    admission,
+    states: { save: () => {}, isMissing: () => false, restore: async (_owner, messages) => messages },
+    maxChars: 1e6,
+  });
   const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration });
   const createFilled = async (parts: readonly ContentPart[]) => {
     const log = await createLog(store, { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o' });

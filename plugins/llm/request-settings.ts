@@ -1,4 +1,4 @@
-import type { ChatRequest, RequestSettings, ToolChoice } from './types.ts';
+import type { ChatRequest, RequestSettings, ToolChoice } from '../../providers/types.ts';
 
 /** Options that have a field of their own in `ChatRequest`. */
 const FIELDS: Readonly<Record<string, keyof ChatRequest>> = {
