@@ -52,16 +52,15 @@ export interface ClientOptions {
 
 export function createLlmClient(options: ClientOptions): LlmClient {
   const { targets, budget, clock, metrics, tracing, random = Math.random } = options;
-  return {
-    generate,
-    unsupported(route, prompt) {
-      const names = route.targets.map((target) => {
-        const provider = targets.providerOf(target, route);
-        return provider.unsupported?.(requestFor(prompt, target, provider, route));
-      });
-      return names.includes(undefined) ? undefined : names[0];
-    },
-  };
+  return { generate, unsupported };
+
+  function unsupported(route: ModelRoute, prompt: Prompt): string | undefined {
+    const names = route.targets.map((target) => {
+      const provider = targets.providerOf(target, route);
+      return provider.unsupported?.(requestFor(prompt, target, provider, route));
+    });
+    return names.includes(undefined) ? undefined : names[0];
+  }
 
   function generate(
     route: ModelRoute,
@@ -84,7 +83,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     budget.deposit();
     const first = targets.reserve(route, 0, isEligible);
     if (first) startAttempt(first, 1);
-    else sink.onFault(targets.unavailableError(route));
+    else sink.onFault(unsupported(route, prompt) === undefined ? targets.unavailableError(route) : UNSUPPORTED);
 
     function startAttempt(slot: TargetSlot, tries: number): void {
       const { target, provider } = slot;
@@ -197,6 +196,13 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     }
   }
 }
+
+/** The settings have changed since the question was accepted. */
+const UNSUPPORTED = new ProviderError('upstream_rejected', {
+  reason: 'unsupported_option',
+  retryable: false,
+  upstreamStatus: 400,
+});
 
 /** Returns the request for a target: with the operator's settings, and without the state of other providers. */
 function requestFor(prompt: Prompt, target: Target, provider: Provider, route: ModelRoute): ChatRequest {

@@ -54,6 +54,7 @@ export interface TestClient {
   start(options?: GenerateOptions): Promise<Running>;
   /** Runs a generation to its end, while the clock advances. */
   generate(options?: GenerateOptions): Promise<Outcome>;
+  unsupported(prompt: Prompt): string | undefined;
   metric(name: string, labels?: Record<string, string>): Promise<number>;
   metricsText(): Promise<string>;
 }
@@ -131,6 +132,7 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
     targets,
     route,
     budget,
+    unsupported: (prompt) => client.unsupported(route, prompt),
     start,
     async generate(generateOptions) {
       const running = await start(generateOptions);

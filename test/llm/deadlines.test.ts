@@ -93,3 +93,53 @@ t.test('many parts use one timer for silence and one for the whole answer', asyn
   running.controller.abort();
   t.equal(running.clock.pending, 0);
 });
+
+t.test('thinking is a sign of life until thinkingMs, pings are not', async (t) => {
+  const deadlines = { firstTokenMs: 60_000, idleMs: 30_000, thinkingMs: 300_000, totalMs: 600_000 };
+  const long = await attempt([{ type: 'thinking' }, 90_000, ...ANSWER], { deadlines });
+  await long.advance(90_000, 10_000);
+  t.same(long.faults, [], 'ninety seconds of thinking, then the answer');
+  t.equal(long.parts.at(-1)?.type, 'finish');
+  t.notOk(
+    long.parts.some(({ type }) => type === 'thinking'),
+    'the report itself is no part of the answer',
+  );
+
+  const silent = await attempt([90_000, ...ANSWER], { deadlines });
+  await silent.advance(60_000);
+  t.match(silent.faults, [{ stage: 'first_token' }], 'without a report, the deadline of the first token applies');
+});
+
+t.test('each report of thinking counts from the first one since the last content', async (t) => {
+  const steps = [textPart('x'), { type: 'thinking' }, 4_000, { type: 'thinking' }, 'silence'] as const;
+  const running = await attempt(steps);
+  await running.advance(4_000);
+  t.same(running.faults, []);
+  await running.advance(999);
+  t.same(running.faults, [], 'one millisecond before thinkingMs');
+  await running.advance(1);
+  t.match(running.faults, [{ stage: 'idle' }], 'repeated reports do not extend it');
+  assertReleased(t, running, 'after thinkingMs');
+
+  const first = await attempt([{ type: 'thinking' }, 'silence']);
+  await first.advance(4_999);
+  t.same(first.faults, []);
+  await first.advance(1);
+  t.match(first.faults, [{ stage: 'first_token' }], 'nothing was delivered');
+});
+
+t.test('after content, the deadline of silence applies again, and later thinking has the whole time', async (t) => {
+  const running = await attempt([{ type: 'thinking' }, 4_000, textPart('x'), 'silence']);
+  await running.advance(4_000);
+  await running.advance(299);
+  t.same(running.faults, []);
+  await running.advance(1);
+  t.match(running.faults, [{ stage: 'idle' }]);
+
+  const again = await attempt([{ type: 'thinking' }, 4_000, textPart('x'), { type: 'thinking' }, 4_000, FINISH]);
+  await again.advance(4_000);
+  await again.advance(4_000);
+  t.same(again.faults, []);
+  t.equal(again.parts.at(-1)?.type, 'finish');
+  assertReleased(t, again, 'at the end');
+});
