@@ -29,7 +29,9 @@ function* settings(schema: TSchema, path: string): Generator<Setting> {
   const required = new Set((schema.required as string[] | undefined) ?? []);
   for (const [name, one] of Object.entries(properties ?? {})) {
     const inner = one.type === 'array' ? (one.items as TSchema) : one;
-    if (inner?.type === 'object') yield* settings(one, below(name));
+    // An object with free names and a description is a setting of its own.
+    const isRecord = inner?.properties === undefined && inner?.description !== undefined;
+    if (inner?.type === 'object' && !isRecord) yield* settings(one, below(name));
     else yield { path: below(name), schema: one, isOptional: !required.has(name) };
   }
   for (const one of Object.values(patternProperties ?? {})) yield* settings(one, below('<name>'));

@@ -81,13 +81,15 @@ t.test('all supported fields of a request reach the provider', async (t) => {
     response_format: { type: 'json_object' },
     tools,
     tool_choice: { type: 'function', function: { name: 'f' } },
-    metadata: { ignored: 'yes' },
+    metadata: { a: 'b' },
     store: false,
   });
   t.same(JSON.parse(service.upstream.calls[0]?.body ?? ''), {
     seed: 7,
     parallel_tool_calls: false,
     response_format: { type: 'json_object' },
+    metadata: { a: 'b' },
+    store: false,
     model: 'm',
     messages: [
       { role: 'system', content: 'Be brief.' },
