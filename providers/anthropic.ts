@@ -1,5 +1,5 @@
 import type { Provider } from './types.ts';
-import { anthropicBody } from './wire/anthropic-body.ts';
+import { anthropicBody, unsupportedByAnthropic } from './wire/anthropic-body.ts';
 import { createAnthropicDecoder } from './wire/anthropic-stream.ts';
 import { createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 
@@ -11,7 +11,8 @@ export function createAnthropic(options: ProviderOptions): Provider {
     contentType: 'text/event-stream',
     headers: { 'anthropic-version': '2023-06-01' },
     authorization: (apiKey) => ({ 'x-api-key': apiKey }),
-    call: (request) => ({ path: '/messages', body: anthropicBody(request) }),
+    unsupported: unsupportedByAnthropic,
+    call: (request) => ({ path: '/messages', body: anthropicBody(request, options.sampling) }),
     createDecoder: createAnthropicDecoder,
   });
 }

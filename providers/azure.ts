@@ -1,13 +1,20 @@
 import type { ChatRequest, Provider } from './types.ts';
-import { openAIChatBody } from './wire/openai-body.ts';
+import { type OpenAIChatDialect, openAIChatBody, unsupportedByChat } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { createHttpProvider, type ProviderOptions } from './wire/provider.ts';
+import { responsesBody } from './wire/responses-body.ts';
+import { createResponsesDecoder } from './wire/responses-stream.ts';
+import { unsupportedOption } from './wire/unsupported.ts';
 
-const DIALECT = { maxTokensField: 'max_completion_tokens', streamOptions: true } as const;
+const DIALECT: OpenAIChatDialect = {
+  maxTokensField: 'max_completion_tokens',
+  streamOptions: true,
+  files: 'data',
+};
 
 /**
- * Creates a provider for Azure OpenAI or Foundry: Chat Completions with the key in `api-key`. The base URL
- * and `apiVersion` select the API:
+ * Creates a provider for Azure OpenAI or Foundry: Chat Completions, or Responses if `api` says so, with the key in
+ * `api-key`. The base URL and `apiVersion` select the address:
  *
  * - `https://<resource>.openai.azure.com` without `apiVersion`: the v1 API, where `model` is the deployment
  * - the same base URL with `apiVersion`: the older API, which has the deployment in the path
@@ -19,17 +26,33 @@ export function createAzure(options: ProviderOptions): Provider {
   const isBareHost = url.pathname === '/';
   if (isBareHost) url.pathname = apiVersion === undefined ? '/openai/v1' : '/openai';
 
+  const version = apiVersion === undefined ? '' : `?api-version=${encodeURIComponent(apiVersion)}`;
   const pathFor = ({ model }: ChatRequest): string => {
     if (apiVersion === undefined) return '/chat/completions';
     const deployment = isBareHost ? `/deployments/${encodeURIComponent(model)}` : '';
-    return `${deployment}/chat/completions?api-version=${encodeURIComponent(apiVersion)}`;
+    return `${deployment}/chat/completions${version}`;
   };
 
+  const common = {
+    contentType: 'text/event-stream',
+    authorization: (apiKey: string) => ({ 'api-key': apiKey }),
+  };
+  if (options.api === 'responses') {
+    return createHttpProvider(
+      { ...options, baseUrl: url.href },
+      {
+        ...common,
+        unsupported: (request) => unsupportedOption(request, 'responses'),
+        call: (request) => ({ path: `/responses${version}`, body: responsesBody(request) }),
+        createDecoder: createResponsesDecoder,
+      },
+    );
+  }
   return createHttpProvider(
     { ...options, baseUrl: url.href },
     {
-      contentType: 'text/event-stream',
-      authorization: (apiKey) => ({ 'api-key': apiKey }),
+      ...common,
+      unsupported: (request) => unsupportedByChat(request, DIALECT),
       call: (request) => ({ path: pathFor(request), body: openAIChatBody(request, DIALECT) }),
       createDecoder: (parts) => createOpenAIChatDecoder(parts),
     },

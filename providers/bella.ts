@@ -1,8 +1,10 @@
 import type { Provider } from './types.ts';
 import { dropRepeatedReasoning } from './wire/leading-reasoning.ts';
-import { openAIChatBody } from './wire/openai-body.ts';
+import { type OpenAIChatDialect, openAIChatBody, unsupportedByChat } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
+
+const DIALECT: OpenAIChatDialect = { maxTokensField: 'max_tokens', streamOptions: false };
 
 /** Address of the public trial. For a self-hosted gateway, set `baseUrl`. */
 export const BELLA_BASE_URL = 'https://api.bella.top/v1';
@@ -23,10 +25,8 @@ export function createBella(options: ProviderOptions): Provider {
     {
       contentType: 'text/event-stream',
       authorization: bearer,
-      call: (request) => ({
-        path: '/chat/completions',
-        body: openAIChatBody(request, { maxTokensField: 'max_tokens', streamOptions: false }),
-      }),
+      unsupported: (request) => unsupportedByChat(request, DIALECT),
+      call: (request) => ({ path: '/chat/completions', body: openAIChatBody(request, DIALECT) }),
       createDecoder: (parts) => createOpenAIChatDecoder(parts, { wrapParts: dropRepeatedReasoning }),
     },
   );

@@ -7,6 +7,7 @@ import { inBandError } from './wire/in-band-error.ts';
 import { parseEvent, parseObject } from './wire/json.ts';
 import { sortToolResults } from './wire/messages.ts';
 import { createNdjsonDecoder } from './wire/ndjson.ts';
+import { ollamaOptions } from './wire/ollama-options.ts';
 import { openAITools } from './wire/openai-body.ts';
 import type { PartBuffer } from './wire/parts.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
@@ -14,6 +15,7 @@ import type { AnswerDecoder } from './wire/read-answer.ts';
 import type { WireEvent } from './wire/sse.ts';
 import { hasError, upstreamDetail } from './wire/status-error.ts';
 import { createToolCalls } from './wire/tool-calls.ts';
+import { unsupportedOption } from './wire/unsupported.ts';
 
 export const OLLAMA_BASE_URL = 'http://127.0.0.1:11434';
 
@@ -22,25 +24,20 @@ export function createOllama(options: ProviderOptions): Provider {
   return createHttpProvider(options, {
     contentType: 'application/x-ndjson',
     authorization: bearer,
+    unsupported: (request) => unsupportedOption(request, 'ollama'),
     call: (request) => ({ path: '/api/chat', body: ollamaBody(request) }),
     createDecoder: createOllamaDecoder,
   });
 }
 
 function ollamaBody(request: ChatRequest): Record<string, unknown> {
-  const options = {
-    ...(request.temperature !== undefined && { temperature: request.temperature }),
-    ...(request.topP !== undefined && { top_p: request.topP }),
-    ...(request.maxTokens !== undefined && { num_predict: request.maxTokens }),
-    ...(request.stop !== undefined && { stop: request.stop }),
-  };
-  // Ollama has no tool choice. `none` is expressed by leaving the tools out; other choices are ignored.
+  // Ollama has no tool choice. `none` is expressed by leaving the tools out; other choices are unsupported.
   const tools = request.toolChoice === 'none' ? undefined : request.tools;
   return {
     model: request.model,
     messages: sortToolResults(request.messages).map(ollamaMessage),
     stream: true,
-    ...(Object.keys(options).length > 0 && { options }),
+    ...ollamaOptions(request),
     ...(tools !== undefined && { tools: openAITools(tools) }),
   };
 }
@@ -56,7 +53,7 @@ function ollamaMessage(message: ChatMessage): object {
   }
   if (typeof message.content === 'string') return { role: message.role, content: message.content };
   const text = message.content.flatMap((block) => (block.type === 'text' ? [block.text] : []));
-  const images = message.content.flatMap((block) => (block.type === 'image' ? [imageData(block.url)] : []));
+  const images = message.content.flatMap((block) => (block.type === 'text' ? [] : [imageData(block.url)]));
   return { role: 'user', content: text.join('\n'), ...(images.length > 0 && { images }) };
 }
 
@@ -106,7 +103,10 @@ export function createOllamaDecoder(parts: PartBuffer): AnswerDecoder {
       throw inBandError(upstreamDetail(line));
     if (answerEnd.isFinished) return;
     const { thinking, content, tool_calls: calls } = line.message ?? {};
-    if (thinking) parts.text('reasoning', thinking);
+    if (thinking) {
+      parts.text('reasoning', thinking);
+      parts.thinking();
+    }
     if (content) parts.text('text', content);
     for (const call of calls ?? []) {
       if (call) toolCalls.addWhole({ id: call.id, ...call.function, arguments: call.function?.arguments ?? {} });

@@ -7,6 +7,7 @@ import type { ProviderState } from '../plugins/streams/api.ts';
  */
 
 type Fields = Readonly<Record<string, unknown>>;
+type Detail = NonNullable<ProviderState['details']>[number];
 
 /** Returns the `reasoning_details` of a message; undefined if there are none. */
 export function detailsForClient({ provider, details }: ProviderState): Fields[] | undefined {
@@ -32,8 +33,8 @@ export function stateFromClient(
     if (typeof name === 'string') provider ??= name;
     return typeof name === 'string' && name === provider;
   };
-  const ownDetails = details.flatMap(({ provider: name, type, ...detail }) =>
-    typeof type === 'string' && belongs(name) ? [{ ...detail, type }] : [],
+  const ownDetails = details.flatMap(({ provider: name, ...detail }) =>
+    typeof detail.type === 'string' && belongs(name) ? [detail as Detail] : [],
   );
   const extraContent = Object.fromEntries(
     extraContents.flatMap((content, call) => {

@@ -11,7 +11,7 @@ export type Terminal =
       readonly type: 'end';
       readonly finishReason: FinishReason | 'stopped';
       readonly usage?: Usage | undefined;
-      /** What the provider wants back with the tool calls of this answer. */
+      /** State that the provider wants back with the tool calls of this answer. */
       readonly state?: ProviderState | undefined;
       /** The targets that answered, as `provider/model`, if there was more than one. */
       readonly targets?: readonly string[] | undefined;

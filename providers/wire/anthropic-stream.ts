@@ -1,6 +1,7 @@
 import { ProviderError } from '../errors.ts';
-import type { Usage } from '../types.ts';
+import type { AnswerState, ReasoningDetail, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
+import { ANTHROPIC_FORMAT } from './anthropic-body.ts';
 import { usageFrom } from './counts.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
@@ -33,6 +34,9 @@ interface Block {
   text?: string | null;
   thinking?: string | null;
   input?: object | null;
+  signature?: string | null;
+  /** Encrypted thinking. */
+  data?: string | null;
 }
 
 interface Delta {
@@ -40,6 +44,7 @@ interface Delta {
   text?: string | null;
   thinking?: string | null;
   partial_json?: string | null;
+  signature?: string | null;
   stop_reason?: string | null;
 }
 
@@ -52,6 +57,8 @@ type Counts = Record<string, unknown>;
 export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
+  /** Thinking blocks by index: they go back with their signature. */
+  const thoughts = new Map<number, { text: string; signature: string; data: string; before: number }>();
   const sse = createSseDecoder(onEvent);
   /** Indexes of the blocks that are tool calls. */
   const toolBlocks = new Set<number>();
@@ -104,8 +111,11 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
 
   function onBlock(index: number, block: Block | null | undefined): void {
     if (block?.type === 'text' && block.text) parts.text('text', block.text);
-    else if (block?.type === 'thinking' && block.thinking) parts.text('reasoning', block.thinking);
-    else if (block?.type === 'tool_use') {
+    else if (block?.type === 'thinking') onThinking(index, block.thinking ?? '', block.signature ?? '');
+    else if (block?.type === 'redacted_thinking' && block.data) {
+      thoughts.set(index, { text: '', signature: '', data: block.data, before: toolCalls.count });
+      parts.thinking();
+    } else if (block?.type === 'tool_use') {
       toolBlocks.add(index);
       const { id, name, input } = block;
       const args = input && Object.keys(input).length > 0 ? input : '';
@@ -113,9 +123,29 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     }
   }
 
+  function onThinking(index: number, text: string, signature: string): void {
+    const thought = thoughts.get(index) ?? { text: '', signature: '', data: '', before: toolCalls.count };
+    thoughts.set(index, thought);
+    thought.text += text;
+    thought.signature += signature;
+    if (text !== '') parts.text('reasoning', text);
+    parts.thinking();
+  }
+
+  /** Returns the thinking that the API wants back with tool calls. */
+  function stateOf(): AnswerState | undefined {
+    if (toolCalls.count === 0) return undefined;
+    const details = [...thoughts.values()].flatMap(({ text, signature, data, before }): ReasoningDetail[] => {
+      if (data !== '') return [{ type: 'reasoning.encrypted', data, format: ANTHROPIC_FORMAT, before }];
+      return signature === '' ? [] : [{ type: 'reasoning.text', text, signature, format: ANTHROPIC_FORMAT, before }];
+    });
+    return details.length > 0 ? { details } : undefined;
+  }
+
   function onDelta(index: number, delta: Delta | null | undefined): void {
     if (delta?.type === 'text_delta' && delta.text) parts.text('text', delta.text);
-    else if (delta?.type === 'thinking_delta' && delta.thinking) parts.text('reasoning', delta.thinking);
+    else if (delta?.type === 'thinking_delta' && delta.thinking) onThinking(index, delta.thinking, '');
+    else if (delta?.type === 'signature_delta' && delta.signature) onThinking(index, '', delta.signature);
     else if (delta?.type === 'input_json_delta' && delta.partial_json && toolBlocks.has(index)) {
       toolCalls.add([{ index, function: { arguments: delta.partial_json } }]);
     }
@@ -132,7 +162,9 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     },
     finish() {
       toolCalls.flush();
-      return answerEnd.finish(usageOf(counts), toolCalls.count > 0);
+      const part = answerEnd.finish(usageOf(counts), toolCalls.count > 0);
+      const state = stateOf();
+      return state ? { ...part, state } : part;
     },
   };
 }

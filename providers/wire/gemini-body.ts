@@ -1,5 +1,6 @@
-import type { ChatMessage, ChatRequest, ToolChoice } from '../types.ts';
+import type { ChatMessage, ChatRequest, ToolChoice, UserContent } from '../types.ts';
 import { parseDataUrl } from './data-url.ts';
+import { geminiThinking } from './gemini-thinking.ts';
 import { parseObject } from './json.ts';
 import { sortToolResults, withoutBlankText } from './messages.ts';
 
@@ -17,13 +18,17 @@ const PLACEHOLDER_SIGNATURE = { thoughtSignature: 'skip_thought_signature_valida
 /** Returns the body of a `streamGenerateContent` request. @throws ProviderError for an invalid `data:` URL */
 export function geminiBody(request: ChatRequest): Record<string, unknown> {
   const system = request.messages.flatMap((message) => (message.role === 'system' ? [{ text: message.content }] : []));
+  const { options = {} } = request;
   const generationConfig = {
+    ...configOf(options),
     ...(request.temperature !== undefined && { temperature: request.temperature }),
     ...(request.topP !== undefined && { topP: request.topP }),
     ...(request.maxTokens !== undefined && { maxOutputTokens: request.maxTokens }),
     ...(request.stop !== undefined && { stopSequences: request.stop }),
+    ...geminiThinking(request),
   };
   return {
+    ...Object.fromEntries((request.forward ?? []).flatMap((name) => (name in options ? [[name, options[name]]] : []))),
     contents: toContents(request.messages, !/gemini-[12]\b/.test(request.model)),
     ...(system.length > 0 && { systemInstruction: { parts: system } }),
     ...(Object.keys(generationConfig).length > 0 && { generationConfig }),
@@ -31,6 +36,25 @@ export function geminiBody(request: ChatRequest): Record<string, unknown> {
     ...(request.toolChoice !== undefined && {
       toolConfig: { functionCallingConfig: callingConfig(request.toolChoice) },
     }),
+  };
+}
+
+/** Options of Chat Completions, and their names in the configuration of a generation. */
+const CONFIG_NAMES: Readonly<Record<string, string>> = {
+  seed: 'seed',
+  top_k: 'topK',
+  presence_penalty: 'presencePenalty',
+  frequency_penalty: 'frequencyPenalty',
+};
+
+function configOf(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const known = Object.entries(CONFIG_NAMES).filter(([name]) => options[name] !== undefined);
+  const format = options.response_format as { type?: string; json_schema?: { schema?: unknown } } | undefined;
+  const isJson = format?.type === 'json_object' || format?.type === 'json_schema';
+  return {
+    ...Object.fromEntries(known.map(([name, ownName]) => [ownName, options[name]])),
+    ...(isJson && { responseMimeType: 'application/json' }),
+    ...(format?.type === 'json_schema' && { responseJsonSchema: format.json_schema?.schema ?? {} }),
   };
 }
 
@@ -63,7 +87,7 @@ function partsOf(message: ChatMessage, needsSignature: boolean): object[] {
   }
   if (typeof message.content !== 'string') {
     return withoutBlankText(message.content).map((block) =>
-      block.type === 'text' ? { text: block.text } : imagePart(block.url),
+      block.type === 'text' ? { text: block.text } : filePart(block),
     );
   }
   const text = message.content === '' ? [] : [{ text: message.content }];
@@ -73,8 +97,16 @@ function partsOf(message: ChatMessage, needsSignature: boolean): object[] {
     ...toolCalls.map(({ name, arguments: args }, i) => ({
       functionCall: { name, args: parseObject(args) },
       ...(needsSignature && i === 0 && PLACEHOLDER_SIGNATURE),
+      ...signatureOf(message, i),
     })),
   ];
+}
+
+/** Returns the thought signature that came with a tool call. */
+function signatureOf(message: ChatMessage, call: number): object {
+  const content = message.role === 'assistant' ? message.state?.extraContent?.[call] : undefined;
+  const signature = (content?.google as { thought_signature?: unknown } | undefined)?.thought_signature;
+  return typeof signature === 'string' ? { thoughtSignature: signature } : {};
 }
 
 /** Returns a tool result as an object, which the API requires. */
@@ -91,11 +123,17 @@ const IMAGE_TYPES: Readonly<Record<string, string>> = {
   heif: 'image/heif',
 };
 
-function imagePart(url: string): object {
-  const inlineData = parseDataUrl(url);
+function filePart(block: Exclude<UserContent, { type: 'text' }>): object {
+  const inlineData = parseDataUrl(block.url);
   if (inlineData) return { inlineData };
-  const extension = /\.(\w+)(?:[?#].*)?$/.exec(url)?.[1]?.toLowerCase() ?? '';
-  return { fileData: { fileUri: url, mimeType: IMAGE_TYPES[extension] ?? 'image/jpeg' } };
+  const mimeType = block.type === 'file' ? block.mimeType : imageTypeOf(block.url);
+  return { fileData: { fileUri: block.url, mimeType } };
+}
+
+/** Returns the media type of an image by the extension of its URL. */
+function imageTypeOf(url: string): string {
+  const path = URL.canParse(url) ? new URL(url).pathname : '';
+  return IMAGE_TYPES[path.slice(path.lastIndexOf('.') + 1).toLowerCase()] ?? 'image/jpeg';
 }
 
 function callingConfig(choice: ToolChoice): object {

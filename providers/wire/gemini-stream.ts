@@ -7,6 +7,7 @@ import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
+import { createStateCollector } from './reasoning-details.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls } from './tool-calls.ts';
@@ -14,6 +15,8 @@ import { createToolCalls } from './tool-calls.ts';
 interface Part {
   text?: string | null;
   thought?: boolean | null;
+  /** Belongs to the function call of the same part. */
+  thoughtSignature?: string | null;
   functionCall?: { id?: string | null; name?: string | null; args?: object | null } | null;
 }
 
@@ -39,6 +42,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const collector = createStateCollector();
   let usage: Usage | undefined;
   let leadingReason: string | undefined;
 
@@ -65,9 +69,14 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     else answerEnd.reason(word);
   }
 
-  function onPart({ text, thought, functionCall }: Part): void {
+  function onPart({ text, thought, functionCall, thoughtSignature }: Part): void {
     if (text) parts.text(thought ? 'reasoning' : 'text', text);
-    if (functionCall) toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
+    if (thought) parts.thinking();
+    if (!functionCall) return;
+    if (thoughtSignature) {
+      collector.addExtraContent(toolCalls.count, { google: { thought_signature: thoughtSignature } });
+    }
+    toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
   }
 
   return {
@@ -81,7 +90,9 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
       toolCalls.flush();
       // An empty answer.
       if (!parts.hasContent && leadingReason !== undefined) answerEnd.reason(leadingReason);
-      return answerEnd.finish(usage, toolCalls.count > 0);
+      const part = answerEnd.finish(usage, toolCalls.count > 0);
+      const state = collector.state();
+      return state ? { ...part, state } : part;
     },
   };
 }

@@ -9,6 +9,7 @@ import { addContent } from './openai-content.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
+import { createStateCollector, isRecord } from './reasoning-details.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls, type ToolCallDelta } from './tool-calls.ts';
@@ -19,6 +20,8 @@ interface Delta {
   reasoning?: unknown;
   refusal?: unknown;
   tool_calls?: unknown;
+  /** Reasoning that the provider wants back (OpenRouter). */
+  reasoning_details?: unknown;
 }
 
 interface Choice {
@@ -55,6 +58,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const collector = createStateCollector();
   let usage: Usage | undefined;
   let isRefused = false;
   let hasDelta = false;
@@ -100,8 +104,13 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     reasoning: otherReasoning,
     refusal,
     tool_calls,
+    reasoning_details: details,
   }: Delta): void {
-    const thought = isEmpty(reasoning) ? otherReasoning : reasoning;
+    let thought = isEmpty(reasoning) ? otherReasoning : reasoning;
+    if (Array.isArray(details)) {
+      for (const detail of details) collector.addFragment(detail);
+      if (isEmpty(thought)) thought = details.map((detail) => textOf(detail)).join('');
+    }
     if (!isEmpty(thought)) {
       answerEnd.content();
       addContent(parts, 'reasoning', thought);
@@ -111,10 +120,24 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
       else addContent(parts, 'text', content);
     }
-    if (typeof refusal === 'string' && refusal !== '') isRefused = true;
+    if (typeof refusal === 'string' && refusal !== '') {
+      // A refusal is what the model says to the user.
+      isRefused = true;
+      answerEnd.content();
+      parts.text('text', refusal);
+    }
     if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
     answerEnd.content();
     toolCalls.add(tool_calls as ToolCallDelta[]);
+    for (const fragment of tool_calls) addExtraContent(fragment, tool_calls.length === 1);
+  }
+
+  /** Keeps what belongs to a tool call: the one of its index, or the one that the only fragment has touched. */
+  function addExtraContent(fragment: unknown, isAlone: boolean): void {
+    if (!isRecord(fragment) || !isRecord(fragment.extra_content)) return;
+    const { index } = fragment;
+    const call = isAlone ? toolCalls.current : typeof index === 'number' ? index : undefined;
+    if (call !== undefined) collector.addExtraContent(call, fragment.extra_content);
   }
 
   function releaseHeldText(): void {
@@ -136,7 +159,8 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       wrapped?.end();
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
-      return isRefused ? { ...part, reason: 'content_filter' } : part;
+      const state = toolCalls.count > 0 ? collector.state() : undefined;
+      return { ...part, ...(isRefused && { reason: 'content_filter' as const }), ...(state && { state }) };
     },
   };
 }
@@ -153,6 +177,10 @@ function isErrorFrame(text: string): boolean {
 function hasFields(value: object | null | undefined): boolean {
   for (const _ in value) return true;
   return false;
+}
+
+function textOf(detail: unknown): string {
+  return isRecord(detail) && typeof detail.text === 'string' ? detail.text : '';
 }
 
 function isEmpty(value: unknown): boolean {

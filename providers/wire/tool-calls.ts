@@ -13,6 +13,8 @@ export interface ToolCallDelta {
 export interface ToolCalls {
   /** Number of calls that have begun. */
   readonly count: number;
+  /** Number of the call, counted from 0, that the last fragment belongs to; undefined before the first call. */
+  readonly current: number | undefined;
   /** Adds the fragments of one delta. Several fragments of one delta without an id are several calls. */
   add(fragments: readonly (ToolCallDelta | null | undefined)[]): void;
   /** Adds a call that is complete. */
@@ -136,6 +138,9 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
   return {
     get count() {
       return calls.length;
+    },
+    get current() {
+      return current && calls.indexOf(current);
     },
     add(fragments) {
       const touched = new Set<Call>();

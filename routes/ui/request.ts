@@ -86,7 +86,7 @@ function splitSteps(parts: readonly Part[]): Part[][] {
   return steps.filter((step) => step.length > 0);
 }
 
-/** What the AI SDK tells the model of a call that the user did not allow. */
+/** Text that the AI SDK tells the model of a call that the user did not allow. */
 const DENIED = 'Tool call execution denied.';
 
 /** Converts one step. Calls without a result are left out, because providers refuse them. */

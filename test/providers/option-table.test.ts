@@ -83,7 +83,7 @@ const APIS: Readonly<Record<string, { api: Api; model: string }>> = {
   demo: { api: 'demo', model: 'demo' },
 };
 
-/** What single Chat Completions providers cannot do, although the API can. */
+/** Returns the verdict of the table, with the exceptions: what single providers cannot do, although the API can. */
 function verdictOf(type: string, row: string): Verdict {
   if (row === 'response_format: json_schema' && type === 'deepseek') return 'unfit';
   const { api } = APIS[type] ?? { api: 'chat' };
