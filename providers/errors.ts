@@ -19,6 +19,24 @@ const CODES = {
 
 export type ProviderErrorCode = keyof typeof CODES;
 
+/** Reasons of a refusal that a client or an operator can act on. */
+export type RefusalReason =
+  | 'context_length_exceeded'
+  | 'content_filter'
+  | 'unsupported_parameter'
+  | 'invalid_parameter'
+  | 'model_not_found'
+  | 'quota_exhausted'
+  | 'credentials';
+
+/** Refusals that follow from the label of an error. */
+const REFUSALS_BY_LABEL: Readonly<Record<string, RefusalReason>> = {
+  billing: 'quota_exhausted',
+  credentials: 'credentials',
+  image_url: 'invalid_parameter',
+  prompt_blocked: 'content_filter',
+};
+
 /** Error text of the provider. For classification and tests only: never log it or send it to clients. */
 export interface UpstreamDetail {
   readonly message?: string;
@@ -26,11 +44,21 @@ export interface UpstreamDetail {
   readonly code?: string | number;
   /** Google's reasons in `details`. */
   readonly reasons?: readonly string[];
+  /** Name of the wrong parameter, as the provider calls it. */
+  readonly param?: string;
 }
 
 export interface ProviderErrorInit {
   /** Short label for metrics and logs, from a bounded set: `connect`, `http_503`, `bad_json` … */
   readonly reason: string;
+  /** Reason of a refusal; if absent, it follows from `reason`. */
+  readonly refusal?: RefusalReason | undefined;
+  /** Name of the wrong field in Chat Completions, composed of known words only. */
+  readonly param?: string | undefined;
+  /** Says what is wrong, instead of the message of the code. Must not contain text of a client or an upstream. */
+  readonly problem?: string;
+  /** Code of a failed TLS handshake, for example `CERT_HAS_EXPIRED`. */
+  readonly tlsCode?: string | undefined;
   /** True if the same question may succeed later. */
   readonly retryable: boolean;
   /** Milliseconds to wait before a retry; undefined if the provider does not say. */
@@ -59,6 +87,9 @@ export class ProviderError extends Error {
   /** HTTP status for answers that are not streamed. */
   readonly status: number;
   readonly reason: string;
+  readonly refusal: RefusalReason | undefined;
+  readonly param: string | undefined;
+  readonly tlsCode: string | undefined;
   readonly retryable: boolean;
   readonly retryAfterMs: number | undefined;
   readonly stage: TimeoutStage | undefined;
@@ -69,10 +100,13 @@ export class ProviderError extends Error {
     const { status, problem } = CODES[code];
     const stage = init.stage ? ` (${init.stage})` : '';
     const advice = init.retryable ? '; retry later' : '';
-    super(`${problem}${stage}${advice}.`, { cause: init.cause });
+    super(`${init.problem ?? problem}${stage}${advice}.`, { cause: init.cause });
     this.code = code;
     this.status = clientFaultStatus(code, init) ?? status;
     this.reason = init.reason;
+    this.refusal = init.refusal ?? REFUSALS_BY_LABEL[init.reason];
+    this.param = init.param;
+    this.tlsCode = init.tlsCode;
     this.retryable = init.retryable;
     this.retryAfterMs = init.retryAfterMs;
     this.stage = init.stage;

@@ -8,8 +8,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Creates an error with a public code, to be thrown before a stream begins. */
     apiError(error: PublicError): Error;
-    /** Creates an `invalid_request` error; 400 unless another status is given. */
-    invalidRequest(message: string, status?: number): Error;
+    /** Creates an `invalid_request` error; 400 unless another status is given. `param` is the wrong body field. */
+    invalidRequest(message: string, status?: number, param?: string): Error;
     /**
      * Returns what clients may see of any thrown value, and sets the headers that belong to it. Logs faults of this
      * service.
@@ -22,13 +22,17 @@ class ApiError extends Error {
   override readonly name = 'ApiError';
   readonly statusCode: number;
   readonly code: string;
+  readonly reason: string | undefined;
+  readonly param: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly isDraining: boolean;
 
-  constructor({ status, code, message, retryAfterMs, isDraining = false }: PublicError) {
+  constructor({ status, code, message, reason, param, retryAfterMs, isDraining = false }: PublicError) {
     super(message);
     this.statusCode = status;
     this.code = code;
+    this.reason = reason;
+    this.param = param;
     this.retryAfterMs = retryAfterMs;
     this.isDraining = isDraining;
   }
@@ -62,7 +66,8 @@ export default fp(
     fastify.decorate('apiError', (error: PublicError) => new ApiError(error));
     fastify.decorate(
       'invalidRequest',
-      (message: string, status = 400) => new ApiError({ status, code: 'invalid_request', message }),
+      (message: string, status = 400, param?: string) =>
+        new ApiError({ status, code: 'invalid_request', message, param }),
     );
     fastify.decorate('toPublicError', toPublicError);
     fastify.setErrorHandler(sendError);
@@ -96,15 +101,15 @@ function toPublicError(error: unknown, request: FastifyRequest, reply: FastifyRe
 
 function describe(error: unknown): PublicError {
   if (error instanceof ProviderError) {
-    const { status, code, message, retryAfterMs } = error;
-    return { status, code, message, retryAfterMs };
+    const { status, code, message, refusal, param, retryAfterMs } = error;
+    return { status, code, message, reason: refusal, param, retryAfterMs };
   }
   if (error instanceof ApiError) {
-    const { statusCode, code, message, retryAfterMs, isDraining } = error;
-    return { status: statusCode, code, message, retryAfterMs, isDraining };
+    const { statusCode, code, message, reason, param, retryAfterMs, isDraining } = error;
+    return { status: statusCode, code, message, reason, param, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
-  if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };
+  if (validation) return { status: 400, code: 'invalid_request', ...describeInvalidField(error as FastifyError) };
   if (status < 400 || status === 500 || status > 599) {
     return { status: 500, code: 'internal', message: 'Internal error.' };
   }
@@ -118,7 +123,10 @@ function describe(error: unknown): PublicError {
 }
 
 /** Names the invalid field, never its value. */
-function describeInvalidField({ validation = [], validationContext }: FastifyError): string {
+function describeInvalidField({ validation = [], validationContext }: FastifyError): {
+  message: string;
+  param?: string;
+} {
   const place = validationContext ?? 'request';
   // If no branch of a union matches, report the problem with the longest path.
   const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));
@@ -126,9 +134,10 @@ function describeInvalidField({ validation = [], validationContext }: FastifyErr
   const path = problem?.instancePath.replaceAll('/', '.') ?? '';
   const extra = params?.additionalProperty;
   if (extra !== undefined) {
-    return `Unknown field in ${place}${path}${printableSuffix(extra)}.`;
+    return { message: `Unknown field in ${place}${path}${printableSuffix(extra)}.` };
   }
-  return `${place}${path} ${problem?.message ?? 'is not valid'}.`;
+  const param = place === 'body' ? path.slice(1).replace(/\.(\d+)(?=\.|$)/g, '[$1]') : '';
+  return { message: `${place}${path} ${problem?.message ?? 'is not valid'}.`, ...(param !== '' && { param }) };
 }
 
 /** Returns `: name` for a name that is a plain word, else nothing: other names may be part of a question. */

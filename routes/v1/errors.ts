@@ -6,13 +6,21 @@ import type { PublicError } from '../../plugins/http/api.ts';
 export interface OpenAIError {
   readonly message: string;
   readonly type: string;
-  readonly param: null;
+  readonly param: string | null;
   readonly code: string;
 }
 
-/** Returns an error as the official SDKs read it, both in a body and in a stream. */
-export function toOpenAIError({ status, code, message }: PublicError): { readonly error: OpenAIError } {
-  return { error: { message, type: errorType(status), param: null, code } };
+/** Refusals that the operator has to fix, not the client. */
+const OPERATOR_REASONS: ReadonlySet<string> = new Set(['credentials', 'quota_exhausted']);
+
+/**
+ * Returns an error as the official SDKs read it, both in a body and in a stream. The reason of a refusal replaces the
+ * code, because clients look for OpenAI's codes: they shorten the conversation after `context_length_exceeded`.
+ */
+export function toOpenAIError({ status, code, message, reason, param }: PublicError): { readonly error: OpenAIError } {
+  const isClientFault = reason !== undefined && !OPERATOR_REASONS.has(reason);
+  const type = isClientFault ? 'invalid_request_error' : errorType(status);
+  return { error: { message, type, param: param ?? null, code: reason ?? code } };
 }
 
 /** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
