@@ -45,7 +45,7 @@ function messagesOf({ role, parts }: UiMessage, at: string, invalid: (message: s
     if (part.type !== 'file') return [];
     const { url, mediaType } = part;
     const isImage = typeof mediaType === 'string' && mediaType.startsWith('image/');
-    if (isImage && typeof url === 'string' && /^(https:\/\/|data:image\/)/.test(url)) {
+    if (isImage && typeof url === 'string' && /^(https:\/\/.{1,2040}$|data:image\/)/.test(url)) {
       return [{ type: 'image', url }];
     }
     throw invalid(`${at}.parts.${i} must be an image with an https: or data:image/ URL.`);
