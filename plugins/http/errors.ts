@@ -109,7 +109,7 @@ function describe(error: unknown): PublicError {
     return { status: statusCode, code, message, reason, param, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
-  if (validation) return { status: 400, code: 'invalid_request', ...describeInvalidField(error as FastifyError) };
+  if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };
   if (status < 400 || status === 500 || status > 599) {
     return { status: 500, code: 'internal', message: 'Internal error.' };
   }
@@ -123,10 +123,7 @@ function describe(error: unknown): PublicError {
 }
 
 /** Names the invalid field, never its value. */
-function describeInvalidField({ validation = [], validationContext }: FastifyError): {
-  message: string;
-  param?: string;
-} {
+function describeInvalidField({ validation = [], validationContext }: FastifyError): string {
   const place = validationContext ?? 'request';
   // If no branch of a union matches, report the problem with the longest path.
   const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));
@@ -134,10 +131,9 @@ function describeInvalidField({ validation = [], validationContext }: FastifyErr
   const path = problem?.instancePath.replaceAll('/', '.') ?? '';
   const extra = params?.additionalProperty;
   if (extra !== undefined) {
-    return { message: `Unknown field in ${place}${path}${printableSuffix(extra)}.` };
+    return `Unknown field in ${place}${path}${printableSuffix(extra)}.`;
   }
-  const param = place === 'body' ? path.slice(1).replace(/\.(\d+)(?=\.|$)/g, '[$1]') : '';
-  return { message: `${place}${path} ${problem?.message ?? 'is not valid'}.`, ...(param !== '' && { param }) };
+  return `${place}${path} ${problem?.message ?? 'is not valid'}.`;
 }
 
 /** Returns `: name` for a name that is a plain word, else nothing: other names may be part of a question. */

@@ -26,7 +26,7 @@ export function toOpenAIError({ status, code, message, reason, param }: PublicEr
 /** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
 export function useOpenAIErrors(scope: FastifyInstance): void {
   const sendError = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
-    const publicError = scope.toPublicError(error, request, reply);
+    const publicError = withParam(scope.toPublicError(error, request, reply));
     const { status, code } = publicError;
     // The SDKs retry 409, 429 and 5xx by themselves unless they are told not to.
     if (code !== 'rate_limited' && code !== 'overloaded') reply.header('x-should-retry', 'false');
@@ -38,6 +38,13 @@ export function useOpenAIErrors(scope: FastifyInstance): void {
   scope.setNotFoundHandler((request, reply) =>
     sendError(scope.httpErrors.notFound('Route not found.'), request, reply),
   );
+}
+
+/** Adds the body field that the message of an invalid request names first. */
+function withParam(error: PublicError): PublicError {
+  if (error.code !== 'invalid_request' || error.param !== undefined) return error;
+  const [, path] = /^body\.([\w.]{1,128}) /.exec(error.message) ?? [];
+  return { ...error, param: path?.replace(/\.(\d+)/g, '[$1]') };
 }
 
 function errorType(status: number): string {
