@@ -37,6 +37,15 @@ const REFUSALS_BY_LABEL: Readonly<Record<string, RefusalReason>> = {
   prompt_blocked: 'content_filter',
 };
 
+/** Refusals that a client can act on, in words. */
+const REFUSAL_TEXTS: Readonly<Partial<Record<RefusalReason, string>>> = {
+  context_length_exceeded: 'the question is too long for the model',
+  content_filter: 'its content filter blocked the question',
+  unsupported_parameter: 'unsupported parameter',
+  invalid_parameter: 'invalid parameter',
+  model_not_found: 'unknown model',
+};
+
 /** Error text of the provider. For classification and tests only: never log it or send it to clients. */
 export interface UpstreamDetail {
   readonly message?: string;
@@ -46,6 +55,8 @@ export interface UpstreamDetail {
   readonly reasons?: readonly string[];
   /** Name of the wrong parameter, as the provider calls it. */
   readonly param?: string;
+  /** Error of another provider that this one repeats, as OpenRouter does. */
+  readonly wrapped?: UpstreamDetail;
 }
 
 export interface ProviderErrorInit {
@@ -80,6 +91,12 @@ function clientFaultStatus(code: ProviderErrorCode, { reason, upstreamStatus }: 
   return [400, 413, 422].find((status) => status === upstreamStatus);
 }
 
+function describeRefusal(refusal: RefusalReason | undefined, param: string | undefined): string {
+  const text = refusal && REFUSAL_TEXTS[refusal];
+  if (text === undefined) return '';
+  return param !== undefined && text.endsWith(' parameter') ? `: ${text} ${param}` : `: ${text}`;
+}
+
 /** Error of an upstream call. `message` is safe to send to clients: it never contains text of the upstream. */
 export class ProviderError extends Error {
   override readonly name = 'ProviderError';
@@ -100,11 +117,12 @@ export class ProviderError extends Error {
     const { status, problem } = CODES[code];
     const stage = init.stage ? ` (${init.stage})` : '';
     const advice = init.retryable ? '; retry later' : '';
-    super(`${init.problem ?? problem}${stage}${advice}.`, { cause: init.cause });
+    const refusal = init.refusal ?? REFUSALS_BY_LABEL[init.reason];
+    super(`${init.problem ?? problem + describeRefusal(refusal, init.param)}${stage}${advice}.`, { cause: init.cause });
     this.code = code;
     this.status = clientFaultStatus(code, init) ?? status;
     this.reason = init.reason;
-    this.refusal = init.refusal ?? REFUSALS_BY_LABEL[init.reason];
+    this.refusal = refusal;
     this.param = init.param;
     this.tlsCode = init.tlsCode;
     this.retryable = init.retryable;

@@ -148,7 +148,11 @@ export function refusalReason(detail: UpstreamDetail, status?: number): RefusalR
   if (found === 'credentials') return 'credentials';
   // A type such as `api_error` says nothing against the status.
   if (found === 'provider' && status === undefined) return undefined;
-  return byMessage(detail) ?? byWord(detail.code) ?? byWord(detail.type) ?? byParam(detail);
+  return recognize(detail) ?? (detail.wrapped && recognize(detail.wrapped)) ?? byParam(detail);
+}
+
+function recognize(detail: UpstreamDetail): RefusalReason | undefined {
+  return byMessage(detail) ?? byWord(detail.code) ?? byWord(detail.type);
 }
 
 function byMessage({ message = '', type }: UpstreamDetail): RefusalReason | undefined {

@@ -84,6 +84,7 @@ export function upstreamDetail(document: unknown): UpstreamDetail {
   const message =
     inner.message ?? inner.msg ?? inner.error_message ?? inner.detail ?? document.message ?? document.detail;
   const reasons = reasonsOf(inner);
+  const wrapped = wrappedError(inner);
   return {
     ...pick(
       typeof message === 'string' ? message : undefined,
@@ -92,7 +93,17 @@ export function upstreamDetail(document: unknown): UpstreamDetail {
       paramOf(inner),
     ),
     ...(reasons.length > 0 && { reasons }),
+    ...(wrapped && { wrapped }),
   };
+}
+
+/** Returns the error that OpenRouter repeats as JSON text in `metadata.raw`. */
+function wrappedError({ metadata }: Record<string, unknown>): UpstreamDetail | undefined {
+  if (!isRecord(metadata) || typeof metadata.raw !== 'string') return undefined;
+  const document = parseErrorBody(metadata.raw);
+  return isRecord(document) && isRecord(document.error)
+    ? upstreamDetail({ error: { ...document.error, metadata: null } })
+    : undefined;
 }
 
 /** Returns the reasons in Google's `details`, such as `API_KEY_INVALID`. */
