@@ -23,7 +23,7 @@ export type Terminal =
       readonly retryable: boolean;
       readonly retryAfterMs?: number | undefined;
       readonly stage?: string | undefined;
-      /** Why the provider refused the question; a word of a closed list. */
+      /** Reason of a refusal by the provider; a word of a closed list. */
       readonly reason?: string | undefined;
       /** Field of Chat Completions that the refusal concerns. */
       readonly param?: string | undefined;

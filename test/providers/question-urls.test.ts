@@ -168,4 +168,11 @@ t.test('a URL of more than 2,048 characters is refused', async (t) => {
   const { response, calls } = await askAboutImage(t, '', ofLength(2_049));
   t.equal(response.status, 400);
   t.equal(calls, 0);
+  const { url } = await serve(t);
+  const ask = (image: string) => {
+    const part = { type: 'file', mediaType: 'image/png', url: image };
+    return postJson(`${url}/ui/chat`, { id: 'c', messages: [{ id: 'm', role: 'user', parts: [part] }] });
+  };
+  t.equal((await ask(ofLength(2_049))).status, 400, '/ui/chat');
+  t.equal((await ask(ofLength(2_048))).status, 200, '/ui/chat');
 });
