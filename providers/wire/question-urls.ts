@@ -8,11 +8,36 @@ import type { ChatRequest } from '../types.ts';
  * the names again and may follow redirects, so its own network access must be limited, too.
  */
 
-/** Returns all addresses of a host name. */
-export type LookupAddresses = (hostname: string) => Promise<readonly string[]>;
+/** Returns all addresses of a host name. Rejects if `signal` has aborted before the lookup begins. */
+export type LookupAddresses = (hostname: string, signal: AbortSignal) => Promise<readonly string[]>;
 
-const lookupByDns: LookupAddresses = async (hostname) =>
-  (await lookup(hostname, { all: true })).map(({ address }) => address);
+/** Lookups at once. Each holds one of the four threads that Node has for files and names, and clients choose the names. */
+const MAX_LOOKUPS = 2;
+/** Lookups that wait. Further ones fail. */
+const MAX_WAITING_LOOKUPS = 1_000;
+
+/** Limits the lookups that run and wait at the same time. */
+export function limitLookups(lookUp: LookupAddresses): LookupAddresses {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (hostname, signal) => {
+    if (waiting.length >= MAX_WAITING_LOOKUPS) throw new Error('too many lookups');
+    if (running < MAX_LOOKUPS) running += 1;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      signal.throwIfAborted();
+      return await lookUp(hostname, signal);
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) running -= 1;
+      else next();
+    }
+  };
+}
+
+const lookupByDns = limitLookups(async (hostname) =>
+  (await lookup(hostname, { all: true })).map(({ address }) => address),
+);
 
 /**
  * Checks the URLs of a request; returns undefined if it has none.
@@ -47,7 +72,7 @@ async function checkHosts(hosts: readonly string[], signal: AbortSignal, lookupA
     else signal.addEventListener('abort', onAbort, { once: true });
   });
   // A client chooses the names, so a failed lookup says nothing about the provider.
-  const lookups = hosts.map((host) => lookupAddresses(host).catch(() => []));
+  const lookups = hosts.map((host) => lookupAddresses(host, signal).catch(() => []));
   try {
     const found = await Promise.race([Promise.all(lookups), aborted]);
     if (found.some((addresses) => addresses.length === 0 || addresses.some(isPrivateHost))) throw privateUrlError();

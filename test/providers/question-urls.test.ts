@@ -2,7 +2,7 @@ import t, { type Test } from 'tap';
 import { isPrivateHost } from '../../providers/addresses.ts';
 import { isSelfHosted, PROVIDER_TYPES, type ProviderType } from '../../providers/registry.ts';
 import type { ChatRequest } from '../../providers/types.ts';
-import { checkUrls } from '../../providers/wire/question-urls.ts';
+import { checkUrls, limitLookups } from '../../providers/wire/question-urls.ts';
 import { serve, writeConfig } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { completeAnswer, startUpstream } from '../upstream.ts';
@@ -117,6 +117,38 @@ t.test('an abort ends a lookup that hangs', async (t) => {
   await t.rejects(running as Promise<void>, { message: 'left' });
   const late = checkUrls(question('https://images.example/'), controller.signal, PUBLIC_ADDRESS);
   await t.rejects(late as Promise<void>, { message: 'left' }, 'aborted before');
+});
+
+t.test('few lookups run at once, and those of an aborted question do not run', async (t) => {
+  const finish: (() => void)[] = [];
+  const begun: string[] = [];
+  const lookUp = limitLookups(async (hostname) => {
+    begun.push(hostname);
+    await new Promise<void>((resolve) => finish.push(resolve));
+    return [hostname];
+  });
+  const controller = new AbortController();
+  const first = [lookUp('a', signal), lookUp('b', signal)];
+  const aborted = lookUp('c', controller.signal);
+  const last = lookUp('d', signal);
+  t.same(begun, ['a', 'b']);
+  controller.abort(new Error('left'));
+  finish.shift()?.();
+  t.same(await first[0], ['a']);
+  await t.rejects(aborted, { message: 'left' });
+  t.same(begun, ['a', 'b', 'd'], 'the next one begins when one has ended');
+  for (const end of finish.splice(0)) end();
+  t.same(await Promise.all([first[1], last]), [['b'], ['d']]);
+
+  const pending = Array.from({ length: 1_002 }, () => lookUp('x', signal));
+  await t.rejects(lookUp('y', signal), { message: 'too many lookups' });
+  for (let i = 0; i < pending.length; i++) {
+    finish.shift()?.();
+    await pending[i];
+  }
+  const later = lookUp('z', signal);
+  finish.shift()?.();
+  t.same(await later, ['z'], 'the capacity is free again');
 });
 
 t.test('self-hosted is a type, a private address, or another address than the service has', async (t) => {
