@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import { PROVIDER_TYPES } from '../providers/registry.ts';
+import { isSelfHosted, PROVIDER_TYPES, resolveBaseUrl } from '../providers/registry.ts';
 import type { Provider } from '../providers/types.ts';
 import type { Config } from './config/index.ts';
 
@@ -49,10 +49,11 @@ function createProvider(
 ): Provider {
   const type = PROVIDER_TYPES[entry.type];
   if (type === undefined) throw new Error(`unknown provider type ${entry.type}`);
+  const baseUrl = resolveBaseUrl(type, entry.baseUrl);
   return type.create({
     ...options,
     name,
-    baseUrl: entry.baseUrl ?? type.baseUrl ?? '',
+    baseUrl,
     apiKeys: entry.apiKeys ?? [],
     apiVersion: entry.apiVersion,
     api: entry.api,
@@ -60,6 +61,7 @@ function createProvider(
     sampling: entry.sampling,
     settings: { defaults: entry.defaults, drop: entry.drop, forward: entry.forward },
     allowPrivate: entry.allowPrivate,
+    checkUrls: !type.embedded && !entry.allowPrivate && isSelfHosted(type, baseUrl),
     now: clock.now,
     onCooldown(reason, isFirst) {
       metrics.apiKeyCooldowns.inc({ provider: name, reason });

@@ -30,3 +30,47 @@ export function isForbiddenHost(hostname: string): boolean {
   if (family !== 0) return FORBIDDEN_ADDRESSES.check(address, family === 4 ? 'ipv4' : 'ipv6');
   return /^metadata(\.google\.internal)?$/i.test(address);
 }
+
+/** Addresses that only machines of the same network reach. */
+const PRIVATE_IPV4: readonly (readonly [string, number])[] = [
+  ['0.0.0.0', 8],
+  ['10.0.0.0', 8],
+  ['100.64.0.0', 10], // shared by the customers of a carrier; also VPNs
+  ['127.0.0.0', 8],
+  ['169.254.0.0', 16],
+  ['172.16.0.0', 12],
+  ['192.0.0.0', 24],
+  ['192.168.0.0', 16],
+  ['198.18.0.0', 15], // benchmarks
+  ['224.0.0.0', 4], // multicast
+  ['240.0.0.0', 4],
+];
+
+const PRIVATE_ADDRESSES = new BlockList();
+for (const [address, bits] of PRIVATE_IPV4) {
+  PRIVATE_ADDRESSES.addSubnet(address, bits, 'ipv4');
+  // NAT64: an IPv6 address for each IPv4 address.
+  PRIVATE_ADDRESSES.addSubnet(`64:ff9b::${address}`, 96 + bits, 'ipv6');
+}
+PRIVATE_ADDRESSES.addSubnet('::', 96, 'ipv6'); // loopback, unspecified, IPv4-compatible
+PRIVATE_ADDRESSES.addSubnet('::ffff:0:0:0', 96, 'ipv6'); // IPv4-translated
+PRIVATE_ADDRESSES.addSubnet('64:ff9b:1::', 48, 'ipv6'); // local NAT64
+PRIVATE_ADDRESSES.addSubnet('2001::', 32, 'ipv6'); // Teredo
+PRIVATE_ADDRESSES.addSubnet('2002::', 16, 'ipv6'); // 6to4
+PRIVATE_ADDRESSES.addSubnet('fc00::', 7, 'ipv6');
+PRIVATE_ADDRESSES.addSubnet('fe80::', 9, 'ipv6'); // link-local, site-local
+PRIVATE_ADDRESSES.addSubnet('ff00::', 8, 'ipv6'); // multicast
+
+/** Names that are never public. A name without a dot belongs to a local network. */
+const PRIVATE_NAME = /^[^.]*\.?$|\.(localhost|local|internal|intranet|lan|home\.arpa)\.?$/i;
+
+/**
+ * Returns true if the host name of a URL is a loopback, private, link-local or metadata address, or a name that is
+ * never public. Other names are not resolved here. IPv6 addresses may have brackets.
+ */
+export function isPrivateHost(hostname: string): boolean {
+  if (isForbiddenHost(hostname)) return true;
+  const address = hostname.replace(/^\[|\]$/g, '');
+  const family = isIP(address);
+  return family === 0 ? PRIVATE_NAME.test(address) : PRIVATE_ADDRESSES.check(address, family === 4 ? 'ipv4' : 'ipv6');
+}

@@ -19,6 +19,33 @@ const CODES = {
 
 export type ProviderErrorCode = keyof typeof CODES;
 
+/** Reasons of a refusal that a client or an operator can act on. */
+export type RefusalReason =
+  | 'context_length_exceeded'
+  | 'content_filter'
+  | 'unsupported_parameter'
+  | 'invalid_parameter'
+  | 'model_not_found'
+  | 'quota_exhausted'
+  | 'credentials';
+
+/** Refusals that follow from the label of an error. */
+const REFUSALS_BY_LABEL: Readonly<Record<string, RefusalReason>> = {
+  billing: 'quota_exhausted',
+  credentials: 'credentials',
+  image_url: 'invalid_parameter',
+  prompt_blocked: 'content_filter',
+};
+
+/** Refusals that a client can act on, in words. */
+const REFUSAL_TEXTS: Readonly<Partial<Record<RefusalReason, string>>> = {
+  context_length_exceeded: 'the question is too long for the model',
+  content_filter: 'its content filter blocked the question',
+  unsupported_parameter: 'unsupported parameter',
+  invalid_parameter: 'invalid parameter',
+  model_not_found: 'unknown model',
+};
+
 /** Error text of the provider. For classification and tests only: never log it or send it to clients. */
 export interface UpstreamDetail {
   readonly message?: string;
@@ -26,11 +53,23 @@ export interface UpstreamDetail {
   readonly code?: string | number;
   /** Google's reasons in `details`. */
   readonly reasons?: readonly string[];
+  /** Name of the wrong parameter, as the provider calls it. */
+  readonly param?: string;
+  /** Error of another provider that this one repeats, as OpenRouter does. */
+  readonly wrapped?: UpstreamDetail;
 }
 
 export interface ProviderErrorInit {
   /** Short label for metrics and logs, from a bounded set: `connect`, `http_503`, `bad_json` … */
   readonly reason: string;
+  /** Reason of a refusal; if absent, it follows from `reason`. */
+  readonly refusal?: RefusalReason | undefined;
+  /** Name of the wrong field in Chat Completions, composed of known words only. */
+  readonly param?: string | undefined;
+  /** Says what is wrong, instead of the message of the code. Must not contain text of a client or an upstream. */
+  readonly problem?: string;
+  /** Code of a failed TLS handshake, for example `CERT_HAS_EXPIRED`. */
+  readonly tlsCode?: string | undefined;
   /** True if the same question may succeed later. */
   readonly retryable: boolean;
   /** Milliseconds to wait before a retry; undefined if the provider does not say. */
@@ -52,6 +91,12 @@ function clientFaultStatus(code: ProviderErrorCode, { reason, upstreamStatus }: 
   return [400, 413, 422].find((status) => status === upstreamStatus);
 }
 
+function describeRefusal(refusal: RefusalReason | undefined, param: string | undefined): string {
+  const text = refusal && REFUSAL_TEXTS[refusal];
+  if (text === undefined) return '';
+  return param !== undefined && text.endsWith(' parameter') ? `: ${text} ${param}` : `: ${text}`;
+}
+
 /** Error of an upstream call. `message` is safe to send to clients: it never contains text of the upstream. */
 export class ProviderError extends Error {
   override readonly name = 'ProviderError';
@@ -59,6 +104,9 @@ export class ProviderError extends Error {
   /** HTTP status for answers that are not streamed. */
   readonly status: number;
   readonly reason: string;
+  readonly refusal: RefusalReason | undefined;
+  readonly param: string | undefined;
+  readonly tlsCode: string | undefined;
   readonly retryable: boolean;
   readonly retryAfterMs: number | undefined;
   readonly stage: TimeoutStage | undefined;
@@ -69,10 +117,14 @@ export class ProviderError extends Error {
     const { status, problem } = CODES[code];
     const stage = init.stage ? ` (${init.stage})` : '';
     const advice = init.retryable ? '; retry later' : '';
-    super(`${problem}${stage}${advice}.`, { cause: init.cause });
+    const refusal = init.refusal ?? REFUSALS_BY_LABEL[init.reason];
+    super(`${init.problem ?? problem + describeRefusal(refusal, init.param)}${stage}${advice}.`, { cause: init.cause });
     this.code = code;
     this.status = clientFaultStatus(code, init) ?? status;
     this.reason = init.reason;
+    this.refusal = refusal;
+    this.param = init.param;
+    this.tlsCode = init.tlsCode;
     this.retryable = init.retryable;
     this.retryAfterMs = init.retryAfterMs;
     this.stage = init.stage;

@@ -68,6 +68,12 @@ const Failure = Type.Object(
     message: Type.String({ description: 'What is wrong and what to do' }),
     retryable: Type.Boolean({ description: 'True if the same question can succeed later' }),
     retryAfter: Type.Optional(Type.Integer({ description: 'Seconds' })),
+    reason: Type.Optional(
+      Type.String({
+        description:
+          'Why the provider refused the question: `context_length_exceeded`, `content_filter`, `unsupported_parameter`, `invalid_parameter`, `model_not_found`, `quota_exhausted` or `credentials`',
+      }),
+    ),
     stage: Type.Optional(
       Type.String({
         description: 'Only with `upstream_timeout`: `connect`, `headers`, `first_token`, `idle` or `total`',

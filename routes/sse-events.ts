@@ -89,6 +89,6 @@ function terminalPayload(terminal: Terminal, model: string, answer: string | und
     const { finishReason, usage, state, targets } = terminal;
     return { type: 'end', answer, model, finishReason, usage, state, targets };
   }
-  const { retryAfterMs, status: _, ...error } = terminal;
+  const { retryAfterMs, status: _, param: __, ...error } = terminal;
   return { ...error, ...(retryAfterMs !== undefined && { retryAfter: Math.ceil(retryAfterMs / 1000) }) };
 }

@@ -22,7 +22,7 @@ export function findCrossReferenceProblems(config: Config): string[] {
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(
-        `providers.${name}.baseUrl: required for type ${provider.type}${type?.baseUrlEnv ? `; or set ${type.baseUrlEnv}` : ''}`,
+        `providers.${name}.baseUrl: required for type ${provider.type}${type?.baseUrlEnv ? `; or set ${type.baseUrlEnv[0]}` : ''}`,
       );
     if (provider.models !== undefined) providersWithModels.add(name);
   }

@@ -47,8 +47,15 @@ export interface EnvironmentValues {
   readonly names: ReadonlyMap<string, string>;
 }
 
-/** Empty variables count as unset, because compose files and charts leave them empty. */
-export function readEnvironment(env: Environment): EnvironmentValues {
+/**
+ * Reads the settings that the environment has. Empty variables count as unset, because compose files and charts leave
+ * them empty.
+ * @param inFile the providers of the file; a variable moves those that have the name of their type
+ */
+export function readEnvironment(
+  env: Environment,
+  inFile: Readonly<Record<string, { readonly type?: unknown }>> = {},
+): EnvironmentValues {
   const values = new Map<string, unknown>();
   const names = new Map<string, string>();
   const put = (pointer: string, name: string, value: unknown) => {
@@ -60,12 +67,15 @@ export function readEnvironment(env: Environment): EnvironmentValues {
     const text = env[name];
     if (text) put(pointer, name, parse(text.trim()));
   }
-  for (const [type, { apiKeyEnv, baseUrlEnv }] of Object.entries(PROVIDER_TYPES)) {
-    const enabledBy = apiKeyEnv ?? baseUrlEnv;
+  for (const [type, { apiKeyEnv, baseUrlEnv = [] }] of Object.entries(PROVIDER_TYPES)) {
+    const enabledBy = apiKeyEnv ?? baseUrlEnv[0];
+    const movedBy = baseUrlEnv.find((name) => env[name]);
+    const address = movedBy && env[movedBy]?.trim();
+    if (movedBy && inFile[type]?.type === type) put(`/providers/${type}/baseUrl`, movedBy, address);
     if (enabledBy === undefined || !env[enabledBy]) continue;
     put(`/providers/${type}/type`, enabledBy, type);
     if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, splitList(env[apiKeyEnv]));
-    if (baseUrlEnv && env[baseUrlEnv]) put(`/providers/${type}/baseUrl`, baseUrlEnv, env[baseUrlEnv].trim());
+    if (movedBy) put(`/providers/${type}/baseUrl`, movedBy, address);
   }
   const tracingEnabledBy = TRACING.find((name) => env[name]);
   if (tracingEnabledBy && env.OTEL_SDK_DISABLED !== 'true' && env.OTEL_TRACES_EXPORTER !== 'none')

@@ -26,7 +26,7 @@ const NAMES_DEPEND_ON =
 export function loadConfig(env: Environment): Config {
   const problems: string[] = [];
   const file = env.CONFIG_FILE ? readConfigFile(env.CONFIG_FILE, env, problems) : {};
-  const overlay = readEnvironment(env);
+  const overlay = readEnvironment(env, providersOf(file));
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
   const config = convertText(Value.Default(ConfigSchema, file));
@@ -59,6 +59,14 @@ function addDemoProvider(config: Config): void {
     config.providers.demo = { type: 'demo', models: ['demo'] };
     config.defaultModel ??= 'demo/demo';
   }
+}
+
+/** Returns the providers of a file that has not been checked. */
+function providersOf({ providers }: Record<string, unknown>): Record<string, { type?: unknown }> {
+  if (typeof providers !== 'object' || providers === null) return {};
+  return Object.fromEntries(
+    Object.entries(providers).filter(([, entry]) => typeof entry === 'object' && entry !== null),
+  );
 }
 
 function set(target: Record<string, unknown>, pointer: string, value: unknown): void {

@@ -8,6 +8,10 @@ export interface PublicError {
   readonly code: string;
   /** Says what is wrong and what to do. Never repeats input or what an upstream said. */
   readonly message: string;
+  /** Reason of a refusal by the provider; a word of a closed list. */
+  readonly reason?: string | undefined;
+  /** Body field that is wrong, as OpenAI names it: `messages[0].content`. */
+  readonly param?: string | undefined;
   /** Milliseconds after which a retry may succeed; sent as `Retry-After`. */
   readonly retryAfterMs?: number | undefined;
   /**

@@ -8,8 +8,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Creates an error with a public code, to be thrown before a stream begins. */
     apiError(error: PublicError): Error;
-    /** Creates an `invalid_request` error; 400 unless another status is given. */
-    invalidRequest(message: string, status?: number): Error;
+    /** Creates an `invalid_request` error; 400 unless another status is given. `param` is the wrong body field. */
+    invalidRequest(message: string, status?: number, param?: string): Error;
     /**
      * Returns what clients may see of any thrown value, and sets the headers that belong to it. Logs faults of this
      * service.
@@ -22,13 +22,17 @@ class ApiError extends Error {
   override readonly name = 'ApiError';
   readonly statusCode: number;
   readonly code: string;
+  readonly reason: string | undefined;
+  readonly param: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly isDraining: boolean;
 
-  constructor({ status, code, message, retryAfterMs, isDraining = false }: PublicError) {
+  constructor({ status, code, message, reason, param, retryAfterMs, isDraining = false }: PublicError) {
     super(message);
     this.statusCode = status;
     this.code = code;
+    this.reason = reason;
+    this.param = param;
     this.retryAfterMs = retryAfterMs;
     this.isDraining = isDraining;
   }
@@ -62,7 +66,8 @@ export default fp(
     fastify.decorate('apiError', (error: PublicError) => new ApiError(error));
     fastify.decorate(
       'invalidRequest',
-      (message: string, status = 400) => new ApiError({ status, code: 'invalid_request', message }),
+      (message: string, status = 400, param?: string) =>
+        new ApiError({ status, code: 'invalid_request', message, param }),
     );
     fastify.decorate('toPublicError', toPublicError);
     fastify.setErrorHandler(sendError);
@@ -96,12 +101,12 @@ function toPublicError(error: unknown, request: FastifyRequest, reply: FastifyRe
 
 function describe(error: unknown): PublicError {
   if (error instanceof ProviderError) {
-    const { status, code, message, retryAfterMs } = error;
-    return { status, code, message, retryAfterMs };
+    const { status, code, message, refusal, param, retryAfterMs } = error;
+    return { status, code, message, reason: refusal, param, retryAfterMs };
   }
   if (error instanceof ApiError) {
-    const { statusCode, code, message, retryAfterMs, isDraining } = error;
-    return { status: statusCode, code, message, retryAfterMs, isDraining };
+    const { statusCode, code, message, reason, param, retryAfterMs, isDraining } = error;
+    return { status: statusCode, code, message, reason, param, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
   if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };

@@ -35,6 +35,7 @@ export function createAttemptReport({ provider, span, clock, metrics }: AttemptR
       metrics.upstreamAttempts.inc({ provider, outcome: outcomeOf(fault) });
       if (fault instanceof ProviderError) {
         if (fault.stage !== undefined) metrics.timeouts.inc({ provider, stage: fault.stage });
+        if (fault.refusal !== undefined) metrics.upstreamRefusals.inc({ provider, reason: fault.refusal });
         if (PARSE_ERRORS.has(fault.code)) metrics.parseErrors.inc({ provider });
       }
       span.end(undefined, fault);

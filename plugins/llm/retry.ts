@@ -23,10 +23,21 @@ export function retryWaitMs(fault: unknown, tries: number, random: () => number)
   return (retryAfterMs ?? 0) + Math.floor(random() * JITTER_MS);
 }
 
-/** Returns true if another target may succeed: the question is not at fault, and its total deadline has not passed. */
+/** Refusals of a question that another target may accept: its model is another one. */
+const TARGET_REFUSALS: ReadonlySet<string> = new Set([
+  'context_length_exceeded',
+  'model_not_found',
+  'unsupported_parameter',
+]);
+
+/**
+ * Returns true if another target may succeed: its total deadline has not passed, and the question is not at fault, or
+ * only too much for this target.
+ */
 export function canFallBack(fault: unknown): boolean {
   if (!(fault instanceof ProviderError) || fault.stage === 'total') return false;
-  return !(fault.code === 'upstream_rejected' && fault.status < 500);
+  if (fault.code !== 'upstream_rejected' || fault.status >= 500) return true;
+  return TARGET_REFUSALS.has(fault.refusal ?? '');
 }
 
 /** Returns true if the target rejected the call. A fallback then adds no load to a failing target. */

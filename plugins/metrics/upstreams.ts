@@ -19,6 +19,12 @@ export function upstreamMetrics(registers: Registry[]) {
       labelNames: ['provider', 'outcome'] as const,
       registers,
     }),
+    upstreamRefusals: new Counter({
+      name: 'sluice_upstream_refusals_total',
+      help: 'Provider calls that were refused, by reason: context_length_exceeded, content_filter, unsupported_parameter, invalid_parameter, model_not_found, quota_exhausted, credentials',
+      labelNames: ['provider', 'reason'] as const,
+      registers,
+    }),
     timeouts: new Counter({
       name: 'sluice_timeouts_total',
       help: 'Provider calls that timed out, by stage: connect, headers, first_token, idle, total',

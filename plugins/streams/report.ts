@@ -49,7 +49,7 @@ export function createReport(
           upstreamModel: target.model,
           outcome,
           ...(terminal.type === 'end' && { finishReason: terminal.finishReason, usage: terminal.usage }),
-          ...(fault instanceof ProviderError && { reason: fault.reason, upstreamStatus: fault.upstreamStatus }),
+          ...(fault instanceof ProviderError && faultFields(fault)),
           ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - startedAt) }),
           durationMs,
           characters: log.length,
@@ -58,6 +58,10 @@ export function createReport(
       );
     },
   };
+}
+
+function faultFields({ reason, upstreamStatus, refusal, param, tlsCode }: ProviderError): object {
+  return { reason, upstreamStatus, refusal, param, tlsCode };
 }
 
 /** Label `reason` of generations that this service ended although their calls had not failed. */

@@ -50,6 +50,6 @@ export function endTerminal({ reason, usage, state, targets }: FinishPart): Term
 /** Returns the terminal of a failed call. Anything but a `ProviderError` is a fault of this service. */
 export function errorTerminal(fault: unknown): Terminal {
   if (!(fault instanceof ProviderError)) return INTERNAL;
-  const { code, message, status, retryable, retryAfterMs, stage } = fault;
-  return { type: 'error', code, message, status, retryable, retryAfterMs, stage };
+  const { code, message, status, retryable, retryAfterMs, stage, refusal, param } = fault;
+  return { type: 'error', code, message, status, retryable, retryAfterMs, stage, reason: refusal, param };
 }

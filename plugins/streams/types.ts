@@ -23,6 +23,10 @@ export type Terminal =
       readonly retryable: boolean;
       readonly retryAfterMs?: number | undefined;
       readonly stage?: string | undefined;
+      /** Reason of a refusal by the provider; a word of a closed list. */
+      readonly reason?: string | undefined;
+      /** Field of Chat Completions that the refusal concerns. */
+      readonly param?: string | undefined;
       /** HTTP status for answers that are not streamed. */
       readonly status: number;
     };

@@ -1,4 +1,4 @@
-import { ProviderError } from '../errors.ts';
+import { ProviderError, type RefusalReason } from '../errors.ts';
 
 /** Chooses the API key of each call. Keys that a provider refuses or limits are not used during a cooldown. */
 
@@ -49,6 +49,8 @@ interface KeyState {
   readonly modelCooldowns: Map<string, number>;
   /** Length of the cooldown after the next refusal. */
   nextCooldownMs: number;
+  /** Reason of the last refusal. */
+  refusal: RefusalReason | undefined;
 }
 
 /**
@@ -70,6 +72,7 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
     cooldownUntil: 0,
     modelCooldowns: new Map(),
     nextCooldownMs: COOLDOWN_MS.initial,
+    refusal: undefined,
   }));
 
   const usableAt = (state: KeyState, model: string) =>
@@ -82,10 +85,13 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
       const init = { reason: 'keys_in_cooldown', retryable: true, retryAfterMs: waitMs };
       return new ProviderError('upstream_rate_limited', init);
     }
-    return new ProviderError('upstream_rejected', { reason: 'credentials', retryable: false });
+    const isOutOfQuota = states.every(({ refusal }) => refusal === 'quota_exhausted');
+    const refusal = isOutOfQuota ? 'quota_exhausted' : 'credentials';
+    return new ProviderError('upstream_rejected', { reason: 'credentials', refusal, retryable: false });
   };
 
-  const onKeyRefused = (state: KeyState) => {
+  const onKeyRefused = (state: KeyState, { refusal }: ProviderError) => {
+    state.refusal = refusal;
     // Concurrent calls with one key fail together. That counts as one refusal.
     if (state.cooldownUntil > now()) return;
     onCooldown?.('credentials', state.nextCooldownMs === COOLDOWN_MS.initial);
@@ -118,7 +124,7 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
       const failed = (fault: unknown): unknown => {
         if (!(fault instanceof ProviderError)) return fault;
         if (isRateLimited(fault) && !isKeyUnusable(fault)) onRateLimited(state, model, fault);
-        else if (isKeyUnusable(fault)) onKeyRefused(state);
+        else if (isKeyUnusable(fault)) onKeyRefused(state, fault);
         else return fault;
         return states.length > 1 && cooldownError(model) === undefined ? fault.withRetryAfter(0) : fault;
       };

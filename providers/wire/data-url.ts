@@ -19,5 +19,10 @@ export function parseDataUrl(url: string): InlineContent | undefined {
 
 /** Returns the error for an image URL that cannot be sent to the provider. */
 export function imageUrlError(): ProviderError {
-  return new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
+  return new ProviderError('upstream_rejected', {
+    reason: 'image_url',
+    param: 'messages',
+    retryable: false,
+    upstreamStatus: 400,
+  });
 }

@@ -149,9 +149,14 @@ function classOfStatus(status: number): ErrorClass | undefined {
   return status >= 400 && status < 500 ? 'request' : undefined;
 }
 
-function classOfWord(value: string | number | undefined): ErrorClass | undefined {
-  const word = String(value ?? '')
+/** Returns a code or type in lower case and without separators. */
+export function toWord(value: string | number | undefined): string {
+  return String(value ?? '')
     .toLowerCase()
     .replace(/[^a-z0-9]/g, '');
+}
+
+function classOfWord(value: string | number | undefined): ErrorClass | undefined {
+  const word = toWord(value);
   return CLASSES.get(word) ?? PREFIXES.find(([prefix]) => word.startsWith(prefix))?.[1];
 }

@@ -4,6 +4,11 @@ import { ProviderError } from '../errors.ts';
 const NETWORK_CODE =
   /^(UND_ERR_|EAI_|E(?!RR_)[A-Z0-9]+$|HPE_|ERR_TLS_|ERR_SSL_|ERR_STREAM_|ERR_SOCKET_|CERT_|[A-Z_]*(CERT|SIGNATURE)[A-Z_]*$)/;
 
+/** Codes of a failed TLS handshake. A certificate stays invalid; a broken protocol may be a restart. */
+const TLS_CODE = /^(ERR_TLS_|ERR_SSL_|EPROTO$|(INVALID_(CA|PURPOSE)|HOSTNAME_MISMATCH|PATH_LENGTH_EXCEEDED)$)/;
+const CERTIFICATE_CODE = /^[A-Z_]*(CERT|SIGNATURE|CRL)[A-Z_]*$/;
+const TLS_PROTOCOL_CODE = /^(ERR_SSL_|EPROTO$|ERR_TLS_HANDSHAKE_TIMEOUT$)/;
+
 /**
  * Converts an error of undici or Node into a `ProviderError`. Returns unchanged a `ProviderError`, the error of an
  * abort, and every other error: that is a fault of this service, for which no provider is to blame.
@@ -15,7 +20,9 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
   if (name === 'AbortError' || code === 'UND_ERR_ABORTED') return error;
   // undici leaves the code out if the chunked encoding is broken.
   const isParserError = name === 'HTTPParserError' || String(code).startsWith('HPE_');
-  if (!isParserError && !(typeof code === 'string' && NETWORK_CODE.test(code))) return error;
+  if (!isParserError && !(typeof code === 'string' && (NETWORK_CODE.test(code) || isTlsCode(code)))) {
+    return error;
+  }
   const failure = (errorCode: 'upstream_unreachable' | 'upstream_truncated' | 'upstream_protocol', reason: string) =>
     new ProviderError(errorCode, { reason, retryable: true, cause: error });
   const timeout = (stage: 'connect' | 'headers') =>
@@ -34,7 +41,15 @@ export function networkError(error: unknown, phase: 'before_headers' | 'in_body'
     const init = { reason: 'stale_connection', retryable: true, retryAfterMs: 0, cause: error };
     return new ProviderError('upstream_unreachable', init);
   }
+  if (typeof code === 'string' && isTlsCode(code)) {
+    const retryable = TLS_PROTOCOL_CODE.test(code);
+    return new ProviderError('upstream_unreachable', { reason: 'tls', tlsCode: code, retryable, cause: error });
+  }
   return failure('upstream_unreachable', 'connect');
+}
+
+function isTlsCode(code: string): boolean {
+  return code.length <= 64 && (TLS_CODE.test(code) || CERTIFICATE_CODE.test(code));
 }
 
 /**

@@ -2,6 +2,7 @@ import type { ChatRequest, Provider, RequestSettings } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
 import { createUpstream, type UpstreamOptions } from './http.ts';
 import type { Anomaly, PartBuffer } from './parts.ts';
+import { checkUrls, type LookupAddresses } from './question-urls.ts';
 import { type AnswerDecoder, readAnswer, type UpstreamCall } from './read-answer.ts';
 
 export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
@@ -17,6 +18,10 @@ export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   /** Number of `temperature` and `top_p` the models accept; only for Anthropic. */
   readonly sampling?: 'both' | 'one' | 'none' | undefined;
   readonly settings?: RequestSettings | undefined;
+  /** True to refuse URLs in a question that lead to private addresses. */
+  readonly checkUrls?: boolean | undefined;
+  /** Resolves the hosts of these URLs; by DNS if absent. */
+  readonly lookupAddresses?: LookupAddresses | undefined;
   /** Called for each value in an answer that the API does not describe. */
   onAnomaly?(kind: Anomaly): void;
 }
@@ -56,7 +61,9 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     const keyUse = keys.use(request.model);
     const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
     const headers = { ...request.traceHeaders, ...dialect.headers, ...options.headers, ...authorization };
-    const response = upstream.post(path, headers, body, signal);
+    const urlCheck = options.checkUrls ? checkUrls(request, signal, options.lookupAddresses) : undefined;
+    const post = () => upstream.post(path, headers, body, signal);
+    const response = urlCheck === undefined ? post() : urlCheck.then(post);
     if (keyUse === undefined) return { body: response, failed: (fault) => fault, release: () => {} };
     const responseBody = response.then(
       (readable) => {

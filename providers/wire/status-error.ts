@@ -1,6 +1,8 @@
 import type { IncomingHttpHeaders } from 'undici/types/header.js';
 import { ProviderError, type ProviderErrorCode, type UpstreamDetail } from '../errors.ts';
 import { errorClass } from './error-class.ts';
+import { publicParam } from './refusal-param.ts';
+import { refusalReason } from './refusal-reason.ts';
 import { retryDelay } from './retry-delay.ts';
 
 /** Client errors after which a retry may succeed. */
@@ -19,14 +21,26 @@ export function statusError(status: number, headers: IncomingHttpHeaders, body: 
   const found = errorClass(upstream);
   const isRetryForbidden = headers['x-should-retry'] === 'false';
 
+  const isOutOfQuota = status === 429 && isSpendCap(document, headers);
+  const refusal = isOutOfQuota ? 'quota_exhausted' : refusalReason(upstream, status);
+  const param = refusal && publicParam(upstream.param);
+
   const fault = (code: ProviderErrorCode, reason: string, mayPass: boolean) => {
     const retryable = mayPass && !isRetryForbidden;
     const retryAfterMs = retryable ? retryDelay(headers, document) : undefined;
-    return new ProviderError(code, { upstreamStatus: status, upstream, reason, retryable, retryAfterMs });
+    return new ProviderError(code, {
+      upstreamStatus: status,
+      upstream,
+      reason,
+      refusal,
+      param,
+      retryable,
+      retryAfterMs,
+    });
   };
 
   if (status === 429) {
-    return fault('upstream_rate_limited', 'http_429', found !== 'billing' && !isSpendCap(document, headers));
+    return fault('upstream_rate_limited', 'http_429', found !== 'billing' && !isOutOfQuota);
   }
   if (status >= 500) return fault('upstream_failed', `http_${status}`, !PERMANENT_STATUSES.has(status));
   if (status === 402 || found === 'billing') return fault('upstream_rejected', 'billing', false);
@@ -65,25 +79,36 @@ export function upstreamDetail(document: unknown): UpstreamDetail {
   if (typeof document === 'string') return { message: document };
   if (!isRecord(document)) return {};
   const inner = isRecord(document.error) || typeof document.error === 'string' ? document.error || document : document;
-  if (typeof inner === 'string') return pick(inner, document.type, document.code);
+  if (typeof inner === 'string') return pick(inner, document.type, document.code, document.param);
   if (!isRecord(inner)) return {};
   const message =
     inner.message ?? inner.msg ?? inner.error_message ?? inner.detail ?? document.message ?? document.detail;
   const reasons = reasonsOf(inner);
+  const wrapped = wrappedError(inner);
   return {
     ...pick(
       typeof message === 'string' ? message : undefined,
       inner.type ?? inner.error_type ?? inner.status,
       codeOf(inner),
+      paramOf(inner),
     ),
     ...(reasons.length > 0 && { reasons }),
+    ...(wrapped && { wrapped }),
   };
+}
+
+/** Returns the error that OpenRouter repeats as JSON text in `metadata.raw`. */
+function wrappedError({ metadata }: Record<string, unknown>): UpstreamDetail | undefined {
+  if (!isRecord(metadata) || typeof metadata.raw !== 'string') return undefined;
+  const document = parseErrorBody(metadata.raw);
+  return isRecord(document) && isRecord(document.error)
+    ? upstreamDetail({ error: { ...document.error, metadata: null } })
+    : undefined;
 }
 
 /** Returns the reasons in Google's `details`, such as `API_KEY_INVALID`. */
 function reasonsOf({ details }: Record<string, unknown>): string[] {
-  if (!Array.isArray(details)) return [];
-  return details.flatMap((detail: unknown) =>
+  return listOf(details).flatMap((detail) =>
     isRecord(detail) && typeof detail.reason === 'string' ? [detail.reason] : [],
   );
 }
@@ -97,11 +122,27 @@ function codeOf({ code, httpCode, status_code: status }: Record<string, unknown>
   return httpCode ?? status ?? code;
 }
 
-function pick(message: string | undefined, type: unknown, code: unknown): UpstreamDetail {
+/** Returns the name of the wrong parameter: of Chat Completions, of Google's `details`, or of FastAPI. */
+function paramOf({ param, details, detail }: Record<string, unknown>): unknown {
+  if (param !== undefined && param !== null) return param;
+  const [violation] = listOf(details).flatMap((one) => (isRecord(one) ? listOf(one.fieldViolations) : []));
+  if (isRecord(violation)) return violation.field;
+  const [problem] = listOf(detail);
+  if (!isRecord(problem)) return undefined;
+  const segments = listOf(problem.loc).filter((segment) => segment !== 'body');
+  return segments.length > 0 ? segments.join('.') : undefined;
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function pick(message: string | undefined, type: unknown, code: unknown, param: unknown): UpstreamDetail {
   return {
     ...(message !== undefined && { message }),
     ...(typeof type === 'string' && { type }),
     ...((typeof code === 'string' || typeof code === 'number') && { code }),
+    ...(typeof param === 'string' && { param }),
   };
 }
 

@@ -23,8 +23,8 @@ const OpenAIError = Type.Object(
     error: Type.Object({
       message: Type.String({ description: 'What is wrong and what to do' }),
       type: Type.String(),
-      param: Type.Null(),
-      code: Type.String({ description: 'Stable code; see docs/errors.md' }),
+      param: Type.Union([Type.String(), Type.Null()], { description: 'Field that is wrong, if it is known' }),
+      code: Type.String({ description: 'Stable code, or the reason of a refusal; see docs/errors.md' }),
     }),
   },
   { $id: 'OpenAIError', description: 'Error under `/v1`' },

@@ -6,19 +6,27 @@ import type { PublicError } from '../../plugins/http/api.ts';
 export interface OpenAIError {
   readonly message: string;
   readonly type: string;
-  readonly param: null;
+  readonly param: string | null;
   readonly code: string;
 }
 
-/** Returns an error as the official SDKs read it, both in a body and in a stream. */
-export function toOpenAIError({ status, code, message }: PublicError): { readonly error: OpenAIError } {
-  return { error: { message, type: errorType(status), param: null, code } };
+/** Refusals that the operator has to fix, not the client. */
+const OPERATOR_REASONS: ReadonlySet<string> = new Set(['credentials', 'quota_exhausted']);
+
+/**
+ * Returns an error as the official SDKs read it, both in a body and in a stream. The reason of a refusal replaces the
+ * code, because clients look for OpenAI's codes: they shorten the conversation after `context_length_exceeded`.
+ */
+export function toOpenAIError({ status, code, message, reason, param }: PublicError): { readonly error: OpenAIError } {
+  const isClientFault = reason !== undefined && !OPERATOR_REASONS.has(reason);
+  const type = isClientFault ? 'invalid_request_error' : errorType(status);
+  return { error: { message, type, param: param ?? null, code: reason ?? code } };
 }
 
 /** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
 export function useOpenAIErrors(scope: FastifyInstance): void {
   const sendError = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
-    const publicError = scope.toPublicError(error, request, reply);
+    const publicError = withParam(scope.toPublicError(error, request, reply));
     const { status, code } = publicError;
     // The SDKs retry 409, 429 and 5xx by themselves unless they are told not to.
     if (code !== 'rate_limited' && code !== 'overloaded') reply.header('x-should-retry', 'false');
@@ -30,6 +38,13 @@ export function useOpenAIErrors(scope: FastifyInstance): void {
   scope.setNotFoundHandler((request, reply) =>
     sendError(scope.httpErrors.notFound('Route not found.'), request, reply),
   );
+}
+
+/** Adds the body field that the message of an invalid request names first. */
+function withParam(error: PublicError): PublicError {
+  if (error.code !== 'invalid_request' || error.param !== undefined) return error;
+  const [, path] = /^body\.([\w.]{1,128}) /.exec(error.message) ?? [];
+  return { ...error, param: path?.replace(/\.(\d+)/g, '[$1]') };
 }
 
 function errorType(status: number): string {

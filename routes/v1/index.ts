@@ -17,8 +17,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
   useOpenAIErrors(fastify);
 
   /** A failure before the first delivery becomes a status. */
-  const toApiError = ({ status, code, message, retryAfterMs }: Extract<Terminal, { type: 'error' }>) =>
-    fastify.apiError({ status, code, message, retryAfterMs });
+  const toApiError = (terminal: Extract<Terminal, { type: 'error' }>) => fastify.apiError(terminal);
 
   fastify.post(
     '/chat/completions',

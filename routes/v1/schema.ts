@@ -21,7 +21,10 @@ const ContentPart = Type.Object({
   refusal: OrNull(Type.String()),
   image_url: OrNull(
     Type.Object({
-      url: Type.String({ pattern: '^(https://|data:image/)', description: 'https: or data:image/ URL' }),
+      url: Type.String({
+        pattern: '^(https://.{1,2040}$|data:image/)',
+        description: 'https: URL of at most 2,048 characters, or data:image/ URL',
+      }),
       detail: OrNull(Words('auto', 'low', 'high', 'original')),
     }),
   ),

@@ -277,7 +277,7 @@ t.test('Ollama gets an /api/chat request', async (t) => {
     messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
   });
   t.ok(rejected.error instanceof ProviderError);
-  t.match(rejected.error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
+  t.match(rejected.error, { code: 'upstream_rejected', reason: 'image_url', param: 'messages', retryable: false });
   t.equal(rejected.path, undefined, 'no request is sent');
 });
 

@@ -47,11 +47,13 @@ t.test('an unsupported or invalid field gets a 400 that names it', async (t) => 
   for (const [body, message] of cases) {
     const response = await post(body);
     const { error } = (await response.json()) as {
-      error: { message: string; type: string; code: string; param: null };
+      error: { message: string; type: string; code: string; param: string | null };
     };
     t.equal(response.status, 400, JSON.stringify(body));
     t.match(error.message, message, 'the message names the field');
-    t.match(error, { type: 'invalid_request_error', param: null, code: 'invalid_request' });
+    t.match(error, { type: 'invalid_request_error', code: 'invalid_request' });
+    const [, field] = /^body\.([\w.]+) /.exec(error.message) ?? [];
+    if (field !== undefined) t.equal(error.param, field.replace(/\.(\d+)/g, '[$1]'), 'param is the field');
     t.equal(response.headers.get('x-should-retry'), 'false');
   }
   t.equal(upstream.calls.length, 0, 'no upstream call');

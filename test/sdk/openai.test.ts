@@ -64,7 +64,7 @@ t.test('all supported fields of a request reach the provider', async (t) => {
     model: 'p/m',
     messages: [
       { role: 'developer', content: [{ type: 'text', text: 'Be brief.' }] },
-      { role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://a.example/a.png' } }] },
+      { role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://203.0.113.7/a.png' } }] },
       {
         role: 'assistant',
         content: null,
@@ -93,7 +93,7 @@ t.test('all supported fields of a request reach the provider', async (t) => {
     model: 'm',
     messages: [
       { role: 'system', content: 'Be brief.' },
-      { role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://a.example/a.png' } }] },
+      { role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://203.0.113.7/a.png' } }] },
       {
         role: 'assistant',
         content: null,
@@ -187,7 +187,7 @@ t.test('an error before the answer keeps its status, and the SDK does not retry'
   const cases: [number, number, string][] = [
     [429, 429, 'upstream_rate_limited'],
     [400, 400, 'upstream_rejected'],
-    [401, 502, 'upstream_rejected'],
+    [401, 502, 'credentials'],
     [503, 502, 'upstream_failed'],
   ];
   for (const [upstreamStatus, status, code] of cases) {

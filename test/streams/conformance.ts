@@ -115,6 +115,24 @@ export function storeConformance(
     }
   });
 
+  t.test('an error keeps all its fields', async (t) => {
+    const { store, create } = await setUp(t);
+    const log = await create();
+    const refused: Terminal = {
+      type: 'error',
+      code: 'upstream_rejected',
+      message: 'The provider rejected the request.',
+      status: 400,
+      retryable: false,
+      reason: 'context_length_exceeded',
+      param: 'messages',
+    };
+    log.end(refused);
+    t.same((await readAll(await log.read(0))).terminal, refused);
+    const found = await store.open(log.info.id);
+    t.same(found && (await readAll(await found.read(0))).terminal, refused, 'opened by its id');
+  });
+
   t.test('a waiting reader is woken by an append and by the end', async (t) => {
     const { create } = await setUp(t);
     const log = await create();

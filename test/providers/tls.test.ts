@@ -1,0 +1,106 @@
+import { once } from 'node:events';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer } from 'node:https';
+import type { AddressInfo, Server } from 'node:net';
+import t, { type Test } from 'tap';
+import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
+import { networkError } from '../../providers/wire/network-error.ts';
+import { captureLog, serve, until, writeConfig } from '../helper.ts';
+import { open } from '../sse-client.ts';
+import { collect } from './collect.ts';
+import { OPTIONS } from './options.ts';
+
+/** Tests that a failed TLS handshake is reported as such, with its code. */
+
+/** A self-signed certificate for these tests, valid for a hundred years. No other place trusts or uses it. */
+const KEY = `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgWrEy1l7CjyOrY3FY
+RBJKuTs/xXbh0vwMh6KWFSWhDPmhRANCAASvVo9cx1WJigMkV2Ow9phX4cY8/Eju
+iD+n14+ejDUP5SsPEoh3m284aJEaFOzaWBAaNip6ugwS721REA56d/BO
+-----END PRIVATE KEY-----`;
+const CERT = `-----BEGIN CERTIFICATE-----
+MIIBgzCCASmgAwIBAgIUJQ7guglAP/Bwh1jms5zGBhkbqxYwCgYIKoZIzj0EAwIw
+FjEUMBIGA1UEAwwLc2x1aWNlLXRlc3QwIBcNMjYxMTI2MjE0MDE1WhgPMjEyNjEx
+MDIyMTQwMTVaMBYxFDASBgNVBAMMC3NsdWljZS10ZXN0MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAEr1aPXMdViYoDJFdjsPaYV+HGPPxI7og/p9ePnow1D+UrDxKI
+d5tvOGiRGhTs2lgQGjYqeroMEu9tURAOenfwTqNTMFEwHQYDVR0OBBYEFOixnjDp
+tHqBvMihCvWFDiinPK3CMB8GA1UdIwQYMBaAFOixnjDptHqBvMihCvWFDiinPK3C
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAMx0eBHpMy77hvjx
+Zm+FGbqnnlC1dxqZQGFLWy70gmokAiAc3uQanX8b1J2++xHLxk9vjiw3gQyb1SQl
+7HW3erL9jA==
+-----END CERTIFICATE-----`;
+
+async function listen(t: Test, server: Server): Promise<number> {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.teardown(() => server.close());
+  return (server.address() as AddressInfo).port;
+}
+
+async function failureOf(t: Test, baseUrl: string): Promise<unknown> {
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl });
+  t.teardown(() => provider.close());
+  const request = { model: 'm', messages: [{ role: 'user' as const, content: 'q' }] };
+  return (await collect(provider.stream(request, new AbortController().signal))).error;
+}
+
+t.test('a self-signed certificate is reported with its code, and not retried', async (t) => {
+  const port = await listen(t, createServer({ key: KEY, cert: CERT }));
+  t.match(await failureOf(t, `https://127.0.0.1:${port}/v1`), {
+    code: 'upstream_unreachable',
+    reason: 'tls',
+    tlsCode: 'DEPTH_ZERO_SELF_SIGNED_CERT',
+    retryable: false,
+    message: 'The provider could not be reached.',
+  });
+});
+
+t.test('a server that does not speak TLS is reported as such', async (t) => {
+  const port = await listen(t, createHttpServer());
+  const fault = await failureOf(t, `https://127.0.0.1:${port}/v1`);
+  t.match(fault, { code: 'upstream_unreachable', reason: 'tls', retryable: true });
+  t.match((fault as { tlsCode?: string }).tlsCode, /^(EPROTO|ERR_SSL_\w+)$/);
+});
+
+t.test('every code of a failed handshake is recognized, and no other', async (t) => {
+  const certificate = [
+    'DEPTH_ZERO_SELF_SIGNED_CERT',
+    'SELF_SIGNED_CERT_IN_CHAIN',
+    'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+    'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+    'CERT_HAS_EXPIRED',
+    'CERT_NOT_YET_VALID',
+    'CERT_REVOKED',
+    'UNABLE_TO_GET_CRL',
+    'INVALID_CA',
+    'INVALID_PURPOSE',
+    'HOSTNAME_MISMATCH',
+    'ERR_TLS_CERT_ALTNAME_INVALID',
+  ];
+  const protocol = ['EPROTO', 'ERR_SSL_WRONG_VERSION_NUMBER', 'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION'];
+  for (const code of [...certificate, ...protocol]) {
+    const fault = networkError(Object.assign(new Error('SECRET'), { code }), 'before_headers');
+    t.match(fault, { reason: 'tls', tlsCode: code, retryable: protocol.includes(code) }, code);
+  }
+  for (const code of ['ECONNRESET', 'ECONNREFUSED', 'UND_ERR_SOCKET', 'ENOTFOUND']) {
+    const fault = networkError(Object.assign(new Error('SECRET'), { code }), 'before_headers');
+    t.match(fault, { tlsCode: undefined }, code);
+    t.not((fault as { reason: string }).reason, 'tls', code);
+  }
+});
+
+t.test('the log line of the stream names the code', async (t) => {
+  const port = await listen(t, createServer({ key: KEY, cert: CERT }));
+  const yaml = `providers: { p: { type: vllm, baseUrl: "https://127.0.0.1:${port}/v1", models: [m] } }`;
+  const { logTo, log } = captureLog();
+  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) }, logTo });
+  const { events, ended } = await open(`${url}/ask/stream?question=q&model=p/m`);
+  await ended;
+  t.match(events.at(-1)?.json, { type: 'error', code: 'upstream_unreachable', retryable: false });
+  await until(() => log().includes('stream ended'), 'the stream is logged');
+  const line =
+    log()
+      .split('\n')
+      .find((one) => one.includes('stream ended')) ?? '{}';
+  t.match(JSON.parse(line), { reason: 'tls', tlsCode: 'DEPTH_ZERO_SELF_SIGNED_CERT' });
+});
