@@ -136,10 +136,10 @@ export default fp<StreamsOptions>(
         if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
         const unsupported = llm.unsupported(route, question);
         if (unsupported !== undefined) {
-          const name = /^[A-Za-z_]{1,40}$/.test(unsupported) ? unsupported : 'an option';
-          throw fastify.invalidRequest(
-            `The model ${route.name} does not support ${name}; leave it out, or use another model.`,
-          );
+          // The name may be a field that a client has made up.
+          const name = /^[A-Za-z_]{1,40}$/.test(unsupported) ? unsupported : undefined;
+          const message = `The model ${route.name} does not support ${name ?? 'an option'}; leave it out, or use another model.`;
+          throw fastify.invalidRequest(message, 400, name);
         }
         const key = options.key && scopeToOwner(identity, options.key);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, question) };

@@ -1,10 +1,10 @@
 /**
- * What Claude models accept, by their names. Names that are unknown count as newer models, because the API refuses what
+ * Rules of Claude models, by their names. Names that are unknown count as newer models, because the API refuses what
  * they no longer accept. Sources: Anthropic's migration guides for 4.5, 4.6 and 4.7; QuantumNous/new-api#5122,
  * anomalyco/models.dev#1468. As of November 2026.
  */
 export interface ClaudeModel {
-  /** How many of `temperature` and `top_p` the model accepts. */
+  /** Number of `temperature` and `top_p` that the model accepts in one request. */
   readonly sampling: 'both' | 'one' | 'none';
   /** Longest answer: the limit of a request that has none, because the API requires one. */
   readonly maxTokens: number;

@@ -2,7 +2,7 @@ import type { ChatRequest } from '../types.ts';
 import { reasoningOf } from './reasoning.ts';
 
 /**
- * How Gemini models are asked to think, by their names. Gemini 3 and later have levels, Gemini 2.5 has a number of
+ * Asks Gemini models to think, by the rules of their names. Gemini 3 and later have levels, Gemini 2.5 has a number of
  * tokens, and older models do not think: https://ai.google.dev/gemini-api/docs/thinking. As of November 2026.
  */
 
