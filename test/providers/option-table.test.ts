@@ -107,7 +107,14 @@ async function bodyOf(provider: Provider, upstream: Upstream, request: ChatReque
 for (const [type, { create }] of Object.entries(PROVIDER_TYPES)) {
   t.test(`${type}: every option is mapped, unfit, or a hint, as the table says`, async (t) => {
     const upstream = await startUpstream(t, ({ response }) => void response.writeHead(400).end());
-    const provider = create({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['k'], name: type, allowPrivate: true });
+    const provider = create({
+      ...OPTIONS,
+      api: undefined,
+      baseUrl: upstream.url,
+      apiKeys: ['k'],
+      name: type,
+      allowPrivate: true,
+    });
     t.teardown(() => provider.close());
     const model = APIS[type]?.model ?? 'm';
     for (const row of Object.keys(OPTION_TABLE)) {
