@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChatMessage, ChatRequest, Provider } from './types.ts';
+import { unsupportedOption } from './wire/unsupported.ts';
 
 /** Time between two words: about reading speed. */
 const WORD_INTERVAL_MS = 40;
@@ -12,6 +13,7 @@ export function createDemo(name: string, wordIntervalMs: number = WORD_INTERVAL_
   return {
     name,
     supportsContinuation: false,
+    unsupported: (request) => unsupportedOption(request, 'demo'),
     async *stream(request: ChatRequest, signal: AbortSignal) {
       const text = demoAnswer(request);
       const words = text.match(/\s*\S+/gu) ?? [];
