@@ -1,7 +1,9 @@
 import type { Provider } from './types.ts';
 import { geminiBody } from './wire/gemini-body.ts';
+import { unsupportedByGemini } from './wire/gemini-models.ts';
 import { createGeminiDecoder } from './wire/gemini-stream.ts';
 import { bearer, createHttpProvider, type Dialect, type ProviderOptions } from './wire/provider.ts';
+import { unsupportedOption } from './wire/unsupported.ts';
 
 export const GEMINI_BASE_URL = 'https://generativelanguage.googleapis.com/v1beta';
 
@@ -12,6 +14,7 @@ const DIALECT: Omit<Dialect, 'authorization'> = {
     path: `/models/${encodeURIComponent(request.model)}:streamGenerateContent?alt=sse`,
     body: geminiBody(request),
   }),
+  unsupported: (request) => unsupportedOption(request, 'gemini') ?? unsupportedByGemini(request),
   createDecoder: createGeminiDecoder,
 };
 

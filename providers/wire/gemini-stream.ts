@@ -1,5 +1,5 @@
 import { ProviderError } from '../errors.ts';
-import type { Usage } from '../types.ts';
+import type { AnswerState, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
 import { mergeUsage, usageFrom } from './counts.ts';
 import { finishClass, finishWord } from './finish-reason.ts';
@@ -14,6 +14,7 @@ import { createToolCalls } from './tool-calls.ts';
 interface Part {
   text?: string | null;
   thought?: boolean | null;
+  thoughtSignature?: string | null;
   functionCall?: { id?: string | null; name?: string | null; args?: object | null } | null;
 }
 
@@ -39,6 +40,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const extraContent: Record<string, Record<string, unknown>> = {};
   let usage: Usage | undefined;
   let leadingReason: string | undefined;
 
@@ -65,9 +67,17 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     else answerEnd.reason(word);
   }
 
-  function onPart({ text, thought, functionCall }: Part): void {
+  function onPart({ text, thought, thoughtSignature, functionCall }: Part): void {
     if (text) parts.text(thought ? 'reasoning' : 'text', text);
-    if (functionCall) toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
+    // After the text, which ends what was reported before. The rest of the thoughts may take long.
+    if (text && thought) parts.thinking();
+    if (!functionCall) return;
+    if (thoughtSignature) extraContent[toolCalls.count] = { google: { thought_signature: thoughtSignature } };
+    toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
+  }
+
+  function stateOf(): { state?: AnswerState } {
+    return Object.keys(extraContent).length > 0 ? { state: { extraContent } } : {};
   }
 
   return {
@@ -81,7 +91,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
       toolCalls.flush();
       // An empty answer.
       if (!parts.hasContent && leadingReason !== undefined) answerEnd.reason(leadingReason);
-      return answerEnd.finish(usage, toolCalls.count > 0);
+      return { ...answerEnd.finish(usage, toolCalls.count > 0), ...stateOf() };
     },
   };
 }
