@@ -103,9 +103,7 @@ t.test('with thinking, options that the API refuses beside it are left out', asy
   const options = { reasoning_effort: 'high', top_k: 40 };
   for (const model of ['claude-sonnet-4-0', BUDGET, OPUS_4_6]) {
     const sent = body(model, { temperature: 0, topP: 0.9, options });
-    t.notHas(sent, { temperature: 0 }, model);
-    t.notHas(sent, { top_p: 0 }, model);
-    t.notHas(sent, { top_k: 0 }, model);
+    for (const name of ['temperature', 'top_p', 'top_k']) t.notOk(name in sent, `${model}: ${name}`);
     t.equal(body(model, { topP: 0.97, options }).top_p, 0.97, model);
   }
   const tools = [{ name: 'f' }];
@@ -113,8 +111,9 @@ t.test('with thinking, options that the API refuses beside it are left out', asy
     const budget = body(BUDGET, { tools, toolChoice, temperature: 0, options });
     t.equal(budget.thinking, undefined, 'a forced tool call excludes thinking');
     t.equal(budget.temperature, 0);
-    const adaptive = body(OPUS_4_6, { tools, toolChoice, options });
+    const adaptive = body(OPUS_4_6, { tools, toolChoice, temperature: 0, options });
     t.equal(adaptive.thinking, undefined);
+    t.equal(adaptive.temperature, 0);
     t.same(adaptive.output_config, { effort: 'high' });
   }
   t.ok(body(BUDGET, { tools, toolChoice: 'auto', options }).thinking);

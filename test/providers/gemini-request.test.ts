@@ -140,4 +140,6 @@ t.test('options that the operator forwards go into the body unchanged', async (t
   const sent = body('gemini-3-pro', { options, forward: ['safetySettings'] });
   t.same(Object.keys(sent).sort(), ['contents', 'safetySettings']);
   t.same(sent.safetySettings, [{ category: 'c' }]);
+  const { generationConfig, seed } = body('gemini-3-pro', { options: { seed: 1 }, forward: ['seed'] });
+  t.same([generationConfig, seed], [undefined, 1], 'and not in two places');
 });

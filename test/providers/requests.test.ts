@@ -165,6 +165,8 @@ t.test('Anthropic gets a Messages request', async (t) => {
     tools: [{ name: 'weather', description: 'Looks out of the window', input_schema: PARAMETERS }],
     tool_choice: { type: 'any' },
   });
+  const { body: overridden } = await sentRequest(t, 'anthropic', REQUEST, { sampling: 'one' });
+  t.match(overridden, { temperature: 1, top_p: undefined }, 'the setting wins over the rule of the model');
   const { body: plain } = await sentRequest(t, 'anthropic', {
     model: 'm',
     messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],

@@ -151,6 +151,8 @@ t.test('without its thinking blocks, a tool run goes on without thinking at mode
   const state = stateOf(createAnthropicDecoder, INTERLEAVED);
   const longer = [...secondStep(state, ['toolu_1', 'toolu_2']), ...secondStep(undefined, ['b']).slice(1)];
   t.ok(bodyOf(longer).thinking, 'only the first step of a turn needs its blocks');
+  const other = [...secondStep(state, ['toolu_1', 'toolu_2']), ...secondStep(undefined, ['b'])];
+  t.equal(bodyOf(other).thinking, undefined, 'blocks of an earlier turn do not count');
 });
 
 t.test('Gemini gets the signature of each call back, at the same call', async (t) => {
