@@ -37,8 +37,8 @@ export interface ToolCall {
 }
 
 /**
- * What a provider wants back with the tool calls of an answer, and nobody else can read: signatures of its thoughts, or
- * its encrypted reasoning. In the form that OpenRouter has established.
+ * State that a provider wants back with the tool calls of an answer, and nobody else can read: signatures of its
+ * thoughts, or its encrypted reasoning. In the form that OpenRouter has established.
  */
 export interface AnswerState {
   /** `reasoning_details`: the reasoning before the tool calls. */

@@ -12,7 +12,7 @@ export interface Thinking {
   readonly isOn: boolean;
 }
 
-/** Budgets by effort, for models without adaptive thinking. They are those of LiteLLM and of Google's similar option. */
+/** Budgets by effort, for models without adaptive thinking. Google documents the same ones for Gemini 2.5. */
 const BUDGETS: Readonly<Record<string, number>> = {
   minimal: 1_024,
   low: 1_024,

@@ -7,7 +7,7 @@ import { jsonFormatOf } from './response-format.ts';
  * with the overview and migration guide of each model, and its pages on thinking, effort and structured outputs.
  */
 
-/** How many of `temperature` and `top_p` a model accepts. `none` also excludes `top_k`. */
+/** Number of `temperature` and `top_p` that a model accepts together. `none` also excludes `top_k`. */
 export type Sampling = 'both' | 'one' | 'none';
 
 export interface ClaudeModel {
@@ -17,7 +17,7 @@ export interface ClaudeModel {
   /** `budget`: up to `budget_tokens`. `adaptive`: as much as the model decides, guided by `effort`. */
   readonly thinking: 'unsupported' | 'budget' | 'adaptive';
   /**
-   * How to ask for an answer without thinking. `omit`: the model thinks only on request. `low_effort`: it always thinks.
+   * Way to ask for an answer without thinking. `omit`: the model thinks only on request. `low_effort`: it always thinks.
    */
   readonly disableThinking: 'omit' | 'disabled' | 'between_tools' | 'low_effort';
   /** True if `effort` may be `xhigh`. `max` is accepted by all models with adaptive thinking. */

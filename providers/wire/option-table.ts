@@ -1,5 +1,5 @@
 /**
- * What each API does with each option of a request, by the names of Chat Completions:
+ * The treatment of each option of a request by each API, by the names of Chat Completions:
  *
  * - `mapped`: it reaches the provider.
  * - `unfit`: the API cannot express it and it would change the answer. Another target is asked, else the client gets 400.

@@ -14,7 +14,7 @@ export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly api?: 'responses' | 'chat' | undefined;
   /** Headers of every call. */
   readonly headers?: Readonly<Record<string, string>> | undefined;
-  /** How many of `temperature` and `top_p` the models accept; only for Anthropic. */
+  /** Number of `temperature` and `top_p` that the models accept together; only for Anthropic. */
   readonly sampling?: 'both' | 'one' | 'none' | undefined;
   readonly settings?: RequestSettings | undefined;
   /** Called for each value in an answer that the API does not describe. */
