@@ -1,7 +1,9 @@
 import type { Provider } from './types.ts';
-import { anthropicBody, unsupportedByAnthropic } from './wire/anthropic-body.ts';
+import { anthropicBody } from './wire/anthropic-body.ts';
 import { createAnthropicDecoder } from './wire/anthropic-stream.ts';
+import { unsupportedByClaude } from './wire/claude-models.ts';
 import { createHttpProvider, type ProviderOptions } from './wire/provider.ts';
+import { unsupportedOption } from './wire/unsupported.ts';
 
 export const ANTHROPIC_BASE_URL = 'https://api.anthropic.com/v1';
 
@@ -11,8 +13,8 @@ export function createAnthropic(options: ProviderOptions): Provider {
     contentType: 'text/event-stream',
     headers: { 'anthropic-version': '2023-06-01' },
     authorization: (apiKey) => ({ 'x-api-key': apiKey }),
-    unsupported: unsupportedByAnthropic,
     call: (request) => ({ path: '/messages', body: anthropicBody(request, options.sampling) }),
+    unsupported: (request) => unsupportedOption(request, 'anthropic') ?? unsupportedByClaude(request),
     createDecoder: createAnthropicDecoder,
   });
 }

@@ -1,5 +1,6 @@
 import type { Provider } from './types.ts';
 import { geminiBody } from './wire/gemini-body.ts';
+import { unsupportedByGemini } from './wire/gemini-models.ts';
 import { createGeminiDecoder } from './wire/gemini-stream.ts';
 import { bearer, createHttpProvider, type Dialect, type ProviderOptions } from './wire/provider.ts';
 import { unsupportedOption } from './wire/unsupported.ts';
@@ -8,12 +9,12 @@ export const GEMINI_BASE_URL = 'https://generativelanguage.googleapis.com/v1beta
 
 const DIALECT: Omit<Dialect, 'authorization'> = {
   contentType: 'text/event-stream',
-  unsupported: (request) => unsupportedOption(request, 'gemini'),
   call: (request) => ({
     // Without `alt=sse` the response body is one JSON array.
     path: `/models/${encodeURIComponent(request.model)}:streamGenerateContent?alt=sse`,
     body: geminiBody(request),
   }),
+  unsupported: (request) => unsupportedOption(request, 'gemini') ?? unsupportedByGemini(request),
   createDecoder: createGeminiDecoder,
 };
 

@@ -1,14 +1,11 @@
-import type { ChatMessage, ChatRequest, Provider, Usage } from './types.ts';
+import type { Provider, Usage } from './types.ts';
 import { createAnswerEnd } from './wire/answer-end.ts';
 import { mergeUsage, usageFrom } from './wire/counts.ts';
-import { imageUrlError, parseDataUrl } from './wire/data-url.ts';
 import { finishWord } from './wire/finish-reason.ts';
 import { inBandError } from './wire/in-band-error.ts';
-import { parseEvent, parseObject } from './wire/json.ts';
-import { sortToolResults } from './wire/messages.ts';
+import { parseEvent } from './wire/json.ts';
 import { createNdjsonDecoder } from './wire/ndjson.ts';
-import { ollamaOptions } from './wire/ollama-options.ts';
-import { openAITools } from './wire/openai-body.ts';
+import { ollamaBody } from './wire/ollama-body.ts';
 import type { PartBuffer } from './wire/parts.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 import type { AnswerDecoder } from './wire/read-answer.ts';
@@ -24,47 +21,10 @@ export function createOllama(options: ProviderOptions): Provider {
   return createHttpProvider(options, {
     contentType: 'application/x-ndjson',
     authorization: bearer,
-    unsupported: (request) => unsupportedOption(request, 'ollama'),
     call: (request) => ({ path: '/api/chat', body: ollamaBody(request) }),
+    unsupported: (request) => unsupportedOption(request, 'ollama'),
     createDecoder: createOllamaDecoder,
   });
-}
-
-function ollamaBody(request: ChatRequest): Record<string, unknown> {
-  // Ollama has no tool choice. `none` is expressed by leaving the tools out; other choices are unsupported.
-  const tools = request.toolChoice === 'none' ? undefined : request.tools;
-  return {
-    model: request.model,
-    messages: sortToolResults(request.messages).map(ollamaMessage),
-    stream: true,
-    ...ollamaOptions(request),
-    ...(tools !== undefined && { tools: openAITools(tools) }),
-  };
-}
-
-function ollamaMessage(message: ChatMessage): object {
-  if (message.role === 'tool') return { role: 'tool', tool_name: message.name, content: message.content };
-  if (message.role === 'assistant' && message.toolCalls !== undefined) {
-    const calls = message.toolCalls.map(({ name, arguments: args }) => ({
-      function: { name, arguments: parseObject(args) },
-    }));
-    const { content, reasoning: thinking } = message;
-    return { role: 'assistant', content, ...(thinking && { thinking }), tool_calls: calls };
-  }
-  if (typeof message.content === 'string') return { role: message.role, content: message.content };
-  const text = message.content.flatMap((block) => (block.type === 'text' ? [block.text] : []));
-  const images = message.content.flatMap((block) => (block.type === 'text' ? [] : [imageData(block.url)]));
-  return { role: 'user', content: text.join('\n'), ...(images.length > 0 && { images }) };
-}
-
-/**
- * Returns the base64 data of an image.
- * @throws ProviderError for other URLs: Ollama accepts only inline images
- */
-function imageData(url: string): string {
-  const content = parseDataUrl(url);
-  if (content === undefined) throw imageUrlError();
-  return content.data;
 }
 
 interface ToolCall {

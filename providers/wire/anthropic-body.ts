@@ -1,117 +1,94 @@
-import type { ChatMessage, ChatRequest, ReasoningDetail, UserContent } from '../types.ts';
-import { anthropicOptions } from './anthropic-options.ts';
-import { type ClaudeModel, claudeModel } from './claude-models.ts';
-import { parseDataUrl } from './data-url.ts';
-import { parseObject } from './json.ts';
-import { withoutBlankText } from './messages.ts';
+import type { ChatRequest, Tool, ToolChoice } from '../types.ts';
+import { lacksThinking, systemOf, toTurns } from './anthropic-messages.ts';
+import { type Thinking, thinkingOf } from './anthropic-thinking.ts';
+import { type ClaudeModel, claudeModel, type Sampling } from './claude-models.ts';
+import { closedSchema } from './closed-schema.ts';
+import { forwardedOptions } from './passed-options.ts';
+import { jsonFormatOf } from './response-format.ts';
 import { ANTHROPIC_TOOL_IDS, withToolIds } from './tool-ids.ts';
-import { unsupportedOption } from './unsupported.ts';
 
-/** Format of thinking blocks in a provider's state. */
-export const ANTHROPIC_FORMAT = 'anthropic-claude-v1';
-
-interface Turn {
-  readonly role: 'user' | 'assistant';
-  readonly content: object[];
-}
-
-type CacheControl = Readonly<Record<string, unknown>> | undefined;
-
-/** Returns the name of something in the request that the model cannot express; undefined if it can be sent. */
-export function unsupportedByAnthropic(request: ChatRequest): string | undefined {
-  const format = request.options?.response_format as { type?: unknown } | undefined;
-  if (format?.type === 'json_schema' && !claudeModel(request.model).hasJsonSchema) return 'response_format';
-  return unsupportedOption(request, 'anthropic');
-}
+/** Smallest `top_p` that the API accepts together with thinking. */
+const MIN_TOP_P_WITH_THINKING = 0.95;
 
 /**
- * Returns the body of a Messages request.
- * @param sampling how many sampling options the model accepts; by its name if absent
+ * Returns the body of a Messages request. Rules for single models are in `claude-models.ts`.
+ * @param sampling overrides the rule of the model
  * @throws ProviderError for an invalid `data:` URL
  */
-export function anthropicBody(request: ChatRequest, sampling?: ClaudeModel['sampling']): Record<string, unknown> {
+export function anthropicBody(request: ChatRequest, sampling?: Sampling): Record<string, unknown> {
   const model = claudeModel(request.model);
+  const maxTokens = request.maxTokens ?? model.maxOutputTokens;
+  const thinking = thinkingOf(request, model, maxTokens, lacksThinking(request.messages, request.model));
+  // Without thinking, models with budgets have no use for earlier thinking blocks.
+  const takesThinking = model.thinking === 'adaptive' || thinking.isOn;
+  const system = systemOf(request.messages);
   const messages = withToolIds(request.messages, ANTHROPIC_TOOL_IDS);
-  const system = systemOf(messages);
-  const options = request.options ?? {};
+  const cacheControl = request.options?.cache_control;
   return {
-    ...Object.fromEntries((request.forward ?? []).flatMap((name) => (name in options ? [[name, options[name]]] : []))),
     model: request.model,
-    messages: toTurns(messages),
+    max_tokens: maxTokens,
+    messages: toTurns(messages, takesThinking ? request.model : undefined),
     stream: true,
     ...(system !== undefined && { system }),
-    ...anthropicOptions(request, model, sampling ?? model.sampling, hasThinking(messages)),
+    ...samplingFields(request, sampling ?? model.sampling, thinking.isOn),
+    ...(request.stop !== undefined && { stop_sequences: request.stop }),
+    ...toolFields(request),
+    ...thinkingFields(request, thinking, model),
+    ...(cacheControl != null && { cache_control: cacheControl }),
+    ...forwardedOptions(request),
   };
 }
 
-/**
- * Returns true if the last step with tool calls has its thinking. The API refuses thinking in the middle of a tool run
- * whose calls came from another provider, or from a client that has lost them.
- */
-function hasThinking(messages: readonly ChatMessage[]): boolean {
-  const last = messages.findLast(({ role }) => role !== 'tool');
-  if (messages.at(-1)?.role !== 'tool' || last?.role !== 'assistant') return true;
-  return last.state?.details?.some(({ format }) => format === ANTHROPIC_FORMAT) === true;
+/** Returns the sampling options that the model accepts. With thinking, the API refuses `temperature` and `top_k`. */
+function samplingFields({ temperature, topP, options }: ChatRequest, sampling: Sampling, isThinking: boolean): object {
+  if (sampling === 'none') return {};
+  const topK = options?.top_k;
+  const hasTopP = topP !== undefined && (isThinking ? topP >= MIN_TOP_P_WITH_THINKING : true);
+  if (isThinking) return hasTopP ? { top_p: topP } : {};
+  const isTopPExcluded = sampling === 'one' && temperature !== undefined;
+  return {
+    // Anthropic accepts 0 to 1, other APIs 0 to 2.
+    ...(temperature !== undefined && { temperature: Math.min(temperature, 1) }),
+    ...(hasTopP && !isTopPExcluded && { top_p: topP }),
+    ...(topK != null && { top_k: topK }),
+  };
 }
 
-/** Returns the system texts as one text, or as blocks if one of them ends a cached prompt. */
-function systemOf(messages: readonly ChatMessage[]): string | object[] | undefined {
-  const texts = messages.flatMap((message) => (message.role === 'system' ? [message] : []));
-  if (texts.length === 0) return undefined;
-  if (texts.every(({ cacheControl }) => cacheControl === undefined)) {
-    return texts.map(({ content }) => content).join('\n\n');
-  }
-  return texts.map(({ content, cacheControl }) => textBlock(content, cacheControl));
+function thinkingFields({ options }: ChatRequest, { config, effort }: Thinking, model: ClaudeModel): object {
+  const schema = model.hasStructuredOutput ? jsonFormatOf(options)?.schema : undefined;
+  const outputConfig = {
+    ...(effort !== undefined && { effort }),
+    ...(schema !== undefined && { format: { type: 'json_schema', schema: closedSchema(schema) } }),
+  };
+  return {
+    ...(config !== undefined && { thinking: config }),
+    ...(Object.keys(outputConfig).length > 0 && { output_config: outputConfig }),
+  };
 }
 
-function textBlock(text: string, cacheControl: CacheControl): object {
-  return { type: 'text', text, ...(cacheControl && { cache_control: cacheControl }) };
+function toolFields({ tools, toolChoice, options }: ChatRequest): object {
+  if (tools === undefined) return {};
+  const isSequential = options?.parallel_tool_calls === false && toolChoice !== 'none';
+  const choice = toolChoice ?? (isSequential ? 'auto' : undefined);
+  return {
+    tools: tools.map(anthropicTool),
+    ...(choice !== undefined && {
+      tool_choice: { ...anthropicToolChoice(choice), ...(isSequential && { disable_parallel_tool_use: true }) },
+    }),
+  };
 }
 
-/** Merges adjacent messages of one role, because user and assistant must alternate. */
-function toTurns(messages: readonly ChatMessage[]): Turn[] {
-  const turns: Turn[] = [];
-  for (const message of messages) {
-    const content = contentBlocks(message);
-    if (content.length === 0) continue;
-    const role = message.role === 'assistant' ? 'assistant' : 'user';
-    const last = turns.at(-1);
-    if (last?.role === role) last.content.push(...content);
-    else turns.push({ role, content });
-  }
-  return turns;
+/** Returns a tool. The API requires `type` in the schema of the arguments; clients send `{}` for no arguments. */
+function anthropicTool({ name, description, parameters = {} }: Tool): object {
+  const isEmpty = Object.keys(parameters).length === 0;
+  return {
+    name,
+    ...(description !== undefined && { description }),
+    input_schema: isEmpty ? { type: 'object', properties: {} } : parameters,
+  };
 }
 
-/** Returns the content blocks of a message without empty texts, which the API rejects. */
-function contentBlocks(message: ChatMessage): object[] {
-  if (message.role === 'system') return [];
-  if (message.role === 'tool') {
-    return [{ type: 'tool_result', tool_use_id: message.toolCallId, content: message.content }];
-  }
-  if (typeof message.content !== 'string') return withoutBlankText(message.content).map(userBlock);
-  const text = message.content.trim() === '' ? [] : [{ type: 'text', text: message.content }];
-  if (message.role === 'user') return text;
-  const details = (message.state?.details ?? []).filter(({ format }) => format === ANTHROPIC_FORMAT);
-  const before = (call: number) => details.filter((detail) => (detail.before ?? 0) === call).map(thinkingBlock);
-  const calls = (message.toolCalls ?? []).flatMap(({ id, name, arguments: args }, call) => [
-    ...(call === 0 ? [] : before(call)),
-    { type: 'tool_use', id, name, input: parseObject(args) },
-  ]);
-  // Thinking is the first block of a turn.
-  return [...before(0), ...text, ...calls];
-}
-
-function thinkingBlock({ type, text, signature, data }: ReasoningDetail): object {
-  if (type === 'reasoning.encrypted') return { type: 'redacted_thinking', data };
-  return { type: 'thinking', thinking: text, signature };
-}
-
-function userBlock(block: UserContent): object {
-  if (block.type === 'text') return textBlock(block.text, block.cacheControl);
-  const inline = parseDataUrl(block.url);
-  const source = inline
-    ? { type: 'base64', media_type: inline.mimeType, data: inline.data }
-    : { type: 'url', url: block.url };
-  if (block.type === 'image') return { type: 'image', source };
-  return { type: 'document', source, ...(block.filename !== undefined && { title: block.filename }) };
+function anthropicToolChoice(choice: ToolChoice): object {
+  if (typeof choice !== 'string') return { type: 'tool', name: choice.name };
+  return { type: choice === 'required' ? 'any' : choice };
 }

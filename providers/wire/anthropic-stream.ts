@@ -1,7 +1,7 @@
 import { ProviderError } from '../errors.ts';
-import type { AnswerState, ReasoningDetail, Usage } from '../types.ts';
+import type { FinishPart, ReasoningDetail, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
-import { ANTHROPIC_FORMAT } from './anthropic-body.ts';
+import { THINKING_FORMAT } from './anthropic-messages.ts';
 import { usageFrom } from './counts.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
@@ -22,6 +22,7 @@ interface Event extends Message {
 
 /** The message of `message_start`, or a whole answer. */
 interface Message {
+  model?: string | null;
   content?: (Block | null)[] | null;
   stop_reason?: string | null;
   usage?: Counts | null;
@@ -33,22 +34,32 @@ interface Block {
   name?: string | null;
   text?: string | null;
   thinking?: string | null;
-  input?: object | null;
   signature?: string | null;
-  /** Encrypted thinking. */
+  /** Content of a `redacted_thinking` block. */
   data?: string | null;
+  input?: object | null;
 }
 
 interface Delta {
   type?: string;
   text?: string | null;
   thinking?: string | null;
-  partial_json?: string | null;
   signature?: string | null;
+  partial_json?: string | null;
   stop_reason?: string | null;
 }
 
 type Counts = Record<string, unknown>;
+
+/** A thinking block. The API wants it back, unchanged, with the results of the tool calls that follow. */
+interface ThinkingBlock {
+  text: string;
+  signature: string;
+  /** Set for a `redacted_thinking` block. */
+  readonly data?: string;
+  /** Index of the tool call that follows. */
+  readonly before: number;
+}
 
 /**
  * Creates a decoder for a Messages stream: blocks with start, delta and stop events, between `message_start`
@@ -57,12 +68,13 @@ type Counts = Record<string, unknown>;
 export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
-  /** Thinking blocks by index: they go back with their signature. */
-  const thoughts = new Map<number, { text: string; signature: string; data: string; before: number }>();
   const sse = createSseDecoder(onEvent);
   /** Indexes of the blocks that are tool calls. */
   const toolBlocks = new Set<number>();
+  /** Thinking blocks by index. */
+  const thinkingBlocks = new Map<number, ThinkingBlock>();
   const counts: Counts = {};
+  let model: string | undefined;
   let hasStarted = false;
 
   function onEvent(event: WireEvent): void {
@@ -85,10 +97,12 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     // A proxy has asked again in the middle: both messages would be read as one.
     if (hasStarted) throw new ProviderError('upstream_protocol', { reason: 'second_message', retryable: true });
     hasStarted = true;
+    model = message.model ?? undefined;
     addCounts(message.usage);
   }
 
   function onWholeMessage(message: Message): void {
+    model = message.model ?? undefined;
     for (const [index, block] of (message.content ?? []).entries()) onBlock(index, block);
     onEndOf(message);
     answerEnd.marker();
@@ -111,11 +125,8 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
 
   function onBlock(index: number, block: Block | null | undefined): void {
     if (block?.type === 'text' && block.text) parts.text('text', block.text);
-    else if (block?.type === 'thinking') onThinking(index, block.thinking ?? '', block.signature ?? '');
-    else if (block?.type === 'redacted_thinking' && block.data) {
-      thoughts.set(index, { text: '', signature: '', data: block.data, before: toolCalls.count });
-      parts.thinking();
-    } else if (block?.type === 'tool_use') {
+    else if (block?.type === 'thinking' || block?.type === 'redacted_thinking') onThinkingBlock(index, block);
+    else if (block?.type === 'tool_use') {
       toolBlocks.add(index);
       const { id, name, input } = block;
       const args = input && Object.keys(input).length > 0 ? input : '';
@@ -123,29 +134,29 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     }
   }
 
-  function onThinking(index: number, text: string, signature: string): void {
-    const thought = thoughts.get(index) ?? { text: '', signature: '', data: '', before: toolCalls.count };
-    thoughts.set(index, thought);
-    thought.text += text;
-    thought.signature += signature;
+  function onThinkingBlock(index: number, { thinking, signature, data }: Block): void {
+    thinkingBlocks.set(index, { text: '', signature: '', before: toolCalls.count, ...(data && { data }) });
+    onThinking(index, thinking ?? '');
+    addSignature(index, signature);
+  }
+
+  function onThinking(index: number, text: string): void {
+    const block = thinkingBlocks.get(index);
+    if (block !== undefined) block.text += text;
     if (text !== '') parts.text('reasoning', text);
+    // After the text, which ends what was reported before. The model may be silent now, also without any text.
     parts.thinking();
   }
 
-  /** Returns the thinking that the API wants back with tool calls. */
-  function stateOf(): AnswerState | undefined {
-    if (toolCalls.count === 0) return undefined;
-    const details = [...thoughts.values()].flatMap(({ text, signature, data, before }): ReasoningDetail[] => {
-      if (data !== '') return [{ type: 'reasoning.encrypted', data, format: ANTHROPIC_FORMAT, before }];
-      return signature === '' ? [] : [{ type: 'reasoning.text', text, signature, format: ANTHROPIC_FORMAT, before }];
-    });
-    return details.length > 0 ? { details } : undefined;
+  function addSignature(index: number, signature: string | null | undefined): void {
+    const block = thinkingBlocks.get(index);
+    if (block !== undefined && signature) block.signature += signature;
   }
 
   function onDelta(index: number, delta: Delta | null | undefined): void {
     if (delta?.type === 'text_delta' && delta.text) parts.text('text', delta.text);
-    else if (delta?.type === 'thinking_delta' && delta.thinking) onThinking(index, delta.thinking, '');
-    else if (delta?.type === 'signature_delta' && delta.signature) onThinking(index, '', delta.signature);
+    else if (delta?.type === 'thinking_delta') onThinking(index, delta.thinking ?? '');
+    else if (delta?.type === 'signature_delta') addSignature(index, delta.signature);
     else if (delta?.type === 'input_json_delta' && delta.partial_json && toolBlocks.has(index)) {
       toolCalls.add([{ index, function: { arguments: delta.partial_json } }]);
     }
@@ -162,11 +173,20 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     },
     finish() {
       toolCalls.flush();
-      const part = answerEnd.finish(usageOf(counts), toolCalls.count > 0);
-      const state = stateOf();
-      return state ? { ...part, state } : part;
+      const finish = answerEnd.finish(usageOf(counts), toolCalls.count > 0);
+      return toolCalls.count > 0 ? withState(finish, [...thinkingBlocks.values()], model) : finish;
     },
   };
+}
+
+/** Adds the thinking blocks to the finish part. A block without signature, as other vendors send it, is not needed. */
+function withState(finish: FinishPart, blocks: readonly ThinkingBlock[], model: string | undefined): FinishPart {
+  const details = blocks.flatMap(({ text, signature, data, before }): ReasoningDetail[] => {
+    const origin = { format: THINKING_FORMAT, before, ...(model !== undefined && { model }) };
+    if (data !== undefined) return [{ type: 'reasoning.encrypted', data, ...origin }];
+    return signature === '' ? [] : [{ type: 'reasoning.text', text, signature, ...origin }];
+  });
+  return details.length > 0 ? { ...finish, state: { details } } : finish;
 }
 
 /**

@@ -1,8 +1,10 @@
-import type { ChatMessage, ChatRequest, ToolChoice, UserContent } from '../types.ts';
+import type { ChatMessage, ChatRequest, ProviderState, ToolChoice, UserContent } from '../types.ts';
 import { parseDataUrl } from './data-url.ts';
-import { geminiThinking } from './gemini-thinking.ts';
+import { hasPenalties, needsSignature, thinkingConfigOf } from './gemini-models.ts';
 import { parseObject } from './json.ts';
 import { sortToolResults, withoutBlankText } from './messages.ts';
+import { forwardedOptions, renamedOptions } from './passed-options.ts';
+import { jsonFormatOf } from './response-format.ts';
 
 interface Content {
   readonly role: 'user' | 'model';
@@ -15,47 +17,43 @@ interface Content {
  */
 const PLACEHOLDER_SIGNATURE = { thoughtSignature: 'skip_thought_signature_validator' };
 
-/** Returns the body of a `streamGenerateContent` request. @throws ProviderError for an invalid `data:` URL */
+/** Names of options in `generationConfig`, by their names in Chat Completions. */
+const CONFIG_NAMES = { seed: 'seed', top_k: 'topK' };
+const PENALTY_NAMES = { presence_penalty: 'presencePenalty', frequency_penalty: 'frequencyPenalty' };
+
+/**
+ * Returns the body of a `streamGenerateContent` request. Rules for single models are in `gemini-models.ts`.
+ * @throws ProviderError for an invalid `data:` URL
+ */
 export function geminiBody(request: ChatRequest): Record<string, unknown> {
   const system = request.messages.flatMap((message) => (message.role === 'system' ? [{ text: message.content }] : []));
-  const { options = {} } = request;
+  const thinkingConfig = thinkingConfigOf(request);
   const generationConfig = {
-    ...configOf(options),
     ...(request.temperature !== undefined && { temperature: request.temperature }),
     ...(request.topP !== undefined && { topP: request.topP }),
     ...(request.maxTokens !== undefined && { maxOutputTokens: request.maxTokens }),
     ...(request.stop !== undefined && { stopSequences: request.stop }),
-    ...geminiThinking(request),
+    ...renamedOptions(request, CONFIG_NAMES),
+    ...(hasPenalties(request.model) && renamedOptions(request, PENALTY_NAMES)),
+    ...formatFields(request),
+    ...(thinkingConfig !== undefined && { thinkingConfig }),
   };
   return {
-    ...Object.fromEntries((request.forward ?? []).flatMap((name) => (name in options ? [[name, options[name]]] : []))),
-    contents: toContents(request.messages, !/gemini-[12]\b/.test(request.model)),
+    contents: toContents(request.messages, needsSignature(request.model)),
     ...(system.length > 0 && { systemInstruction: { parts: system } }),
     ...(Object.keys(generationConfig).length > 0 && { generationConfig }),
     ...(request.tools !== undefined && { tools: [{ functionDeclarations: request.tools.map(functionDeclaration) }] }),
     ...(request.toolChoice !== undefined && {
       toolConfig: { functionCallingConfig: callingConfig(request.toolChoice) },
     }),
+    ...forwardedOptions(request),
   };
 }
 
-/** Options of Chat Completions, and their names in the configuration of a generation. */
-const CONFIG_NAMES: Readonly<Record<string, string>> = {
-  seed: 'seed',
-  top_k: 'topK',
-  presence_penalty: 'presencePenalty',
-  frequency_penalty: 'frequencyPenalty',
-};
-
-function configOf(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const known = Object.entries(CONFIG_NAMES).filter(([name]) => options[name] !== undefined);
-  const format = options.response_format as { type?: string; json_schema?: { schema?: unknown } } | undefined;
-  const isJson = format?.type === 'json_object' || format?.type === 'json_schema';
-  return {
-    ...Object.fromEntries(known.map(([name, ownName]) => [ownName, options[name]])),
-    ...(isJson && { responseMimeType: 'application/json' }),
-    ...(format?.type === 'json_schema' && { responseJsonSchema: format.json_schema?.schema ?? {} }),
-  };
+function formatFields({ options }: ChatRequest): object {
+  const format = jsonFormatOf(options);
+  if (format === undefined) return {};
+  return { responseMimeType: 'application/json', ...(format.schema && { responseJsonSchema: format.schema }) };
 }
 
 /**
@@ -67,10 +65,10 @@ function functionDeclaration({ parameters, strict: _, ...tool }: NonNullable<Cha
 }
 
 /** Merges adjacent messages of one role, because all tool results of one step must be in one content. */
-function toContents(messages: readonly ChatMessage[], needsSignature: boolean): Content[] {
+function toContents(messages: readonly ChatMessage[], isSignatureNeeded: boolean): Content[] {
   const contents: Content[] = [];
   for (const message of sortToolResults(messages)) {
-    const parts = partsOf(message, needsSignature);
+    const parts = partsOf(message, isSignatureNeeded);
     if (parts.length === 0) continue;
     const role = message.role === 'assistant' ? 'model' : 'user';
     const last = contents.at(-1);
@@ -80,33 +78,30 @@ function toContents(messages: readonly ChatMessage[], needsSignature: boolean): 
   return contents;
 }
 
-function partsOf(message: ChatMessage, needsSignature: boolean): object[] {
+function partsOf(message: ChatMessage, isSignatureNeeded: boolean): object[] {
   if (message.role === 'system') return [];
   if (message.role === 'tool') {
     return [{ functionResponse: { name: message.name, response: toolResponse(message.content) } }];
   }
   if (typeof message.content !== 'string') {
-    return withoutBlankText(message.content).map((block) =>
-      block.type === 'text' ? { text: block.text } : filePart(block),
-    );
+    return withoutBlankText(message.content).map(userPart);
   }
   const text = message.content === '' ? [] : [{ text: message.content }];
-  const toolCalls = message.role === 'assistant' ? (message.toolCalls ?? []) : [];
+  if (message.role === 'user' || message.toolCalls === undefined) return text;
   return [
     ...text,
-    ...toolCalls.map(({ name, arguments: args }, i) => ({
+    ...message.toolCalls.map(({ name, arguments: args }, i) => ({
       functionCall: { name, args: parseObject(args) },
-      ...(needsSignature && i === 0 && PLACEHOLDER_SIGNATURE),
-      ...signatureOf(message, i),
+      ...(signatureOf(message.state, i) ?? (isSignatureNeeded && i === 0 && PLACEHOLDER_SIGNATURE)),
     })),
   ];
 }
 
-/** Returns the thought signature that came with a tool call. */
-function signatureOf(message: ChatMessage, call: number): object {
-  const content = message.role === 'assistant' ? message.state?.extraContent?.[call] : undefined;
-  const signature = (content?.google as { thought_signature?: unknown } | undefined)?.thought_signature;
-  return typeof signature === 'string' ? { thoughtSignature: signature } : {};
+/** Returns the signature of a tool call, which the decoder has read from the same part. */
+function signatureOf(state: ProviderState | undefined, index: number): object | undefined {
+  const google = state?.extraContent?.[index]?.google as { thought_signature?: unknown } | null | undefined;
+  const signature = google?.thought_signature;
+  return typeof signature === 'string' && signature !== '' ? { thoughtSignature: signature } : undefined;
 }
 
 /** Returns a tool result as an object, which the API requires. */
@@ -123,17 +118,19 @@ const IMAGE_TYPES: Readonly<Record<string, string>> = {
   heif: 'image/heif',
 };
 
-function filePart(block: Exclude<UserContent, { type: 'text' }>): object {
+function userPart(block: UserContent): object {
+  if (block.type === 'text') return { text: block.text };
   const inlineData = parseDataUrl(block.url);
   if (inlineData) return { inlineData };
-  const mimeType = block.type === 'file' ? block.mimeType : imageTypeOf(block.url);
+  const mimeType = block.type === 'file' ? block.mimeType : imageType(block.url);
   return { fileData: { fileUri: block.url, mimeType } };
 }
 
-/** Returns the media type of an image by the extension of its URL. */
-function imageTypeOf(url: string): string {
+/** Returns the media type of an image by the extension of its path. */
+function imageType(url: string): string {
   const path = URL.canParse(url) ? new URL(url).pathname : '';
-  return IMAGE_TYPES[path.slice(path.lastIndexOf('.') + 1).toLowerCase()] ?? 'image/jpeg';
+  const extension = path.slice(path.lastIndexOf('.') + 1).toLowerCase();
+  return IMAGE_TYPES[extension] ?? 'image/jpeg';
 }
 
 function callingConfig(choice: ToolChoice): object {

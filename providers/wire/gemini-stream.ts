@@ -1,5 +1,5 @@
 import { ProviderError } from '../errors.ts';
-import type { Usage } from '../types.ts';
+import type { AnswerState, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
 import { mergeUsage, usageFrom } from './counts.ts';
 import { finishClass, finishWord } from './finish-reason.ts';
@@ -7,7 +7,6 @@ import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
-import { createStateCollector } from './reasoning-details.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls } from './tool-calls.ts';
@@ -15,7 +14,6 @@ import { createToolCalls } from './tool-calls.ts';
 interface Part {
   text?: string | null;
   thought?: boolean | null;
-  /** Belongs to the function call of the same part. */
   thoughtSignature?: string | null;
   functionCall?: { id?: string | null; name?: string | null; args?: object | null } | null;
 }
@@ -42,7 +40,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
-  const collector = createStateCollector();
+  const extraContent: Record<string, Record<string, unknown>> = {};
   let usage: Usage | undefined;
   let leadingReason: string | undefined;
 
@@ -69,14 +67,17 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
     else answerEnd.reason(word);
   }
 
-  function onPart({ text, thought, functionCall, thoughtSignature }: Part): void {
+  function onPart({ text, thought, thoughtSignature, functionCall }: Part): void {
     if (text) parts.text(thought ? 'reasoning' : 'text', text);
-    if (thought) parts.thinking();
+    // After the text, which ends what was reported before. The rest of the thoughts may take long.
+    if (text && thought) parts.thinking();
     if (!functionCall) return;
-    if (thoughtSignature) {
-      collector.addExtraContent(toolCalls.count, { google: { thought_signature: thoughtSignature } });
-    }
+    if (thoughtSignature) extraContent[toolCalls.count] = { google: { thought_signature: thoughtSignature } };
     toolCalls.addWhole({ ...functionCall, arguments: functionCall.args ?? {} });
+  }
+
+  function stateOf(): { state?: AnswerState } {
+    return Object.keys(extraContent).length > 0 ? { state: { extraContent } } : {};
   }
 
   return {
@@ -90,9 +91,7 @@ export function createGeminiDecoder(parts: PartBuffer): AnswerDecoder {
       toolCalls.flush();
       // An empty answer.
       if (!parts.hasContent && leadingReason !== undefined) answerEnd.reason(leadingReason);
-      const part = answerEnd.finish(usage, toolCalls.count > 0);
-      const state = collector.state();
-      return state ? { ...part, state } : part;
+      return { ...answerEnd.finish(usage, toolCalls.count > 0), ...stateOf() };
     },
   };
 }

@@ -10,14 +10,14 @@ export function unsupportedOption(request: ChatRequest, api: Api): string | unde
     if (OPTION_TABLE[row]?.[api] === 'unfit') return name;
   }
   for (const name of Object.keys(request.options ?? {})) {
-    if (request.forward?.includes(name) || isKnown(name)) continue;
+    if (request.forward?.includes(name) || isKnownOption(name)) continue;
     if (OPTION_TABLE['unknown options']?.[api] === 'unfit') return name;
   }
   return undefined;
 }
 
 /** Returns true if the option has a row, or rows for its values. */
-function isKnown(name: string): boolean {
+export function isKnownOption(name: string): boolean {
   return KNOWN.has(name);
 }
 

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { createOllama } from '../../providers/ollama.ts';
 import type { ChatMessage, ChatRequest } from '../../providers/types.ts';
+import { ollamaBody } from '../../providers/wire/ollama-body.ts';
 import { startUpstream } from '../upstream.ts';
 import { collect } from './collect.ts';
 import { OPTIONS } from './options.ts';
@@ -113,4 +114,61 @@ t.test('Ollama rejects an image that is not inline, before the call', async (t) 
   ];
   const { error } = await collect(provider.stream({ model: 'm', messages }, new AbortController().signal));
   t.match(error, { code: 'upstream_rejected', reason: 'image_url', retryable: false });
+});
+
+const optionsOf = (model: string, options: Record<string, unknown>, others: Partial<ChatRequest> = {}) => {
+  const {
+    messages: _,
+    model: __,
+    stream: ___,
+    ...fields
+  } = ollamaBody({ model, messages: [USER], options, ...others });
+  return fields;
+};
+
+t.test('options have the names of Ollama, and unknown ones go to the model', async (t) => {
+  const options = {
+    seed: 0,
+    top_k: 1,
+    min_p: 0.1,
+    presence_penalty: 0.2,
+    frequency_penalty: 0.3,
+    repetition_penalty: 1.1,
+  };
+  const { repetition_penalty: repeatPenalty, ...same } = options;
+  t.same(optionsOf('m', options), { options: { ...same, repeat_penalty: repeatPenalty } });
+  t.same(optionsOf('m', { num_ctx: 32_768, mirostat: 1 }), { options: { num_ctx: 32_768, mirostat: 1 } });
+  t.same(optionsOf('m', { temperature: 2, num_predict: 9 }, { maxTokens: 5 }), { options: { num_predict: 5 } });
+  t.same(optionsOf('m', { user: 'u', metadata: {}, store: true, verbosity: 'low', seed: null, num_gpu: null }), {});
+  t.same(optionsOf('m', { keep_alive: '1h', num_ctx: 1 }, { forward: ['keep_alive'] }), {
+    keep_alive: '1h',
+    options: { num_ctx: 1 },
+  });
+});
+
+t.test('a JSON format becomes the format of Ollama', async (t) => {
+  const schema = { type: 'object', properties: {} };
+  const json = { type: 'json_schema', json_schema: { name: 'n', schema } };
+  t.same(optionsOf('m', { response_format: json }), { format: schema });
+  t.same(optionsOf('m', { response_format: { type: 'json_object' } }), { format: 'json' });
+  t.same(optionsOf('m', { response_format: { type: 'text' } }), {});
+});
+
+t.test('reasoning is turned on or off, and has levels for gpt-oss', async (t) => {
+  const rows: [string, Record<string, unknown>, boolean | string | undefined][] = [
+    ['qwen3', {}, undefined],
+    ['qwen3', { reasoning_effort: 'low' }, true],
+    ['qwen3', { reasoning_effort: 'none' }, false],
+    ['qwen3', { enable_thinking: false }, false],
+    ['qwen3', { thinking: { type: 'enabled' } }, true],
+    ['gpt-oss:20b', { reasoning_effort: 'minimal' }, 'low'],
+    ['gpt-oss:20b', { reasoning_effort: 'low' }, 'low'],
+    ['gpt-oss:20b', { reasoning_effort: 'medium' }, 'medium'],
+    ['gpt-oss:20b', { reasoning_effort: 'high' }, 'high'],
+    ['gpt-oss:20b', { reasoning_effort: 'max' }, 'high'],
+    ['gpt-oss:20b', { enable_thinking: true }, 'medium'],
+    ['gpt-oss:20b', { reasoning_effort: 'none' }, 'low'],
+  ];
+  for (const [model, options, think] of rows)
+    t.equal(optionsOf(model, options).think, think, `${model} ${JSON.stringify(options)}`);
 });

@@ -131,11 +131,11 @@ t.test('Azure gets the path of its API version, and the api-key header', async (
 });
 
 t.test('Anthropic gets a Messages request', async (t) => {
-  const { path, headers, body } = await sentRequest(t, 'anthropic', REQUEST);
+  const { path, headers, body } = await sentRequest(t, 'anthropic', { ...REQUEST, model: 'claude-sonnet-4-0' });
   t.equal(path, '/base/messages');
   t.match(headers, { 'x-api-key': 'secret', 'anthropic-version': '2023-06-01' });
   t.same(body, {
-    model: 'm-1',
+    model: 'claude-sonnet-4-0',
     max_tokens: 64,
     system: 'Be brief.',
     messages: [
@@ -165,6 +165,8 @@ t.test('Anthropic gets a Messages request', async (t) => {
     tools: [{ name: 'weather', description: 'Looks out of the window', input_schema: PARAMETERS }],
     tool_choice: { type: 'any' },
   });
+  const { body: overridden } = await sentRequest(t, 'anthropic', REQUEST, { sampling: 'one' });
+  t.match(overridden, { temperature: 1, top_p: undefined }, 'the setting wins over the rule of the model');
   const { body: plain } = await sentRequest(t, 'anthropic', {
     model: 'm',
     messages: [{ role: 'user', content: [{ type: 'image', url: URL_IMAGE }] }],
@@ -173,10 +175,10 @@ t.test('Anthropic gets a Messages request', async (t) => {
   });
   t.same(plain, {
     model: 'm',
-    max_tokens: 4096,
+    max_tokens: 128_000,
     messages: [{ role: 'user', content: [{ type: 'image', source: { type: 'url', url: URL_IMAGE } }] }],
     stream: true,
-    tools: [{ name: 'now', input_schema: { type: 'object' } }],
+    tools: [{ name: 'now', input_schema: { type: 'object', properties: {} } }],
     tool_choice: { type: 'tool', name: 'now' },
   });
 });
@@ -198,7 +200,7 @@ t.test('Gemini and Vertex get a streamGenerateContent request', async (t) => {
       },
     ],
     systemInstruction: { parts: [{ text: 'Be brief.' }] },
-    generationConfig: { temperature: 1.5, topP: 0.9, maxOutputTokens: 64, stopSequences: ['END'] },
+    generationConfig: { temperature: 1.5, topP: 0.9, maxOutputTokens: 64, stopSequences: ['END'], seed: 7 },
     tools: [
       {
         functionDeclarations: [
@@ -262,7 +264,7 @@ t.test('Ollama gets an /api/chat request', async (t) => {
       { role: 'user', content: 'And tomorrow?' },
     ],
     stream: true,
-    options: { temperature: 1.5, top_p: 0.9, num_predict: 64, stop: ['END'] },
+    options: { seed: 7, temperature: 1.5, top_p: 0.9, num_predict: 64, stop: ['END'] },
     tools: [
       {
         type: 'function',
