@@ -121,7 +121,10 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
     if (!delivered.has(itemKey(item))) {
       toolCalls.add([{ index: indexOf(item), id, function: { name, arguments: '' } }]);
     }
-    if (isDone) addWholeArguments(item, item.arguments);
+    if (!isDone) return;
+    addWholeArguments(item, item.arguments);
+    const index = indexOf(item);
+    if (index !== undefined) toolCalls.complete(index);
   }
 
   function addArguments(data: Fields, text: unknown): void {
