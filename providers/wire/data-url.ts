@@ -21,3 +21,8 @@ export function parseDataUrl(url: string): InlineContent | undefined {
 export function imageUrlError(): ProviderError {
   return new ProviderError('upstream_rejected', { reason: 'image_url', retryable: false, upstreamStatus: 400 });
 }
+
+/** Returns a name for a file without one. OpenAI requires a name. */
+export function defaultFilename(mimeType: string): string {
+  return `file.${/^[\w.+-]+\/([\w-]+)$/.exec(mimeType)?.[1] ?? 'bin'}`;
+}
