@@ -44,7 +44,7 @@ async function serveWithKeys(
 ) {
   const upstream = await startUpstream(t, script);
   const yaml = `${authentication}
-providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [k] } }
+providers: { it: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [k] } }
 models:
   - { name: big, targets: [{ provider: it, model: m }] }
   - { name: small, targets: [{ provider: it, model: s }] }`;

@@ -119,7 +119,7 @@ t.test('every query of the dashboard has data after a load', { skip: noPrometheu
     `providers:
   bella: { type: bella, baseUrl: "${upstream.url}/v1", apiKeys: [test-key], models: "*" }
   other: { type: vllm, baseUrl: "${upstream.url}/v1" }
-  locked: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
+  locked: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
 models:
   - { name: steady, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
 deadlines: { firstTokenMs: 700 }

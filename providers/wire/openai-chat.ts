@@ -6,6 +6,7 @@ import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { HoldingBuffer } from './leading-reasoning.ts';
 import { addContent } from './openai-content.ts';
+import { createOpenAIState, detailsText } from './openai-state.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
@@ -17,8 +18,10 @@ interface Delta {
   content?: unknown;
   reasoning_content?: unknown;
   reasoning?: unknown;
+  reasoning_details?: unknown;
   refusal?: unknown;
   tool_calls?: unknown;
+  extra_content?: unknown;
 }
 
 interface Choice {
@@ -55,8 +58,11 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const state = createOpenAIState();
   let usage: Usage | undefined;
   let isRefused = false;
+  /** True if reasoning came in a field of its own, which `reasoning_details` repeat. */
+  let hasReasoningField = false;
   let hasDelta = false;
   /** Text that may be an error: see `isErrorFrame`. */
   let heldText = '';
@@ -98,10 +104,18 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     content,
     reasoning_content: reasoning,
     reasoning: otherReasoning,
+    reasoning_details: details,
     refusal,
     tool_calls,
+    extra_content: extra,
   }: Delta): void {
-    const thought = isEmpty(reasoning) ? otherReasoning : reasoning;
+    let thought = isEmpty(reasoning) ? otherReasoning : reasoning;
+    hasReasoningField ||= !isEmpty(thought);
+    if (details !== undefined) {
+      state.addDetails(details);
+      if (!hasReasoningField) thought = detailsText(details);
+    }
+    if (extra !== undefined) state.addExtraContent(extra);
     if (!isEmpty(thought)) {
       answerEnd.content();
       addContent(parts, 'reasoning', thought);
@@ -111,7 +125,11 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       if (typeof content === 'string' && isErrorFrame(content)) heldText = content;
       else addContent(parts, 'text', content);
     }
-    if (typeof refusal === 'string' && refusal !== '') isRefused = true;
+    if (typeof refusal === 'string' && refusal !== '') {
+      answerEnd.content();
+      isRefused = true;
+      parts.text('text', refusal);
+    }
     if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
     answerEnd.content();
     toolCalls.add(tool_calls as ToolCallDelta[]);
@@ -136,7 +154,12 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       wrapped?.end();
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
-      return isRefused ? { ...part, reason: 'content_filter' } : part;
+      const answerState = state.finish(toolCalls);
+      return {
+        ...part,
+        ...(isRefused && { reason: 'content_filter' as const }),
+        ...(answerState && { state: answerState }),
+      };
     },
   };
 }

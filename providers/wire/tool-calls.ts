@@ -7,6 +7,8 @@ export interface ToolCallDelta {
   index?: unknown;
   id?: unknown;
   function?: { name?: unknown; arguments?: unknown } | null;
+  /** Signature of the call; only Gemini. */
+  extra_content?: unknown;
 }
 
 /** Assembles the tool calls of one answer. */
@@ -19,6 +21,8 @@ export interface ToolCalls {
   addWhole(call: { id?: unknown; name?: unknown; arguments: unknown }): void;
   /** Sends what was held back. Call at the end. @throws ProviderError for a call without a name */
   flush(): void;
+  /** Returns the `extra_content` of the calls that have one, by index. Call after `flush`. */
+  extraContent(): Record<string, Record<string, unknown>>;
 }
 
 interface Call {
@@ -30,6 +34,7 @@ interface Call {
   isComplete: boolean | undefined;
   /** Position in the answer; set when the head is sent. */
   index: number | undefined;
+  extraContent?: Record<string, unknown>;
 }
 
 interface Fragment {
@@ -103,6 +108,8 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     const call = callOf({ id, name, index, args }, touched);
     touched.add(call);
     current = call;
+    const extra = fragment.extra_content;
+    if (typeof extra === 'object' && extra !== null) call.extraContent = { ...call.extraContent, ...extra };
     if (id !== '') {
       byId.set(id, call);
       if (call.index === undefined) call.id ||= id;
@@ -154,6 +161,10 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
         }
         sendHead(call);
       }
+    },
+    extraContent() {
+      const entries = calls.flatMap(({ index, extraContent }) => (extraContent ? [[String(index), extraContent]] : []));
+      return Object.fromEntries(entries);
     },
   };
 }
