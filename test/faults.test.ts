@@ -323,7 +323,7 @@ function countingClock() {
 /** Starts a service whose only model is that of an upstream at `baseUrl`. Its key is a canary. */
 async function serveProvider(
   t: Test,
-  { type = 'openai', settings = '' }: Partial<Row>,
+  { type = 'openai, api: chat', settings = '' }: Partial<Row>,
   baseUrl: string,
   deadlines = DEADLINES,
   extraEnv = {},

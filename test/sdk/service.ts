@@ -14,7 +14,9 @@ export interface Service {
 /** Starts a service with a provider of a type. Its upstream plays the script; its model is `p/m`. */
 export async function serveProvider(t: Test, type: string, script: Script): Promise<Service> {
   const upstream = await startUpstream(t, script);
-  const yaml = `providers: { p: { type: ${type}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
+  // The scripts of these tests answer with Chat Completions.
+  const api = type === 'openai' ? ', api: chat' : '';
+  const yaml = `providers: { p: { type: ${type}${api}, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
   const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, yaml) } });
   return { url, upstream };
 }
