@@ -1,10 +1,9 @@
 import type { Provider } from './types.ts';
 import { dropRepeatedReasoning } from './wire/leading-reasoning.ts';
-import { type OpenAIChatDialect, openAIChatBody, unsupportedByChat } from './wire/openai-body.ts';
+import { openAIChatBody, unsupportedInChat } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
-
-const DIALECT: OpenAIChatDialect = { maxTokensField: 'max_tokens', streamOptions: false };
+import { unsupportedOption } from './wire/unsupported.ts';
 
 /** Address of the public trial. For a self-hosted gateway, set `baseUrl`. */
 export const BELLA_BASE_URL = 'https://api.bella.top/v1';
@@ -25,8 +24,11 @@ export function createBella(options: ProviderOptions): Provider {
     {
       contentType: 'text/event-stream',
       authorization: bearer,
-      unsupported: (request) => unsupportedByChat(request, DIALECT),
-      call: (request) => ({ path: '/chat/completions', body: openAIChatBody(request, DIALECT) }),
+      call: (request) => ({
+        path: '/chat/completions',
+        body: openAIChatBody(request, { maxTokensField: 'max_tokens', streamOptions: false }),
+      }),
+      unsupported: (request) => unsupportedOption(request, 'chat') ?? unsupportedInChat(request, {}),
       createDecoder: (parts) => createOpenAIChatDecoder(parts, { wrapParts: dropRepeatedReasoning }),
     },
   );

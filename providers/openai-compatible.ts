@@ -1,6 +1,6 @@
 import type { Provider } from './types.ts';
 import { splitReasoningTags } from './wire/leading-reasoning.ts';
-import { type OpenAIChatDialect, openAIChatBody, unsupportedByChat } from './wire/openai-body.ts';
+import { type OpenAIChatDialect, openAIChatBody, unsupportedInChat } from './wire/openai-body.ts';
 import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 import { responsesBody } from './wire/responses-body.ts';
@@ -17,12 +17,14 @@ export interface Preset extends CompatibleDialect {
 }
 
 export interface CompatibleDialect extends OpenAIChatDialect {
-  /** API of calls without the setting `api`; `chat` if absent. */
-  readonly api?: 'responses';
   /** Path behind the base URL; `/chat/completions` if absent. */
   readonly path?: string;
   /** True if the text begins with reasoning in `<reasoning>` tags. */
   readonly reasoningTags?: boolean;
+  /** API without a setting for it; `chat` if absent. */
+  readonly api?: 'responses' | 'chat';
+  /** True to request summaries of the reasoning in the Responses API. */
+  readonly reasoningSummaries?: boolean;
 }
 
 const DEFAULT_DIALECT: CompatibleDialect = { maxTokensField: 'max_tokens', streamOptions: true };
@@ -34,14 +36,15 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
     baseUrl: 'https://api.openai.com/v1',
     apiKeyEnv: 'OPENAI_API_KEY',
     maxTokensField: 'max_completion_tokens',
-    api: 'responses',
     files: 'data',
+    api: 'responses',
+    reasoningSummaries: true,
   },
   deepseek: {
     ...DEFAULT_DIALECT,
-    jsonSchema: false,
     baseUrl: 'https://api.deepseek.com',
     apiKeyEnv: 'DEEPSEEK_API_KEY',
+    jsonSchema: false,
   },
   dashscope: {
     ...DEFAULT_DIALECT,
@@ -56,7 +59,7 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
     apiKeyEnv: 'MISTRAL_API_KEY',
     streamOptions: false,
     toolIds: MISTRAL_TOOL_IDS,
-    renamed: { seed: 'random_seed' },
+    seedField: 'random_seed',
   },
   groq: { ...DEFAULT_DIALECT, baseUrl: 'https://api.groq.com/openai/v1', apiKeyEnv: 'GROQ_API_KEY' },
   xai: { ...DEFAULT_DIALECT, baseUrl: 'https://api.x.ai/v1', apiKeyEnv: 'XAI_API_KEY' },
@@ -88,25 +91,26 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   'llama.cpp': { ...DEFAULT_DIALECT, baseUrl: 'http://127.0.0.1:8080/v1' },
 };
 
-/** Creates a provider for any server with `POST {baseUrl}/chat/completions`, or `/responses` if `api` says so. */
+/** Creates a provider for any server with `POST {baseUrl}/chat/completions` or `POST {baseUrl}/responses`. */
 export function createOpenAICompatible(
   options: ProviderOptions,
   dialect: CompatibleDialect = DEFAULT_DIALECT,
 ): Provider {
-  if ((options.api ?? dialect.api) === 'responses') {
+  const { api = dialect.api ?? 'chat' } = options;
+  const common = { contentType: 'text/event-stream', authorization: bearer };
+  if (api === 'responses') {
+    const { reasoningSummaries = false } = dialect;
     return createHttpProvider(options, {
-      contentType: 'text/event-stream',
-      authorization: bearer,
+      ...common,
+      call: (request) => ({ path: '/responses', body: responsesBody(request, { reasoningSummaries }) }),
       unsupported: (request) => unsupportedOption(request, 'responses'),
-      call: (request) => ({ path: '/responses', body: responsesBody(request) }),
       createDecoder: createResponsesDecoder,
     });
   }
   return createHttpProvider(options, {
-    contentType: 'text/event-stream',
-    authorization: bearer,
-    unsupported: (request) => unsupportedByChat(request, dialect),
+    ...common,
     call: (request) => ({ path: dialect.path ?? '/chat/completions', body: openAIChatBody(request, dialect) }),
+    unsupported: (request) => unsupportedOption(request, 'chat') ?? unsupportedInChat(request, dialect),
     createDecoder: (parts) =>
       createOpenAIChatDecoder(parts, dialect.reasoningTags ? { wrapParts: splitReasoningTags } : {}),
   });

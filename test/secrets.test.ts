@@ -24,7 +24,7 @@ t.test('no secret in any log line, metric or error', async (t) => {
   });
   const { logTo, log } = captureLog();
   const yaml = `keys: [{ name: web, sha256: ${sha256(KEY)}, requestsPerMinute: 1000 }]
-providers: { it: { type: openai, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY-upstream-key], models: [m] } }`;
+providers: { it: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY-upstream-key], models: [m] } }`;
   const env = {
     CONFIG_FILE: writeConfig(t, yaml),
     TICKET_SECRET: 'CANARY-secret-that-signs-all-the-tickets',

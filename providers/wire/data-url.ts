@@ -26,3 +26,8 @@ export function imageUrlError(): ProviderError {
     upstreamStatus: 400,
   });
 }
+
+/** Returns a name for a file without one. OpenAI requires a name. */
+export function defaultFilename(mimeType: string): string {
+  return `file.${/^[\w.+-]+\/([\w-]+)$/.exec(mimeType)?.[1] ?? 'bin'}`;
+}

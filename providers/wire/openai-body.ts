@@ -1,6 +1,6 @@
 import type { ChatMessage, ChatRequest, ToolChoice, UserContent } from '../types.ts';
+import { defaultFilename } from './data-url.ts';
 import { OPENAI_TOOL_IDS, type ToolIdRule, withToolIds } from './tool-ids.ts';
-import { unsupportedOption } from './unsupported.ts';
 
 /** The differences between Chat Completions APIs. Most providers have such an API. */
 export interface OpenAIChatDialect {
@@ -10,33 +10,16 @@ export interface OpenAIChatDialect {
    * True to request a usage chunk. A few upstreams reject the field and send usage without a request for it.
    */
   readonly streamOptions: boolean;
-  /** Ids of tool calls that the provider accepts; those of OpenAI if absent. */
-  readonly toolIds?: ToolIdRule;
-  /** Files that the provider accepts: as `data:` URLs, or also by `https:` URL; none if absent. */
+  /** Files that messages may contain: by base64 `data:` URL, or by any URL. None if absent. */
   readonly files?: 'data' | 'any';
-  /** False if the provider has JSON answers, but none by a schema. */
-  readonly jsonSchema?: false;
-  /** True if the provider knows Anthropic's `cache_control` in messages. */
-  readonly cacheControl?: true;
-  /** Names of options that differ from those of OpenAI. */
-  readonly renamed?: Readonly<Record<string, string>>;
-}
-
-/** Returns the name of something in the request that this provider cannot express; undefined if it can be sent. */
-export function unsupportedByChat(request: ChatRequest, { files, jsonSchema }: OpenAIChatDialect): string | undefined {
-  const format = request.options?.response_format as { type?: unknown } | undefined;
-  if (jsonSchema === false && format?.type === 'json_schema') return 'response_format';
-  const hasFile = request.messages.some(
-    ({ role, content }) =>
-      role === 'user' &&
-      typeof content !== 'string' &&
-      content.some(({ type, ...block }) => type === 'file' && !acceptsFile(files, (block as { url: string }).url)),
-  );
-  return hasFile ? 'messages' : unsupportedOption(request, 'chat');
-}
-
-function acceptsFile(files: OpenAIChatDialect['files'], url: string): boolean {
-  return files === 'any' || (files === 'data' && url.startsWith('data:'));
+  /** False if the API cannot follow a JSON schema. */
+  readonly jsonSchema?: boolean;
+  /** True if `cache_control` is sent with the texts that have it. */
+  readonly cacheControl?: boolean;
+  /** Ids of tool calls that the API accepts; OpenAI's if absent. */
+  readonly toolIds?: ToolIdRule;
+  /** Name of the field for the seed; `seed` if absent. */
+  readonly seedField?: string;
 }
 
 /**
@@ -44,12 +27,13 @@ function acceptsFile(files: OpenAIChatDialect['files'], url: string): boolean {
  * `options`.
  */
 export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect): Record<string, unknown> {
+  const { seedField = 'seed', toolIds = OPENAI_TOOL_IDS } = dialect;
+  const { seed, ...options } = request.options ?? {};
   return {
-    ...renameOptions(request.options, dialect),
+    ...options,
+    ...(seed !== undefined && { [seedField]: seed }),
     model: request.model,
-    messages: withToolIds(request.messages, dialect.toolIds ?? OPENAI_TOOL_IDS).map((message) =>
-      openAIMessage(message, dialect),
-    ),
+    messages: withToolIds(request.messages, toolIds).map((message) => openAIMessage(message, dialect)),
     stream: true,
     ...(dialect.streamOptions && { stream_options: { include_usage: true } }),
     ...(request.temperature !== undefined && { temperature: request.temperature }),
@@ -59,10 +43,6 @@ export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect)
     ...(request.tools !== undefined && { tools: openAITools(request.tools) }),
     ...(request.toolChoice !== undefined && { tool_choice: openAIToolChoice(request.toolChoice) }),
   };
-}
-
-function renameOptions(options: ChatRequest['options'] = {}, { renamed = {} }: OpenAIChatDialect) {
-  return Object.fromEntries(Object.entries(options).map(([name, value]) => [renamed[name] ?? name, value]));
 }
 
 /** Returns the tools in OpenAI's format, which Ollama uses, too. */
@@ -79,44 +59,72 @@ function openAIMessage(message: ChatMessage, dialect: OpenAIChatDialect): object
     return { role: 'tool', tool_call_id: message.toolCallId, content: message.content };
   }
   if (message.role === 'assistant' && message.toolCalls !== undefined) {
-    // `null`, because several servers reject an empty text with tool calls.
     const { content, reasoning, state } = message;
-    const toolCalls = message.toolCalls.map(({ id, ...call }, i) => {
-      const extraContent = state?.extraContent?.[i];
-      return { id, type: 'function', function: call, ...(extraContent && { extra_content: extraContent }) };
+    const toolCalls = message.toolCalls.map(({ id, ...call }, index) => {
+      const extra = state?.extraContent?.[index];
+      return { id, type: 'function', function: call, ...(extra && { extra_content: extra }) };
     });
+    // `null`, because several servers reject an empty text with tool calls.
     return {
       role: 'assistant',
       content: content || null,
       ...(reasoning && { reasoning_content: reasoning }),
-      ...(state?.details && { reasoning_details: state.details }),
+      ...(state?.details && { reasoning_details: state.details.map(withoutPlace) }),
       tool_calls: toolCalls,
     };
+  }
+  if (message.role === 'system' && dialect.cacheControl && message.cacheControl !== undefined) {
+    const { content: text, cacheControl } = message;
+    return { role: 'system', content: [{ type: 'text', text, cache_control: cacheControl }] };
   }
   if (message.role === 'user' && typeof message.content !== 'string') {
     return { role: 'user', content: openAIContent(message.content, dialect) };
   }
-  if (message.role === 'system' && message.cacheControl && dialect.cacheControl) {
-    const { content: text, cacheControl } = message;
-    return { role: 'system', content: [{ type: 'text', text, cache_control: cacheControl }] };
-  }
   return { role: message.role, content: message.content };
 }
 
-/** Returns text alone as one string: DeepSeek and others refuse lists (BerriAI/litellm#6642). */
-function openAIContent(content: readonly UserContent[], { cacheControl: hasCacheControl }: OpenAIChatDialect): unknown {
+/** Removes our own field, so that the block is the one that came. */
+function withoutPlace({ before: _, ...detail }: { readonly before?: number }): object {
+  return detail;
+}
+
+/** Returns a text if there is nothing else: some servers know no lists (DeepSeek). */
+function openAIContent(content: readonly UserContent[], { cacheControl: sendsCacheControl }: OpenAIChatDialect) {
   const texts = content.flatMap((block) => (block.type === 'text' ? [block] : []));
-  const isMarked = hasCacheControl && texts.some(({ cacheControl }) => cacheControl !== undefined);
-  if (texts.length === content.length && !isMarked) return texts.map(({ text }) => text).join('\n');
+  const isCached = sendsCacheControl && texts.some((block) => block.cacheControl !== undefined);
+  if (texts.length === content.length && !isCached) return texts.map(({ text }) => text).join('\n');
   return content.map((block) => {
     if (block.type === 'text') {
       const { text, cacheControl } = block;
-      return { type: 'text', text, ...(hasCacheControl && cacheControl && { cache_control: cacheControl }) };
+      return { type: 'text', text, ...(sendsCacheControl && cacheControl && { cache_control: cacheControl }) };
     }
     if (block.type === 'file') {
-      return { type: 'file', file: { filename: block.filename ?? 'document.pdf', file_data: block.url } };
+      const { url, mimeType, filename = defaultFilename(mimeType) } = block;
+      return { type: 'file', file: { filename, file_data: url } };
     }
     const { type: _, ...image } = block;
     return { type: 'image_url', image_url: image };
   });
+}
+
+/**
+ * Returns the name of what this API cannot express, beyond the table of options: files and JSON schemas, which differ
+ * by provider.
+ */
+export function unsupportedInChat(
+  { messages, options }: ChatRequest,
+  { files, jsonSchema }: Pick<OpenAIChatDialect, 'files' | 'jsonSchema'>,
+): string | undefined {
+  const format = options?.response_format as { type?: unknown } | null | undefined;
+  if (jsonSchema === false && format?.type === 'json_schema') return 'response_format';
+  if (files === 'any') return undefined;
+  const hasUnfitFile = messages.some(
+    ({ role, content }) =>
+      role === 'user' &&
+      typeof content !== 'string' &&
+      content.some(({ type, ...block }) => {
+        return type === 'file' && !(files === 'data' && (block as { url: string }).url.startsWith('data:'));
+      }),
+  );
+  return hasUnfitFile ? 'messages' : undefined;
 }

@@ -6,10 +6,10 @@ import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
 import type { HoldingBuffer } from './leading-reasoning.ts';
 import { addContent } from './openai-content.ts';
+import { createOpenAIState, detailsText } from './openai-state.ts';
 import { openAIUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
-import { createStateCollector, isRecord } from './reasoning-details.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls, type ToolCallDelta } from './tool-calls.ts';
@@ -18,10 +18,10 @@ interface Delta {
   content?: unknown;
   reasoning_content?: unknown;
   reasoning?: unknown;
+  reasoning_details?: unknown;
   refusal?: unknown;
   tool_calls?: unknown;
-  /** Reasoning that the provider wants back (OpenRouter). */
-  reasoning_details?: unknown;
+  extra_content?: unknown;
 }
 
 interface Choice {
@@ -58,9 +58,11 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
-  const collector = createStateCollector();
+  const state = createOpenAIState();
   let usage: Usage | undefined;
   let isRefused = false;
+  /** True if reasoning came in a field of its own, which `reasoning_details` repeat. */
+  let hasReasoningField = false;
   let hasDelta = false;
   /** Text that may be an error: see `isErrorFrame`. */
   let heldText = '';
@@ -102,15 +104,18 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     content,
     reasoning_content: reasoning,
     reasoning: otherReasoning,
+    reasoning_details: details,
     refusal,
     tool_calls,
-    reasoning_details: details,
+    extra_content: extra,
   }: Delta): void {
     let thought = isEmpty(reasoning) ? otherReasoning : reasoning;
-    if (Array.isArray(details)) {
-      for (const detail of details) collector.addFragment(detail);
-      if (isEmpty(thought)) thought = details.map((detail) => textOf(detail)).join('');
+    hasReasoningField ||= !isEmpty(thought);
+    if (details !== undefined) {
+      state.addDetails(details);
+      if (!hasReasoningField) thought = detailsText(details);
     }
+    if (extra !== undefined) state.addExtraContent(extra);
     if (!isEmpty(thought)) {
       answerEnd.content();
       addContent(parts, 'reasoning', thought);
@@ -121,23 +126,13 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       else addContent(parts, 'text', content);
     }
     if (typeof refusal === 'string' && refusal !== '') {
-      // A refusal is what the model says to the user.
-      isRefused = true;
       answerEnd.content();
+      isRefused = true;
       parts.text('text', refusal);
     }
     if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
     answerEnd.content();
     toolCalls.add(tool_calls as ToolCallDelta[]);
-    for (const fragment of tool_calls) addExtraContent(fragment, tool_calls.length === 1);
-  }
-
-  /** Keeps what belongs to a tool call: the one of its index, or the one that the only fragment has touched. */
-  function addExtraContent(fragment: unknown, isAlone: boolean): void {
-    if (!isRecord(fragment) || !isRecord(fragment.extra_content)) return;
-    const { index } = fragment;
-    const call = isAlone ? toolCalls.current : typeof index === 'number' ? index : undefined;
-    if (call !== undefined) collector.addExtraContent(call, fragment.extra_content);
   }
 
   function releaseHeldText(): void {
@@ -159,8 +154,12 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       wrapped?.end();
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
-      const state = toolCalls.count > 0 ? collector.state() : undefined;
-      return { ...part, ...(isRefused && { reason: 'content_filter' as const }), ...(state && { state }) };
+      const answerState = state.finish(toolCalls);
+      return {
+        ...part,
+        ...(isRefused && { reason: 'content_filter' as const }),
+        ...(answerState && { state: answerState }),
+      };
     },
   };
 }
@@ -177,10 +176,6 @@ function isErrorFrame(text: string): boolean {
 function hasFields(value: object | null | undefined): boolean {
   for (const _ in value) return true;
   return false;
-}
-
-function textOf(detail: unknown): string {
-  return isRecord(detail) && typeof detail.text === 'string' ? detail.text : '';
 }
 
 function isEmpty(value: unknown): boolean {

@@ -21,6 +21,21 @@ export function openAIUsage(raw: unknown): Usage | undefined {
   });
 }
 
+/** Converts a usage object of the Responses API; undefined if it contains no counts. */
+export function responsesUsage(raw: unknown): Usage | undefined {
+  if (typeof raw !== 'object' || raw === null) return undefined;
+  const counts = raw as Counts;
+  const input = (counts.input_tokens_details ?? {}) as Counts;
+  const output = (counts.output_tokens_details ?? {}) as Counts;
+  return usageFrom({
+    inputTokens: counts.input_tokens,
+    outputTokens: counts.output_tokens,
+    totalTokens: counts.total_tokens,
+    reasoningTokens: output.reasoning_tokens,
+    cachedTokens: input.cached_tokens,
+  });
+}
+
 /** xAI counts reasoning in the total only. It is part of the output everywhere else, and is paid as output. */
 function outputTokens(counts: Counts, reasoning: unknown): unknown {
   const { prompt_tokens: input, completion_tokens: output, total_tokens: total } = counts;

@@ -1,118 +1,153 @@
 import type { ChatMessage, ChatRequest, ReasoningDetail, ToolChoice, UserContent } from '../types.ts';
-import { reasoningOf } from './reasoning.ts';
+import { defaultFilename } from './data-url.ts';
+import { type Reasoning, reasoningOf } from './reasoning.ts';
 import { OPENAI_TOOL_IDS, withToolIds } from './tool-ids.ts';
 
-/** Format of the reasoning in a provider's state. */
-export const RESPONSES_FORMAT = 'openai-responses-v1';
+/** The differences between Responses APIs. */
+export interface ResponsesDialect {
+  /** True to request a summary of the reasoning: OpenAI and Azure send none without a request for it. */
+  readonly reasoningSummaries: boolean;
+}
 
-/** Least value of `max_output_tokens` that OpenAI accepts. */
+/** Format of the reasoning that OpenAI encrypts, by OpenRouter's name. */
+export const RESPONSES_STATE_FORMAT = 'openai-responses-v1';
+
+/** Minimum of `max_output_tokens`. */
 const MIN_OUTPUT_TOKENS = 16;
 
-/** Options that have the same name and form in this API. */
-const SAME_OPTIONS = [
+/** Options that have the same name and values in both APIs. */
+const COMMON_OPTIONS = [
+  'user',
+  'safety_identifier',
   'metadata',
-  'parallel_tool_calls',
+  'service_tier',
   'prompt_cache_key',
   'prompt_cache_retention',
-  'safety_identifier',
-  'service_tier',
-  'user',
 ];
 
 /**
- * Returns the body of a request to OpenAI's Responses API. Nothing is stored at the provider, so that reasoning comes
- * back encrypted and is sent again with the tool calls that follow it.
+ * Returns the body of a Responses request. The answer is not stored, so the encrypted reasoning is requested: it
+ * comes back with the tool results of the next request.
  */
-export function responsesBody(request: ChatRequest): Record<string, unknown> {
-  const { options = {} } = request;
+export function responsesBody(request: ChatRequest, dialect: ResponsesDialect): Record<string, unknown> {
+  const { model, tools, toolChoice, maxTokens, options = {} } = request;
   const reasoning = reasoningOf(options);
-  const isReasoning = isReasoningModel(request.model);
-  // Reasoning models refuse them, unless they do not reason.
-  const hasSampling = !isReasoning || reasoning?.isEnabled === false;
+  const hasSampling = !isReasoningModel(model) || reasoning?.isEnabled === false;
+  const usesReasoning = reasoning?.isEnabled ?? isReasoningModel(model);
   const text = textOptions(options);
   return {
-    ...pick(options, SAME_OPTIONS),
-    ...pick(options, request.forward ?? []),
-    model: request.model,
-    input: withToolIds(request.messages, OPENAI_TOOL_IDS).flatMap(inputItems),
-    stream: true,
+    ...pick(options, COMMON_OPTIONS),
     store: false,
+    ...(usesReasoning && { include: ['reasoning.encrypted_content'] }),
+    ...(reasoning && { reasoning: reasoningField(reasoning, options.reasoning, dialect) }),
     ...(hasSampling && request.temperature !== undefined && { temperature: request.temperature }),
     ...(hasSampling && request.topP !== undefined && { top_p: request.topP }),
-    ...(request.maxTokens !== undefined && { max_output_tokens: Math.max(request.maxTokens, MIN_OUTPUT_TOKENS) }),
-    ...(reasoning && { reasoning: reasoningOptions(reasoning) }),
-    ...((isReasoning || reasoning?.isEnabled) && { include: ['reasoning.encrypted_content'] }),
-    ...(text && { text }),
-    ...(request.tools !== undefined && {
-      // The API takes schemas as strict unless it is told otherwise.
-      tools: request.tools.map(({ strict = false, ...tool }) => ({ type: 'function', ...tool, strict })),
-    }),
-    ...(request.toolChoice !== undefined && { tool_choice: toolChoice(request.toolChoice) }),
+    ...(maxTokens !== undefined && { max_output_tokens: Math.max(maxTokens, MIN_OUTPUT_TOKENS) }),
+    ...(tools && { tools: tools.map(responsesTool) }),
+    ...(toolChoice !== undefined && { tool_choice: responsesToolChoice(toolChoice) }),
+    ...(tools && pick(options, ['parallel_tool_calls'])),
+    ...(Object.keys(text).length > 0 && { text }),
+    ...pick(options, request.forward ?? []),
+    model,
+    input: withToolIds(request.messages, OPENAI_TOOL_IDS).flatMap(inputItems),
+    stream: true,
   };
 }
 
-/** Returns true for OpenAI's models that reason: o1 and later, and GPT-5 and later but the chat models. */
+/**
+ * Returns true for OpenAI's reasoning models, which reject `temperature` and `top_p`: the o series, and GPT-5 and
+ * newer. Newer names count as reasoning models. Unknown names do not.
+ */
 export function isReasoningModel(model: string): boolean {
-  const name = model.slice(model.lastIndexOf('/') + 1);
-  if (/^o\d/.test(name)) return true;
-  const version = Number(/^gpt-(\d+)/.exec(name)?.[1] ?? 0);
-  return version >= 5 && !/-chat\b/.test(name);
+  return /(?:^|\/|^ft:)(?:o\d|gpt-(?:[5-9]|\d\d)(?!-chat))/i.test(model);
 }
 
-function reasoningOptions({ isEnabled, effort }: NonNullable<ReturnType<typeof reasoningOf>>): object {
+/** Returns the fields that are neither undefined nor null. */
+function pick(options: Readonly<Record<string, unknown>>, names: readonly string[]): Record<string, unknown> {
+  return Object.fromEntries(names.flatMap((name) => (options[name] == null ? [] : [[name, options[name]]])));
+}
+
+/** Most tokens of reasoning for each effort. The API has no budget; a larger one is `high`. */
+const EFFORT_BUDGETS = [
+  ['low', 2_048],
+  ['medium', 16_384],
+] as const;
+
+function reasoningField(
+  { isEnabled, effort, budgetTokens }: Reasoning,
+  requested: unknown,
+  { reasoningSummaries }: ResponsesDialect,
+): object {
   if (!isEnabled) return { effort: 'none' };
-  return { ...(effort !== undefined && { effort }), summary: 'auto' };
+  const byBudget = budgetTokens === undefined ? 'medium' : EFFORT_BUDGETS.find(([, most]) => budgetTokens <= most)?.[0];
+  const { summary = reasoningSummaries ? 'auto' : null } = (requested ?? {}) as { summary?: unknown };
+  // Explicit, because some models do not reason by default.
+  return { effort: effort ?? byBudget ?? 'high', ...(summary != null && { summary }) };
 }
 
-function textOptions(options: Readonly<Record<string, unknown>>): object | undefined {
-  const format = options.response_format as { type?: string; json_schema?: object } | undefined;
-  const isSchema = format?.type === 'json_schema';
-  const text = {
-    ...(format &&
-      format.type !== 'text' && {
-        format: isSchema ? { type: 'json_schema', ...format.json_schema } : { type: format.type },
-      }),
-    ...(options.verbosity !== undefined && { verbosity: options.verbosity }),
+/** Returns `text`: the format of the answer without the level that Chat Completions has for a schema. */
+function textOptions(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const format = options.response_format as { type?: unknown; json_schema?: object } | null | undefined;
+  const { verbosity } = options;
+  return {
+    ...(format != null && { format: format.type === 'json_schema' ? flatSchema(format.json_schema) : format }),
+    ...(verbosity != null && { verbosity }),
   };
-  return Object.keys(text).length > 0 ? text : undefined;
 }
 
-function toolChoice(choice: ToolChoice): unknown {
+function flatSchema(schema: object = {}): object {
+  return { type: 'json_schema', ...schema };
+}
+
+/** Responses would add `strict: true`, which rejects schemas with optional fields. */
+function responsesTool({ name, description, parameters, strict }: NonNullable<ChatRequest['tools']>[number]): object {
+  return {
+    type: 'function',
+    name,
+    ...(description !== undefined && { description }),
+    parameters: parameters ?? { type: 'object', properties: {} },
+    strict: strict ?? false,
+  };
+}
+
+function responsesToolChoice(choice: ToolChoice): unknown {
   return typeof choice === 'string' ? choice : { type: 'function', name: choice.name };
 }
 
-/** Returns the items of a message. System texts stay in their place: `instructions` would move them to the front. */
+/**
+ * Returns the items of a message. System messages are items, not `instructions`, so that they keep their place. They
+ * have the role `system`, which OpenAI treats as `developer` and which other servers know, too.
+ */
 function inputItems(message: ChatMessage): object[] {
   if (message.role === 'tool') {
     return [{ type: 'function_call_output', call_id: message.toolCallId, output: message.content }];
   }
-  if (message.role === 'user') {
-    const { content } = message;
-    return [{ role: 'user', content: typeof content === 'string' ? content : content.map(inputPart) }];
+  if (message.role === 'user' && typeof message.content !== 'string') {
+    return [{ role: 'user', content: message.content.map(inputContent) }];
   }
-  if (message.role === 'system') return [{ role: 'system', content: message.content }];
-  const text = message.content === '' ? [] : [{ role: 'assistant', content: message.content }];
-  const details = (message.state?.details ?? []).filter(({ format }) => format === RESPONSES_FORMAT);
-  const calls = (message.toolCalls ?? []).flatMap(({ id, name, arguments: args }, call) => [
-    ...details.filter(({ before = 0 }) => before === call).map(reasoningItem),
-    { type: 'function_call', call_id: id, name, arguments: args === '' ? '{}' : args },
+  if (message.role !== 'assistant') return [{ role: message.role, content: message.content }];
+  const { content, toolCalls = [], state } = message;
+  const text = content === '' && toolCalls.length > 0 ? [] : [{ role: 'assistant', content }];
+  const calls = toolCalls.flatMap(({ id, name, arguments: args }, index) => [
+    ...reasoningItems(state?.details, index),
+    { type: 'function_call', call_id: id, name, arguments: args || '{}' },
   ]);
   return [...text, ...calls];
 }
 
-function reasoningItem({ id, data, summary }: ReasoningDetail): object {
-  return { type: 'reasoning', id, summary: Array.isArray(summary) ? summary : [], encrypted_content: data };
+/** Returns the encrypted reasoning before a tool call. OpenAI requires an item to follow each one. */
+function reasoningItems(details: readonly ReasoningDetail[] = [], callIndex: number): object[] {
+  return details
+    .filter(({ type, format, before = 0 }) => {
+      return type === 'reasoning.encrypted' && format === RESPONSES_STATE_FORMAT && before === callIndex;
+    })
+    .map(({ id, data }) => ({ type: 'reasoning', ...(id != null && { id }), summary: [], encrypted_content: data }));
 }
 
-function inputPart(part: UserContent): object {
-  if (part.type === 'text') return { type: 'input_text', text: part.text };
-  if (part.type === 'image') {
-    return { type: 'input_image', image_url: part.url, detail: part.detail ?? 'auto' };
-  }
-  if (!part.url.startsWith('data:')) return { type: 'input_file', file_url: part.url };
-  return { type: 'input_file', filename: part.filename ?? 'document.pdf', file_data: part.url };
-}
-
-function pick(options: Readonly<Record<string, unknown>>, names: readonly string[]): Record<string, unknown> {
-  return Object.fromEntries(names.filter((name) => options[name] !== undefined).map((name) => [name, options[name]]));
+function inputContent(block: UserContent): object {
+  if (block.type === 'text') return { type: 'input_text', text: block.text };
+  // vLLM requires `detail`; `auto` is the default of OpenAI.
+  if (block.type === 'image') return { type: 'input_image', image_url: block.url, detail: block.detail ?? 'auto' };
+  if (!block.url.startsWith('data:')) return { type: 'input_file', file_url: block.url };
+  return { type: 'input_file', filename: block.filename ?? defaultFilename(block.mimeType), file_data: block.url };
 }

@@ -1,178 +1,211 @@
 import { ProviderError } from '../errors.ts';
 import type { Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
-import { mergeUsage, usageFrom } from './counts.ts';
+import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
+import { responsesUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
-import { createStateCollector, isRecord } from './reasoning-details.ts';
-import { RESPONSES_FORMAT } from './responses-body.ts';
+import { createItems, type Item, type ItemReference, type OutputItem } from './responses-items.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
 import { createToolCalls } from './tool-calls.ts';
 
-type Fields = Record<string, unknown>;
+interface Event extends Response {
+  type?: string;
+  response?: Response | null;
+  item?: OutputItem | null;
+  item_id?: unknown;
+  output_index?: unknown;
+  content_index?: unknown;
+  summary_index?: unknown;
+  delta?: unknown;
+  text?: unknown;
+  refusal?: unknown;
+  name?: unknown;
+  arguments?: unknown;
+}
 
-/** Names of the events that carry a fragment of text, and the kind of text. */
-const DELTAS: Readonly<Record<string, 'text' | 'reasoning'>> = {
-  'response.output_text.delta': 'text',
-  'response.refusal.delta': 'text',
-  'response.reasoning_summary_text.delta': 'reasoning',
-  'response.reasoning_text.delta': 'reasoning',
-};
+/** The response of the first and last events, or a whole answer. */
+interface Response {
+  object?: unknown;
+  status?: unknown;
+  error?: unknown;
+  incomplete_details?: { reason?: unknown } | null;
+  output?: unknown;
+  usage?: unknown;
+}
+
+interface ContentBlock {
+  type?: unknown;
+  text?: unknown;
+  refusal?: unknown;
+}
+
+type Kind = 'text' | 'refusal' | 'summary' | 'thought';
+
+const TEXT_EVENTS: readonly (readonly [string, Kind])[] = [
+  ['response.output_text', 'text'],
+  ['response.refusal', 'refusal'],
+  ['response.reasoning_summary_text', 'summary'],
+  ['response.reasoning_text', 'thought'],
+  ['response.reasoning', 'thought'], // Older vLLM and OpenRouter
+];
+const DELTAS: ReadonlyMap<string, Kind> = new Map(TEXT_EVENTS.map(([name, kind]) => [`${name}.delta`, kind]));
+const WHOLE_TEXTS: ReadonlyMap<string, Kind> = new Map(TEXT_EVENTS.map(([name, kind]) => [`${name}.done`, kind]));
+const END_EVENTS: ReadonlySet<string> = new Set(
+  ['completed', 'incomplete', 'failed', 'cancelled', 'done'].map((status) => `response.${status}`),
+);
 
 /**
- * Creates a decoder for a stream of OpenAI's Responses API: items with deltas, and a last event with the whole
- * response. Some servers send no deltas, but whole items, or only the last event: text and calls that no delta has
- * brought are taken from there. Ignores unknown events, such as those of built-in tools.
+ * Creates a decoder for a Responses stream. Ignores unknown events and items, such as calls of built-in tools.
+ *
+ * Every text and all arguments come several times: in deltas, in a `done` event, in the item, and in the response at
+ * the end. The first form that comes is delivered, because some servers leave out the others.
  */
 export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
-  const collector = createStateCollector();
   const sse = createSseDecoder(onEvent);
-  /** Items of which something was delivered. */
-  const delivered = new Set<string>();
-  /** Ids of reasoning items in the state. */
-  const kept = new Set<string>();
+  const items = createItems();
   let usage: Usage | undefined;
   let hasStarted = false;
   let isRefused = false;
-  /** Item and part of the last summary: a new part begins with a blank line. */
-  let summaryPart = '';
+  /** Place of the last reasoning text. A blank line separates it from the next place. */
+  let lastThought: string | undefined;
 
   function onEvent(event: WireEvent): void {
     const text = event.data.trim();
     if (answerEnd.done || text === '' || text === '[DONE]') return;
-    const data = parseEvent<Fields>(event, text);
-    const type = String(data.type ?? event.event ?? '');
-    const isWhole = data.object === 'response' && data.type === undefined;
-    if (type === 'error' || hasError(data, isWhole || type.startsWith('response.'), event.isDocument)) {
-      throw inBandError(upstreamDetail(data));
+    const data = parseEvent<Event>(event, text);
+    const isWhole = data.object === 'response';
+    const type = isWhole ? 'response' : (data.type ?? event.event);
+    if (type === 'error' || hasError(data, type?.startsWith('response') ?? false, event.isDocument && !isWhole)) {
+      const { type: _, ...detail } = data;
+      throw inBandError(upstreamDetail(type === 'error' ? detail : data));
     }
-    const kind = DELTAS[type];
-    if (isWhole) onResponse(data, `response.${String(data.status)}`);
-    else if (kind !== undefined) onDelta(kind, type, data);
-    else if (type === 'response.created') onCreated();
-    else if (type === 'response.output_item.added') onItem(data, false);
-    else if (type === 'response.output_item.done') onItem(data, true);
-    else if (type === 'response.function_call_arguments.delta') addArguments(data, data.delta);
-    else if (type === 'response.function_call_arguments.done') addWholeArguments(data, data.arguments);
-    else if (type === 'response.output_text.done' || type === 'response.refusal.done') onTextDone(data);
-    else if (isRecord(data.response)) onResponse(data.response, type);
+    if (type !== undefined) onTyped(type, data);
   }
 
-  function onCreated(): void {
+  function onTyped(type: string, data: Event): void {
+    const reference = { id: data.item_id, index: data.output_index };
+    const textIndex = Number(data.content_index ?? data.summary_index ?? 0);
+    const deltaKind = DELTAS.get(type);
+    const wholeKind = WHOLE_TEXTS.get(type);
+    if (deltaKind !== undefined) {
+      const { delta } = data;
+      if (typeof delta === 'string' && delta !== '') addText(deltaKind, itemOf(deltaKind, reference), textIndex, delta);
+    } else if (wholeKind !== undefined) {
+      addWhole(wholeKind, itemOf(wholeKind, reference), textIndex, data.text ?? data.refusal);
+    } else if (type === 'response.function_call_arguments.delta') {
+      addArguments(items.find('function_call', reference), data.delta);
+    } else if (type === 'response.function_call_arguments.done') {
+      addWholeCall(items.find('function_call', reference), data);
+    } else if (type === 'response.created') onStart();
+    else if (type === 'response.output_item.added') onItemAdded(data.item ?? {}, data.output_index);
+    else if (type === 'response.output_item.done') onItemDone(data.item ?? {}, data.output_index);
+    else if (END_EVENTS.has(type)) onEndOf(data.response ?? {}, type.slice('response.'.length));
+    else if (type === 'response') onEndOf(data, 'completed');
+  }
+
+  function itemOf(kind: Kind, reference: ItemReference): Item {
+    return items.find(kind === 'text' || kind === 'refusal' ? 'message' : 'reasoning', reference);
+  }
+
+  function onStart(): void {
     // A proxy has asked again in the middle: both answers would be read as one.
-    if (hasStarted && parts.hasContent) {
-      throw new ProviderError('upstream_protocol', { reason: 'second_message', retryable: true });
-    }
+    if (hasStarted) throw new ProviderError('upstream_protocol', { reason: 'second_message', retryable: true });
     hasStarted = true;
   }
 
-  function onDelta(kind: 'text' | 'reasoning', type: string, data: Fields): void {
-    if (typeof data.delta !== 'string' || data.delta === '') return;
-    delivered.add(itemKey(data));
-    if (type === 'response.refusal.delta') isRefused = true;
-    if (kind === 'text') {
-      parts.text('text', data.delta);
+  function onItemAdded(added: OutputItem, index: unknown): void {
+    const { type, id, call_id: callId } = added;
+    if (type !== 'message' && type !== 'reasoning' && type !== 'function_call') return;
+    const item = items.begin(type, { id, index, callId });
+    if (type === 'reasoning') parts.thinking();
+    if (type !== 'function_call') return;
+    addHead(item, added);
+    if (typeof added.arguments === 'string') item.heldArguments = added.arguments;
+  }
+
+  /** Reads an item that is complete. `number` is given in a whole response: the item is the n-th of its type. */
+  function onItemDone(done: OutputItem, index: unknown, number?: number): void {
+    const { type, id, call_id: callId } = done;
+    if (type !== 'message' && type !== 'reasoning' && type !== 'function_call') return;
+    const reference = { id, index, callId };
+    const item = number === undefined ? items.find(type, reference) : items.findInOutput(type, reference, number);
+    if (type === 'function_call') {
+      addWholeCall(item, done);
       return;
     }
-    const part = `${itemKey(data)} ${String(data.summary_index ?? 0)}`;
-    if (summaryPart !== '' && summaryPart !== part) parts.text('reasoning', '\n\n');
-    summaryPart = part;
-    parts.text('reasoning', data.delta);
+    if (type === 'reasoning' && typeof done.encrypted_content === 'string' && done.encrypted_content !== '') {
+      item.encrypted = done;
+    }
+    for (const [i, { text }] of objectsIn<ContentBlock>(done.summary).entries()) addWhole('summary', item, i, text);
+    for (const [i, { type: kind, text, refusal }] of objectsIn<ContentBlock>(done.content).entries()) {
+      if (type === 'reasoning') addWhole('thought', item, i, text);
+      else addWhole(kind === 'refusal' ? 'refusal' : 'text', item, i, kind === 'refusal' ? refusal : text);
+    }
+  }
+
+  /** Delivers a whole text, unless it has been delivered. */
+  function addWhole(kind: Kind, item: Item, index: number, text: unknown): void {
+    if (typeof text !== 'string' || text === '' || item.delivered.has(`${kind}:${index}`)) return;
+    addText(kind, item, index, text);
+  }
+
+  function addText(kind: Kind, item: Item, index: number, text: string): void {
+    if (kind === 'text' || kind === 'refusal') {
+      isRefused ||= kind === 'refusal';
+      item.delivered.add(`${kind}:${index}`);
+      parts.text('text', text);
+      return;
+    }
+    // The summary repeats the reasoning: only the form that comes first is delivered.
+    if (item.delivered.has(kind === 'summary' ? 'thought' : 'summary')) return;
+    item.delivered.add(kind).add(`${kind}:${index}`);
+    const place = `${item.number}:${index}`;
+    parts.text('reasoning', lastThought === undefined || lastThought === place ? text : `\n\n${text}`);
+    lastThought = place;
     parts.thinking();
   }
 
-  function onTextDone(data: Fields): void {
-    const text = data.text ?? data.refusal;
-    if (delivered.has(itemKey(data)) || typeof text !== 'string' || text === '') return;
-    delivered.add(itemKey(data));
-    if (data.refusal !== undefined) isRefused = true;
-    parts.text('text', text);
+  function addHead(item: Item, { id, call_id: callId, name }: OutputItem): void {
+    if (item.callId === '' && typeof callId === 'string') item.callId = callId;
+    const isNewName = item.name === '' && typeof name === 'string';
+    if (isNewName) item.name = name;
+    toolCalls.add([{ index: item.number, id: item.callId || id, function: isNewName ? { name } : null }]);
   }
 
-  function onItem(data: Fields, isDone: boolean): void {
-    if (!isRecord(data.item)) return;
-    const item: Fields = { item_id: data.item.id, output_index: data.output_index, ...data.item };
-    if (item.type === 'reasoning') onReasoning(item, isDone);
-    else if (item.type === 'function_call') onCall(item, isDone);
-    else if (item.type === 'message' && isDone) onMessage(item);
+  function addArguments(item: Item, args: unknown): void {
+    if (args === undefined || args === null || args === '') return;
+    item.hasArguments = true;
+    toolCalls.add([{ index: item.number, function: { arguments: args } }]);
   }
 
-  function onReasoning(item: Fields, isDone: boolean): void {
-    if (!isDone) {
-      parts.thinking();
-      return;
+  /** Adds what is missing of a call whose arguments are complete. */
+  function addWholeCall(item: Item, done: OutputItem): void {
+    if (item.name === '' || item.callId === '') addHead(item, done);
+    if (!item.hasArguments) addArguments(item, done.arguments);
+  }
+
+  function onEndOf(response: Response, type: string): void {
+    const status = finishWord(response.status) ?? type;
+    if (['failed', 'cancelled'].includes(status) || ['failed', 'cancelled'].includes(type)) {
+      throw inBandError(upstreamDetail(response.error ?? { code: status }));
     }
-    const { id, encrypted_content: data, summary } = item;
-    if (!delivered.has(itemKey(item))) for (const text of textsOf(summary)) parts.text('reasoning', text);
-    delivered.add(itemKey(item));
-    if (typeof data !== 'string' || data === '' || kept.has(itemKey(item))) return;
-    kept.add(itemKey(item));
-    const before = toolCalls.count;
-    collector.addDetail({ type: 'reasoning.encrypted', id, data, format: RESPONSES_FORMAT, before });
-  }
-
-  function onCall(item: Fields, isDone: boolean): void {
-    const { call_id: id, name } = item;
-    if (!delivered.has(itemKey(item))) {
-      toolCalls.add([{ index: indexOf(item), id, function: { name, arguments: '' } }]);
+    const counts: Record<string, number> = {};
+    for (const [index, item] of objectsIn<OutputItem>(response.output).entries()) {
+      const number = counts[String(item.type)] ?? 0;
+      counts[String(item.type)] = number + 1;
+      onItemDone(item, index, number);
     }
-    if (!isDone) return;
-    addWholeArguments(item, item.arguments);
-    const index = indexOf(item);
-    if (index !== undefined) toolCalls.complete(index);
-  }
-
-  function addArguments(data: Fields, text: unknown): void {
-    if (typeof text !== 'string' || text === '') return;
-    delivered.add(itemKey(data));
-    toolCalls.add([{ index: indexOf(data), function: { arguments: text } }]);
-  }
-
-  /** Adds arguments that no delta has brought. */
-  function addWholeArguments(data: Fields, text: unknown): void {
-    if (!delivered.has(itemKey(data))) addArguments(data, text);
-    delivered.add(itemKey(data));
-  }
-
-  function onMessage(item: Fields): void {
-    if (delivered.has(itemKey(item))) return;
-    for (const part of Array.isArray(item.content) ? item.content : []) {
-      if (!isRecord(part)) continue;
-      if (typeof part.refusal === 'string') isRefused = true;
-      const text = part.text ?? part.refusal;
-      if (typeof text === 'string' && text !== '') parts.text('text', text);
-    }
-    delivered.add(itemKey(item));
-  }
-
-  /** Reads a response: the last event has the whole one. */
-  function onResponse(response: Fields, type: string): void {
-    if (type === 'response.failed' || type === 'response.cancelled') {
-      throw inBandError(
-        upstreamDetail(isRecord(response.error) ? { error: response.error } : { code: 'server_error' }),
-      );
-    }
-    usage = mergeUsage(usage, usageOf(response.usage));
-    if (type !== 'response.completed' && type !== 'response.incomplete') return;
-    const output: unknown[] = Array.isArray(response.output) ? response.output : [];
-    for (const [output_index, item] of output.entries()) onItem({ output_index, item }, true);
-    const { reason } = isRecord(response.incomplete_details) ? response.incomplete_details : {};
-    answerEnd.reason(type === 'response.completed' ? 'completed' : typeof reason === 'string' ? reason : 'incomplete');
+    usage = responsesUsage(response.usage);
+    // vLLM sends `completed` with the status `incomplete`.
+    const isIncomplete = type === 'incomplete' || status === 'incomplete';
+    answerEnd.reason(isIncomplete ? (finishWord(response.incomplete_details?.reason) ?? 'incomplete') : 'completed');
     answerEnd.marker();
-  }
-
-  /** Items are told apart by their place, which all events have; some servers change ids between events. */
-  function itemKey({ output_index: index, item_id: id, id: ownId }: Fields): string {
-    return typeof index === 'number' ? `#${index}` : String(id ?? ownId ?? '');
-  }
-
-  function indexOf(data: Fields): number | undefined {
-    return typeof data.output_index === 'number' ? data.output_index : undefined;
   }
 
   return {
@@ -185,28 +218,20 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
       return answerEnd.isFinished;
     },
     finish() {
+      for (const item of items.all) if (!item.hasArguments) addArguments(item, item.heldArguments);
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
-      const state = toolCalls.count > 0 ? collector.state() : undefined;
-      return { ...part, ...(isRefused && { reason: 'content_filter' as const }), ...(state && { state }) };
+      const details = items.details();
+      return {
+        ...part,
+        ...(isRefused && { reason: 'content_filter' as const }),
+        ...(details.length > 0 && { state: { details } }),
+      };
     },
   };
 }
 
-/** Returns the texts of a summary. */
-function textsOf(summary: unknown): string[] {
-  const texts = (Array.isArray(summary) ? summary : []).map((part) => (isRecord(part) ? part.text : undefined));
-  return texts.filter((text) => typeof text === 'string' && text !== '') as string[];
-}
-
-function usageOf(raw: unknown): Usage | undefined {
-  if (!isRecord(raw)) return undefined;
-  const { input_tokens_details: input, output_tokens_details: output } = raw;
-  return usageFrom({
-    inputTokens: raw.input_tokens,
-    outputTokens: raw.output_tokens,
-    totalTokens: raw.total_tokens,
-    cachedTokens: isRecord(input) ? input.cached_tokens : undefined,
-    reasoningTokens: isRecord(output) ? output.reasoning_tokens : undefined,
-  });
+/** Returns the objects of a list; an empty list for anything else. */
+function objectsIn<T extends object>(value: unknown): T[] {
+  return Array.isArray(value) ? value.filter((element) => typeof element === 'object' && element !== null) : [];
 }

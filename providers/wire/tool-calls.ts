@@ -7,22 +7,22 @@ export interface ToolCallDelta {
   index?: unknown;
   id?: unknown;
   function?: { name?: unknown; arguments?: unknown } | null;
+  /** Signature of the call; only Gemini. */
+  extra_content?: unknown;
 }
 
 /** Assembles the tool calls of one answer. */
 export interface ToolCalls {
   /** Number of calls that have begun. */
   readonly count: number;
-  /** Number of the call, counted from 0, that the last fragment belongs to; undefined before the first call. */
-  readonly current: number | undefined;
   /** Adds the fragments of one delta. Several fragments of one delta without an id are several calls. */
   add(fragments: readonly (ToolCallDelta | null | undefined)[]): void;
-  /** Says that the call of this index is complete, so that nothing of it is held back. */
-  complete(index: number): void;
   /** Adds a call that is complete. */
   addWhole(call: { id?: unknown; name?: unknown; arguments: unknown }): void;
   /** Sends what was held back. Call at the end. @throws ProviderError for a call without a name */
   flush(): void;
+  /** Returns the `extra_content` of the calls that have one, by index. Call after `flush`. */
+  extraContent(): Record<string, Record<string, unknown>>;
 }
 
 interface Call {
@@ -34,6 +34,7 @@ interface Call {
   isComplete: boolean | undefined;
   /** Position in the answer; set when the head is sent. */
   index: number | undefined;
+  extraContent?: Record<string, unknown>;
 }
 
 interface Fragment {
@@ -107,6 +108,8 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     const call = callOf({ id, name, index, args }, touched);
     touched.add(call);
     current = call;
+    const extra = fragment.extra_content;
+    if (typeof extra === 'object' && extra !== null) call.extraContent = { ...call.extraContent, ...extra };
     if (id !== '') {
       byId.set(id, call);
       if (call.index === undefined) call.id ||= id;
@@ -141,16 +144,9 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     get count() {
       return calls.length;
     },
-    get current() {
-      return current && calls.indexOf(current);
-    },
     add(fragments) {
       const touched = new Set<Call>();
       for (const fragment of fragments) if (fragment) addFragment(fragment, touched);
-    },
-    complete(index) {
-      const call = byIndex.get(index);
-      if (call !== undefined && call.index === undefined && call.name !== '') sendHead(call);
     },
     addWhole({ id, name, arguments: args }) {
       const call = begin();
@@ -165,6 +161,10 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
         }
         sendHead(call);
       }
+    },
+    extraContent() {
+      const entries = calls.flatMap(({ index, extraContent }) => (extraContent ? [[String(index), extraContent]] : []));
+      return Object.fromEntries(entries);
     },
   };
 }

@@ -13,6 +13,8 @@ export interface Fixture {
   readonly headers?: Record<string, string>;
   readonly expected: {
     readonly text: string;
+    /** Refusal of the model, which is delivered as text. */
+    readonly refusal?: string;
     readonly reasoning: string;
     readonly tool_calls: readonly { id: string | null; name: string; arguments: string }[];
     readonly finish_reason: string | null;

@@ -33,7 +33,8 @@ const streams = fixtures(...Object.keys(DECODERS));
 const errors = fixtures('http-error');
 
 function createProvider(t: Test, { url }: Upstream, fixture: Fixture): Provider {
-  const options = { ...OPTIONS, name: fixture.provider, baseUrl: `${url}/v1`, apiKeys: ['test-key'] };
+  const common = { ...OPTIONS, name: fixture.provider, baseUrl: `${url}/v1`, apiKeys: ['test-key'] };
+  const options = { ...common, api: 'chat' } as const; // The recordings of OpenAI are Chat Completions.
   const type = PROVIDER_TYPES[fixture.provider] ?? PROVIDER_TYPES['openai-compatible'];
   const provider = type?.create(options);
   if (provider === undefined) throw new Error(`no provider for ${fixture.provider}`);
@@ -62,7 +63,7 @@ function check(t: Test, collected: Collected, fixture: Fixture): void {
     t.match(collected.error, { code: 'upstream_rejected', reason: 'prompt_blocked', retryable: false });
     return;
   }
-  t.equal(collected.text, expected.text, 'text');
+  t.equal(collected.text, expected.text + (expected.refusal ?? ''), 'text');
   t.equal(collected.reasoning, expected.reasoning, 'reasoning');
   t.same(
     collected.toolCalls,

@@ -68,7 +68,7 @@ async function sentRequest(t: Test, type: string, request: ChatRequest, options:
 }
 
 t.test('OpenAI gets a Chat Completions request', async (t) => {
-  const { path, headers, body } = await sentRequest(t, 'openai', REQUEST);
+  const { path, headers, body } = await sentRequest(t, 'openai', REQUEST, { api: 'chat' });
   t.equal(path, '/base/chat/completions');
   t.match(headers, { authorization: 'Bearer secret', accept: 'text/event-stream', 'accept-encoding': 'identity' });
   t.same(body, {
