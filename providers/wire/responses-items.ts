@@ -34,7 +34,7 @@ export interface Item {
 
 export type ItemType = 'message' | 'reasoning' | 'function_call';
 
-/** What an event says about the item that it belongs to. */
+/** Fields of an event that identify its item. */
 export interface ItemReference {
   readonly id?: unknown;
   readonly index?: unknown;
