@@ -188,6 +188,7 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
   function addWholeCall(item: Item, done: OutputItem): void {
     if (item.name === '' || item.callId === '') addHead(item, done);
     if (!item.hasArguments) addArguments(item, done.arguments);
+    if (item.hasArguments) toolCalls.complete(item.number);
   }
 
   function onEndOf(response: Response, type: string): void {

@@ -17,6 +17,8 @@ export interface ToolCalls {
   readonly count: number;
   /** Adds the fragments of one delta. Several fragments of one delta without an id are several calls. */
   add(fragments: readonly (ToolCallDelta | null | undefined)[]): void;
+  /** Reports that the call of this index is complete, so that it is no longer held back. */
+  complete(index: number): void;
   /** Adds a call that is complete. */
   addWhole(call: { id?: unknown; name?: unknown; arguments: unknown }): void;
   /** Sends what was held back. Call at the end. @throws ProviderError for a call without a name */
@@ -147,6 +149,10 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
     add(fragments) {
       const touched = new Set<Call>();
       for (const fragment of fragments) if (fragment) addFragment(fragment, touched);
+    },
+    complete(index) {
+      const call = byIndex.get(index);
+      if (call !== undefined && call.index === undefined && call.name !== '') sendHead(call);
     },
     addWhole({ id, name, arguments: args }) {
       const call = begin();

@@ -454,7 +454,7 @@ t.test('a failure after text is an error, and the text is kept', async (t) => {
 
 async function play(t: Test, script: Script): Promise<Collected> {
   const upstream = await startUpstream(t, script);
-  const provider = PROVIDER_TYPES.openai?.create({ ...OPTIONS, baseUrl: upstream.url });
+  const provider = PROVIDER_TYPES.openai?.create({ ...OPTIONS, api: undefined, baseUrl: upstream.url });
   if (provider === undefined) throw new Error('no provider type openai');
   t.teardown(() => provider.close());
   return collect(provider.stream({ model: 'm', messages: [USER] }, new AbortController().signal));
@@ -490,7 +490,12 @@ t.test('an answer is complete by its last event, whatever the connection does', 
 t.test('the provider and its settings select the API', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => void response.writeHead(500).end());
   const pathOf = async (type: string, path: string, options: object) => {
-    const provider = PROVIDER_TYPES[type]?.create({ ...OPTIONS, baseUrl: `${upstream.url}${path}`, ...options });
+    const provider = PROVIDER_TYPES[type]?.create({
+      ...OPTIONS,
+      api: undefined,
+      baseUrl: `${upstream.url}${path}`,
+      ...options,
+    });
     if (provider === undefined) throw new Error(`no provider type ${type}`);
     await collect(provider.stream({ model: 'm', messages: [USER] }, new AbortController().signal));
     await provider.close();
