@@ -7,6 +7,7 @@ import { type Api, OPTION_TABLE } from './option-table.ts';
  */
 export function unsupportedOption(request: ChatRequest, api: Api): string | undefined {
   for (const [row, name] of usedRows(request)) {
+    if (request.forward?.includes(name)) continue;
     if (OPTION_TABLE[row]?.[api] === 'unfit') return name;
   }
   for (const name of Object.keys(request.options ?? {})) {
