@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
 import { type Clock, systemClock } from '../../plugins/clock.ts';
 import { type FaultyNetwork, faultyNetwork } from '../faulty-network.ts';
-import { bellaAt, serve, until } from '../helper.ts';
+import { bellaAt, serve, until, writeConfig } from '../helper.ts';
 import { metricValue } from '../metric-value.ts';
 import type { RedisServer } from '../redis.ts';
 import { type Call, DONE, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
@@ -75,8 +75,15 @@ function countingClock(): Clock & { pending(): number } {
   };
 }
 
+export interface QuestionUpstream {
+  readonly upstream: Upstream;
+  readonly calls: Map<string, Call[]>;
+  /** Configuration without a deadline that could pass on a busy machine. */
+  readonly configFile: string;
+}
+
 /** Answers every call with what `Scenario` writes. The question names the call. */
-export async function startQuestionUpstream(t: Test): Promise<{ upstream: Upstream; calls: Map<string, Call[]> }> {
+export async function startQuestionUpstream(t: Test): Promise<QuestionUpstream> {
   const calls = new Map<string, Call[]>();
   const upstream = await startUpstream(t, (call) => {
     const { messages } = JSON.parse(call.body) as { messages: { content: string }[] };
@@ -84,7 +91,8 @@ export async function startQuestionUpstream(t: Test): Promise<{ upstream: Upstre
     calls.set(name, [...(calls.get(name) ?? []), call]);
     sse(call.response).flushHeaders();
   });
-  return { upstream, calls };
+  const configFile = writeConfig(t, 'deadlines: { firstTokenMs: 600000, idleMs: 600000 }');
+  return { upstream, calls, configFile };
 }
 
 export class Scenario {
@@ -109,7 +117,7 @@ export class Scenario {
     t: Test,
     prefix: string,
     redis: RedisServer,
-    { upstream, calls }: Awaited<ReturnType<typeof startQuestionUpstream>>,
+    { upstream, calls, configFile }: QuestionUpstream,
   ): Promise<Scenario> {
     const scenario = new Scenario(prefix, redis, calls);
     for (let i = 0; i < 2; i++) {
@@ -118,6 +126,7 @@ export class Scenario {
       const env = bellaAt(upstream.url, {
         REDIS_URL: `redis://127.0.0.1:${network.port}`,
         REDIS_PREFIX: prefix,
+        CONFIG_FILE: configFile,
         STREAM_GRACE_MS: String(GRACE_MS),
       });
       const { app, url } = await serve(t, { env, clock });
