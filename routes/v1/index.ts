@@ -48,7 +48,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
     },
     async (request, reply) => {
       const { body, log: logger, headers, identity } = request;
-      const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
+      const question = toQuestion(body, (message, param) => fastify.invalidRequest(message, 400, param));
       const key = headers['idempotency-key'];
       // A client with a key may repeat the request after a cut, so the answer must still be running then.
       const resumable = body.resumable ?? key !== undefined;

@@ -31,7 +31,7 @@ const DATA_OPTIONS: ReadonlySet<string> = new Set(['metadata', 'response_format'
 const FORBIDDEN_NAME =
   /(ur[il]s?|endpoints?|headers?|hosts?|hostnames?|baseurl|apibase|webhooks?|callbacks?|prox(y|ies)|apikeys?|secrets?|passwords?|authorization|credentials?|(access|auth|api|bearer|session|security|refresh|id)tokens?)$/;
 
-type Invalid = (message: string) => Error;
+type Invalid = (message: string, param?: string) => Error;
 
 /**
  * @throws the error that `invalid` returns, for a field that is not supported, that could name a URL, a header or a
@@ -40,21 +40,23 @@ type Invalid = (message: string) => Error;
 export function optionsOf(body: object, invalid: Invalid): Record<string, unknown> {
   const given = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null && value !== undefined));
   const name = UNSUPPORTED_FIELDS.find((field) => isUsed(given[field]));
-  if (name !== undefined) throw invalid(`${name} is not supported.`);
+  if (name !== undefined) throw invalid(`${name} is not supported.`, name);
   if (given.n !== undefined && given.n !== 1) {
-    throw invalid('n other than 1 is not supported; send one request for each answer.');
+    throw invalid('n other than 1 is not supported; send one request for each answer.', 'n');
   }
   if (Array.isArray(given.modalities) && given.modalities.some((one) => one !== 'text')) {
-    throw invalid('modalities other than text are not supported.');
+    throw invalid('modalities other than text are not supported.', 'modalities');
   }
   const options = Object.entries(given).filter(
     ([field]) => !OTHER_FIELDS.has(field) && !UNSUPPORTED_FIELDS.includes(field),
   );
   for (const [field, value] of options) {
-    const shown = /^[\w-]{1,40}$/.test(field) ? field : 'An option';
-    if (hasInfinity(value)) throw invalid(`${shown} is too large.`);
+    // The name of a field may be anything that a client has made up.
+    const param = /^[\w-]{1,40}$/.test(field) ? field : undefined;
+    const shown = param ?? 'An option';
+    if (hasInfinity(value)) throw invalid(`${shown} is too large.`, param);
     if (!DATA_OPTIONS.has(field) && isForbidden(field, value)) {
-      throw invalid(`${shown} is not supported, because it could name a URL, a header or a credential.`);
+      throw invalid(`${shown} is not supported, because it could name a URL, a header or a credential.`, param);
     }
   }
   return Object.fromEntries(options);

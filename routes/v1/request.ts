@@ -6,7 +6,7 @@ import type { ChatBody, ChatMessage } from './schema.ts';
 /** Converts a Chat Completions request to a question. */
 
 type Message = Question['messages'][number];
-type Invalid = (message: string) => Error;
+type Invalid = (message: string, param?: string) => Error;
 
 /** @throws the error that `invalid` returns, for options and content that are not supported */
 export function toQuestion(body: ChatBody, invalid: Invalid): Question {

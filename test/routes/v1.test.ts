@@ -98,8 +98,9 @@ t.test('an option that could name a URL, a header or a credential is refused', a
   ]) {
     const response = await post({ messages: [USER], ...option });
     t.equal(response.status, 400, JSON.stringify(option));
-    const { error } = (await response.json()) as { error: { message: string } };
+    const { error } = (await response.json()) as { error: { message: string; param: string } };
     t.match(error.message, /^\w+ is not supported, because it could name a URL, a header or a credential\.$/);
+    t.equal(error.param, Object.keys(option)[0]);
   }
   t.equal(upstream.calls.length, 0);
 });
