@@ -143,3 +143,12 @@ t.test('after content, the deadline of silence applies again, and later thinking
   t.equal(again.parts.at(-1)?.type, 'finish');
   assertReleased(t, again, 'at the end');
 });
+
+t.test('thinking in the middle of an answer ends with the next content', async (t) => {
+  const running = await attempt([textPart('x'), { type: 'thinking' }, 4_000, textPart('y'), 'silence']);
+  await running.advance(4_000);
+  await running.advance(299);
+  t.same(running.faults, []);
+  await running.advance(1);
+  t.match(running.faults, [{ stage: 'idle' }]);
+});
