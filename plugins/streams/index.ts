@@ -137,7 +137,7 @@ export default fp<StreamsOptions>(
         const unsupported = llm.unsupported(route, question);
         if (unsupported !== undefined) {
           // The name may be a field that a client has made up.
-          const name = /^[A-Za-z_]{1,40}$/.test(unsupported) ? unsupported : undefined;
+          const name = /^[\w-]{1,40}$/.test(unsupported) ? unsupported : undefined;
           const message = `The model ${route.name} does not support ${name ?? 'an option'}; leave it out, or use another model.`;
           throw fastify.invalidRequest(message, 400, name);
         }

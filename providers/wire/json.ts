@@ -32,3 +32,8 @@ export function parseObject(text: string): Record<string, unknown> {
     return {};
   }
 }
+
+/** Returns true for an object that is not a list. */
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

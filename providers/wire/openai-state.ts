@@ -1,4 +1,5 @@
 import type { AnswerState, ReasoningDetail } from '../types.ts';
+import { isRecord } from './json.ts';
 import type { ToolCalls } from './tool-calls.ts';
 
 /** Collects what a provider with Chat Completions wants back with the tool calls of an answer. */
@@ -79,8 +80,4 @@ function merge(block: Record<string, unknown>, fragment: Fragment): void {
 
 function fragmentsIn(value: unknown): Fragment[] {
   return Array.isArray(value) ? value.filter(isRecord) : [];
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
