@@ -1,5 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
+import type { FastifyInstance } from 'fastify';
 import t from 'tap';
 import { MemoryStore } from '../plugins/streams/memory/store.ts';
 import { StoreFull } from '../plugins/streams/types.ts';
@@ -193,7 +194,16 @@ async function settle(run: Run, advance?: () => void): Promise<void> {
     for (const { calls } of run.services) for (const call of calls.splice(0)) if (!call.isOver) call.finish();
     return run.asked.every(({ isClosed }) => isClosed);
   }, 'every request is answered');
+  // A client that has left sees its connection closed before the service has read the request.
+  for (const { app } of run.services)
+    await until(async () => (await openConnections(app)) === 0, 'no connection is open');
   await endAll(run.services, advance);
+}
+
+function openConnections({ server }: FastifyInstance): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.getConnections((error, count) => (error ? reject(error) : resolve(count)));
+  });
 }
 
 const GAUGES = ['sluice_generations_active', 'sluice_readers', 'sluice_responses_open', 'sluice_breaker_state'];
