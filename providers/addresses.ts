@@ -1,4 +1,5 @@
-import { BlockList, isIP } from 'node:net';
+import { lookup } from 'node:dns';
+import { BlockList, isIP, type LookupFunction } from 'node:net';
 
 /**
  * Addresses at which no provider runs: link-local addresses, and the metadata services of clouds, which
@@ -30,6 +31,22 @@ export function isForbiddenHost(hostname: string): boolean {
   if (family !== 0) return FORBIDDEN_ADDRESSES.check(address, family === 4 ? 'ipv4' : 'ipv6');
   return /^metadata(\.google\.internal)?$/i.test(address);
 }
+
+/**
+ * Resolves a host name and rejects forbidden addresses. Runs for each connection, because DNS records may
+ * change after the start.
+ */
+export const lookupAllowedHost: LookupFunction = (hostname, options, callback) => {
+  lookup(hostname, { ...options, all: true }, (error, addresses) => {
+    if (error) return callback(error, '');
+    const [first] = addresses;
+    if (first === undefined || addresses.some(({ address }) => isForbiddenHost(address))) {
+      return callback(Object.assign(new Error('forbidden address'), { code: 'ENOTFOUND' }), '');
+    }
+    if (options.all) callback(null, addresses);
+    else callback(null, first.address, first.family);
+  });
+};
 
 /** Addresses that only machines of the same network reach. */
 const PRIVATE_IPV4: readonly (readonly [string, number])[] = [

@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import type { JWTVerifyGetKey } from 'jose';
 import { type Config, RestartRequired } from '../config/index.ts';
 import { createApiKeys, isKeyOwner } from './api-keys.ts';
 import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
-import { createJwt, KeySetUnavailable } from './jwt.ts';
+import { createJwt } from './jwt.ts';
+import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
@@ -55,9 +57,10 @@ export interface AuthOptions extends Credentials {
 /** Adds `fastify.auth` and `request.identity`. `scope.ts` puts the authentication hook in front of routes. */
 export default fp<AuthOptions>(
   async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
-    let authenticators = createAuthenticators({ keys, jwt });
+    const findKeySet = createKeySets({ now: fastify.clock.now, log: fastify.log });
+    let authenticators = createAuthenticators({ keys, jwt }, findKeySet);
     fastify.onConfigReload((config) => {
-      const next = createAuthenticators(config);
+      const next = createAuthenticators(config, findKeySet);
       // A configuration file that is empty for a moment must not open the service.
       if (authenticators.required && !next.required) throw new RestartRequired('a service without keys or tokens');
       authenticators = next;
@@ -93,7 +96,6 @@ export default fp<AuthOptions>(
         return await authenticators.verifyToken?.(token);
       } catch (error) {
         if (!(error instanceof KeySetUnavailable)) throw error;
-        fastify.log.error('key set of the token issuer unavailable; requests with tokens are refused');
         const message = 'Tokens cannot be verified now; retry later.';
         throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: 5_000 });
       }
@@ -144,14 +146,14 @@ export default fp<AuthOptions>(
       fastify.log.warn({ host }, 'no keys configured; everybody who reaches this address can ask');
     }
   },
-  { name: 'auth', dependencies: ['config', 'errors'] },
+  { name: 'auth', dependencies: ['clock', 'config', 'errors'] },
 );
 
-function createAuthenticators({ keys, jwt }: Credentials) {
+function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: string) => JWTVerifyGetKey) {
   return {
     required: keys.length > 0 || jwt !== undefined,
     ...createApiKeys(keys, Date.now),
-    verifyToken: jwt && createJwt(jwt),
+    verifyToken: jwt && createJwt(jwt, findKeySet),
   };
 }
 

@@ -1,63 +1,63 @@
 import { createHash } from 'node:crypto';
-import { lookup } from 'node:dns/promises';
-import { isIP } from 'node:net';
-import { createRemoteJWKSet, customFetch, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
-import { isForbiddenHost } from '../../providers/addresses.ts';
+import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyResult, jwtVerify } from 'jose';
 import type { Config } from '../config/index.ts';
 import type { Identity, Quota } from './identity.ts';
+import { KeySetUnavailable } from './key-set.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
 /** Tolerated difference between the clocks of two machines, in seconds. */
 const CLOCK_TOLERANCE_S = 30;
-/** Milliseconds: how long a key set is cached, least time between two fetches, timeout of a fetch. */
-const KEY_SET_OPTIONS = { cacheMaxAge: 600_000, cooldownDuration: 30_000, timeoutDuration: 3_000 };
+/** Keys that are tried for a token without `kid`, if several of the key set have its algorithm. */
+const MAX_KEYS_TRIED = 10;
 
-/** The key set of the issuer cannot be fetched. Not the fault of the caller. */
-export class KeySetUnavailable extends Error {
-  override readonly name = 'KeySetUnavailable';
-}
+type Verified = JWTVerifyResult<JWTPayload>;
 
 /**
  * Returns a function that verifies a token: signature by an allowed algorithm, issuer, audience, `exp`,
  * `nbf`. The function returns undefined for an invalid token.
  * @throws KeySetUnavailable if the key set cannot be fetched
  */
-export function createJwt(settings: Settings): (token: string) => Promise<Identity | undefined> {
+export function createJwt(
+  settings: Settings,
+  findKeySet: (url: string) => JWTVerifyGetKey,
+): (token: string) => Promise<Identity | undefined> {
   const { jwksUrl, secret, issuer, audience, algorithms } = settings;
   const key: JWTVerifyGetKey =
-    jwksUrl === undefined
-      ? async () => new TextEncoder().encode(secret)
-      : createRemoteJWKSet(new URL(jwksUrl), { ...KEY_SET_OPTIONS, [customFetch]: fetchFromAllowedHost });
+    jwksUrl === undefined ? async () => new TextEncoder().encode(secret) : findKeySet(jwksUrl);
   const options = { issuer, audience, algorithms, clockTolerance: CLOCK_TOLERANCE_S, requiredClaims: ['exp', 'sub'] };
+
+  const verify = (token: string): Promise<Verified> =>
+    jwtVerify(token, key, options).catch((error: unknown) => {
+      if (error instanceof errors.JWKSMultipleMatchingKeys) return verifyWithEach(token, error);
+      throw error;
+    });
+
+  /** Tries the keys of a key set for a token that names none of them. */
+  const verifyWithEach = async (token: string, keys: errors.JWKSMultipleMatchingKeys): Promise<Verified> => {
+    let tried = 0;
+    for await (const candidate of keys) {
+      try {
+        return await jwtVerify(token, candidate, options);
+      } catch (error) {
+        tried += 1;
+        if (!(error instanceof errors.JWSSignatureVerificationFailed) || tried >= MAX_KEYS_TRIED) throw error;
+      }
+    }
+    throw keys;
+  };
 
   return async (token) => {
     try {
-      const { payload, protectedHeader } = await jwtVerify(token, key, options);
+      const { payload, protectedHeader } = await verify(token);
       // An id token or refresh token of the same issuer is not an access token.
       if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return undefined;
       return identityOf(payload);
     } catch (error) {
-      if (isUnavailable(error)) throw new KeySetUnavailable();
+      if (error instanceof KeySetUnavailable) throw error;
       return undefined;
     }
   };
-}
-
-/** Fetches the key set. Checks the addresses at each fetch, because DNS may change after the start. */
-async function fetchFromAllowedHost(url: string, options: RequestInit): Promise<Response> {
-  const { hostname } = new URL(url);
-  const addresses = isIP(hostname.replace(/^\[|\]$/g, '')) ? [] : await lookup(hostname, { all: true });
-  if (addresses.some(({ address }) => isForbiddenHost(address))) throw new TypeError('forbidden address');
-  return fetch(url, options);
-}
-
-/** jose reports a failed fetch as `ERR_JOSE_GENERIC`. */
-function isUnavailable(error: unknown): boolean {
-  if (error instanceof errors.JWKSTimeout) return true;
-  if (error instanceof errors.JOSEError) return error.code === 'ERR_JOSE_GENERIC';
-  if (error instanceof TypeError) return true; // `fetch failed`
-  return (error as NodeJS.ErrnoException).syscall === 'getaddrinfo';
 }
 
 /**

@@ -1,8 +1,7 @@
 import { subscribe } from 'node:diagnostics_channel';
-import { lookup } from 'node:dns';
-import type { LookupFunction, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
-import { isForbiddenHost } from '../addresses.ts';
+import { lookupAllowedHost } from '../addresses.ts';
 import { ProviderError } from '../errors.ts';
 import { networkError } from './network-error.ts';
 import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
@@ -126,22 +125,6 @@ function markReuse(socket: Socket): void {
     Object.assign(fault, { isReused: (bytesBeforeRequest.get(socket) ?? 0) > 0 });
   });
 }
-
-/**
- * Resolves a host name and rejects forbidden addresses. Runs for each connection, because DNS records may
- * change after the start.
- */
-const lookupAllowedHost: LookupFunction = (hostname, options, callback) => {
-  lookup(hostname, { ...options, all: true }, (error, addresses) => {
-    if (error) return callback(error, '');
-    const [first] = addresses;
-    if (first === undefined || addresses.some(({ address }) => isForbiddenHost(address))) {
-      return callback(Object.assign(new Error('forbidden address'), { code: 'ENOTFOUND' }), '');
-    }
-    if (options.all) callback(null, addresses);
-    else callback(null, first.address, first.family);
-  });
-};
 
 /** @throws ProviderError if the response cannot be read as a stream of this content type */
 async function checkResponse(

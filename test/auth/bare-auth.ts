@@ -3,6 +3,7 @@ import type { Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import auth, { type AuthOptions } from '../../plugins/auth/index.ts';
 import authScope from '../../plugins/auth/scope.ts';
+import clock, { type Clock } from '../../plugins/clock.ts';
 import config from '../../plugins/config/index.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
 import errors from '../../plugins/http/errors.ts';
@@ -14,8 +15,8 @@ export interface BareAuth {
   readonly log: () => string;
   /** Sends a request. Returns its status, and the identity that its route gets. */
   get(path: string, headers?: Record<string, string>): Promise<Answer>;
-  /** Replaces the keys, as a reload of the configuration does. */
-  reload(keys: AuthOptions['keys']): void;
+  /** Replaces the keys and the token settings, as a reload of the configuration does. */
+  reload(keys: AuthOptions['keys'], jwt?: AuthOptions['jwt']): void;
 }
 
 export interface Answer {
@@ -36,10 +37,14 @@ export const keyOf = (name: string, rest: Partial<AuthOptions['keys'][number]> =
   ...rest,
 });
 
-export async function bareAuth(t: Test, options: Partial<AuthOptions> = {}): Promise<BareAuth> {
+export async function bareAuth(
+  t: Test,
+  { time, ...options }: Partial<AuthOptions> & { time?: Clock } = {},
+): Promise<BareAuth> {
   const { logTo, log } = captureLog();
   const app = Fastify({ logger: { stream: logTo } });
   const settings = loadConfig({});
+  await app.register(clock, { clock: time });
   await app.register(config, { config: settings });
   await app.register(errors);
   await app.register(auth, {
@@ -75,6 +80,6 @@ export async function bareAuth(t: Test, options: Partial<AuthOptions> = {}): Pro
         error: isOk ? undefined : response.json().error,
       };
     },
-    reload: (keys) => app.reloadConfig({ ...settings, keys: [...keys] }),
+    reload: (keys, jwt) => app.reloadConfig({ ...settings, keys: [...keys], ...(jwt && { jwt }) }),
   };
 }
