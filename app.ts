@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
 import auth from './plugins/auth/index.ts';
+import loopbackHost from './plugins/auth/loopback-host.ts';
 import authScope from './plugins/auth/scope.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
@@ -93,6 +94,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(cors, { origins: settings.corsOrigins });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
+  await app.register(loopbackHost, { host, origins: settings.corsOrigins });
   await app.register(redis, { redis: settings.redis });
   await app.register(limits, { expectedReplicas });
   await app.register(load, { minIntervalMs: flushMs, maxIntervalMs: maxFlushMs, maxEventLoopDelayMs });

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import fc from 'fast-check';
 import t from 'tap';
 import { duplicateKey } from '../plugins/http/json-keys.ts';
-import { bellaAt, build, serve } from './helper.ts';
+import { bellaAt, build, serve, sha256, writeConfig } from './helper.ts';
 import { completeAnswer, startUpstream } from './upstream.ts';
 
 /**
@@ -14,13 +14,14 @@ import { completeAnswer, startUpstream } from './upstream.ts';
 
 const INPUT = /CANARY/;
 const json = (body: string, headers = '') =>
-  `POST /ask/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${headers}\r\n${body}`;
+  `POST /ask/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${headers}\r\n${body}`;
 const withType = (type: string, body = '{"question":"CANARY"}') =>
-  `POST /ask/stream HTTP/1.1\r\nHost: x\r\nContent-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+  `POST /ask/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 const post = (headers: string, body = '') =>
-  `POST /ask/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n${headers}\r\n${body}`;
-const get = (path: string, headers = '') => `GET ${path} HTTP/1.1\r\nHost: x\r\n${headers}\r\n`;
+  `POST /ask/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n${headers}\r\n${body}`;
+const get = (path: string, headers = '') => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n${headers}\r\n`;
 const ASK = '/ask/stream?question=CANARY';
+const BROWSER = 'User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n';
 const STREAM = 'A'.repeat(22);
 
 /** Number, name, bytes sent, status received; 0 if the connection is closed without a response. */
@@ -38,9 +39,9 @@ const ROWS: [number, string, string | Buffer, number][] = [
   [5, 'Content-Length: -1', post('Content-Length: -1\r\n', '{}'), 400],
   [5, 'Content-Length: 2^64', post('Content-Length: 18446744073709551616\r\n', '{}'), 400],
   [6, 'Content-Length: 9e15', post('Content-Length: 9000000000000000\r\n', '{}'), 413],
-  [9, 'a space before the colon', 'GET /livez HTTP/1.1\r\nHost : x\r\n\r\n', 400],
+  [9, 'a space before the colon', 'GET /livez HTTP/1.1\r\nHost : localhost\r\n\r\n', 400],
   [10, 'a folded header', get('/livez', 'X: a\r\n b\r\n'), 400],
-  [11, 'bare LF', 'GET /livez HTTP/1.1\nHost: x\n\n', 400],
+  [11, 'bare LF', 'GET /livez HTTP/1.1\nHost: localhost\n\n', 400],
   [12, 'bare CR', get('/livez', 'X: a\rb\r\n'), 400],
   [13, 'NUL in a header', get('/livez', 'X: a\0b\r\n'), 400],
   [14, 'no Host', 'GET /livez HTTP/1.1\r\n\r\n', 400],
@@ -52,8 +53,8 @@ const ROWS: [number, string, string | Buffer, number][] = [
     post('Transfer-Encoding: chunked\r\n', `2;${'a'.repeat(20_480)}\r\n{}\r\n0\r\n\r\n`),
     400,
   ],
-  [20, 'HTTP/1.2', 'GET /livez HTTP/1.2\r\nHost: x\r\n\r\n', 400],
-  [20, 'HTTP/9.9', 'GET /livez HTTP/9.9\r\nHost: x\r\n\r\n', 400],
+  [20, 'HTTP/1.2', 'GET /livez HTTP/1.2\r\nHost: localhost\r\n\r\n', 400],
+  [20, 'HTTP/9.9', 'GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n', 400],
   [21, 'the preface of HTTP/2', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 400],
   [22, 'a TLS handshake', Buffer.from('16030102000100010003', 'hex'), 400],
   [24, 'Upgrade', get('/livez', 'Connection: Upgrade\r\nUpgrade: h2c\r\n'), 200],
@@ -63,13 +64,13 @@ const ROWS: [number, string, string | Buffer, number][] = [
   [28, 'a URL of 9 KiB', get(`${ASK}${'a'.repeat(9_000)}`), 414],
   [29, '1,500 headers', get('/livez', 'a: b\r\n'.repeat(1_500)), 431],
   [30, 'a header __proto__', get('/livez', '__proto__: x\r\n'), 200],
-  [31, 'TRACE', 'TRACE /livez HTTP/1.1\r\nHost: x\r\n\r\n', 405],
-  [32, 'CONNECT', 'CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n', 0],
-  [33, 'FOO', 'FOO /livez HTTP/1.1\r\nHost: x\r\n\r\n', 400],
-  [33, 'get', 'get /livez HTTP/1.1\r\nHost: x\r\n\r\n', 400],
-  [34, 'HEAD', `HEAD ${ASK} HTTP/1.1\r\nHost: x\r\n\r\n`, 405],
-  [35, 'OPTIONS without CORS', 'OPTIONS /ask/stream HTTP/1.1\r\nHost: x\r\n\r\n', 404],
-  [36, 'the wrong method', 'PUT /ask/stream HTTP/1.1\r\nHost: x\r\n\r\n', 405],
+  [31, 'TRACE', 'TRACE /livez HTTP/1.1\r\nHost: localhost\r\n\r\n', 405],
+  [32, 'CONNECT', 'CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n', 0],
+  [33, 'FOO', 'FOO /livez HTTP/1.1\r\nHost: localhost\r\n\r\n', 400],
+  [33, 'get', 'get /livez HTTP/1.1\r\nHost: localhost\r\n\r\n', 400],
+  [34, 'HEAD', `HEAD ${ASK} HTTP/1.1\r\nHost: localhost\r\n\r\n`, 405],
+  [35, 'OPTIONS without CORS', 'OPTIONS /ask/stream HTTP/1.1\r\nHost: localhost\r\n\r\n', 404],
+  [36, 'the wrong method', 'PUT /ask/stream HTTP/1.1\r\nHost: localhost\r\n\r\n', 405],
   [37, 'a GET with a body', `${get(ASK, 'Content-Length: 2\r\n')}{}`, 400],
   [39, 'an id of NUL', get('/streams/%00'), 404],
   [40, 'an id of CRLF', get('/streams/%0d%0a'), 404],
@@ -136,7 +137,7 @@ const ROWS: [number, string, string | Buffer, number][] = [
   [
     93,
     'the preflight of an Origin that is not listed',
-    'OPTIONS /ask/stream HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n',
+    'OPTIONS /ask/stream HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n',
     403,
   ],
   [
@@ -145,6 +146,41 @@ const ROWS: [number, string, string | Buffer, number][] = [
     get(ASK, 'Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n'),
     403,
   ],
+  ...['Sec-Fetch-Site: cross-site', 'Sec-Fetch-Site: same-site'].map((site): [number, string, string, number] => [
+    95,
+    `${site} without an Origin`,
+    get(ASK, `${site}\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nAccept: text/event-stream\r\n`),
+    403,
+  ]),
+  ...['image', 'script', 'iframe', 'document'].map((dest): [number, string, string, number] => [
+    95,
+    `an element of the same site with the destination ${dest}`,
+    get(ASK, `Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: ${dest}\r\n`),
+    403,
+  ]),
+  ...['no-cors', 'navigate', 'nested-navigate', 'websocket'].map((mode): [number, string, string, number] => [
+    95,
+    `the mode ${mode}`,
+    get(ASK, `Sec-Fetch-Site: none\r\nSec-Fetch-Mode: ${mode}\r\nSec-Fetch-Dest: empty\r\n`),
+    403,
+  ]),
+  [95, 'an <img> over plain HTTP', get(ASK, `${BROWSER}Accept: image/avif,*/*;q=0.8\r\n`), 403],
+  [95, 'a <script> over plain HTTP', get(ASK, `${BROWSER}Accept: */*\r\n`), 403],
+  [
+    95,
+    'a no-cors fetch of another page over plain HTTP',
+    get(ASK, `${BROWSER}Accept: text/event-stream\r\nReferer: http://evil.example/page\r\n`),
+    403,
+  ],
+  [95, 'an invalid Referer', get(ASK, `${BROWSER}Accept: text/event-stream\r\nReferer: CANARY\r\n`), 403],
+  ...['evil.example', 'evil.example:80', 'localhost.evil.example', '10.0.0.1', '127.0.0.1.evil.example', '%'].map(
+    (host): [number, string, string, number] => [
+      76,
+      `the Host ${host} on loopback without keys`,
+      `GET /livez HTTP/1.1\r\nHost: ${host}\r\n\r\n`,
+      403,
+    ],
+  ),
   [95, 'a prefetch', get(ASK, 'Sec-Purpose: prefetch\r\n'), 204],
   ...['../../files', '%2e%2e', 'm:x?key=', '@evil', 'a%0d%0ab'].map((model): [number, string, string, number] => [
     96,
@@ -228,13 +264,48 @@ t.test('unusual but valid requests are accepted', async (t) => {
   const listed = await send(url, get(ASK, 'Origin: https://ok.example\r\nSec-Fetch-Site: cross-site\r\n'));
   t.equal(listed.status, 200, 'a listed Origin');
   t.match(listed.head, /access-control-allow-origin: https:\/\/ok\.example/i, 'a listed Origin gets its CORS header');
-  t.equal((await send(url, get(ASK, 'Origin: http://x\r\n'))).status, 200, 'an Origin that equals the Host');
+  t.equal((await send(url, get(ASK, 'Origin: http://localhost\r\n'))).status, 200, 'an Origin that equals the Host');
   const proxied = await send(url, get(ASK, 'Origin: https://public.example\r\nSec-Fetch-Site: same-origin\r\n'));
   t.equal(proxied.status, 200, 'the same origin behind a gateway that changes the host');
+  const askedBy: Record<string, string> = {
+    'an EventSource over HTTPS':
+      'Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nAccept: text/event-stream\r\n',
+    'an EventSource over plain HTTP': `${BROWSER}Accept: text/event-stream\r\nReferer: http://localhost/page\r\n`,
+    'the page of a listed origin behind a gateway that changes the host': `${BROWSER}Accept: text/event-stream\r\nReferer: https://ok.example/\r\n`,
+    'a page without a referrer': `${BROWSER}Accept: text/event-stream\r\n`,
+    'a client that is no browser': 'User-Agent: curl/8.5.0\r\nAccept: */*\r\n',
+  };
+  for (const [name, headers] of Object.entries(askedBy))
+    t.equal((await send(url, get(ASK, headers))).status, 200, name);
+  for (const host of [
+    'localhost',
+    'LOCALHOST:8080',
+    'app.localhost',
+    '127.0.0.1:80',
+    '127.1.2.3',
+    '[::1]:8080',
+    'ok.example',
+  ]) {
+    const { status } = await send(url, `GET /livez HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
+    t.equal(status, 200, `the Host ${host} on loopback`);
+  }
+  t.equal((await send(url, 'GET /livez HTTP/1.0\r\n\r\n')).status, 200, 'HTTP/1.0 without Host, as balancers send it');
   const pipelined = get('/livez') + get('/readyz');
   t.equal((await send(url, pipelined)).status, 200, '23: pipelined requests');
   const overridden = await send(url, get('/livez', 'X-HTTP-Method-Override: DELETE\r\n'));
   t.equal(overridden.status, 200, '38: X-HTTP-Method-Override is ignored');
+});
+
+t.test('any Host is accepted with keys, off loopback, and if every origin may call', async (t) => {
+  const foreign = 'GET /livez HTTP/1.1\r\nHost: evil.example\r\n\r\n';
+  for (const [name, env] of Object.entries<Record<string, string>>({
+    'with keys': { CONFIG_FILE: writeConfig(t, `keys: [{ name: a, sha256: ${sha256('a')} }]`) },
+    'off loopback': { HOST: '0.0.0.0' },
+    'with CORS_ORIGINS=*': { CORS_ORIGINS: '*' },
+  })) {
+    const { url } = await serve(t, { env });
+    t.equal((await send(url, foreign)).status, 200, name);
+  }
 });
 
 t.test('duplicateKey finds a duplicate key, and only that', async (t) => {

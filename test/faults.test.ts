@@ -443,7 +443,7 @@ t.test('a client that resets or half-closes its connection aborts the upstream c
     const upstream = await rawUpstream(t, partial);
     const { app, url } = await serveProvider(t, {}, upstream.url);
     const client = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
-    client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n');
+    client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n');
     await until(() => upstream.requests.length === 1, 'the upstream is called');
     await once(client, 'data');
     disconnect(client);
@@ -471,7 +471,7 @@ t.test('a client that stops reading is disconnected, can resume, and does not st
     upstream.url,
   );
   const client = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
-  client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n');
+  client.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n');
   const [firstBytes] = (await once(client, 'data')) as [Buffer];
   client.pause();
   await until(() => app.responses.open === 0, 'the response is closed');

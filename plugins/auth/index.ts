@@ -7,6 +7,7 @@ import { createApiKeys, isKeyOwner } from './api-keys.ts';
 import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
 import { createJwt } from './jwt.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
+import { isLoopback } from './loopback-host.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
@@ -160,8 +161,4 @@ function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: stri
 /** Returns true if the request has a resume point. An empty id does not count, as in `parseLastEventId`. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
   return Boolean(headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId);
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }

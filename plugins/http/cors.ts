@@ -7,6 +7,18 @@ export interface CorsOptions {
   readonly origins: readonly string[];
 }
 
+/** Response headers that pages of other origins may read. The OpenAI SDK needs `x-should-retry` to stop retrying. */
+const EXPOSED_HEADERS = [
+  'location',
+  'retry-after',
+  'x-should-retry',
+  'x-request-id',
+  'x-sluice-stream',
+  'ratelimit-limit',
+  'ratelimit-remaining',
+  'ratelimit-reset',
+];
+
 /** Allows cross-origin calls from the configured origins and rejects all others with 403. */
 export default fp<CorsOptions>(
   async (fastify, { origins }) => {
@@ -26,7 +38,7 @@ export default fp<CorsOptions>(
     await fastify.register(cors, {
       origin: allowsAll ? '*' : [...origins],
       methods: ['GET', 'POST', 'DELETE'],
-      exposedHeaders: ['location', 'retry-after', 'x-request-id', 'x-sluice-stream'],
+      exposedHeaders: EXPOSED_HEADERS,
       maxAge: 86_400,
     });
   },

@@ -8,6 +8,7 @@ import {
   questionFromQuery,
   ResumeHeaders,
 } from '../chat-request.ts';
+import { isPageElement } from '../page-element.ts';
 import {
   API_ERRORS,
   BODY_ERRORS,
@@ -51,8 +52,10 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         throw fastify.httpErrors.unauthorized('This ticket has expired; request a new one.');
       }
       if (isPrefetch(request)) return reply.code(204).send();
-      if (isCrossSite(request)) {
-        throw fastify.httpErrors.forbidden('Elements of other sites may not ask; use an EventSource and CORS_ORIGINS.');
+      if (isPageElement(request, fastify.config.corsOrigins)) {
+        throw fastify.httpErrors.forbidden(
+          'Elements and links of pages may not ask; use an EventSource, or fetch with Accept: text/event-stream.',
+        );
       }
       // A ticket stands for one question. The same question finds the stream that it started.
       const key =
@@ -112,14 +115,6 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
  */
 function gatewayRetryKey({ id, headers, server }: FastifyRequest): string | undefined {
   return server.config.trustProxy !== false && headers['x-request-id'] === id ? `request ${id}` : undefined;
-}
-
-/**
- * Returns true for an element of another site, such as `<img>`: it must not cost money. A request with an
- * Origin has already passed CORS.
- */
-function isCrossSite({ headers }: FastifyRequest): boolean {
-  return headers['sec-fetch-site'] === 'cross-site' && headers.origin === undefined;
 }
 
 /** Returns true if the browser only expects that the page will be needed: that must not cost money. */

@@ -208,7 +208,7 @@ t.test('pipelined questions on a connection that is cut are cancelled', async (t
   const upstream = await startUpstream(t, unfinishedAnswer('one '));
   const { app, url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
-  socket.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(3));
+  socket.write('GET /ask/stream?question=q HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(3));
   await upstream.call(3);
   await until(() => app.responses.open === 3, 'three responses are open');
   socket.destroy();

@@ -229,7 +229,7 @@ t.test('pipelined requests on a connection that is cut are cancelled', async (t)
   for (const stream of [true, false]) {
     const client = connect(Number(new URL(url).port), '127.0.0.1');
     const body = JSON.stringify({ messages: [USER], stream });
-    const request = `POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+    const request = `POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
     const before = upstream.calls.length;
     client.write(request + request);
     await upstream.call(before + 2);
