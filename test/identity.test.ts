@@ -206,6 +206,30 @@ t.test('a ticket starts one generation, for its question and its key only', asyn
   await until(() => upstream.calls[0]?.closedAt !== undefined, 'the upstream call is aborted');
 });
 
+t.test('the body of POST /tickets may be left out', async (t) => {
+  const { url, get } = await serveWithKeys(t);
+  const create = (init: RequestInit) => fetch(`${url}/tickets`, { method: 'POST', ...init });
+  for (const [name, init] of Object.entries<RequestInit>({
+    'no body': { headers: bearer(A) },
+    'no body, with a content type': { headers: { ...bearer(A), 'content-type': 'application/json' } },
+    'an empty object': { headers: { ...bearer(A), 'content-type': 'application/json' }, body: '{}' },
+  })) {
+    const response = await create(init);
+    t.equal(response.status, 201, name);
+    const { ticket } = (await response.json()) as { ticket: string };
+    const answer = await get(`/ask/stream?question=q&ticket=${ticket}`);
+    t.equal(answer.status, 200, `${name}: the ticket asks a question`);
+    await answer.body?.cancel();
+  }
+  const invalid = await create({ headers: { ...bearer(A), 'content-type': 'text/plain' }, body: 'x' });
+  t.equal(invalid.status, 415, 'a body that is no JSON');
+  const question = await fetch(`${url}/streams`, {
+    method: 'POST',
+    headers: { ...bearer(A), 'content-type': 'application/json' },
+  });
+  t.equal(question.status, 400, 'other routes need their body');
+});
+
 t.test('an expired ticket resumes the stream that it started, and nothing else', async (t) => {
   const { upstream, url, ticket } = await serveWithKeys(t, unfinishedAnswer('one '));
   const date = manualDate(t);

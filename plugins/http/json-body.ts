@@ -2,6 +2,13 @@ import fp from 'fastify-plugin';
 import { printableSuffix } from './errors.ts';
 import { duplicateKey, isTooComplex } from './json-keys.ts';
 
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** True for a route whose body may be left out. It is then an empty object. */
+    readonly hasOptionalBody?: boolean;
+  }
+}
+
 /**
  * Parses JSON strictly, so that no two parsers read a body differently: valid UTF-8, no duplicate keys,
  * no `__proto__`. Rejects every other media type, because its body would bypass the schemas.
@@ -16,6 +23,7 @@ export default fp(
       if (charset !== undefined && charset.toLowerCase() !== 'utf-8') {
         return done(fastify.invalidRequest('Send the body as UTF-8.', 415));
       }
+      if (body.length === 0 && request.routeOptions.config.hasOptionalBody) return done(null, {});
       let text: string;
       try {
         text = new TextDecoder('utf-8', { fatal: true }).decode(body as Buffer);
@@ -30,6 +38,10 @@ export default fp(
           done(fastify.invalidRequest(`Duplicate field in the body${printableSuffix(duplicate)}.`));
         else done(error, value);
       });
+    });
+
+    fastify.addHook('preValidation', async (request) => {
+      if (request.routeOptions.config.hasOptionalBody) request.body ??= {};
     });
   },
   { name: 'json-body', dependencies: ['errors'] },

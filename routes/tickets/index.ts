@@ -22,7 +22,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/tickets',
     {
-      config: { access: 'api' },
+      config: { access: 'api', hasOptionalBody: true },
       schema: {
         tags: ['Identity'],
         summary: 'Get a ticket with which an EventSource may ask one question',
