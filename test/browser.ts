@@ -10,8 +10,8 @@ if (process.env.CHROMIUM && !existsSync(PATH)) throw new Error(`CHROMIUM does no
 /** Reason to skip tests that need a browser; false if there is one. */
 export const noBrowser = existsSync(PATH) ? false : `no Chromium at ${PATH}; set CHROMIUM`;
 
-/** Starts a headless Chromium, which is closed when the test ends. */
-export async function launch(t: Test): Promise<Browser> {
+/** Starts a headless Chromium with more arguments. It is closed when the test ends. */
+export async function launch(t: Test, args: readonly string[] = []): Promise<Browser> {
   const browser = await chromium.launch({
     executablePath: PATH,
     // CI runs as root, and the machine may have no network except loopback.
@@ -23,6 +23,7 @@ export async function launch(t: Test): Promise<Browser> {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      ...args,
     ],
   });
   t.teardown(() => browser.close());

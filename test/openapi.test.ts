@@ -336,20 +336,39 @@ t.test('a completion keeps every field', async (t) => {
   });
 });
 
-t.test('/docs loads nothing from other sites', { skip: noBrowser, timeout: 60_000 }, async (t) => {
-  const { url } = await serve(t);
-  const page = await (await launch(t)).newPage();
-  const elsewhere: string[] = [];
-  page.on('request', (request) => {
-    if (!request.url().startsWith(url) && !request.url().startsWith('data:')) elsewhere.push(request.url());
-  });
-  await page.goto(`${url}/docs`);
-  await page.waitForSelector('.opblock-summary-path');
-  t.ok((await page.locator('.opblock').count()) >= 15);
-  await page.locator('#operations-Ask-post_ask_stream').click();
-  await page.waitForSelector('#operations-Ask-post_ask_stream .responses-table');
-  t.equal(await page.locator('.errors-wrapper').count(), 0, 'no reference is broken');
-  t.same(elsewhere, []);
+t.test(
+  '/docs works over plain HTTP and loads nothing from other sites',
+  { skip: noBrowser, timeout: 60_000 },
+  async (t) => {
+    const { url: loopback } = await serve(t, { env: { CORS_ORIGINS: 'http://sluice.example' } });
+    // Browsers treat loopback like HTTPS, so the page is opened by another name.
+    const url = loopback.replace('127.0.0.1', 'sluice.example');
+    const page = await (await launch(t, ['--host-resolver-rules=MAP sluice.example 127.0.0.1'])).newPage();
+    const elsewhere: string[] = [];
+    const failed: string[] = [];
+    page.on('requestfailed', (request) => void failed.push(request.url()));
+    page.on('request', (request) => {
+      if (!request.url().startsWith(url) && !request.url().startsWith('data:')) elsewhere.push(request.url());
+    });
+    await page.goto(`${url}/docs`);
+    await page.waitForSelector('.opblock-summary-path');
+    t.ok((await page.locator('.opblock').count()) >= 15);
+    await page.locator('#operations-Ask-post_ask_stream').click();
+    await page.waitForSelector('#operations-Ask-post_ask_stream .responses-table');
+    t.equal(await page.locator('.errors-wrapper').count(), 0, 'no reference is broken');
+    t.same(elsewhere, []);
+    t.same(failed, [], 'everything that the page needs is loaded');
+  },
+);
+
+t.test('the pages have one strict content security policy', async (t) => {
+  const app = await build(t);
+  for (const path of ['/', '/docs', '/docs/static/index.html']) {
+    const policy = String((await app.inject(path)).headers['content-security-policy']);
+    const images = path === '/' ? "'self'" : "'self' data:";
+    const expected = `default-src 'none';script-src 'self';style-src 'self';img-src ${images};connect-src 'self';base-uri 'none';form-action 'none';frame-ancestors 'none'`;
+    t.equal(policy, expected, path);
+  }
 });
 
 t.test('PLAYGROUND=false disables the page and the API reference', async (t) => {

@@ -1,6 +1,13 @@
 import helmet from '@fastify/helmet';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyPluginAsync } from 'fastify';
+import { PAGE_POLICY } from '../page-policy.ts';
+
+/** The style sheet of Swagger UI contains its icons as `data:` URLs. */
+const POLICY = {
+  ...PAGE_POLICY,
+  directives: { ...PAGE_POLICY.directives, imgSrc: ["'self'", 'data:'] },
+};
 
 /** API reference: `/openapi.json` for tools, `/docs` for people. The page loads nothing from other sites. */
 const docs: FastifyPluginAsync = async (fastify) => {
@@ -10,10 +17,9 @@ const docs: FastifyPluginAsync = async (fastify) => {
     return fastify.swagger();
   });
   await fastify.register(async (page) => {
-    await page.register(helmet, { contentSecurityPolicy: false, strictTransportSecurity: false });
+    await page.register(helmet, { contentSecurityPolicy: POLICY, strictTransportSecurity: false });
     await page.register(swaggerUi, {
       routePrefix: '/docs',
-      staticCSP: true,
       logLevel: 'silent',
       theme: { title: 'Sluice API' },
       uiConfig: { docExpansion: 'list', deepLinking: true, tryItOutEnabled: false },

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyPluginAsync } from 'fastify';
+import { PAGE_POLICY } from '../page-policy.ts';
 
 /** The playground at `/`: static files, and two libraries from npm. */
 
@@ -10,24 +11,9 @@ const PAGE = fileURLToPath(new URL('./page/', import.meta.url));
 
 const VENDOR = { 'marked.js': 'marked', 'purify.js': 'dompurify' };
 
-/** Forbids content from other sites, inline scripts and styles, and frames around this page. */
-const CSP = {
-  useDefaults: false,
-  directives: {
-    defaultSrc: ["'none'"],
-    scriptSrc: ["'self'"],
-    styleSrc: ["'self'"],
-    imgSrc: ["'self'"],
-    connectSrc: ["'self'"],
-    baseUri: ["'none'"],
-    formAction: ["'none'"],
-    frameAncestors: ["'none'"],
-  },
-};
-
 const playground: FastifyPluginAsync = async (fastify) => {
   await fastify.register(helmet, {
-    contentSecurityPolicy: CSP,
+    contentSecurityPolicy: PAGE_POLICY,
     // The gateway terminates TLS.
     strictTransportSecurity: false,
   });
