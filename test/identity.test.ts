@@ -289,6 +289,32 @@ t.test('a JSON web token has the models of its claim, and the streams of its sub
   t.equal((await get(`/ask/stream?${query}&model=small`)).status, 200, 'its ticket asks its model');
 });
 
+t.test('a request with a wrong body counts against the limit of its key', async (t) => {
+  const wrong: Record<string, RequestInit> = {
+    'no JSON': { body: '{' },
+    'a wrong field': { body: '{"question":1}' },
+    'a duplicate field': { body: '{"question":"a","question":"b"}' },
+    'another media type': { body: 'x', headers: { 'content-type': 'text/plain' } },
+    'a body that is too long': { body: `{"question":"${'x'.repeat(20_000_000)}"}` },
+    'a model that does not exist': { body: '{"question":"q","model":"none"}' },
+  };
+  const names = Object.keys(wrong).map((_, i) => `key${i}`);
+  const keys = names.map((name) => `  - { name: ${name}, sha256: ${sha256(name)}, requestsPerMinute: 1 }`).join('\n');
+  const { url, upstream } = await serveWithKeys(t, completeAnswer('x'), `keys:\n${keys}`);
+  for (const [i, [name, { body, headers }]] of Object.entries(wrong).entries()) {
+    const ask = (init: RequestInit) =>
+      fetch(`${url}/streams`, {
+        method: 'POST',
+        ...init,
+        headers: { 'content-type': 'application/json', ...bearer(`key${i}`), ...init.headers },
+      });
+    const { status } = await ask({ ...(body && { body }), ...(headers && { headers }) });
+    t.ok([400, 404, 413, 415].includes(status), `${name}: ${status}`);
+    t.equal((await ask({ body: '{"question":"q"}' })).status, 429, `${name}: it has used the limit`);
+  }
+  t.equal(upstream.calls.length, 0);
+});
+
 t.test('limits of a key: requests per minute, concurrent generations, tokens per minute', async (t) => {
   const key = (name: string, limits: string) => `  - { name: ${name}, sha256: ${sha256(name)}, ${limits} }`;
   const keys = [
