@@ -74,7 +74,7 @@ export async function resume(
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
     // A successful resume does not count against the limits; a guess does.
-    if (!reader) await fastify.limits.countRequest(request.identity, reply);
+    if (!reader) await fastify.limits.countGuess(request.identity, reply);
     if (!stream || !reader) return reply.stream([errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(
       [retryEvent()],

@@ -323,6 +323,7 @@ t.test('limits of a key: requests per minute, concurrent generations, tokens per
     key('streams', 'maxConcurrent: 1'),
     key('tokens', 'tokensPerMinute: 3000'),
     key('guesses', 'requestsPerMinute: 3'),
+    key('guesses2', 'requestsPerMinute: 2'),
   ].join('\n');
   const usage = 'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2890,"total_tokens":2900}}\n\n';
   const { url, get, post, app } = await serveWithKeys(
@@ -372,6 +373,16 @@ t.test('limits of a key: requests per minute, concurrent generations, tokens per
     await response.text();
   }
   t.same(guesses, [404, 200, 404, 429, 429], '91: reads and resumes of unknown streams count as requests');
+
+  const { ticket } = (await (await post('/tickets', {}, bearer('guesses2'))).json()) as { ticket: string };
+  const resumes = [];
+  for (let i = 0; i < 11; i++) {
+    const response = await get(`/ask/stream?question=q&ticket=${ticket}&lastEventId=${'G'.repeat(22)}.${i}`);
+    resumes.push(response.status);
+    await response.text();
+  }
+  t.same(resumes, [...Array(10).fill(200), 429], '91: the guesses of a ticket have a limit of their own');
+  t.equal((await ask('guesses2', 'q')).status, 200, 'and leave that of its key alone');
 
   const running = await open(`${url}/ask/stream`, { body: { question: 'stay' }, headers: bearer('streams') });
   await running.until('delta');

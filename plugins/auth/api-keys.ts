@@ -5,11 +5,15 @@ import type { Identity } from './identity.ts';
 export interface ApiKeys {
   /** Returns the holder of a key; undefined for an unknown or expired key. */
   findByKey(key: string): Identity | undefined;
-  /** Returns what the key of an owner may do now; undefined if the key was removed or has expired. */
-  findByOwner(owner: string): Identity | undefined;
+  /** Returns what the key of an owner may do now; undefined if the key was removed, was replaced, or has expired. */
+  findByOwner(owner: string, mark: string | undefined): Identity | undefined;
+  /** Returns a mark that tells the key of an owner from a later one of the same name; undefined without a key. */
+  markOf(owner: string): string | undefined;
 }
 
 const OWNER_PREFIX = 'key:';
+/** Length of a mark in hexadecimal digits. It tells two keys apart and reveals nothing useful about the key. */
+const MARK_LENGTH = 12;
 
 /** Returns true if the owner is a key of the configuration, and not the subject of a token. */
 export function isKeyOwner(owner: string): boolean {
@@ -29,15 +33,21 @@ export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys 
   const byHash = new Map(
     keys.map(({ name, sha256, expiresAt, ...allowed }) => {
       const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
-      return [sha256.toLowerCase(), { expires, identity: { owner: `${OWNER_PREFIX}${name}`, ...allowed } }];
+      const hash = sha256.toLowerCase();
+      return [hash, { hash, expires, identity: { owner: `${OWNER_PREFIX}${name}`, ...allowed } }];
     }),
   );
   const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));
+  const markOf = (owner: string) => byOwner.get(owner)?.hash.slice(0, MARK_LENGTH);
   const ifNotExpired = (found: { expires: number; identity: Identity } | undefined) =>
     found && found.expires > now() ? found.identity : undefined;
 
   return {
     findByKey: (key) => ifNotExpired(byHash.get(hashKey(key))),
-    findByOwner: (owner) => ifNotExpired(byOwner.get(owner)),
+    findByOwner(owner, mark) {
+      const found = byOwner.get(owner);
+      return found && markOf(owner) === mark ? ifNotExpired(found) : undefined;
+    },
+    markOf,
   };
 }

@@ -16,6 +16,8 @@ export interface Identity extends Quota {
   readonly models?: readonly string[] | undefined;
   /** Nonce of the ticket that the request came with. It identifies the stream that the ticket started. */
   readonly ticket?: string | undefined;
+  /** Pays for requests for unknown streams in place of the owner, whose ticket anybody may repeat. */
+  readonly guesser?: Identity | undefined;
   /** True for an expired ticket: it can only resume the stream that it started. */
   readonly resumeOnly?: boolean | undefined;
 }

@@ -105,22 +105,33 @@ export default fp<AuthOptions>(
     function identifyByTicket(text: string, request: FastifyRequest, access: Access): Identity | undefined {
       const ticket = tickets.open(text);
       if (ticket === undefined) return undefined;
-      const isExpired = ticket.expires <= Date.now();
+      const now = Date.now();
+      const isExpired = ticket.expires <= now;
       // Permissions are looked up again, because the key may have been revoked.
-      const keyHolder = authenticators.findByOwner(ticket.owner) ?? ticket.claims;
+      const keyHolder = ticket.claims ?? authenticators.findByOwner(ticket.owner, ticket.keyMark);
       if (keyHolder === undefined) return undefined;
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
-        return access === 'read' && ticket.stream === id && !isExpired ? keyHolder : undefined;
+        if (access !== 'read' || ticket.stream !== id || isExpired) return undefined;
+        return { ...keyHolder, guesser: guesserOf(`stream:${id}`) };
       }
-      if (access !== 'ask' || (isExpired && !isResuming(request))) return undefined;
+      // A stream that the ticket has started has ended by then, and is no longer kept.
+      const isTooOld = ticket.expires + longestAnswerMs + streamTtlMs <= now;
+      if (access !== 'ask' || isTooOld || (isExpired && !isResuming(request))) return undefined;
       const { model, nonce } = ticket;
       if (model !== undefined && !mayUseModel(keyHolder, model)) return undefined;
-      return { ...keyHolder, ...(model !== undefined && { models: [model] }), ticket: nonce, resumeOnly: isExpired };
+      return {
+        ...keyHolder,
+        ...(model !== undefined && { models: [model] }),
+        ticket: nonce,
+        guesser: guesserOf(`ticket:${nonce}`),
+        resumeOnly: isExpired,
+      };
     }
 
     /** Tickets of a token carry its claims, because the service stores no tokens. Keys are looked up. */
-    const claimsOf = (identity: Identity) => (isKeyOwner(identity.owner) ? {} : { claims: identity });
+    const claimsOf = (identity: Identity) =>
+      isKeyOwner(identity.owner) ? { keyMark: authenticators.markOf(identity.owner) } : { claims: identity };
 
     fastify.decorate('auth', {
       get required() {
@@ -156,6 +167,13 @@ function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: stri
     ...createApiKeys(keys, Date.now),
     verifyToken: jwt && createJwt(jwt, findKeySet),
   };
+}
+
+/** Requests for unknown streams per minute that one ticket may make. A page makes one. */
+const GUESSES_PER_MINUTE = 10;
+
+function guesserOf(owner: string): Identity {
+  return { owner, requestsPerMinute: GUESSES_PER_MINUTE };
 }
 
 /** Returns true if the request has a resume point. An empty id does not count, as in `parseLastEventId`. */

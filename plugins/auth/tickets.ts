@@ -13,6 +13,8 @@ interface TicketBase {
   readonly owner: string;
   /** Identity of the owner if it comes from a token; the identity of a key is looked up instead. */
   readonly claims?: Identity | undefined;
+  /** Mark of the key of the owner. A ticket ends with its key, also if another key gets its name. */
+  readonly keyMark?: string | undefined;
 }
 
 export type Ticket =

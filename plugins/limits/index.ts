@@ -25,6 +25,8 @@ export interface Reservation {
 export interface Limits {
   /** Counts a request and sets the `RateLimit-*` headers. @throws 429 with `retryAfterMs` */
   countRequest(identity: Identity, reply: FastifyReply): Promise<void>;
+  /** Counts a request for an unknown stream: of a ticket by itself, of everybody else as `countRequest` does. */
+  countGuess(identity: Identity, reply: FastifyReply): Promise<void>;
   /** Reserves a slot for one generation and its estimated tokens. @throws 429 with `retryAfterMs` */
   reserveGeneration(identity: Identity, prompt: Prompt): Promise<Reservation>;
 }
@@ -74,6 +76,8 @@ export default fp<LimitsOptions>(
         reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
         if (!passed) throw limited('requests', msBeforeNext);
       },
+
+      countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
       async reserveGeneration({ owner, maxConcurrent, tokensPerMinute }, prompt) {
         const tokenLimiter = tokensPerMinute === undefined ? undefined : rateLimiter('tokens', tokensPerMinute);

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import {
@@ -111,10 +112,13 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
 
 /**
  * Returns an idempotency key for a request that a gateway may repeat. If a replica dies before its first
- * byte, a gateway sends the GET again, under the request id that it chose. That is still one question.
+ * byte, a gateway sends the GET again, under the request id that it chose. That is still one question. Some gateways
+ * pass on the id of their caller, who may use it for several questions, so the URL belongs to the key.
  */
-function gatewayRetryKey({ id, headers, server }: FastifyRequest): string | undefined {
-  return server.config.trustProxy !== false && headers['x-request-id'] === id ? `request ${id}` : undefined;
+function gatewayRetryKey({ id, url, headers, server }: FastifyRequest): string | undefined {
+  const { trustProxy } = server.config;
+  if (trustProxy === false || trustProxy === 0 || headers['x-request-id'] !== id) return undefined;
+  return `request ${id} ${createHash('sha256').update(url).digest('base64url')}`;
 }
 
 /** Returns true if the browser only expects that the page will be needed: that must not cost money. */

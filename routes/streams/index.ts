@@ -44,7 +44,7 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
   const find = async (id: string, { identity }: FastifyRequest, reply: FastifyReply) => {
     const stream = await fastify.streams.find(id, identity);
     if (stream) return stream;
-    await fastify.limits.countRequest(identity, reply);
+    await fastify.limits.countGuess(identity, reply);
     throw fastify.httpErrors.notFound('This stream does not exist or has expired.');
   };
 

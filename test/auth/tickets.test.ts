@@ -12,6 +12,8 @@ import { type BareAuth, bareAuth, keyOf, LONGEST_ANSWER_MS, SECRET, STREAM_TTL_M
 const KEYS = [keyOf('a'), keyOf('b', { models: ['small', 'tiny'], requestsPerMinute: 7 })];
 const A: Identity = { owner: 'key:a' };
 const B: Identity = { owner: 'key:b' };
+/** The owner of a ticket of the key `a`. */
+const OF_A = { owner: 'key:a', keyMark: keyOf('a').sha256.slice(0, 12) };
 const STREAM = 'S'.repeat(22);
 /** A token is longer than 4,096 characters as a ticket if it allows this many models. */
 const MANY_MODELS = Array.from({ length: 400 }, (_, i) => `model-${i}`);
@@ -21,7 +23,7 @@ const ask = ({ get }: BareAuth, ticket: string, query = '', headers = {}) =>
 const askTicket = ({ app }: BareAuth, identity: Identity, model?: string, ms?: number) =>
   app.auth.createAskTicket(identity, model, ms).ticket;
 const sign = (ticket: Partial<Ticket> & { kind: string }, secret = SECRET) =>
-  createTickets(Buffer.from(secret)).sign({ expires: Date.now() + 1_000, owner: 'key:a', ...ticket } as Ticket) ?? '';
+  createTickets(Buffer.from(secret)).sign({ expires: Date.now() + 1_000, ...OF_A, ...ticket } as Ticket) ?? '';
 
 t.test('an ask ticket has the permissions that its key has now, and a nonce of its own', async (t) => {
   const service = await bareAuth(t, { keys: KEYS });
@@ -107,6 +109,39 @@ t.test('an ask ticket starts a question for at most a minute, then it can only r
     t.equal(answer.status, status, `an expired ticket with ${name}`);
     if (status === 200) t.match(answer.identity, { owner: 'key:a', ticket: nonce, resumeOnly: true }, 'only resumes');
   }
+  const resumed = async () => (await ask(service, ticket, '&lastEventId=x.1')).status;
+  date.advance(60_000 + STREAM_TTL_MS - 5_000 - 1);
+  t.equal(await resumed(), 200, 'as long as its stream may be kept');
+  date.advance(1);
+  t.equal(await resumed(), 401, 'its stream cannot exist any more');
+});
+
+t.test('a ticket ends with its key, also if another key gets its name', async (t) => {
+  const service = await bareAuth(t, { keys: KEYS });
+  const ticket = askTicket(service, A);
+  const read = `/streams/${STREAM}${service.app.auth.createReadTicketQuery(STREAM, A.owner)}`;
+  const statuses = async () => [
+    (await ask(service, ticket)).status,
+    (await ask(service, ticket, '&lastEventId=x.1')).status,
+    (await service.get(read)).status,
+  ];
+  t.same(await statuses(), [200, 200, 200]);
+  service.reload([{ ...keyOf('a'), sha256: keyOf('other').sha256 }]);
+  t.same(await statuses(), [401, 401, 401], 'a key that replaces a leaked one');
+  service.reload([{ ...keyOf('a', { maxConcurrent: 1 }), sha256: keyOf('a').sha256.toUpperCase() }]);
+  t.same(await statuses(), [200, 200, 200], 'the same key, written in another way and with another limit');
+});
+
+t.test('requests for unknown streams are charged to the ticket, not to its key', async (t) => {
+  const service = await bareAuth(t, { keys: KEYS });
+  const first = (await ask(service, askTicket(service, B))).identity;
+  const second = (await ask(service, askTicket(service, B))).identity;
+  const query = service.app.auth.createReadTicketQuery(STREAM, B.owner);
+  const reader = (await service.get(`/streams/${STREAM}${query}`)).identity;
+  const owners = [first, second, reader].map((identity) => identity?.guesser?.owner);
+  t.equal(new Set([...owners, 'key:b', undefined]).size, 5, 'each ticket has a limit of its own');
+  t.match(first?.guesser, { requestsPerMinute: 10 });
+  t.equal((await service.get('/api', bearer('b'))).identity?.guesser, undefined, 'a key pays for itself');
 });
 
 t.test('a read ticket reads its stream as long as that can be stored, and nothing else', async (t) => {
@@ -193,7 +228,7 @@ t.test('forged and damaged tickets are refused', async (t) => {
 t.test('a ticket is at most 4,096 characters long', async (t) => {
   const service = await bareAuth(t, { keys: KEYS });
   const tickets = createTickets(Buffer.from(SECRET));
-  const base: Ticket = { kind: 'ask', nonce: '', expires: Date.now() + 1_000, owner: 'key:a' };
+  const base: Ticket = { kind: 'ask', nonce: '', expires: Date.now() + 1_000, ...OF_A };
   // Three bytes of JSON become four characters; 44 characters are the dot and the signature.
   const bytes = ((4_096 - 44) / 4) * 3;
   const padded = (length: number): Ticket => ({

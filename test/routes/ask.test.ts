@@ -276,6 +276,26 @@ t.test('a valid x-request-id is kept, an invalid one is replaced', async (t) => 
   t.match(await requestIdFor('x'.repeat(1_000)), /^[0-9a-f-]{36}$/);
 });
 
+t.test('a GET that a gateway repeats under its request id is one question; other questions are others', async (t) => {
+  for (const [trustProxy, callsOfTwo] of [
+    ['1', 1],
+    ['0', 2],
+    ['', 2],
+  ] as const) {
+    const upstream = await startUpstream(t, completeAnswer('x'));
+    const { url } = await serve(t, { env: bellaAt(upstream.url, { TRUST_PROXY: trustProxy }) });
+    const headers = { 'x-request-id': 'same' };
+    const ask = (query: string) => readAll(`${url}/ask/stream?${query}`, { headers });
+    await ask('question=a');
+    await ask('question=a');
+    t.equal(upstream.calls.length, callsOfTwo, `TRUST_PROXY=${trustProxy}`);
+    const other = await ask('question=b');
+    t.equal(other.response.statusCode, 200, 'a caller whose id is passed on may ask several questions under it');
+    t.equal(other.events.at(-1)?.json.type, 'end');
+    t.equal(upstream.calls.length, callsOfTwo + 1);
+  }
+});
+
 t.test('BASE_PATH prefixes every path, and only CORS_ORIGINS get CORS headers', async (t) => {
   const app = await build(t, {
     env: { BASE_PATH: '/sluice', CORS_ORIGINS: 'https://page.example, https://other.example' },
