@@ -3,8 +3,8 @@ import t from 'tap';
 import { until } from './helper.ts';
 import { postJson } from './post-json.ts';
 import { noRedis } from './redis.ts';
-import { startReplicas } from './replicas.ts';
-import { deltaText, open, readAll } from './sse-client.ts';
+import { openStream, startReplicas } from './replicas.ts';
+import { deltaText, open } from './sse-client.ts';
 import { DONE, STOP, sse, text, unfinishedAnswer } from './upstream.ts';
 
 /** Every replica can read, stop and find the streams that another replica produces. */
@@ -21,8 +21,8 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     // On a busy machine, Redis may have counted as unavailable for a moment.
     await until(() => reading.events.findLast(({ json }) => 'resumable' in json)?.json.resumable, 'it is resumable');
     reading.cut();
-    const rest = await open(`${b.url}/ask/stream?question=q`, { headers: { 'last-event-id': last } });
-    const fromStart = await open(`${b.url}${start.url}`, { headers: { 'last-event-id': first } });
+    const rest = await openStream(b, '/ask/stream?question=q', { 'last-event-id': last });
+    const fromStart = await openStream(b, start.url, { 'last-event-id': first });
     const { response } = await upstream.call(1);
     response.write(text('three '));
     await rest.until('delta');
@@ -32,7 +32,8 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     await fromStart.until('end');
     t.equal(deltaText(fromStart), 'one 你好 🚀 three four', 'a resume behind `start` gets every delta');
     await Promise.all([rest.ended, fromStart.ended]);
-    const later = await readAll(`${b.url}${start.url}`);
+    const later = await openStream(b, start.url);
+    await later.ended;
     t.equal(deltaText(later), 'one 你好 🚀 three four', 'a read after the end gets every delta');
     t.equal(later.events.at(-1)?.json.answer, 'one 你好 🚀 three four', 'a read after the end gets `end`');
     t.equal(upstream.calls.length, 1, 'the upstream is called once');
@@ -43,7 +44,7 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
-    const other = await open(`${b.url}${json.url}`);
+    const other = await openStream(b, json.url as string);
     await other.until('delta');
     reading.cut();
     const call = await upstream.call(1);
@@ -64,8 +65,9 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     const reading = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await reading.until('start');
     await reading.until('delta');
-    const stopped = await fetch(`${b.url}${json.url}/stop`, { method: 'POST' });
-    t.equal(stopped.status, 204, 'the stop is accepted');
+    // 503 while Redis counts as unavailable.
+    const stop = async () => (await fetch(`${b.url}${json.url}/stop`, { method: 'POST' })).status === 204;
+    await until(stop, 'the stop is accepted');
     const end = await reading.until('end');
     t.match(end.json, { answer: 'so far', finishReason: 'stopped' }, 'the reader gets `end`');
     await (await upstream.call(1)).closed;
@@ -104,7 +106,7 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     );
     const started = await postJson(`${a.url}/streams`, { question: 'q' });
     const { url } = (await started.json()) as { url: string };
-    const reading = await open(`${b.url}${url}`);
+    const reading = await openStream(b, url);
     reading.response.pause();
     let writtenBefore = -1;
     await until(() => written > 0, 'the upstream has started');
@@ -129,7 +131,7 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     };
     const first = await open(`${a.url}/ui/chat`, { body: chat });
     await first.until('text-delta');
-    const resumed = await open(`${b.url}/ui/chat/chat-1/stream`);
+    const resumed = await openStream(b, '/ui/chat/chat-1/stream');
     await resumed.until('text-delta');
     (await upstream.call(1)).response.end(STOP + DONE);
     await resumed.until('finish');
