@@ -117,11 +117,11 @@ async function prepare(run: Run, { owner, model, route, key, resumable }: Ask, n
     case 'get':
       return get(idempotencyKey ? `&key=${idempotencyKey}` : '', bearer(ownerKey));
     case 'post':
-      return post('/ask/stream', { question, resumable, maxTokens: 98 });
+      return post('/ask/stream', { question, resumable });
     case 'v1':
-      return post('/v1/chat/completions', { messages, stream: true, max_tokens: 98 });
+      return post('/v1/chat/completions', { messages, stream: true });
     case 'v1 whole':
-      return post('/v1/chat/completions', { messages, max_tokens: 98 });
+      return post('/v1/chat/completions', { messages });
     case 'ui':
       return post('/ui/chat', {
         id: 'c',
@@ -129,7 +129,7 @@ async function prepare(run: Run, { owner, model, route, key, resumable }: Ask, n
         messages: [{ id: 'm', role: 'user', parts: [{ type: 'text', text: question }] }],
       });
     case 'streams':
-      return post('/streams', { question, maxTokens: 98 });
+      return post('/streams', { question });
     case 'ticket': {
       const { app } = run.services[0] as Service;
       const options = { method: 'POST', url: '/tickets', headers: bearer(ownerKey), payload: {} } as const;
@@ -187,6 +187,9 @@ async function playStep(run: Run, step: Step): Promise<void> {
   }
 }
 
+/** More than the steps in which a question waits for the store before it counts as running. */
+const MAX_STORE_STEPS = 10;
+
 /** Ends everything that runs, and waits until every request is answered. */
 async function settle(run: Run, advance?: () => void): Promise<void> {
   await until(() => {
@@ -197,6 +200,11 @@ async function settle(run: Run, advance?: () => void): Promise<void> {
   // A client that has left sees its connection closed before the service has read the request.
   for (const { app } of run.services)
     await until(async () => (await openConnections(app)) === 0, 'no connection is open');
+  // Its question may still wait for the store.
+  for (let i = 0; i < MAX_STORE_STEPS; i++) {
+    for (const { app } of run.services) await app.cluster?.connection.run((client) => client.ping());
+    await turn();
+  }
   await endAll(run.services, advance);
 }
 

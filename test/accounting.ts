@@ -14,7 +14,7 @@ export const LIMITS = {
   provider: { m1: 3, m2: 4 },
   /** Limits of the two owners of each run. */
   a: { maxConcurrent: 3, tokensPerMinute: 1_000_000 },
-  b: { maxConcurrent: 2, tokensPerMinute: 2_000 },
+  b: { maxConcurrent: 2, tokensPerMinute: 6_000 },
 };
 export type OwnerName = 'a' | 'b';
 export type Model = 'm1' | 'm2' | 'm12';
@@ -24,6 +24,10 @@ const COUNTER = 'counter';
 /** Every question has this length, so that every prompt is estimated at the same number of tokens. */
 const QUESTION_CHARS = 6;
 const PROMPT_TOKENS = 2;
+/** Charged for a question whose answer ends without a count: no question of the property limits its answer. */
+const ESTIMATE = PROMPT_TOKENS + 1_024;
+/** Outcomes of calls that the provider did not begin to answer. */
+const UNANSWERED = ['upstream_rejected', 'upstream_failed', 'upstream_rate_limited'];
 
 /** One running call of a provider. */
 export interface Call {
@@ -100,6 +104,7 @@ export interface Service {
 interface Ended {
   readonly stream: string;
   readonly characters: number;
+  readonly outcome: string;
   readonly usage?: Usage;
 }
 
@@ -200,7 +205,9 @@ export async function chargedTokens(services: readonly Service[], owner: string)
   const ended = services.flatMap(({ app, ends }) => ends.map((end) => ({ app, end })));
   for (const { app, end } of ended) {
     if ((await app.streams.find(end.stream, { owner: `key:${owner}` })) === undefined) continue;
-    sum += end.usage?.totalTokens ?? PROMPT_TOKENS + Math.ceil(end.characters / 4);
+    const isFree = end.characters === 0 && UNANSWERED.includes(end.outcome);
+    const byLength = isFree ? 0 : Math.max(ESTIMATE, PROMPT_TOKENS + Math.ceil(end.characters / 4));
+    sum += end.usage?.totalTokens ?? byLength;
   }
   return sum;
 }

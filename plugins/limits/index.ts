@@ -5,7 +5,8 @@ import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
 import { createRateLimiter, type RateLimiter } from './rate.ts';
-import { estimateTokens, usedTokens } from './tokens.ts';
+import { createTokenLimiter } from './token-limiter.ts';
+import { chargedTokens, estimateTokens } from './tokens.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -17,7 +18,8 @@ declare module 'fastify' {
 export interface Reservation {
   /**
    * Releases the slot and charges the tokens that were used instead of the estimate. Call once.
-   * @param characters length of the answer; stands in for a token count that the provider did not send
+   * @param usage tokens as the provider counted them; without a count the estimate is charged, or more if the answer is longer
+   * @param characters length of the answer
    */
   settle(usage: Usage | undefined, characters: number): void;
 }
@@ -51,13 +53,14 @@ export default fp<LimitsOptions>(
     const { cluster, metrics } = fastify;
     const onDegraded = () => metrics.limiterDegraded.inc();
     const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
-    /** One limiter for each kind and limit. A limiter counts by owner. */
-    const rateLimiters = new Map<string, RateLimiter>();
-    const rateLimiter = (kind: string, points: number) => {
-      const name = `${kind} ${points}`;
+    const tokenLimiter = createTokenLimiter({ cluster, expectedReplicas, onDegraded });
+    /** One limiter for each limit. A limiter counts by owner. */
+    const requestLimiters = new Map<number, RateLimiter>();
+    const requestLimiter = (points: number) => {
       const limiter =
-        rateLimiters.get(name) ?? createRateLimiter({ kind, points, cluster, expectedReplicas, onDegraded });
-      rateLimiters.set(name, limiter);
+        requestLimiters.get(points) ??
+        createRateLimiter({ kind: 'requests', points, cluster, expectedReplicas, onDegraded });
+      requestLimiters.set(points, limiter);
       return limiter;
     };
 
@@ -69,7 +72,7 @@ export default fp<LimitsOptions>(
     const limits: Limits = {
       async countRequest({ owner, requestsPerMinute }, reply) {
         if (requestsPerMinute === undefined) return;
-        const limiter = rateLimiter('requests', requestsPerMinute);
+        const limiter = requestLimiter(requestsPerMinute);
         const { passed, remainingPoints, msBeforeNext } = await limiter.consume(owner, 1);
         reply.header('ratelimit-limit', requestsPerMinute);
         reply.header('ratelimit-remaining', remainingPoints);
@@ -80,28 +83,25 @@ export default fp<LimitsOptions>(
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
       async reserveGeneration({ owner, maxConcurrent, tokensPerMinute }, prompt) {
-        const tokenLimiter = tokensPerMinute === undefined ? undefined : rateLimiter('tokens', tokensPerMinute);
         if (maxConcurrent !== undefined && !(await concurrency.reserve(owner, maxConcurrent))) {
           throw limited('concurrent', CONCURRENCY_RETRY_MS);
         }
         const release = () => {
           if (maxConcurrent !== undefined) concurrency.release(owner);
         };
+        if (tokensPerMinute === undefined) return { settle: release };
         // A question that is larger than the limit is allowed and uses all tokens of the minute.
-        const estimate = Math.min(estimateTokens(prompt), tokensPerMinute ?? 0);
-        const charge = await tokenLimiter?.consume(owner, estimate);
-        if (charge?.passed === false) {
-          charge.adjust(-estimate);
+        const estimate = Math.min(estimateTokens(prompt), tokensPerMinute);
+        const { passed, retryAfterMs, adjust } = await tokenLimiter.charge(owner, tokensPerMinute, estimate);
+        if (!passed) {
           release();
-          throw limited('tokens', charge.msBeforeNext);
+          throw limited('tokens', retryAfterMs);
         }
-        const windowEnds = Date.now() + (charge?.msBeforeNext ?? 0);
         return {
           settle(usage, characters) {
             release();
-            const difference = usedTokens(usage, prompt, characters) - estimate;
-            // A later minute was not charged with the estimate, so nothing is given back there.
-            if (difference > 0 || (difference < 0 && Date.now() < windowEnds)) charge?.adjust(difference);
+            const difference = chargedTokens(usage, prompt, characters, estimate) - estimate;
+            if (difference !== 0) adjust(difference);
           },
         };
       },

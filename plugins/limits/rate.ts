@@ -1,7 +1,7 @@
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
 import type { Cluster } from '../redis/index.ts';
 
-/** Limits points per minute and owner, across all replicas. A request is one point; a token is one point. */
+/** Limits points per minute and owner, across all replicas. */
 export interface RateLimiter {
   consume(owner: string, points: number): Promise<RateResult>;
 }
@@ -11,11 +11,6 @@ export interface RateResult {
   readonly remainingPoints: number;
   /** Milliseconds until the window ends. */
   readonly msBeforeNext: number;
-  /**
-   * Charges more points, even beyond the limit, or gives negative points back. Points are given back only to
-   * the counter that was charged: the local one, or the one in Redis.
-   */
-  adjust(points: number): void;
 }
 
 export interface RateLimiterOptions {
@@ -49,26 +44,14 @@ export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
       return call(shared);
     });
 
-  // A negative penalty gives points back.
-  const consumeLocal = async (owner: string, wanted: number): Promise<RateResult> => ({
-    ...(await consumePoints(local, owner, wanted)),
-    adjust: (difference) => void local.penalty(owner, difference),
-  });
-
   return {
     async consume(owner, wanted) {
-      if (cluster === undefined) return consumeLocal(owner, wanted);
+      if (cluster === undefined) return consumePoints(local, owner, wanted);
       try {
-        const result = await runShared(cluster, (limiter) => consumePoints(limiter, owner, wanted));
-        const adjust = (difference: number) => {
-          runShared(cluster, (limiter) => limiter.penalty(owner, difference)).catch(() => {
-            if (difference > 0) void local.penalty(owner, difference);
-          });
-        };
-        return { ...result, adjust };
+        return await runShared(cluster, (limiter) => consumePoints(limiter, owner, wanted));
       } catch {
         onDegraded();
-        return consumeLocal(owner, wanted);
+        return consumePoints(local, owner, wanted);
       }
     },
   };
@@ -76,7 +59,7 @@ export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
 
 type Counter = RateLimiterMemory | RateLimiterRedis;
 
-async function consumePoints(counter: Counter, owner: string, points: number): Promise<Omit<RateResult, 'adjust'>> {
+async function consumePoints(counter: Counter, owner: string, points: number): Promise<RateResult> {
   try {
     return { passed: true, ...remainder(await counter.consume(owner, points)) };
   } catch (result) {

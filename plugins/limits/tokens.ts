@@ -16,11 +16,16 @@ export function estimateTokens(prompt: Prompt): number {
   return estimatePromptTokens(prompt) + (prompt.maxTokens ?? DEFAULT_ANSWER_TOKENS);
 }
 
-/** Returns the used tokens: as the provider counted them, else by the length of prompt and answer. */
-export function usedTokens(usage: Usage | undefined, prompt: Prompt, characters: number): number {
+/**
+ * Returns the tokens to charge: as the provider counted them. Without a count at least the estimate is charged,
+ * because nobody knows how much hidden reasoning an answer had that was left or stopped.
+ */
+export function chargedTokens(usage: Usage | undefined, prompt: Prompt, characters: number, estimate: number): number {
   const { inputTokens, outputTokens, totalTokens } = usage ?? {};
   if (totalTokens !== undefined) return totalTokens;
-  return (inputTokens ?? estimatePromptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN));
+  const ofAnswer = outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN);
+  const sum = (inputTokens ?? estimatePromptTokens(prompt)) + ofAnswer;
+  return outputTokens === undefined ? Math.max(estimate, sum) : sum;
 }
 
 function estimatePromptTokens({ messages, tools = [] }: Prompt): number {

@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
+import { ProviderError } from '../../providers/errors.ts';
 import type { AnswerPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
@@ -36,6 +37,18 @@ export interface GenerationStarterOptions {
   readonly maxChars: number;
 }
 
+/** Codes of calls that a provider has not begun to answer, so that it bills nothing. */
+const UNANSWERED: ReadonlySet<unknown> = new Set([
+  'upstream_unreachable',
+  'upstream_rate_limited',
+  'upstream_rejected',
+  'upstream_failed',
+]);
+
+function wasRefused(fault: unknown): boolean {
+  return fault instanceof ProviderError && UNANSWERED.has(fault.code);
+}
+
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
   const { clock, metrics, llm, admission, states, maxChars } = options;
   return ({ log, route, prompt, logger, reservation, partialAnswer }) => {
@@ -53,7 +66,9 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       },
       onEnd(terminal, fault) {
         admission.release(id);
-        reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
+        const isFree = log.length === 0 && wasRefused(fault);
+        const usage = terminal.type === 'end' ? terminal.usage : undefined;
+        reservation?.settle(isFree ? { totalTokens: 0 } : usage, log.length);
         report.onEnd(terminal, fault);
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },

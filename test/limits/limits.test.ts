@@ -101,10 +101,12 @@ const CHARGES: [name: string, usage: Usage | undefined, characters: number, toke
   ['the total of the provider', { totalTokens: 70, inputTokens: 1, outputTokens: 2 }, 4_000, 70],
   ['input and output tokens of the provider', { inputTokens: 30, outputTokens: 50 }, 4_000, 80],
   ['output tokens of the provider and the length of the prompt', { outputTokens: 50 }, 4_000, 51],
-  ['input tokens of the provider and the length of the answer', { inputTokens: 30 }, 400, 130],
-  ['the length of prompt and answer', undefined, 400, 101],
-  ['an answer of one character as one token', undefined, 1, 2],
-  ['only the prompt if there is no answer', undefined, 0, 1],
+  ['input tokens of the provider and the length of a long answer', { inputTokens: 30 }, 2_000, 530],
+  ['the length of prompt and answer, if that is more than the estimate', undefined, 2_001, 502],
+  ['the estimate without a count', undefined, 400, 200],
+  ['the estimate without a count of the answer', { inputTokens: 30 }, 400, 200],
+  ['the estimate without an answer', undefined, 0, 200],
+  ['one token, if the provider says so', { totalTokens: 1 }, 400, 1],
   ['more than the estimate', { totalTokens: 900 }, 0, 900],
 ];
 for (const [name, usage, characters, tokens] of CHARGES) {
@@ -142,6 +144,54 @@ t.test(
     t.equal(await fits(owner, 601), false, 'exactly');
   },
 );
+
+t.test('use beyond the limit is carried over, and each minute pays off as much as the limit', async (t) => {
+  const date = manualDate(t);
+  const { reserve, fits } = await bareLimits(t);
+  const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+  (await reserve(owner, 100)).settle({ totalTokens: 3_500 }, 0);
+  t.match(await refusal(reserve(owner, 1)), { retryAfterMs: 3 * MINUTE_MS }, 'three minutes for one token');
+  t.match(await refusal(reserve(owner, 500)), { retryAfterMs: 3 * MINUTE_MS }, 'for all that fit then');
+  t.match(await refusal(reserve(owner, 501)), { retryAfterMs: 4 * MINUTE_MS }, 'and four minutes for more');
+  t.equal(await fits({ ...owner, owner: 'b' }, 1_000), true, 'another owner is not affected');
+  date.advance(3 * MINUTE_MS - 1);
+  t.match(await refusal(reserve(owner, 500)), { retryAfterMs: 1 }, 'a millisecond before');
+  date.advance(1);
+  t.equal(await fits(owner, 500), true);
+  t.equal(await fits(owner, 501), false, 'exactly');
+  date.advance(10 * MINUTE_MS);
+  t.equal(await fits(owner, 1_000), true, 'the whole limit');
+  await reserve(owner, 1_000);
+  t.equal(await fits(owner, 1), false, 'unused tokens of earlier minutes are not saved up');
+});
+
+t.test('a clock that is set back prolongs no minute, and one that is set forward pays off once', async (t) => {
+  const date = manualDate(t);
+  const { reserve, fits } = await bareLimits(t);
+  const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+  await reserve(owner, 1_000);
+  date.advance(-3_600_000);
+  t.match(await refusal(reserve(owner, 1)), { retryAfterMs: MINUTE_MS });
+  date.advance(MINUTE_MS);
+  await reserve(owner, 1_000);
+  date.advance(3_600_000);
+  await reserve(owner, 1_000);
+  t.equal(await fits(owner, 1), false);
+});
+
+t.test('owners without a debt are forgotten, others are not', async (t) => {
+  const date = manualDate(t);
+  const { reserve, fits } = await bareLimits(t);
+  const ownerOf = (i: number): Identity => ({ owner: `o${i}`, tokensPerMinute: 1_000 });
+  (await reserve(ownerOf(0), 1)).settle({ totalTokens: 5_000 }, 0);
+  for (let i = 1; i < 3_000; i++) {
+    await reserve(ownerOf(i), 1_000);
+    if (i % 500 === 0) date.advance(MINUTE_MS / 2);
+  }
+  t.equal(await fits(ownerOf(0), 1), false, 'a debt of five minutes');
+  t.equal(await fits(ownerOf(2_999), 1), false, 'the last owner');
+  t.equal(await fits(ownerOf(1), 1_000), true);
+});
 
 t.test('tokens are given back within the minute that was charged, however late in it', async (t) => {
   const date = manualDate(t);

@@ -88,6 +88,34 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     t.equal(await b.fits({ owner: 'b', tokensPerMinute: 500 }, 500), true, 'and gives all of it back');
   });
 
+  t.test('use beyond the limit is carried over on every replica', async (t) => {
+    const { redis, a, b, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+    const retryAfterMs = async (tokens = 1) =>
+      ((await refusal(b.reserve(owner, tokens))) as { retryAfterMs: number }).retryAfterMs;
+    (await a.reserve(owner, 100)).settle({ totalTokens: 2_500 }, 0);
+    await settled();
+    // The minute began with the first charge, a moment ago.
+    t.equal(Math.ceil((await retryAfterMs()) / 60_000), 2);
+    t.equal(Math.ceil((await retryAfterMs(501)) / 60_000), 3);
+    t.equal(Math.ceil((await redis.client.pttl('p:limit:tokens:a')) / 60_000), 3, 'kept until it is paid off');
+
+    const now = async () => {
+      const [seconds, micros] = await redis.client.time();
+      return Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000);
+    };
+    await redis.client.hset('p:limit:tokens:a', 'ends', (await now()) - 60_000);
+    t.equal(await b.fits(owner, 500), true, 'two minutes later');
+    t.equal(await a.fits(owner, 501), false, 'exactly');
+    await redis.client.hset('p:limit:tokens:a', 'ends', (await now()) - 60_000);
+    t.equal(await b.fits(owner, 1_000), true, 'everything is paid off, and nothing is saved up');
+    t.equal(await b.fits(owner, 1_000), true);
+    await a.reserve(owner, 1_000);
+    await redis.client.hset('p:limit:tokens:a', 'ends', (await now()) + 3_600_000);
+    t.ok((await retryAfterMs()) <= 60_000, 'a clock that was set back prolongs no minute');
+    t.ok(Number(await redis.client.hget('p:limit:tokens:a', 'ends')) <= (await now()) + 60_000);
+  });
+
   t.test('requestsPerMinute counts on both replicas', async (t) => {
     const { a, b } = await startReplicas(t);
     const owner: Identity = { owner: 'a', requestsPerMinute: 3, tokensPerMinute: 3 };

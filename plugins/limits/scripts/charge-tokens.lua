@@ -1,0 +1,33 @@
+-- Charges tokens to an owner, whose use may exceed the limit. Every minute pays off as many tokens as the limit.
+--
+-- KEYS[1]  hash: used tokens that are not paid off, and the end of the current minute in milliseconds
+-- ARGV[1]  limit: tokens per minute
+-- ARGV[2]  tokens to charge; negative ones are given back
+-- ARGV[3]  1 to charge them only if they fit into the limit, 0 to charge them in any case
+--
+-- Returns {1 if the tokens were charged, else 0; milliseconds until they fit}.
+
+local use_key = KEYS[1]
+local limit, tokens, is_strict = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local minute_ms = 60000
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local stored = redis.call('HMGET', use_key, 'used', 'ends')
+local used = tonumber(stored[1]) or 0
+-- After a clock was set back, a minute must not last for longer than a minute.
+local ends = math.min(tonumber(stored[2]) or now + minute_ms, now + minute_ms)
+if now >= ends then
+  local minutes = math.floor((now - ends) / minute_ms) + 1
+  used = math.max(0, used - minutes * limit)
+  ends = ends + minutes * minute_ms
+end
+
+local excess = used + tokens - limit
+local is_charged = not is_strict or excess <= 0
+if is_charged then used = math.max(0, used + tokens) end
+redis.call('HSET', use_key, 'used', used, 'ends', ends)
+-- It expires when everything is paid off.
+redis.call('PEXPIRE', use_key, ends - now + (math.max(1, math.ceil(used / limit)) - 1) * minute_ms)
+if is_charged then return {1, 0} end
+return {0, ends - now + (math.ceil(excess / limit) - 1) * minute_ms}
