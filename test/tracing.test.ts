@@ -220,7 +220,7 @@ t.test('exports that fail are logged once, without the address, and then their r
     );
   const [refused, withoutScheme] = await Promise.all([
     run(`http://user:SECRET@127.0.0.1:${port}`),
-    run(`127.0.0.1:${port}`),
+    run(`localhost:${port}`),
   ]);
   const linesOf = (server: typeof refused, text: string) =>
     server.lines.filter(({ msg }) => String(msg).startsWith(text));
