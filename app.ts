@@ -101,6 +101,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(providers, {
     entries: settings.providers,
     overrides: overrides.providers,
+    proxy: settings.proxy,
     connections: maxGenerations,
     highWaterMark,
     connectTimeoutMs: deadlines.connectMs,

@@ -40,18 +40,28 @@ export const STREAM_COUNTS: readonly number[] = [1, 10, 100, 500, 1_000, 2_500, 
 
 let lastId = 0;
 
-/** Asks one question with a new id. */
+/**
+ * Asks one question with a new id.
+ * @param cutAfter number of tokens after which the upstream cuts the connection; undefined for a whole answer
+ */
 export function startStream(
   system: SystemUnderTest,
   upstream: Upstream,
   tokens: number,
   gapMs: number,
+  cutAfter?: number,
 ): OpenStream & { id: string } {
   const id = `s${++lastId}`;
   const sentAt = new Float64Array(tokens);
   upstream.sentAt.set(id, sentAt);
+  if (cutAfter !== undefined) upstream.cutAfter.set(id, cutAfter);
   const stream = openStream(system.url, { id, tokens, gapMs }, sentAt);
-  void stream.done.catch(() => {}).finally(() => upstream.sentAt.delete(id));
+  void stream.done
+    .catch(() => {})
+    .finally(() => {
+      upstream.sentAt.delete(id);
+      upstream.cutAfter.delete(id);
+    });
   return { ...stream, id };
 }
 

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 
 /** The process that a benchmark measures. Pinned to CPU 0 if `taskset` is available. */
@@ -11,6 +11,10 @@ export interface SystemUnderTest {
   cpuSeconds(): number;
   /** Returns the resident memory in bytes; NaN without /proc. */
   rssBytes(): number;
+  /** Returns the number of open descriptors; NaN without /proc. */
+  descriptors(): number;
+  /** Collects garbage and returns the bytes in use on the heap; NaN if the system was not started with `watchHeap`. */
+  heapBytes(): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -37,14 +41,21 @@ export const sluiceEnv = (upstreamUrl: string): Record<string, string> => ({
 
 /**
  * Starts a Node script on a free port and waits until `GET /livez` answers.
+ * @param watchHeap true to load `heap-probe.js` into the process, so that its heap can be measured
  * @throws Error if the process exits, or does not answer within about ten seconds
  */
-export async function startSystem(name: string, script: string, env: Record<string, string>): Promise<SystemUnderTest> {
+export async function startSystem(
+  name: string,
+  script: string,
+  env: Record<string, string>,
+  watchHeap = false,
+): Promise<SystemUnderTest> {
   const port = await freePort();
-  const [command, ...args] = [...PIN_COMMAND, process.execPath, script];
+  const probe = watchHeap ? ['--import', new URL('heap-probe.js', import.meta.url).href] : [];
+  const [command, ...args] = [...PIN_COMMAND, process.execPath, ...probe, script];
   const child: ChildProcess = spawn(command as string, args, {
     env: { ...process.env, ...env, PORT: String(port) },
-    stdio: ['ignore', 'ignore', 'inherit'],
+    stdio: ['ignore', 'ignore', 'inherit', ...(watchHeap ? (['ipc'] as const) : [])],
   });
   const url = `http://127.0.0.1:${port}`;
   for (let tries = 0; ; tries++) {
@@ -72,6 +83,19 @@ export async function startSystem(name: string, script: string, env: Record<stri
       return (Number(fields?.[11]) + Number(fields?.[12])) / TICKS_PER_SECOND;
     },
     rssBytes: () => Number(/VmRSS:\s+(\d+)/.exec(readProc('status'))?.[1]) * 1024,
+    descriptors() {
+      try {
+        return readdirSync(`/proc/${child.pid}/fd`).length;
+      } catch {
+        return Number.NaN;
+      }
+    },
+    async heapBytes() {
+      if (!watchHeap || !child.connected) return Number.NaN;
+      child.send('heap');
+      const [bytes] = await once(child, 'message');
+      return bytes as number;
+    },
     async stop() {
       child.kill('SIGTERM');
       await once(child, 'close');

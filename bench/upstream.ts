@@ -8,6 +8,8 @@ export interface Upstream {
   readonly url: string;
   /** By question id: the time at which each token was written, in `performance.now()` milliseconds. */
   readonly sentAt: Map<string, Float64Array>;
+  /** By question id: the number of tokens after which the connection is cut. */
+  readonly cutAfter: Map<string, number>;
   /** Called with the id of a question whose connection closes before the end of the answer. */
   onAborted: (id: string) => void;
   close(): void;
@@ -15,6 +17,7 @@ export interface Upstream {
 
 export async function startUpstream(): Promise<Upstream> {
   const sentAt = new Map<string, Float64Array>();
+  const cutAfter = new Map<string, number>();
   const server: Server = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
@@ -23,6 +26,7 @@ export async function startUpstream(): Promise<Upstream> {
     const { id, tokens, gapMs } = question;
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     const times = sentAt.get(id);
+    const cutAt = cutAfter.get(id) ?? Number.POSITIVE_INFINITY;
     let nextToken = 0;
     const startedAt = performance.now();
     const write = (endToken: number): void => {
@@ -32,6 +36,7 @@ export async function startUpstream(): Promise<Upstream> {
         if (times) times[nextToken] = now;
         hasRoom = response.write(chunkOf(tokenAt(nextToken)));
       }
+      if (nextToken >= cutAt) return void setImmediate(() => response.destroy());
       if (nextToken >= tokens) response.end(FINAL_EVENTS);
     };
     const dueTokens = () =>
@@ -50,6 +55,7 @@ export async function startUpstream(): Promise<Upstream> {
   const upstream: Upstream = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     sentAt,
+    cutAfter,
     onAborted: () => {},
     close() {
       server.closeAllConnections();

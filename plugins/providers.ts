@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
+import { chooseProxy } from '../providers/proxy.ts';
 import { isSelfHosted, PROVIDER_TYPES, resolveBaseUrl } from '../providers/registry.ts';
 import type { Provider } from '../providers/types.ts';
 import type { Config } from './config/index.ts';
@@ -16,6 +17,8 @@ export interface ProvidersOptions {
   readonly entries: Config['providers'];
   /** Providers that replace configured ones of the same name; for tests. */
   readonly overrides?: Readonly<Record<string, Provider>> | undefined;
+  /** Proxies of providers that have none of their own. */
+  readonly proxy?: Config['proxy'];
   /** Sockets per provider. At least the number of generations: a call that waits for a socket misses its deadlines. */
   readonly connections: number;
   /** Bytes of a response body that may be buffered. */
@@ -44,7 +47,7 @@ export default fp<ProvidersOptions>(
 function createProvider(
   name: string,
   entry: Config['providers'][string],
-  options: CommonOptions,
+  { proxy, ...options }: CommonOptions,
   { clock, metrics, load, log }: Pick<FastifyInstance, 'clock' | 'metrics' | 'load' | 'log'>,
 ): Provider {
   const type = PROVIDER_TYPES[entry.type];
@@ -61,6 +64,7 @@ function createProvider(
     sampling: entry.sampling,
     settings: { defaults: entry.defaults, drop: entry.drop, forward: entry.forward },
     allowPrivate: entry.allowPrivate,
+    proxyUrl: type.embedded ? undefined : chooseProxy(baseUrl, entry.proxy, proxy),
     checkUrls: !type.embedded && !entry.allowPrivate && isSelfHosted(type, baseUrl),
     now: clock.now,
     onCooldown(reason, isFirst) {

@@ -5,6 +5,7 @@ import { createChecker, deltaOf } from '../bench/client.ts';
 import { expectedAnswer, parseQuestion, questionText } from '../bench/question.ts';
 import { markdown, plot } from '../bench/report.ts';
 import { measureCancellation, quantiles, runLoad } from '../bench/scenarios.ts';
+import { findFaults, runSoak, trend } from '../bench/soak-run.ts';
 import type { SystemUnderTest } from '../bench/system-under-test.ts';
 import { startUpstream } from '../bench/upstream.ts';
 import { bellaAt, serve } from './helper.ts';
@@ -18,6 +19,8 @@ const systemAt = (url: string): SystemUnderTest => ({
   url,
   cpuSeconds: () => 0,
   rssBytes: () => 0,
+  descriptors: () => Number.NaN,
+  heapBytes: async () => Number.NaN,
   stop: async () => {},
 });
 
@@ -91,6 +94,34 @@ t.test('a load succeeds, also through a proxy, and fails if an answer is altered
   await t.rejects(runLoad(systemAt(altered), upstream, LOAD), /differs/, 'an altered answer');
   const cut = await proxy(t, upstream.url, (text) => text.replaceAll(/data: .*token.*\n\n/g, ''));
   await t.rejects(runLoad(systemAt(cut), upstream, LOAD), /differs|characters/, 'an answer without deltas');
+});
+
+t.test('a soak notices wrong answers, leftovers and slopes', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const { url } = await serve(t, { env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0' }) });
+  const options = { streams: 10, durationMs: 1_200, sampleMs: 100, settleMs: 10_000 };
+  const result = await runSoak(systemAt(url), upstream, options);
+  t.same(findFaults(result), [], 'a short soak has no fault');
+  t.equal(result.complete + result.left + result.cut, result.questions, 'every question is counted');
+  t.equal(result.samples.length, 12);
+
+  const altered = await proxy(t, url, (text) => text.replace('"content":" world"', '"content":" wurld"'));
+  const wrong = await runSoak(systemAt(altered), upstream, { ...options, durationMs: 300, settleMs: 0 });
+  t.match(findFaults(wrong).join(), /wrong answers: .*differs/, 'an altered text');
+
+  const flat = Array.from({ length: 20 }, (_, i) => 50e6 + (i % 3) * 1e6);
+  t.ok(Math.abs(trend(flat).growth) < 1e6, 'noise has no slope');
+  t.equal(Math.round(trend([1, 2, 3, 4]).growth), 3, 'the growth of a line');
+  const sampleAt = (heapBytes: number, descriptors: number) => ({ ...result.samples[0], heapBytes, descriptors });
+  const faultsOf = (change: object) => findFaults({ ...result, ...change } as typeof result).join();
+  t.equal(faultsOf({ samples: flat.map((heap) => sampleAt(heap, 200)) }), '', 'no slope');
+  t.match(faultsOf({ samples: flat.map((heap, i) => sampleAt(heap + i * 1e6, 200)) }), /heapBytes grow/, 'heap');
+  t.match(faultsOf({ samples: flat.map((heap, i) => sampleAt(heap, 200 + i * 4)) }), /descriptors grow/, 'descriptors');
+  const after = { ...result.after, generations: 1, readers: Number.NaN, keys: 2, descriptors: 99 };
+  const faults = faultsOf({ after, before: { ...result.before, descriptors: 30 }, cut: 0 });
+  for (const fault of ['generations at', 'readers at', 'keys at', 'descriptors at', 'no answer was cut'])
+    t.match(faults, fault);
 });
 
 t.test('the report has a row for every load and no missing number', async (t) => {

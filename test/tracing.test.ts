@@ -201,3 +201,46 @@ t.test('pending spans are exported before the process exits', async (t) => {
   t.equal(await server.exit, 0, 'exit code');
   t.equal(collector.spans.length, 2, 'both spans are exported');
 });
+
+t.test('exports that fail are logged once, without the address, and then their recovery', async (t) => {
+  const upstream = await startUpstream(t, completeAnswer('x'));
+  const collector = createServer((request, response) => request.resume().on('end', () => response.end('{}')));
+  collector.listen(0, '127.0.0.1');
+  await once(collector, 'listening');
+  const { port } = collector.address() as AddressInfo;
+  await new Promise((resolve) => collector.close(resolve));
+  const run = (endpoint: string) =>
+    runServer(
+      t,
+      bellaAt(upstream.url, {
+        OTEL_EXPORTER_OTLP_ENDPOINT: endpoint,
+        OTEL_EXPORTER_OTLP_TIMEOUT: '100',
+        OTEL_BSP_SCHEDULE_DELAY: '20',
+      }),
+    );
+  const [refused, withoutScheme] = await Promise.all([
+    run(`http://user:SECRET@127.0.0.1:${port}`),
+    run(`localhost:${port}`),
+  ]);
+  const linesOf = (server: typeof refused, text: string) =>
+    server.lines.filter(({ msg }) => String(msg).startsWith(text));
+  for (const server of [refused, withoutScheme]) {
+    const ask = () => readAll(`${server.url}/ask/stream?question=q`);
+    await ask();
+    await until(() => linesOf(server, 'traces cannot be exported').length > 0, 'the failure is logged');
+    await ask();
+    t.notMatch(JSON.stringify(server.lines), /SECRET/);
+  }
+  t.match(linesOf(refused, 'traces cannot be exported')[0], { level: 50, reason: 'ECONNREFUSED' });
+  collector.listen(port, '127.0.0.1');
+  t.teardown(() => {
+    collector.closeAllConnections();
+    collector.close();
+  });
+  await until(async () => {
+    await readAll(`${refused.url}/ask/stream?question=again`);
+    return linesOf(refused, 'traces are exported again').length > 0;
+  }, 'the recovery is logged');
+  t.equal(linesOf(refused, 'traces cannot be exported').length, 1);
+  t.equal(linesOf(withoutScheme, 'traces cannot be exported').length, 1);
+});

@@ -2,7 +2,7 @@ import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import type { FastifyBaseLogger } from 'fastify';
 import { createLocalJWKSet, errors, type JSONWebKeySet, type JWTVerifyGetKey } from 'jose';
-import { lookupAllowedHost } from '../../providers/addresses.ts';
+import { createAllowedLookup } from '../../providers/addresses.ts';
 
 /** The key set of the issuer cannot be fetched. Not the fault of the caller. */
 export class KeySetUnavailable extends Error {
@@ -78,11 +78,11 @@ function createKeySet(url: string, { now, log }: KeySetOptions): JWTVerifyGetKey
 
   const onFailed = (error: unknown) => {
     if (!isFailing) {
-      const { code, name } = error as NodeJS.ErrnoException;
+      const { reason, code, name } = error as NodeJS.ErrnoException & { reason?: string };
       const consequence = isUsable()
         ? 'its last key set is used for up to one hour'
         : 'requests with tokens are refused';
-      log.warn({ reason: code ?? name }, `key set of the token issuer unavailable; ${consequence}`);
+      log.warn({ reason: reason ?? code ?? name }, `key set of the token issuer unavailable; ${consequence}`);
     }
     isFailing = true;
   };
@@ -115,7 +115,7 @@ function fetchKeySet(url: string): Promise<JSONWebKeySet> {
   const request = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
     const headers = { accept: 'application/jwk-set+json, application/json', connection: 'close' };
-    const outgoing = request(url, { signal, headers, lookup: lookupAllowedHost, agent: false }, (response) => {
+    const outgoing = request(url, { signal, headers, lookup: createAllowedLookup(), agent: false }, (response) => {
       const fail = (code: string) => {
         response.destroy();
         reject(Object.assign(new Error('the key set cannot be read'), { code }));

@@ -1,14 +1,21 @@
 import { isIP } from 'node:net';
 import { isForbiddenHost } from '../../providers/addresses.ts';
+import { isProxyUrl } from '../../providers/proxy.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { createModelRoutes } from './model-routes.ts';
 import type { Config } from './schema.ts';
+
+const NO_PROXY_URL = 'must be the http: or https: URL of a proxy, with special characters percent-encoded';
 
 /** Returns the problems that a schema cannot find: names that are not defined, and settings that exclude each other. */
 export function findCrossReferenceProblems(config: Config): string[] {
   const problems: string[] = [];
   for (const address of Array.isArray(config.trustProxy) ? config.trustProxy : []) {
     if (!isAddress(address)) problems.push('TRUST_PROXY: must be a number of hops or a list of addresses');
+  }
+  for (const name of ['https', 'http'] as const) {
+    const url = config.proxy?.[name];
+    if (url !== undefined && !isProxyUrl(url)) problems.push(`${name.toUpperCase()}_PROXY: ${NO_PROXY_URL}`);
   }
   problems.push(...findAuthProblems(config), ...findUnknownModels(config));
   const providersWithModels = new Set<string>();
@@ -19,6 +26,7 @@ export function findCrossReferenceProblems(config: Config): string[] {
       problems.push(
         `providers.${name}.baseUrl: is a link-local or metadata address; set allowPrivate: true if it is meant`,
       );
+    if (provider.proxy && !isProxyUrl(provider.proxy)) problems.push(`providers.${name}.proxy: ${NO_PROXY_URL}`);
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
       problems.push(

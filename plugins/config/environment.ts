@@ -33,6 +33,9 @@ const SETTINGS: Readonly<Record<string, string>> = {
 const PARSED_SETTINGS: Readonly<Record<string, { pointer: string; parse(text: string): unknown }>> = {
   CORS_ORIGINS: { pointer: '/corsOrigins', parse: splitList },
   TRUST_PROXY: { pointer: '/trustProxy', parse: parseTrustProxy },
+  HTTPS_PROXY: { pointer: '/proxy/https', parse: parseProxyUrl },
+  HTTP_PROXY: { pointer: '/proxy/http', parse: parseProxyUrl },
+  NO_PROXY: { pointer: '/proxy/except', parse: (text) => text.split(/[\s,]+/).filter((item) => item !== '') },
 };
 
 /** Returns the environment variable of each setting, by JSON pointer. */
@@ -63,7 +66,9 @@ export function readEnvironment(
     names.set(pointer, name);
   };
   for (const [name, pointer] of Object.entries(SETTINGS)) if (env[name]) put(pointer, name, env[name].trim());
-  for (const [name, { pointer, parse }] of Object.entries(PARSED_SETTINGS)) {
+  for (const [standard, { pointer, parse }] of Object.entries(PARSED_SETTINGS)) {
+    const lowerCase = standard.toLowerCase();
+    const name = pointer.startsWith('/proxy/') && env[lowerCase] ? lowerCase : standard;
     const text = env[name];
     if (text) put(pointer, name, parse(text.trim()));
   }
@@ -90,6 +95,11 @@ const TRACING = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPO
 function parseTrustProxy(text: string): unknown {
   if (/^\d+$/.test(text)) return Number(text);
   return text === 'true' || text === 'false' ? text === 'true' : splitList(text);
+}
+
+/** Adds the scheme, which other programs do not require. */
+function parseProxyUrl(text: string): string {
+  return text.includes('://') ? text : `http://${text}`;
 }
 
 function splitList(text: string): string[] {

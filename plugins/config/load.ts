@@ -17,7 +17,7 @@ export class ConfigError extends Error {
 
 /** Problems of the sections whose names refer to each other. */
 const NAMES_DEPEND_ON =
-  /^(CONFIG_FILE|providers|models|trustProxy|TRUST_PROXY|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/;
+  /^(CONFIG_FILE|providers|models|proxy|trustProxy|TRUST_PROXY|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/;
 
 /**
  * Loads the configuration: defaults, overridden by the file of CONFIG_FILE, overridden by the environment.

@@ -89,6 +89,21 @@ const requestSettings = {
   forward: OptionNames('Options that reach the provider unchanged, also if its API is not known to have them'),
 };
 
+const proxyUrl = (description: string) => Type.String({ pattern: '^https?://[^\\s/?#]+/?$', description });
+
+const ProxySettings = Type.Object(
+  {
+    https: Type.Optional(proxyUrl('URL of the HTTP proxy to providers with `https:` addresses')),
+    http: Type.Optional(proxyUrl('URL of the HTTP proxy to providers with `http:` addresses')),
+    except: Type.Array(Type.String({ minLength: 1, maxLength: 300 }), {
+      default: [],
+      maxItems: 1_000,
+      description: 'Hosts that are reached directly: names with their subdomains, addresses, CIDR ranges, or `*`',
+    }),
+  },
+  { additionalProperties: false },
+);
+
 const ProviderEntry = Type.Object(
   {
     type: Type.Union(
@@ -133,6 +148,11 @@ const ProviderEntry = Type.Object(
     allowPrivate: Type.Optional(
       Type.Boolean({
         description: 'Allows link-local and metadata addresses, and private ones in image and file URLs of questions',
+      }),
+    ),
+    proxy: Type.Optional(
+      Type.Union([proxyUrl('URL of an HTTP proxy for this provider'), Type.Literal(false)], {
+        description: 'URL of an HTTP proxy for this provider, or `false` for none; overrides the section `proxy`',
       }),
     ),
     maxConcurrent: Type.Optional(
@@ -231,6 +251,7 @@ export const ConfigSchema = Type.Object(
     drainMs: ms('How long running answers may continue after SIGTERM', 25_000, 0),
     drainHandoverMs: ms('With Redis: how much longer answers continue for readers on other replicas', 30_000, 0),
     redis: Type.Optional(Redis),
+    proxy: Type.Optional(ProxySettings),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,
       default: {},

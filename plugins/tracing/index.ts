@@ -33,7 +33,14 @@ export default fp<TracingOptions>(
       fastify.decorate('tracing', { attempt: () => NO_SPAN });
       return;
     }
-    const sdk = await startSdk();
+    const sdk = await startSdk({
+      onFailing: (reason) =>
+        fastify.log.error(
+          { reason },
+          'traces cannot be exported; spans are dropped. Check OTEL_EXPORTER_OTLP_ENDPOINT',
+        ),
+      onRecovered: () => fastify.log.info('traces are exported again'),
+    });
     const tracer: Tracer = sdk.tracer;
     traceRequests(fastify, tracer);
     fastify.decorate('tracing', { attempt: createAttemptSpans(tracer, providers) });

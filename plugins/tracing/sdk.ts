@@ -1,10 +1,18 @@
 import { context, propagation, type Tracer, trace } from '@opentelemetry/api';
+import type { SpanExporter } from '@opentelemetry/sdk-trace-node';
 import { systemClock, waitAtMost } from '../clock.ts';
 
 export interface Sdk {
   readonly tracer: Tracer;
   /** Flushes pending spans for at most three seconds, then stops. */
   stop(): Promise<void>;
+}
+
+/** Called when exports begin to fail and when they work again, and not for each export. */
+export interface ExportEvents {
+  /** @param reason code of the system or HTTP status; contains no address */
+  onFailing(reason: string): void;
+  onRecovered(): void;
 }
 
 /** Longest wait for the last spans. */
@@ -15,7 +23,7 @@ const FLUSH_MS = 3_000;
  * (address, headers, timeouts), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`
  * and `OTEL_BSP_*`. It ignores `OTEL_PROPAGATORS`: trace context and baggage are always propagated.
  */
-export async function startSdk(): Promise<Sdk> {
+export async function startSdk(events: ExportEvents): Promise<Sdk> {
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, resources] = await Promise.all([
     import('@opentelemetry/sdk-trace-node'),
     import('@opentelemetry/exporter-trace-otlp-http'),
@@ -27,7 +35,7 @@ export async function startSdk(): Promise<Sdk> {
     .merge(detectResources({ detectors: [envDetector] }));
   const provider = new NodeTracerProvider({
     resource,
-    spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter())],
+    spanProcessors: [new BatchSpanProcessor(watchExports(new OTLPTraceExporter(), events))],
   });
   provider.register();
   return {
@@ -43,4 +51,28 @@ export async function startSdk(): Promise<Sdk> {
       trace.disable();
     },
   };
+}
+
+/** Calls `events` when the results of an exporter change. The SDK drops the spans of a failed export silently. */
+export function watchExports(exporter: SpanExporter, events: ExportEvents): SpanExporter {
+  let isFailing = false;
+  return {
+    export(spans, onResult) {
+      exporter.export(spans, (result) => {
+        const hasFailed = result.code !== 0;
+        if (hasFailed && !isFailing) events.onFailing(reasonOf(result.error));
+        if (!hasFailed && isFailing) events.onRecovered();
+        isFailing = hasFailed;
+        onResult(result);
+      });
+    },
+    shutdown: () => exporter.shutdown(),
+    forceFlush: async () => exporter.forceFlush?.(),
+  };
+}
+
+/** Returns the code of an error or of its cause, else its name. A message may contain the address. */
+function reasonOf(error: unknown): string {
+  const { code, name, cause } = (error ?? {}) as { code?: unknown; name?: unknown; cause?: { code?: unknown } };
+  return String(code ?? cause?.code ?? name ?? 'unknown');
 }

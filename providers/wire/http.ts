@@ -1,24 +1,14 @@
-import { subscribe } from 'node:diagnostics_channel';
-import type { Socket } from 'node:net';
-import { buildConnector, type Dispatcher, Pool } from 'undici';
-import { lookupAllowedHost } from '../addresses.ts';
+import type { Dispatcher } from 'undici';
 import { ProviderError } from '../errors.ts';
+import { type ConnectionOptions, createConnections } from './connections.ts';
 import { networkError } from './network-error.ts';
-import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
 import { statusError } from './status-error.ts';
 
-export interface UpstreamOptions {
+export interface UpstreamOptions extends ConnectionOptions {
   /** The part of the URL before the API's own paths, for example `https://api.example/v1`. */
   readonly baseUrl: string;
-  /** Maximum number of sockets. Must be at least the number of concurrent calls. */
-  readonly connections: number;
   /** Bytes of a response body that may be buffered. Above, the socket is not read. */
   readonly highWaterMark: number;
-  readonly readIntervals: ReadIntervals;
-  readonly connectTimeoutMs: number;
-  readonly headersTimeoutMs: number;
-  /** True to allow connections to the addresses that `addresses.ts` forbids. */
-  readonly allowPrivate?: boolean | undefined;
 }
 
 export type Body = Dispatcher.ResponseData['body'];
@@ -48,46 +38,20 @@ const MAX_ERROR_BODY_BYTES = 64 * 1024;
 const ERROR_BODY_TIMEOUT_MS = 1_000;
 
 /**
- * Creates the keep-alive pool of one provider. Uses a `Pool` and not an `Agent`, because in undici 7 an aborted
- * call makes an `Agent` open an extra connection and close it unused.
+ * Creates the client of one provider.
  * @param contentType media type of a successful response, in lower case
  * @throws TypeError if the base URL is not a valid URL
  */
 export function createUpstream(options: UpstreamOptions, contentType: string): Upstream {
   const base = new URL(options.baseUrl);
   const basePath = base.pathname.replace(/\/+$/, '');
-  const connector = buildConnector({
-    timeout: options.connectTimeoutMs,
-    ...(!options.allowPrivate && { lookup: lookupAllowedHost }),
-  });
-  let pendingCalls = 0;
-  const pool = new Pool(base.origin, {
-    connections: options.connections,
-    pipelining: 1,
-    headersTimeout: options.headersTimeoutMs,
-    // The LLM client checks the idle deadline on complete parts, because bytes alone are no progress.
-    bodyTimeout: 0,
-    keepAliveTimeout: 4_000,
-    // After an abort, undici 7 opens a new connection for the aborted call. Without this check, a thousand readers
-    // that disconnect would cause a thousand unused connections.
-    connect(target, callback) {
-      if (pendingCalls === 0) return callback(new Error('no call is waiting for this connection'), null);
-      connector(target, (...[error, socket]) => {
-        if (socket) {
-          coalesceReads(socket, options.readIntervals);
-          markReuse(socket);
-        }
-        callback(...([error, socket] as Parameters<typeof callback>));
-      });
-    },
-  });
+  const connections = createConnections(base.origin, options);
 
   return {
     async post(path, headers, body, signal) {
       let response: Dispatcher.ResponseData;
-      pendingCalls += 1;
       try {
-        response = await pool.request({
+        response = await connections.request({
           method: 'POST',
           path: basePath + path,
           headers: {
@@ -102,28 +66,12 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
         });
       } catch (error) {
         throw networkError(error, 'before_headers');
-      } finally {
-        pendingCalls -= 1;
       }
       await checkResponse(response, contentType);
       return response.body;
     },
-    close: () => pool.destroy(),
+    close: connections.close,
   };
-}
-
-/** Bytes that each connection had received when its last request was written. */
-const bytesBeforeRequest = new WeakMap<object, number>();
-subscribe('undici:client:sendHeaders', (message) => {
-  const { socket } = message as { socket: Socket };
-  bytesBeforeRequest.set(socket, socket.bytesRead);
-});
-
-/** Adds to each error of a connection whether a response had been read before the last request was written. */
-function markReuse(socket: Socket): void {
-  socket.prependListener('error', (fault) => {
-    Object.assign(fault, { isReused: (bytesBeforeRequest.get(socket) ?? 0) > 0 });
-  });
 }
 
 /** @throws ProviderError if the response cannot be read as a stream of this content type */

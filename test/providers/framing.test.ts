@@ -308,5 +308,5 @@ t.test('a host name that resolves to a metadata address is not connected to (DNS
   const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: 'http://rebinding.example' });
   t.teardown(() => provider.close());
   const { error } = await collect(provider.stream({ model: 'm', messages: [] }, new AbortController().signal));
-  t.match(error, { code: 'upstream_unreachable', reason: 'dns' });
+  t.match(error, { code: 'upstream_unreachable', reason: 'forbidden_address' });
 });
