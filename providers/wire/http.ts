@@ -3,9 +3,10 @@ import { lookup } from 'node:dns';
 import type { LookupFunction, Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { isForbiddenHost } from '../addresses.ts';
-import { ProviderError } from '../errors.ts';
+import { OverloadedError, ProviderError } from '../errors.ts';
 import { networkError } from './network-error.ts';
 import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
+import type { SocketBudget } from './socket-budget.ts';
 import { statusError } from './status-error.ts';
 
 export interface UpstreamOptions {
@@ -13,6 +14,8 @@ export interface UpstreamOptions {
   readonly baseUrl: string;
   /** Maximum number of sockets. Must be at least the number of concurrent calls. */
   readonly connections: number;
+  /** Bound of the sockets of all providers; without it there is none. */
+  readonly sockets?: SocketBudget | undefined;
   /** Bytes of a response body that may be buffered. Above, the socket is not read. */
   readonly highWaterMark: number;
   readonly readIntervals: ReadIntervals;
@@ -73,7 +76,11 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     // that disconnect would cause a thousand unused connections.
     connect(target, callback) {
       if (pendingCalls === 0) return callback(new Error('no call is waiting for this connection'), null);
+      const { sockets } = options;
+      if (sockets?.reserve() === false) return callback(new OverloadedError('sockets'), null);
       connector(target, (...[error, socket]) => {
+        if (socket) sockets?.attach(socket);
+        else sockets?.release();
         if (socket) {
           coalesceReads(socket, options.readIntervals);
           markReuse(socket);
