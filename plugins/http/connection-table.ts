@@ -103,6 +103,11 @@ export class ConnectionTable {
    * the response before it has ended; until then it does not close with it.
    */
   onceClosed({ socket }: IncomingMessage, response: ServerResponse, fn: () => void): void {
+    // The connection was closed while a hook of the request waited.
+    if (socket.destroyed) {
+      fn();
+      return;
+    }
     const listeners = this.#unanswered.get(socket)?.onClose;
     const onClose = () => {
       listeners?.delete(onClose);

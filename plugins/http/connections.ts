@@ -61,21 +61,21 @@ export default fp<ConnectionsOptions>(
 
     // Listeners of the server run before Fastify handles the request.
     server.prependListener('connection', (socket: Socket) => table.open(socket));
-    server.prependListener('request', (request: IncomingMessage, response: ServerResponse) =>
-      table.begin(request, response),
-    );
+    server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
+      table.begin(request, response);
+      // Node restarts this timer whenever the connection sends or receives.
+      request.socket.setTimeout(stallMs);
+    });
     // Only the listening socket reports errors here. The connection that caused one is lost, no other.
     server.on('error', (error: NodeJS.ErrnoException) => {
       if (server.listening) warn({ code: error.code }, 'accepting a connection failed');
     });
 
-    // Node restarts this timer whenever a connection sends or receives. With a listener, Node closes nothing itself.
-    server.timeout = stallMs;
+    // Also called when an idle connection has been kept for long enough. With a listener, Node closes nothing itself.
     server.on('timeout', (socket: Socket) => {
       if (socket.destroyed) return;
       const isAnswering = table.isAnswering(socket);
-      // An answer that is not ready is waited for. The idle time of a connection has its own, longer limit.
-      if (isAnswering && socket.writableLength === 0) return;
+      if (isAnswering && socket.writableLength === 0) return; // The answer is not ready.
       if (isAnswering) metrics.responsesStalled.inc();
       socket.destroy();
     });

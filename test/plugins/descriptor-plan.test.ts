@@ -1,10 +1,18 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import t from 'tap';
 import { planDescriptors, readOpenFileLimit } from '../../plugins/descriptors.ts';
-import { captureLog, serve } from '../helper.ts';
+import { captureLog, serve, until, writeConfig } from '../helper.ts';
+import { postJson } from '../post-json.ts';
+import { rawUpstream } from '../raw-upstream.ts';
+import { DONE, STOP, text } from '../upstream.ts';
 
 const LIMITS = [128, 256, 400, 512, 1_024, 4_096, 20_000, 65_536, 1_048_576];
+/** A complete answer on a connection that stays open. */
+const body = text('word') + STOP + DONE;
+const answer = `HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+
 /** Descriptors that no part of the plan may use: those of Node.js, Redis, DNS and the log. */
 const RESERVED = 64;
 
@@ -71,6 +79,37 @@ t.test('the limit is that of the process; a system that does not tell has none',
     t.equal(readOpenFileLimit(path), Number.POSITIVE_INFINITY, path);
   const needs = { maxGenerations: 10_000, listenSockets: 32 };
   t.match(planDescriptors(Number.POSITIVE_INFINITY, needs), { ...needs, maxConnections: Number.POSITIVE_INFINITY });
+});
+
+t.test('idle connections to one provider make room for calls of another', async (t) => {
+  const openFileLimit = 128;
+  const { maxGenerations, maxUpstreamSockets } = planDescriptors(openFileLimit, {
+    maxGenerations: 10_000,
+    listenSockets: 32,
+  });
+  const held: Socket[] = [];
+  const provider = () => rawUpstream(t, (socket) => held.push(socket));
+  const [a, b] = [await provider(), await provider()];
+  const CONFIG_FILE = writeConfig(
+    t,
+    `
+providers:
+  a: { type: openai-compatible, baseUrl: ${a.url}, models: [m] }
+  b: { type: openai-compatible, baseUrl: ${b.url}, models: [m] }
+defaultModel: a/m
+`,
+  );
+  const { url } = await serve(t, { openFileLimit, env: { CONFIG_FILE } });
+  const askAll = async (model: string) => {
+    const asked = Array.from({ length: maxGenerations }, () => postJson(`${url}/ask/stream`, { question: 'q', model }));
+    await until(() => held.length === maxGenerations, 'every question calls the provider');
+    for (const socket of held.splice(0)) socket.write(answer);
+    for (const response of await Promise.all(asked)) t.match(await response.text(), /"type":"end"/);
+  };
+  await askAll('a/m');
+  t.equal(a.open.size, maxGenerations, 'the connections stay open');
+  await askAll('b/m');
+  await until(() => a.open.size + b.open.size <= maxUpstreamSockets, 'the bound holds');
 });
 
 t.test('one line at the start says that MAX_GENERATIONS is lowered, with the figures', async (t) => {
