@@ -8,7 +8,9 @@ import authScope from './plugins/auth/scope.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
 import { longestAnswerMs } from './plugins/config/model-routes.ts';
+import { planDescriptors, readOpenFileLimit } from './plugins/descriptors.ts';
 import { handleClientError, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
+import connections from './plugins/http/connections.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
 import jsonBody from './plugins/http/json-body.ts';
@@ -38,6 +40,7 @@ import health from './routes/health/index.ts';
 import metricsRoute from './routes/metrics/index.ts';
 import playground from './routes/playground/index.ts';
 import routeSchemas from './routes/schemas.ts';
+import { refusalEvents } from './routes/sse-events.ts';
 import streamRoutes from './routes/streams/index.ts';
 import tickets from './routes/tickets/index.ts';
 import ui from './routes/ui/index.ts';
@@ -48,6 +51,8 @@ export interface Overrides {
   readonly providers?: Readonly<Record<string, Provider>>;
   readonly clock?: Clock;
   readonly store?: StreamStore;
+  /** Limit of open files, instead of that of the process. */
+  readonly openFileLimit?: number;
   /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream;
 }
@@ -77,10 +82,16 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   rejectUnknownExpectations(app.server);
 
   const { basePath, models, defaultModel, deadlines } = settings;
-  const { highWaterMark, heartbeatMs, stallMs, ttlMs, maxGenerations, flushMs, maxFlushMs } = settings.streams;
+  const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
   const { keys, jwt, ticketSecret, host } = settings;
   const longest = longestAnswerMs(settings);
+  const openFileLimit = overrides.openFileLimit ?? readOpenFileLimit();
+  const descriptors = planDescriptors(openFileLimit, {
+    maxGenerations: settings.streams.maxGenerations,
+    listenSockets: settings.listenSockets,
+  });
+  const { maxGenerations, listenSockets, maxConnections, maxRequests, maxFileResponses } = descriptors;
 
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
@@ -92,6 +103,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(strictRequests);
   await app.register(jsonBody);
   await app.register(cors, { origins: settings.corsOrigins });
+  await app.register(connections, { maxConnections, maxRequests, maxFileResponses, stallMs, refusalEvents });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
   await app.register(loopbackHost, { host, origins: settings.corsOrigins });
@@ -103,19 +115,20 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     overrides: overrides.providers,
     proxy: settings.proxy,
     connections: maxGenerations,
+    maxSockets: descriptors.maxUpstreamSockets,
     highWaterMark,
     connectTimeoutMs: deadlines.connectMs,
     headersTimeoutMs: deadlines.headersMs,
   });
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
   await app.register(streams, {
-    settings: settings.streams,
+    settings: { ...settings.streams, maxGenerations },
     maxMessages,
     longestAnswerMs: longest,
     store: overrides.store,
   });
   await app.register(sse, { heartbeatMs, stallMs });
-  await app.register(listeners, { listenSockets: settings.listenSockets, highWaterMark });
+  await app.register(listeners, { listenSockets, highWaterMark });
   await app.register(lifecycle, {
     drainMs: settings.drainMs,
     drainHandoverMs: settings.drainHandoverMs,
@@ -127,7 +140,10 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const publicScope = async (scope: FastifyInstance) => {
     await scope.register(health);
     await scope.register(metricsRoute);
-    if (!settings.playground) return;
+    if (settings.playground) await scope.register(pageScope);
+  };
+  const pageScope = async (scope: FastifyInstance) => {
+    scope.addHook('onRequest', app.limitFileResponses);
     await scope.register(docs);
     await scope.register(playground);
   };
@@ -143,6 +159,12 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(publicScope, { prefix: basePath });
   await app.register(apiScope, { prefix: basePath });
   app.addMethodNotAllowedRoutes();
+  if (maxGenerations < settings.streams.maxGenerations) {
+    app.log.warn(
+      { openFileLimit, configured: settings.streams.maxGenerations, maxGenerations, maxConnections },
+      'MAX_GENERATIONS lowered to what the limit of open files allows; raise the limit (ulimit -n) or lower the setting',
+    );
+  }
   return app;
 }
 

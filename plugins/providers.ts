@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { chooseProxy } from '../providers/proxy.ts';
-import { isSelfHosted, PROVIDER_TYPES, resolveBaseUrl } from '../providers/registry.ts';
+import { createSocketBudget, isSelfHosted, PROVIDER_TYPES, resolveBaseUrl } from '../providers/registry.ts';
 import type { Provider } from '../providers/types.ts';
 import type { Config } from './config/index.ts';
 
@@ -21,17 +21,22 @@ export interface ProvidersOptions {
   readonly proxy?: Config['proxy'];
   /** Sockets per provider. At least the number of generations: a call that waits for a socket misses its deadlines. */
   readonly connections: number;
+  /** Sockets of all providers together. */
+  readonly maxSockets: number;
   /** Bytes of a response body that may be buffered. */
   readonly highWaterMark: number;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
 }
 
-type CommonOptions = Omit<ProvidersOptions, 'entries' | 'overrides'>;
+type CommonOptions = Omit<ProvidersOptions, 'entries' | 'overrides' | 'maxSockets'> & {
+  readonly sockets: ReturnType<typeof createSocketBudget>;
+};
 
 /** Adds `fastify.providers` and closes their connections when the service closes. */
 export default fp<ProvidersOptions>(
-  async (fastify, { entries, overrides = {}, ...options }) => {
+  async (fastify, { entries, overrides = {}, maxSockets, ...others }) => {
+    const options: CommonOptions = { ...others, sockets: createSocketBudget(maxSockets) };
     const providers = new Map<string, Provider>();
     for (const [name, entry] of Object.entries(entries)) {
       providers.set(name, overrides[name] ?? createProvider(name, entry, options, fastify));

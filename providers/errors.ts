@@ -142,3 +142,21 @@ export class ProviderError extends Error {
     return new ProviderError(this.code, { ...this.#init, retryable: true, retryAfterMs });
   }
 }
+
+/**
+ * This process lacks something that every call needs, such as a file descriptor. No provider is to blame: nothing is
+ * retried, no other target is called, and no circuit breaker counts it.
+ */
+export class OverloadedError extends Error {
+  override readonly name = 'OverloadedError';
+  readonly code = 'overloaded';
+  readonly status = 503;
+  readonly retryAfterMs = 1_000;
+  /** Short label for metrics and logs. */
+  readonly reason: string;
+
+  constructor(reason: string, cause?: unknown) {
+    super('This replica has no room for another call; retry later.', { cause });
+    this.reason = reason;
+  }
+}

@@ -9,6 +9,8 @@ import { createOpenAICompatible, PRESETS } from './openai-compatible.ts';
 import type { Provider } from './types.ts';
 import type { ProviderOptions } from './wire/provider.ts';
 
+export { createSocketBudget } from './wire/socket-budget.ts';
+
 /** The list of all provider types. A new provider needs a file in this folder and an entry here. */
 
 export interface ProviderType {

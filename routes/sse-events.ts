@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import type { EventMessage, FastifyInstance } from 'fastify';
+import type { EventMessage, FastifyInstance, FastifyRequest } from 'fastify';
+import type { PublicError } from '../plugins/http/api.ts';
 import type { EventFeed } from '../plugins/sse/api.ts';
 import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../plugins/streams/api.ts';
 
@@ -77,6 +78,22 @@ export interface ErrorPayload {
  */
 export function errorEvent(error: ErrorPayload, id: string = randomBytes(16).toString('base64url')): EventMessage {
   return { id: `${id}.end`, data: JSON.stringify({ type: 'error', ...error }) };
+}
+
+/**
+ * Returns the response to an EventSource for which there is no room: an error for a question, the order to come back
+ * for a resume. Returns undefined for every other request, which gets the status.
+ */
+export function refusalEvents(
+  { code, message, retryAfterMs = 0 }: PublicError,
+  { method, headers, query, routeOptions }: FastifyRequest,
+): EventMessage[] | undefined {
+  const { access } = routeOptions.config;
+  const isSse = method === 'GET' && (access === 'ask' || access === 'read');
+  if (!isSse || !/text\/event-stream/i.test(headers.accept ?? '')) return undefined;
+  const isResume = headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId || access === 'read';
+  if (isResume) return [retryEvent()];
+  return [errorEvent({ code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) })];
 }
 
 function contentPayload(part: ContentPart): object {

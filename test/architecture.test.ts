@@ -57,6 +57,28 @@ const PACKAGES: readonly [name: string, folder: RegExp][] = [
   ['rate-limiter-flexible', /^plugins\/limits\//],
 ];
 
+/**
+ * Calls that need a file descriptor and throw when none is free. In a timer, an event handler or a metric they would
+ * end the process. `memoryUsage` reads a file, too.
+ */
+const TAKES_DESCRIPTOR = /\b(memoryUsage|resourceUsage|\w+Sync|getReport)\s*\(/g;
+/** Files that make such calls at the start or on SIGHUP, or that catch the error. */
+const MAY_TAKE_DESCRIPTORS = [
+  'plugins/config/file.ts',
+  'plugins/descriptors.ts',
+  'plugins/redis/script.ts',
+  'providers/wire/network-error.ts',
+];
+
+function descriptorUses(files: Sources): string[] {
+  return [...files]
+    .filter(([file]) => !file.startsWith('scripts/') && !MAY_TAKE_DESCRIPTORS.includes(file))
+    .flatMap(([file, text]) => {
+      const code = text.replace(/^\s*(\/\/|\/?\*).*/gm, '');
+      return [...code.matchAll(TAKES_DESCRIPTOR)].map(([, call]) => `${file} calls ${call}`);
+    });
+}
+
 function filesIn(folder: string): string[] {
   return readdirSync(folder, { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.ts'))
@@ -166,6 +188,10 @@ t.test('packages are imported in their own folders only', async (t) => {
   }
 });
 
+t.test('nothing that runs after the start takes a file descriptor synchronously', async (t) => {
+  t.same(descriptorUses(sources), []);
+});
+
 t.test('no file with logic is longer than 250 lines', async (t) => {
   t.same(longFiles(sources), []);
 });
@@ -191,6 +217,9 @@ t.test('each rule finds a violation', async (t) => {
   });
   t.equal(findFileCycle(folders), undefined);
   t.equal(findFolderCycle(folders), 'plugins/a → plugins/b → plugins/a');
+  const timer = files({ 'plugins/a.ts': 'setInterval(() => process.memoryUsage(), 1);\n// readFileSync(x)' });
+  t.same(descriptorUses(timer), ['plugins/a.ts calls memoryUsage']);
+  t.same(descriptorUses(files({ 'providers/a.ts': "readFileSync('x')" })), ['providers/a.ts calls readFileSync']);
   t.same(longFiles(files({ 'plugins/long.ts': '\n'.repeat(251) })), ['plugins/long.ts: 252 lines']);
 });
 

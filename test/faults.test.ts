@@ -506,7 +506,7 @@ t.test('an overloaded event loop refuses new questions, and readers can still re
     const end = performance.now() + 80;
     while (performance.now() < end);
   }, 1);
-  await until(() => app.isUnderPressure(), 'the service is overloaded');
+  await until(() => app.load.isOverloaded(), 'the service is overloaded');
   const refused = await postJson(`${url}/ask/stream`, { question: 'q' });
   t.equal(refused.status, 503, 'a new question is refused');
   t.equal(refused.headers.get('retry-after'), '5', 'retry-after of the refusal');
@@ -518,6 +518,6 @@ t.test('an overloaded event loop refuses new questions, and readers can still re
   clearInterval(blockEventLoop);
   reading.cut();
   resumed.cut();
-  await until(() => !app.isUnderPressure(), 'the service is no longer overloaded');
+  await until(() => !app.load.isOverloaded(), 'the service is no longer overloaded');
   t.equal(upstream.requests.length, 1, 'the refused question does not call the upstream');
 });

@@ -16,14 +16,27 @@ export interface ServerProcess {
 
 const SERVER = 'build/server.js';
 
+export interface ProcessOptions {
+  /** Limit of open files; by default that of the tests. */
+  readonly openFiles?: number;
+  /** Module that the process loads first. */
+  readonly preload?: string;
+}
+
 /** Starts the service and does not wait for it. The caller ends the process. */
-export function spawnServer(env: Record<string, string>): {
+export function spawnServer(
+  env: Record<string, string>,
+  { openFiles, preload }: ProcessOptions = {},
+): {
   child: ChildProcess;
   exit: Promise<number | string>;
   output: () => string;
 } {
   if (!existsSync(SERVER)) throw new Error('run `npm run build:test` first');
-  const child = spawn(process.execPath, [SERVER], {
+  const command = [process.execPath, ...(preload ? ['--import', preload] : []), SERVER];
+  // The shell sets its own limit and becomes the service.
+  const limit = openFiles === undefined ? '' : `ulimit -n ${openFiles}; `;
+  const child = spawn('sh', ['-c', `${limit}exec "$0" "$@"`, ...command], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -35,9 +48,13 @@ export function spawnServer(env: Record<string, string>): {
 }
 
 /** Starts the service on a free port and waits until it is ready. The process is killed when the test ends. */
-export async function runServer(t: Test, env: Record<string, string>): Promise<ServerProcess> {
+export async function runServer(
+  t: Test,
+  env: Record<string, string>,
+  options?: ProcessOptions,
+): Promise<ServerProcess> {
   // A busy test machine delays the event loop; the service would refuse questions as overloaded.
-  const { child, exit, output } = spawnServer({ PORT: '0', MAX_EVENT_LOOP_DELAY_MS: '0', ...env });
+  const { child, exit, output } = spawnServer({ PORT: '0', MAX_EVENT_LOOP_DELAY_MS: '0', ...env }, options);
   t.teardown(async () => {
     child.kill('SIGKILL');
     await exit;

@@ -28,13 +28,16 @@ const Streams = Type.Object(
     ),
     graceMs: ms('How long an answer continues after its last reader has left; 0 ends it immediately', 15_000, 0),
     ttlMs: ms('How long an ended answer stays readable', 300_000),
-    stallMs: ms('How long a reader may read nothing before it is disconnected; it can resume', 30_000),
+    stallMs: ms(
+      'How long a client may read nothing of a response before it is disconnected; readers can resume',
+      30_000,
+    ),
     // An answer becomes one string at its end. The longest string of V8 has about 2^29 units.
     maxChars: bytes('Longest answer, in UTF-16 code units', 8_388_608, 1_024, 2 ** 28),
     maxTotalBytes: bytes('Memory bound of all stored answers, in bytes', 134_217_728, 65_536),
     heartbeatMs: ms('Silence after which a comment is sent to keep the connection open', 15_000),
     maxGenerations: Type.Integer({
-      description: 'Answers that may run at the same time',
+      description: 'Answers that may run at the same time; lowered to what the limit of open files allows',
       minimum: 1,
       maximum: 1_000_000,
       default: 10_000,
@@ -212,7 +215,7 @@ export const ConfigSchema = Type.Object(
       minimum: 1,
       maximum: 256,
       default: 32,
-      description: 'Sockets that listen on the port, if the platform can share a port',
+      description: 'Sockets that listen on the port, if the platform can share a port; fewer below 2,048 open files',
     }),
     basePath: Type.String({
       pattern: '^(/[A-Za-z0-9._~-]+)*$',

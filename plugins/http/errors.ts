@@ -59,6 +59,11 @@ const MESSAGES: Readonly<Record<string, string>> = {
   FST_ERR_BAD_URL: 'The URL is not valid.',
 };
 
+/** Codes of the system for a file that cannot be opened because too many are open. */
+const NO_DESCRIPTOR: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE']);
+
+const NO_ROOM = 'This replica has too many files open; retry later.';
+
 /** Adds error and not-found handlers that answer with one JSON envelope. Scopes may replace both handlers. */
 export default fp(
   async (fastify) => {
@@ -109,6 +114,7 @@ function describe(error: unknown): PublicError {
     return { status: statusCode, code, message, reason, param, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
+  if (NO_DESCRIPTOR.has(code)) return { status: 503, code: 'overloaded', message: NO_ROOM, retryAfterMs: 1_000 };
   if (validation) return { status: 400, code: 'invalid_request', message: describeInvalidField(error as FastifyError) };
   if (status < 400 || status === 500 || status > 599) {
     return { status: 500, code: 'internal', message: 'Internal error.' };

@@ -1,5 +1,6 @@
+import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
-import { createServer, type ListenOptions, type Server } from 'node:net';
+import { type AddressInfo, createServer, type ListenOptions, type Server } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 
@@ -32,25 +33,40 @@ export default fp<ListenersOptions>(
   async (fastify, { listenSockets, highWaterMark }) => {
     const extraSockets: Server[] = [];
 
+    /** Opens a socket whose connections the main server answers. */
+    const openExtraSocket = async (options: SharedPortOptions) => {
+      extraSockets.push(await listen(createExtraSocket(fastify, highWaterMark), options));
+    };
+
     fastify.decorate('openListenSockets', async (host: string, port: number) => {
-      if (listenSockets === 1) return void (await fastify.listen({ host, port }));
-      // The port is first bound without sharing. Otherwise a second instance could start unnoticed and
-      // receive half of the connections.
-      const reserved = await reservePort({ host, port });
-      if (!(await canSharePort({ host, port: reserved }))) {
-        fastify.log.debug({ node: process.version }, 'this platform cannot share a port; listening on one socket');
-        return void (await fastify.listen({ host, port: reserved }));
-      }
-      const shared = { port: reserved, reusePort: true };
-      await fastify.listen({ host, ...shared });
-      for (const bound of fastify.addresses()) {
-        if (typeof bound === 'string') continue; // A pipe.
-        const { address } = bound;
-        for (let i = 1; i < listenSockets; i++) {
-          extraSockets.push(await listen(createExtraSocket(fastify, highWaterMark), { host: address, ...shared }));
+      const [address, ...otherAddresses] = await resolveHost(host);
+      const shared = await openMainSocket(address, port);
+      for (const other of [address, ...otherAddresses]) {
+        for (let i = other === address ? 1 : 0; i < (shared.reusePort ? listenSockets : 1); i++) {
+          const opened = openExtraSocket({ host: other, ...shared });
+          // A name may have an address that this host does not.
+          await (other === address ? opened : opened.catch(() => {}));
         }
       }
     });
+
+    /** Opens the socket of the main server. Returns the port, and whether other sockets can share it. */
+    async function openMainSocket(host: string, port: number): Promise<SharedPortOptions> {
+      if (listenSockets === 1) {
+        await fastify.listen({ host, port });
+        return { port: (fastify.server.address() as AddressInfo).port };
+      }
+      // The port is first bound without sharing. Otherwise a second instance could start unnoticed and
+      // receive half of the connections.
+      const reserved = await reservePort({ host, port });
+      const canShare = await canSharePort({ host, port: reserved });
+      const shared = { port: reserved, ...(canShare && { reusePort: true }) };
+      if (!canShare) {
+        fastify.log.debug({ node: process.version }, 'this platform cannot share a port; listening on one socket');
+      }
+      await fastify.listen({ host, ...shared });
+      return shared;
+    }
 
     // The main server owns their connections and closes them, so there is nothing to wait for.
     const closeExtraSockets = () => {
@@ -79,7 +95,22 @@ export default fp<ListenersOptions>(
 /** Creates a server that hands its connections to the main server. Same options as Node's HTTP servers. */
 function createExtraSocket({ server }: FastifyInstance, highWaterMark: number): Server {
   const options = { allowHalfOpen: true, noDelay: true, highWaterMark };
-  return createServer(options, (socket) => server.emit('connection', socket));
+  const extraSocket = createServer(options, (socket) => server.emit('connection', socket));
+  // A connection that could not be accepted is lost. Without a listener, the process would end.
+  extraSocket.on('error', (error) => {
+    if (extraSocket.listening) server.emit('error', error);
+  });
+  return extraSocket;
+}
+
+/**
+ * Returns all addresses of `localhost`, and any other host unchanged. Fastify would open a further HTTP server for
+ * each address: its connections would not be counted.
+ */
+async function resolveHost(host: string): Promise<[string, ...string[]]> {
+  if (host !== 'localhost') return [host];
+  const [first, ...others] = await lookup(host, { all: true });
+  return first === undefined ? [host] : [first.address, ...others.map(({ address }) => address)];
 }
 
 type SharedPortOptions = ListenOptions & { reusePort?: boolean };

@@ -1,4 +1,4 @@
-import { ProviderError } from '../../providers/errors.ts';
+import { OverloadedError, ProviderError } from '../../providers/errors.ts';
 import type { FinishPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
@@ -44,6 +44,6 @@ export function createAttemptReport({ provider, span, clock, metrics }: AttemptR
 }
 
 function outcomeOf(fault: unknown): string {
-  if (fault instanceof ProviderError) return fault.reason;
+  if (fault instanceof ProviderError || fault instanceof OverloadedError) return fault.reason;
   return (fault as Error | undefined)?.name === 'AbortError' ? 'aborted' : 'internal';
 }

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
-import underPressure from '@fastify/under-pressure';
 import fp from 'fastify-plugin';
+import { measureEventLoopDelay } from './event-loop-delay.ts';
 import { createReadInterval } from './read-interval.ts';
 
 declare module 'fastify' {
@@ -18,6 +18,7 @@ export interface Load {
   /**
    * Returns true if a new question should be refused, because it would slow down running answers. Near the
    * limit the result is random. Always false if `maxEventLoopDelayMs` is 0.
+   * Only new questions check it: readers that resume are never refused for the load.
    */
   isOverloaded(): boolean;
 }
@@ -31,9 +32,6 @@ export interface LoadOptions {
   readonly maxEventLoopDelayMs: number;
 }
 
-/** Window of the mean event-loop delay. In a shorter one a burst of questions would count as overload. */
-const DELAY_SAMPLE_MS = 1_000;
-
 /**
  * Adds `fastify.load`. On a busy core upstreams are read less often, in longer intervals. The process is
  * overloaded when the interval is at its maximum, or when something blocks the event loop.
@@ -41,12 +39,8 @@ const DELAY_SAMPLE_MS = 1_000;
 export default fp<LoadOptions>(
   async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs }) => {
     const { clock, metrics } = fastify;
-    await fastify.register(underPressure, {
-      maxEventLoopDelay: maxEventLoopDelayMs,
-      sampleInterval: DELAY_SAMPLE_MS,
-      // Only new questions check the load. Readers that resume are never refused for it.
-      pressureHandler: () => {},
-    });
+    const delay = measureEventLoopDelay();
+    fastify.addHook('onClose', async () => delay.stop());
 
     let before = performance.eventLoopUtilization();
     const readInterval = createReadInterval({
@@ -65,7 +59,8 @@ export default fp<LoadOptions>(
     const load: Load = {
       readIntervalMs: readInterval.currentMs,
       afterInterval: (fn) => void clock.after(readInterval.nextMs(), fn),
-      isOverloaded: () => maxEventLoopDelayMs > 0 && (fastify.isUnderPressure() || readInterval.isSaturated()),
+      isOverloaded: () =>
+        maxEventLoopDelayMs > 0 && (delay.meanMs() > maxEventLoopDelayMs || readInterval.isSaturated()),
     };
     fastify.decorate('load', load);
   },

@@ -18,6 +18,8 @@ export type Metrics = ReturnType<typeof createMetrics>;
 function createMetrics(hasRedis: boolean) {
   const registry = new Registry();
   const registers = [registry];
+  // Reads the limit of open files, so not only when the metrics are first asked for: no descriptor may be free then.
+  const ofProcess = processMetrics();
   return {
     registry,
     ...generationMetrics(registers),
@@ -26,7 +28,7 @@ function createMetrics(hasRedis: boolean) {
     // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
     ...redisMetrics(hasRedis ? registers : []),
     /** Returns all metrics in the Prometheus text format. */
-    text: () => Registry.merge([registry, processMetrics()]).metrics(),
+    text: () => Registry.merge([registry, ofProcess]).metrics(),
     contentType: registry.contentType,
   };
 }

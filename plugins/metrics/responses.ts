@@ -10,6 +10,13 @@ export function responseMetrics(registers: Registry[]) {
       labelNames: ['method', 'route', 'status'] as const,
       registers,
     }),
+    connections: new Gauge({ name: 'sluice_connections', help: 'Connections of clients open now', registers }),
+    connectionsClosed: new Counter({
+      name: 'sluice_connections_closed_total',
+      help: 'Connections closed because there were too many, by state: idle (no request), receiving (incomplete request), new (all others were being answered)',
+      labelNames: ['state'] as const,
+      registers,
+    }),
     readers: new Gauge({ name: 'sluice_readers', help: 'Readers of streams in this process now', registers }),
     responsesOpen: new Gauge({ name: 'sluice_responses_open', help: 'SSE responses open now', registers }),
     responsesAborted: new Counter({
@@ -19,7 +26,7 @@ export function responseMetrics(registers: Registry[]) {
     }),
     responsesStalled: new Counter({
       name: 'sluice_responses_stalled_total',
-      help: 'SSE responses closed because the client read nothing',
+      help: 'Responses closed because the client read nothing',
       registers,
     }),
     resumes: new Counter({

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
-import { ProviderError } from '../../providers/errors.ts';
+import { OverloadedError, ProviderError } from '../../providers/errors.ts';
 import type { Usage } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
@@ -50,6 +50,7 @@ export function createReport(
           outcome,
           ...(terminal.type === 'end' && { finishReason: terminal.finishReason, usage: terminal.usage }),
           ...(fault instanceof ProviderError && faultFields(fault)),
+          ...(fault instanceof OverloadedError && { reason: fault.reason }),
           ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - startedAt) }),
           durationMs,
           characters: log.length,

@@ -1,4 +1,4 @@
-import { ProviderError } from '../../providers/errors.ts';
+import { OverloadedError, ProviderError } from '../../providers/errors.ts';
 import type { FinishPart, ProviderState } from '../../providers/types.ts';
 import type { Terminal } from './types.ts';
 
@@ -47,8 +47,12 @@ export function endTerminal({ reason, usage, state, targets }: FinishPart): Term
   return { type: 'end', finishReason: reason, usage, state: state as ProviderState | undefined, targets };
 }
 
-/** Returns the terminal of a failed call. Anything but a `ProviderError` is a fault of this service. */
+/** Returns the terminal of a failed call. Anything but an error of `providers/errors.ts` is a fault of this service. */
 export function errorTerminal(fault: unknown): Terminal {
+  if (fault instanceof OverloadedError) {
+    const { code, message, status, retryAfterMs } = fault;
+    return { type: 'error', code, message, status, retryable: true, retryAfterMs };
+  }
   if (!(fault instanceof ProviderError)) return INTERNAL;
   const { code, message, status, retryable, retryAfterMs, stage, refusal, param } = fault;
   return { type: 'error', code, message, status, retryable, retryAfterMs, stage, reason: refusal, param };

@@ -2,12 +2,16 @@ import { subscribe } from 'node:diagnostics_channel';
 import type { LookupFunction, Socket } from 'node:net';
 import { buildConnector, type Dispatcher, Pool } from 'undici';
 import { createAllowedLookup } from '../addresses.ts';
+import { OverloadedError } from '../errors.ts';
 import { coalesceReads, type ReadIntervals } from './read-coalescing.ts';
+import type { SocketBudget } from './socket-budget.ts';
 import { createTunnels } from './tunnel.ts';
 
 export interface ConnectionOptions {
   /** Maximum number of sockets. Must be at least the number of concurrent calls. */
   readonly connections: number;
+  /** Bound of the sockets of all providers; without it there is none. */
+  readonly sockets?: SocketBudget | undefined;
   readonly readIntervals: ReadIntervals;
   readonly connectTimeoutMs: number;
   readonly headersTimeoutMs: number;
@@ -55,7 +59,11 @@ export function createConnections(origin: string, options: ConnectionOptions): C
     // After an abort, undici 7 opens a new connection for the aborted call. Without this check, a thousand readers
     // that disconnect would cause a thousand unused connections.
     if (pendingCalls === 0) return callback(new Error('no call is waiting for this connection'), null);
+    const { sockets } = options;
+    if (sockets?.reserve() === false) return callback(new OverloadedError('sockets'), null);
     const done: buildConnector.Callback = (...[error, socket]) => {
+      if (socket) sockets?.attach(socket);
+      else sockets?.release();
       if (socket) {
         coalesceReads(socket, options.readIntervals);
         markReuse(socket);

@@ -8,6 +8,7 @@ const metrics: FastifyPluginAsync = async (fastify) => {
     {
       exposeHeadRoute: true,
       logLevel: 'silent',
+      config: { isEssential: true },
       schema: {
         tags: ['Operation'],
         summary: 'Get metrics in the text format of Prometheus',

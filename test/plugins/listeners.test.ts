@@ -1,6 +1,9 @@
+import { lookup } from 'node:dns/promises';
+import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
 import t from 'tap';
-import { build, captureLog } from '../helper.ts';
+import { build, captureLog, serve, until } from '../helper.ts';
 import { runServer, spawnServer } from '../process.ts';
 import { readAll } from '../sse-client.ts';
 
@@ -46,6 +49,38 @@ for (const host of ['127.0.0.1', '0.0.0.0', '::1', '::', 'localhost']) {
     t.equal(countListeningSockets(Number(port)), 0, 'all sockets are closed');
   });
 }
+
+t.test('connections to every address of `localhost` are counted', async (t) => {
+  const server = await runServer(t, { HOST: 'localhost', LISTEN_SOCKETS: '2' });
+  const port = Number(new URL(server.url).port);
+  const sockets: Socket[] = [];
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+  });
+  const addresses = await lookup('localhost', { all: true });
+  for (const { address } of addresses) {
+    const socket = connect(port, address).on('error', () => {});
+    await Promise.race([once(socket, 'connect'), once(socket, 'close')]); // This host may not have the address.
+    if (!socket.destroyed) sockets.push(socket);
+  }
+  t.ok(sockets.length > 0, `${sockets.length} of ${addresses.length} addresses`);
+  const count = async () => {
+    const response = await fetch(`${server.url}/metrics`);
+    return Number(/^sluice_connections (\d+)$/m.exec(await response.text())?.[1]);
+  };
+  await until(async () => (await count()) === sockets.length + 1, 'all are counted');
+});
+
+t.test('a connection that cannot be accepted is logged once, and nothing ends', async (t) => {
+  const { logTo, log } = captureLog();
+  const { app, url } = await serve(t, { logTo });
+  const error = Object.assign(new Error('accept EMFILE'), { code: 'EMFILE' });
+  for (let i = 0; i < 3; i++) app.server.emit('error', error);
+  t.equal((await fetch(`${url}/livez`)).status, 200);
+  const lines = log().match(/.*accepting a connection failed.*/g) ?? [];
+  t.equal(lines.length, 1);
+  t.match(JSON.parse(lines[0] as string), { level: 40, code: 'EMFILE' });
+});
 
 t.test(
   'a platform that cannot share a port logs this once, at debug level',
