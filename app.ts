@@ -79,9 +79,13 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const { highWaterMark, heartbeatMs, stallMs, ttlMs, maxGenerations, flushMs, maxFlushMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
   const { keys, jwt, ticketSecret, host } = settings;
-  const longest = longestAnswerMs(settings);
 
   await app.register(config, { config: settings });
+  let longestMs = longestAnswerMs(settings);
+  const longest = () => longestMs;
+  app.onConfigReload((next) => {
+    longestMs = longestAnswerMs(next);
+  });
   await app.register(clock, { clock: overrides.clock });
   await app.register(metrics, { hasRedis: settings.redis !== undefined });
   await app.register(errors);

@@ -47,7 +47,7 @@ export interface AuthOptions extends Credentials {
   /** Address to listen on: an open service off loopback logs a warning. */
   readonly host: string;
   /** Longest time in milliseconds that an answer may take; read tickets are valid for longer. */
-  readonly longestAnswerMs: number;
+  longestAnswerMs(): number;
   /** Milliseconds for which an ended stream stays readable. */
   readonly streamTtlMs: number;
 }
@@ -135,7 +135,7 @@ export default fp<AuthOptions>(
       },
       createReadTicketQuery(stream: string, owner: string) {
         if (!authenticators.required) return '';
-        const expires = Date.now() + longestAnswerMs + streamTtlMs;
+        const expires = Date.now() + longestAnswerMs() + streamTtlMs;
         return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
       },
     });

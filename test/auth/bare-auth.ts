@@ -46,7 +46,7 @@ export async function bareAuth(t: Test, options: Partial<AuthOptions> = {}): Pro
     keys: [],
     ticketSecret: SECRET,
     host: '127.0.0.1',
-    longestAnswerMs: LONGEST_ANSWER_MS,
+    longestAnswerMs: () => LONGEST_ANSWER_MS,
     streamTtlMs: STREAM_TTL_MS,
     ...options,
   });
