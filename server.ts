@@ -19,7 +19,6 @@ const react = {
   reload: (): void => {},
 };
 
-process.on('SIGHUP', () => react.reload());
 let firstSignalAt: number | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
@@ -31,6 +30,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     react.stop(signal);
   });
 }
+process.on('SIGHUP', () => react.reload());
 
 function exitWith(message: string): never {
   process.stderr.write(`${message}\n`);

@@ -12,7 +12,7 @@ const WORKER = new URL(`./load-worker${import.meta.url.slice(-3)}`, import.meta.
  */
 export async function readConfigInWorker(env: Environment): Promise<LoadedConfig> {
   try {
-    // The plain copy: a thread cannot take `process.env` itself.
+    // A plain copy, because the variables of this process cannot be sent to a thread.
     const worker = new Worker(WORKER, { workerData: { ...env }, stdout: true, stderr: true });
     try {
       // Rejects if the thread reports an error.

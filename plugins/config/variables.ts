@@ -34,7 +34,10 @@ export function createVariables(env: Environment, files: FileReader, problems: s
     const isBlank = inEnvironment === '' && env[name] !== undefined && env[name] !== '' && !isQuotedNothing(env[name]);
     if (isBlank) return report(name, name, 'contains only white space');
     if (path === '') return inEnvironment === '' ? undefined : inEnvironment;
-    if (inEnvironment !== '') return report(name, name, `set either ${name} or ${name}_FILE, not both`);
+    if (inEnvironment !== '') {
+      report(name, name, `set either ${name} or ${name}_FILE, not both`);
+      return inEnvironment;
+    }
     try {
       return clean(files.read(path)) || report(name, `${name}_FILE`, 'the file is empty');
     } catch (error) {
