@@ -44,8 +44,11 @@ const TIMES_SETTLE_MS = 5_000;
 /**
  * Creates a function that reads files again and returns their digests, or undefined if a file cannot be read at
  * the moment. A file is opened only if its times, size or inode have changed, so that a look needs no descriptor.
+ * @param now milliseconds since 1970, as file systems count them
  */
-export function createFileWatch(): (known: FileDigests) => Promise<FileDigests | undefined> {
+export function createFileWatch(
+  now: () => number = Date.now,
+): (known: FileDigests) => Promise<FileDigests | undefined> {
   const seen = new Map<string, { state: string; digest: string }>();
 
   const currentDigest = async (path: string, known: string): Promise<string> => {
@@ -57,7 +60,7 @@ export function createFileWatch(): (known: FileDigests) => Promise<FileDigests |
     if (last?.state === state) return last.digest;
     const found = digest(await readFile(path));
     // Two writes within one tick of the file system have the same times.
-    if (Date.now() - Number(stats.ctimeMs) > TIMES_SETTLE_MS) seen.set(path, { state, digest: found });
+    if (now() - Number(stats.ctimeMs) > TIMES_SETTLE_MS) seen.set(path, { state, digest: found });
     else seen.delete(path);
     return found;
   };
