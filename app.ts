@@ -85,7 +85,6 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
   const { keys, jwt, ticketSecret, host } = settings;
-  const longest = longestAnswerMs(settings);
   const openFileLimit = overrides.openFileLimit ?? readOpenFileLimit();
   const descriptors = planDescriptors(openFileLimit, {
     maxGenerations: settings.streams.maxGenerations,
@@ -94,6 +93,11 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const { maxGenerations, listenSockets, maxConnections, maxRequests, maxFileResponses } = descriptors;
 
   await app.register(config, { config: settings });
+  let longestMs = longestAnswerMs(settings);
+  const longest = () => longestMs;
+  app.onConfigReload((next) => {
+    longestMs = longestAnswerMs(next);
+  });
   await app.register(clock, { clock: overrides.clock });
   await app.register(metrics, { hasRedis: settings.redis !== undefined });
   await app.register(errors);

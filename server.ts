@@ -1,54 +1,23 @@
-import closeWithGrace from 'close-with-grace';
-import { buildApp } from './app.ts';
-import { ConfigError, loadConfig } from './plugins/config/load.ts';
+import { setImmediate as turn } from 'node:timers/promises';
+import type { FastifyInstance } from 'fastify';
+import type { LoadedConfig } from './plugins/config/load.ts';
+import { serializeError } from './plugins/http/serialize-error.ts';
 
-/** Starts the service. The only file that reads the environment, listens, and ends the process. */
+/**
+ * Starts the service. The only file that reads the environment, listens, and ends the process. Everything else is
+ * loaded after the handlers of signals stand: a process with id 1 ignores a signal without a handler.
+ */
 
 /** Time to close beyond the drain and the handover: final events, sockets, pools. */
 const CLOSE_MS = 5_000;
 /** A repeated signal within this time counts as the same one. */
 const REPEATED_SIGNAL_MS = 500;
 
-function configOrExit() {
-  try {
-    return loadConfig(process.env);
-  } catch (error) {
-    if (!(error instanceof ConfigError)) throw error;
-    process.stderr.write(`${error.message}\n`);
-    process.exit(1);
-  }
-}
-
-const config = configOrExit();
-// If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
-// broken pipe for ever when the process exits.)
-process.stdout.on('error', () => {});
-const app = await buildApp(config, { logTo: process.stdout });
-
-const { close } = closeWithGrace(
-  {
-    delay: config.drainMs + (config.redis ? config.drainHandoverMs : 0) + CLOSE_MS,
-    logger: false,
-    skip: ['SIGHUP', 'SIGINT', 'SIGTERM'],
-  },
-  async ({ err }) => {
-    if (err) app.log.fatal({ err }, 'uncaught error; the service closes');
-    // Before `close()`, which refuses connections immediately: during the drain, probes and readers are served.
-    await app.lifecycle.drain();
-    await app.close();
-    app.log.info('closed');
-  },
-);
-
-process.on('SIGHUP', () => {
-  try {
-    app.reloadConfig(loadConfig(process.env));
-    app.log.info({ models: app.llm.models }, 'configuration reloaded: client keys, tokens and models');
-  } catch (error) {
-    const { problems, message } = error as Partial<ConfigError>;
-    app.log.error({ problems: problems ?? [message] }, 'configuration not applied; nothing has changed');
-  }
-});
+/** Reactions to signals. During the start there is nothing to drain, and nothing to reload. */
+const react = {
+  stop: (_signal: string): void => process.exit(0),
+  reload: (): void => {},
+};
 
 let firstSignalAt: number | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -58,17 +27,91 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     if (firstSignalAt !== undefined && now - firstSignalAt > REPEATED_SIGNAL_MS) process.exit(1);
     if (firstSignalAt !== undefined) return;
     firstSignalAt = now;
-    app.log.info({ signal }, 'signal received; closing');
-    void close();
+    react.stop(signal);
   });
 }
+process.on('SIGHUP', () => react.reload());
 
-try {
-  await app.openListenSockets(config.host, config.port);
-} catch (error) {
-  const { code } = error as NodeJS.ErrnoException;
-  const hint = code === 'EADDRINUSE' ? ' (the port is in use; set PORT to another)' : '';
-  process.stderr.write(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}\n`);
+function exitWith(message: string): never {
+  process.stderr.write(`${message}\n`);
   process.exit(1);
 }
-app.log.info({ models: app.llm.models, node: process.version }, 'ready');
+
+/** Prints no message and no stack of an unexpected error: they may repeat a secret. */
+function failStart(error: unknown): never {
+  const { name, code, at } = serializeError(error);
+  return exitWith(`Cannot start: ${name}${code ? ` ${code}` : ''}${at ? ` at ${at}` : ''}`);
+}
+
+async function start(): Promise<void> {
+  const { ConfigError, readConfig } = await import('./plugins/config/load.ts');
+  const loaded = readConfig(process.env);
+  const { config, problems } = loaded;
+  if (config === undefined) return exitWith(new ConfigError(problems).message);
+  const { buildApp } = await import('./app.ts');
+  // Modules are loaded in one turn of the event loop. The next one handles signals that have arrived in it.
+  await turn();
+  // If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
+  // broken pipe for ever when the process exits.)
+  process.stdout.on('error', () => {});
+  const app = await buildApp(config, { logTo: process.stdout });
+  try {
+    await app.openListenSockets(config.host, config.port);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const hint = code === 'EADDRINUSE' ? ' (the port is in use; set PORT to another)' : '';
+    return exitWith(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}`);
+  }
+  await run(app, loaded);
+}
+
+/** Reacts to signals, errors and changed files from now on. */
+async function run(app: FastifyInstance, { files }: LoadedConfig): Promise<void> {
+  const { default: closeWithGrace } = await import('close-with-grace');
+  const { createReloader } = await import('./plugins/config/reload.ts');
+  const { readConfigInWorker } = await import('./plugins/config/load-in-worker.ts');
+  const { config, log, metrics, clock } = app;
+  const reloader = createReloader({
+    load: () => readConfigInWorker(process.env),
+    apply: app.reloadConfig,
+    files,
+    clock,
+    onReloaded({ needsRestart, ...counts }) {
+      metrics.configReloads.inc({ outcome: 'applied' });
+      log.info(
+        { models: app.llm.models, ...counts },
+        'configuration reloaded: provider keys, client keys, tokens and models',
+      );
+      if (needsRestart.length > 0) log.warn({ settings: needsRestart }, `needs a restart: ${needsRestart.join(', ')}`);
+    },
+    onRefused(problems) {
+      metrics.configReloads.inc({ outcome: 'refused' });
+      log.error({ problems }, 'configuration not applied; nothing has changed');
+    },
+  });
+  const { close } = closeWithGrace(
+    {
+      delay: config.drainMs + (config.redis ? config.drainHandoverMs : 0) + CLOSE_MS,
+      logger: false,
+      skip: ['SIGHUP', 'SIGINT', 'SIGTERM'],
+    },
+    async ({ err }) => {
+      if (err) log.fatal({ err }, 'uncaught error; the service closes');
+      // Before `close()`, which refuses connections immediately: during the drain, probes and readers are served.
+      await app.lifecycle.drain();
+      reloader.close();
+      await app.close();
+      log.info('closed');
+    },
+  );
+  process.off('uncaughtException', failStart);
+  react.reload = reloader.reload;
+  react.stop = (signal) => {
+    log.info({ signal }, 'signal received; closing');
+    void close();
+  };
+  log.info({ models: app.llm.models, node: process.version }, 'ready');
+}
+
+process.on('uncaughtException', failStart);
+await start().catch(failStart);

@@ -33,7 +33,7 @@ type CommonOptions = Omit<ProvidersOptions, 'entries' | 'overrides' | 'maxSocket
   readonly sockets: ReturnType<typeof createSocketBudget>;
 };
 
-/** Adds `fastify.providers` and closes their connections when the service closes. */
+/** Adds `fastify.providers`, gives them the keys of each reload, and closes their connections when the service closes. */
 export default fp<ProvidersOptions>(
   async (fastify, { entries, overrides = {}, maxSockets, ...others }) => {
     const options: CommonOptions = { ...others, sockets: createSocketBudget(maxSockets) };
@@ -42,11 +42,21 @@ export default fp<ProvidersOptions>(
       providers.set(name, overrides[name] ?? createProvider(name, entry, options, fastify));
     }
     fastify.decorate('providers', providers);
+    const countKeys = (configured: Config['providers']) => {
+      for (const [name, { apiKeys = [] }] of Object.entries(configured)) {
+        fastify.metrics.providerApiKeys.set({ provider: name }, apiKeys.length);
+      }
+    };
+    countKeys(entries);
+    fastify.onConfigReload(({ providers: next }) => {
+      for (const [name, { apiKeys = [] }] of Object.entries(next)) providers.get(name)?.setApiKeys?.(apiKeys);
+      countKeys(next);
+    });
     fastify.addHook('onClose', async () => {
       await Promise.all([...providers.values()].map((provider) => provider.close()));
     });
   },
-  { name: 'providers', dependencies: ['clock', 'metrics', 'load'] },
+  { name: 'providers', dependencies: ['config', 'clock', 'metrics', 'load'] },
 );
 
 function createProvider(

@@ -198,6 +198,11 @@ export interface Provider {
    * undefined.
    */
   cooldown?(model: string): Error | undefined;
+  /**
+   * Replaces the API keys. A key that stays keeps its cooldowns; running calls keep the key that they have. The list may
+   * be empty. Absent for a provider that sends no keys.
+   */
+  setApiKeys?(apiKeys: readonly string[]): void;
   /** Changes of the operator to the options of requests to this provider. */
   readonly settings?: RequestSettings | undefined;
   /**

@@ -24,7 +24,7 @@ type Sources = ReadonlyMap<string, string>;
 
 /** Allowed imports of each place; the first matching rule applies. */
 const RULES: readonly [from: RegExp, allowed: RegExp][] = [
-  [/^server\.ts$/, /^app\.ts$|^plugins\/config\//],
+  [/^server\.ts$/, /^app\.ts$|^plugins\/config\/|^plugins\/http\/serialize-error\.ts$/],
   [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],
   [/^routes\//, /^routes\/|^plugins\/\w+\/api\.ts$/],
   [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry|addresses|proxy)\.ts$/],
@@ -64,7 +64,7 @@ const PACKAGES: readonly [name: string, folder: RegExp][] = [
 const TAKES_DESCRIPTOR = /\b(memoryUsage|resourceUsage|\w+Sync|getReport)\s*\(/g;
 /** Files that make such calls at the start or on SIGHUP, or that catch the error. */
 const MAY_TAKE_DESCRIPTORS = [
-  'plugins/config/file.ts',
+  'plugins/config/files.ts',
   'plugins/descriptors.ts',
   'plugins/redis/script.ts',
   'providers/wire/network-error.ts',

@@ -50,7 +50,7 @@ export interface AuthOptions extends Credentials {
   /** Address to listen on: an open service off loopback logs a warning. */
   readonly host: string;
   /** Longest time in milliseconds that an answer may take; read tickets are valid for longer. */
-  readonly longestAnswerMs: number;
+  longestAnswerMs(): number;
   /** Milliseconds for which an ended stream stays readable. */
   readonly streamTtlMs: number;
 }
@@ -116,7 +116,7 @@ export default fp<AuthOptions>(
         return { ...keyHolder, guesser: guesserOf(`stream:${id}`) };
       }
       // A stream that the ticket has started has ended by then, and is no longer kept.
-      const isTooOld = ticket.expires + longestAnswerMs + streamTtlMs <= now;
+      const isTooOld = ticket.expires + longestAnswerMs() + streamTtlMs <= now;
       if (access !== 'ask' || isTooOld || (isExpired && !isResuming(request))) return undefined;
       const { model, nonce } = ticket;
       if (model !== undefined && !mayUseModel(keyHolder, model)) return undefined;
@@ -149,7 +149,7 @@ export default fp<AuthOptions>(
       },
       createReadTicketQuery(stream: string, owner: string) {
         if (!authenticators.required) return '';
-        const expires = Date.now() + longestAnswerMs + streamTtlMs;
+        const expires = Date.now() + longestAnswerMs() + streamTtlMs;
         return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
       },
     });

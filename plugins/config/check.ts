@@ -94,6 +94,7 @@ function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Confi
   });
   if (jwt === undefined) return problems;
   if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: set either jwksUrl or secret');
+  if (jwt.jwksUrl !== undefined && !URL.canParse(jwt.jwksUrl)) problems.push('jwt.jwksUrl: must be a URL');
   if (isForbiddenUrl(jwt.jwksUrl)) problems.push('jwt.jwksUrl: is a link-local or metadata address');
   // Otherwise an attacker could sign a token with the public key as a shared secret (algorithm confusion).
   const shared = jwt.algorithms.filter((one) => one.startsWith('HS'));

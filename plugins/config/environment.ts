@@ -1,8 +1,7 @@
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { clean, type Environment, type Variables } from './variables.ts';
 
 /** Reads a partial configuration from the environment. Lists are split here; `load.ts` converts other text. */
-
-export type Environment = Readonly<Record<string, string | undefined>>;
 
 const SETTINGS: Readonly<Record<string, string>> = {
   HOST: '/host',
@@ -51,41 +50,54 @@ export interface EnvironmentValues {
 }
 
 /**
- * Reads the settings that the environment has. Empty variables count as unset, because compose files and charts leave
- * them empty.
+ * Reads the settings that the environment has.
  * @param inFile the providers of the file; a variable moves those that have the name of their type
+ * @param problems is extended with lists of keys that are empty
  */
 export function readEnvironment(
+  variables: Variables,
   env: Environment,
-  inFile: Readonly<Record<string, { readonly type?: unknown }>> = {},
+  inFile: Readonly<Record<string, { readonly type?: unknown }>>,
+  problems: string[],
 ): EnvironmentValues {
   const values = new Map<string, unknown>();
   const names = new Map<string, string>();
   const put = (pointer: string, name: string, value: unknown) => {
     values.set(pointer, value);
-    names.set(pointer, name);
+    names.set(pointer, variables.sourceOf(name));
   };
-  for (const [name, pointer] of Object.entries(SETTINGS)) if (env[name]) put(pointer, name, env[name].trim());
+  for (const [name, pointer] of Object.entries(SETTINGS)) {
+    const text = variables.get(name);
+    if (text !== undefined) put(pointer, name, text);
+  }
   for (const [standard, { pointer, parse }] of Object.entries(PARSED_SETTINGS)) {
     const lowerCase = standard.toLowerCase();
     const name = pointer.startsWith('/proxy/') && env[lowerCase] ? lowerCase : standard;
-    const text = env[name];
-    if (text) put(pointer, name, parse(text.trim()));
+    const text = variables.get(name);
+    if (text !== undefined) put(pointer, name, parse(text));
   }
   for (const [type, { apiKeyEnv, baseUrlEnv = [] }] of Object.entries(PROVIDER_TYPES)) {
-    const enabledBy = apiKeyEnv ?? baseUrlEnv[0];
-    const movedBy = baseUrlEnv.find((name) => env[name]);
-    const address = movedBy && env[movedBy]?.trim();
+    const movedBy = baseUrlEnv.find((name) => variables.get(name) !== undefined);
+    const address = movedBy && variables.get(movedBy);
     if (movedBy && inFile[type]?.type === type) put(`/providers/${type}/baseUrl`, movedBy, address);
-    if (enabledBy === undefined || !env[enabledBy]) continue;
+    const enabledBy = apiKeyEnv ?? baseUrlEnv[0];
+    const enabling = enabledBy && variables.get(enabledBy);
+    if (enabledBy === undefined || enabling === undefined) continue;
     put(`/providers/${type}/type`, enabledBy, type);
-    if (apiKeyEnv && env[apiKeyEnv]) put(`/providers/${type}/apiKeys`, apiKeyEnv, splitList(env[apiKeyEnv]));
+    if (apiKeyEnv) put(`/providers/${type}/apiKeys`, apiKeyEnv, splitKeys(apiKeyEnv, enabling));
     if (movedBy) put(`/providers/${type}/baseUrl`, movedBy, address);
   }
   const tracingEnabledBy = TRACING.find((name) => env[name]);
   if (tracingEnabledBy && env.OTEL_SDK_DISABLED !== 'true' && env.OTEL_TRACES_EXPORTER !== 'none')
     put('/tracing', tracingEnabledBy, true);
   return { values, names };
+
+  /** A provider without a key would be asked without one. */
+  function splitKeys(name: string, text: string): string[] {
+    const keys = splitList(text);
+    if (keys.length === 0) problems.push(`${variables.sourceOf(name)}: contains no key`);
+    return keys;
+  }
 }
 
 /** Standard variables that switch tracing on. The OpenTelemetry SDK reads their values itself. */
@@ -102,9 +114,10 @@ function parseProxyUrl(text: string): string {
   return text.includes('://') ? text : `http://${text}`;
 }
 
+/** Splits at commas and line breaks. Items may be in quotes. */
 function splitList(text: string): string[] {
   return text
-    .split(',')
-    .map((item) => item.trim())
+    .split(/[,\r\n]/)
+    .map(clean)
     .filter((item) => item !== '');
 }

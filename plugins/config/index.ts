@@ -1,17 +1,18 @@
 import fp from 'fastify-plugin';
+import { RestartRequired, settingsThatNeedRestart } from './restart.ts';
 import type { Config } from './schema.ts';
 
-export type { Config };
+export { type Config, RestartRequired };
 
 declare module 'fastify' {
   interface FastifyInstance {
+    /** The configuration at the start. */
     readonly config: Config;
     /**
-     * Applies keys, tokens and models of another configuration to the running service. Other settings
-     * need a restart.
+     * Applies the settings of another configuration that need no restart (`RELOADED_SETTINGS`).
      * @throws RestartRequired if it has a provider that is not running, or removes all keys and tokens
      */
-    reloadConfig(next: Config): void;
+    reloadConfig(next: Config): ReloadReport;
     /**
      * Calls the listener with each configuration that is applied. A listener that throws stops the reload, but
      * earlier listeners have applied it already: register a listener that can throw first.
@@ -20,13 +21,13 @@ declare module 'fastify' {
   }
 }
 
-/** The new configuration cannot be applied to a running service. */
-export class RestartRequired extends Error {
-  override readonly name = 'RestartRequired';
-
-  constructor(what: string) {
-    super(`needs a restart: ${what}`);
-  }
+export interface ReloadReport {
+  /** Number of client keys. */
+  readonly keys: number;
+  /** Number of API keys of each provider. */
+  readonly apiKeys: Readonly<Record<string, number>>;
+  /** Settings that have changed since the start and are not applied. */
+  readonly needsRestart: readonly string[];
 }
 
 /** Adds `fastify.config` and its reload. */
@@ -37,10 +38,16 @@ export default fp<{ config: Config }>(
     fastify.decorate('onConfigReload', (listener: (next: Config) => void) => {
       reloadListeners.push(listener);
     });
-    fastify.decorate('reloadConfig', (next: Config) => {
+    fastify.decorate('reloadConfig', (next: Config): ReloadReport => {
       const missing = Object.keys(next.providers).filter((name) => config.providers[name] === undefined);
       if (missing.length > 0) throw new RestartRequired(`new providers: ${missing.join(', ')}`);
       for (const listener of reloadListeners) listener(next);
+      const counts = Object.entries(next.providers).map(([name, { apiKeys = [] }]) => [name, apiKeys.length]);
+      return {
+        keys: next.keys.length,
+        apiKeys: Object.fromEntries(counts),
+        needsRestart: settingsThatNeedRestart(config, next),
+      };
     });
   },
   { name: 'config' },

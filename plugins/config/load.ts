@@ -1,8 +1,11 @@
-import { Value, type ValueError, ValuePointer } from '@sinclair/typebox/value';
+import { Value, ValuePointer } from '@sinclair/typebox/value';
 import { findCrossReferenceProblems } from './check.ts';
-import { type Environment, type EnvironmentValues, readEnvironment } from './environment.ts';
+import { type EnvironmentValues, readEnvironment } from './environment.ts';
 import { readConfigFile } from './file.ts';
+import { createFileReader, type FileDigests } from './files.ts';
+import { describeError } from './messages.ts';
 import { type Config, ConfigSchema } from './schema.ts';
+import { clean, createVariables, type Environment } from './variables.ts';
 
 /** An invalid configuration. `problems` names the settings, never their values. */
 export class ConfigError extends Error {
@@ -15,29 +18,48 @@ export class ConfigError extends Error {
   }
 }
 
-/** Problems of the sections whose names refer to each other. */
+/** Problems of the sections whose settings the check of names reads. */
 const NAMES_DEPEND_ON =
-  /^(CONFIG_FILE|providers|models|proxy|trustProxy|TRUST_PROXY|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)\b/;
+  /^(CONFIG_FILE|providers|models|keys|jwt|corsOrigins|CORS_ORIGINS|proxy|trustProxy|TRUST_PROXY|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\b/;
 
-/**
- * Loads the configuration: defaults, overridden by the file of CONFIG_FILE, overridden by the environment.
- * @throws ConfigError with all problems
- */
-export function loadConfig(env: Environment): Config {
+/** The result of reading all sources. */
+export interface LoadedConfig {
+  /** Undefined if there are problems. */
+  readonly config: Config | undefined;
+  /** Names of settings with what is wrong, never their values. */
+  readonly problems: readonly string[];
+  /** The files that were read. */
+  readonly files: FileDigests;
+}
+
+/** Reads the configuration: defaults, overridden by the file of CONFIG_FILE, overridden by the environment. */
+export function readConfig(env: Environment): LoadedConfig {
   const problems: string[] = [];
-  const file = env.CONFIG_FILE ? readConfigFile(env.CONFIG_FILE, env, problems) : {};
-  const overlay = readEnvironment(env, providersOf(file));
+  const files = createFileReader();
+  const variables = createVariables(env, files, problems);
+  const path = clean(env.CONFIG_FILE ?? '');
+  const file = path === '' ? {} : readConfigFile(path, files, variables, problems);
+  const overlay = readEnvironment(variables, env, providersOf(file), problems);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
   const config = convertText(Value.Default(ConfigSchema, file));
-  problems.push(...schemaProblems(config, overlay));
+  problems.push(...schemaProblems(config, overlay, problems));
   // Names are checked only if the sections that the check reads are valid.
   if (!problems.some((problem) => NAMES_DEPEND_ON.test(problem))) {
     addDemoProvider(config as Config);
     problems.push(...findCrossReferenceProblems(config as Config));
   }
-  if (problems.length > 0) throw new ConfigError(problems);
-  return config as Config;
+  return { config: problems.length === 0 ? (config as Config) : undefined, problems, files: files.digests };
+}
+
+/**
+ * Returns the configuration.
+ * @throws ConfigError with all problems
+ */
+export function loadConfig(env: Environment): Config {
+  const { config, problems } = readConfig(env);
+  if (config === undefined) throw new ConfigError(problems);
+  return config;
 }
 
 /** Converts text from the environment to integers and booleans. `3e5` and `1.9` are not valid integers. */
@@ -80,22 +102,15 @@ function set(target: Record<string, unknown>, pointer: string, value: unknown): 
   place[last] = value;
 }
 
-function schemaProblems(config: unknown, { names }: EnvironmentValues): string[] {
-  const seen = new Map<string, string>();
+/** Returns one problem for each setting that has none yet. */
+function schemaProblems(config: unknown, { names }: EnvironmentValues, known: readonly string[]): string[] {
+  const seen = new Set(known.map((problem) => problem.split(':', 1)[0]));
+  const found: string[] = [];
   for (const error of Value.Errors(ConfigSchema, config)) {
-    const { path, message } = describeError(error);
+    const { path } = error;
     const name = names.get(path) ?? names.get(path.replace(/\/\d+$/, '')) ?? path.slice(1).replaceAll('/', '.');
-    if (!seen.has(name)) seen.set(name, `${name}: ${message}`);
+    if (!seen.has(name)) found.push(`${name}: ${describeError(error)}`);
+    seen.add(name);
   }
-  return [...seen.values()];
-}
-
-/** Names the choices of a union of literals; TypeBox only says "expected union value". */
-function describeError({ path, schema, message }: ValueError): { path: string; message: string } {
-  const literals = (schema.anyOf as { const?: unknown }[] | undefined)?.map((one) => one.const);
-  if (literals?.every((literal) => literal !== undefined))
-    return { path, message: `must be one of ${literals.join(', ')}` };
-  if (schema.pattern !== undefined)
-    return { path, message: `not valid${schema.description ? ` (${schema.description})` : ''}` };
-  return { path, message: (schema.description ? `${message} (${schema.description})` : message).replace(/^E/, 'e') };
+  return found;
 }

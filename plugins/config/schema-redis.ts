@@ -1,11 +1,14 @@
-import { Type } from '@sinclair/typebox';
+import { FormatRegistry, Type } from '@sinclair/typebox';
+import { describeRedisUrl, REDIS_URL } from './messages.ts';
 
 /** Settings of Redis, which replicas share. */
+
+FormatRegistry.Set(REDIS_URL, (text) => describeRedisUrl(text) === undefined);
 
 export const Redis = Type.Object(
   {
     url: Type.String({
-      pattern: '^rediss?://\\S+$',
+      format: REDIS_URL,
       description: 'redis://[user:password@]host[:port][/database], or rediss:// for TLS',
     }),
     prefix: Type.String({

@@ -117,7 +117,7 @@ const ProviderEntry = Type.Object(
       Type.String({ pattern: '^https?://[^\\s/?#@]+(/[^\\s?#]*)?$', description: 'URL without the API path' }),
     ),
     apiKeys: Type.Optional(
-      Type.Array(Type.String({ minLength: 1, pattern: '^[\\x21-\\x7e]+$' }), {
+      Type.Array(Type.String({ minLength: 1, pattern: '^[\\x21\\x23-\\x26\\x28-\\x7e]+$' }), {
         maxItems: 100,
         description: 'The key with the fewest calls is used; a refused or rate-limited key gets a cooldown',
       }),

@@ -1,5 +1,6 @@
 import fp from 'fastify-plugin';
 import { Registry } from 'prom-client';
+import { configurationMetrics } from './configuration.ts';
 import { generationMetrics } from './generations.ts';
 import { processMetrics } from './process.ts';
 import { redisMetrics } from './redis.ts';
@@ -22,6 +23,7 @@ function createMetrics(hasRedis: boolean) {
   const ofProcess = processMetrics();
   return {
     registry,
+    ...configurationMetrics(registers),
     ...generationMetrics(registers),
     ...upstreamMetrics(registers),
     ...responseMetrics(registers),

@@ -9,7 +9,7 @@ import type { StreamStore } from './types.ts';
 export interface StoreOptions {
   readonly settings: Pick<Config['streams'], 'highWaterMark' | 'flushMs' | 'graceMs' | 'ttlMs' | 'maxTotalBytes'>;
   /** Longest time in milliseconds that an answer may take. */
-  readonly longestAnswerMs: number;
+  longestAnswerMs(): number;
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly cluster: Cluster | undefined;
@@ -20,5 +20,5 @@ export function createStore({ settings, longestAnswerMs, clock, metrics, cluster
   const options = { ...settings, clock, onEvicted: () => metrics.streamsEvicted.inc() };
   if (cluster === undefined) return new MemoryStore(options);
   // After a takeover an answer may take its full time again.
-  return new RedisStore({ ...options, cluster, metrics, maxLogMs: 2 * longestAnswerMs + settings.graceMs });
+  return new RedisStore({ ...options, cluster, metrics, maxLogMs: () => 2 * longestAnswerMs() + settings.graceMs });
 }

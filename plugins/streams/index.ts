@@ -36,7 +36,7 @@ export interface StreamsOptions {
   /** Most messages of one question. */
   readonly maxMessages: number;
   /** Longest time in milliseconds that an answer may take. */
-  readonly longestAnswerMs: number;
+  longestAnswerMs(): number;
   /** Replaces the configured store; for tests. */
   readonly store?: StreamStore | undefined;
 }

@@ -29,6 +29,11 @@ export interface ApiKeys {
   use(model: string): KeyUse | undefined;
   /** Returns the error that `use` would throw now, else undefined. */
   cooldown(model: string): ProviderError | undefined;
+  /**
+   * Replaces the keys. A key that stays keeps its running calls and cooldowns. Running calls keep the key that they
+   * have; the failure of one that was removed is not reported.
+   */
+  replace(keys: readonly string[]): void;
 }
 
 export interface ApiKeyOptions {
@@ -66,14 +71,7 @@ const MAX_MODEL_COOLDOWNS = 1_000;
 /** Creates the key selection of one provider. `keys` may be empty. */
 export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiKeyOptions): ApiKeys {
   /** Least recently used first. */
-  const states: KeyState[] = keys.map((key) => ({
-    key,
-    runningCalls: 0,
-    cooldownUntil: 0,
-    modelCooldowns: new Map(),
-    nextCooldownMs: COOLDOWN_MS.initial,
-    refusal: undefined,
-  }));
+  let states: KeyState[] = distinct(keys).map(createState);
 
   const usableAt = (state: KeyState, model: string) =>
     Math.max(state.cooldownUntil, state.modelCooldowns.get(model) ?? 0);
@@ -93,13 +91,15 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
   const onKeyRefused = (state: KeyState, { refusal }: ProviderError) => {
     state.refusal = refusal;
     // Concurrent calls with one key fail together. That counts as one refusal.
-    if (state.cooldownUntil > now()) return;
+    if (state.cooldownUntil > now() || !states.includes(state)) return;
     onCooldown?.('credentials', state.nextCooldownMs === COOLDOWN_MS.initial);
     state.cooldownUntil = Math.max(state.cooldownUntil, now() + Math.min(state.nextCooldownMs, COOLDOWN_MS.max));
     state.nextCooldownMs = Math.min(state.nextCooldownMs * 2, COOLDOWN_MS.max);
   };
 
-  const onRateLimited = ({ modelCooldowns }: KeyState, model: string, fault: ProviderError) => {
+  const onRateLimited = (state: KeyState, model: string, fault: ProviderError) => {
+    if (!states.includes(state)) return;
+    const { modelCooldowns } = state;
     const ms = fault.retryAfterMs ?? (states.length > 1 ? RATE_LIMIT_COOLDOWN_MS : 0);
     const until = Math.max(modelCooldowns.get(model) ?? 0, now() + Math.min(ms, COOLDOWN_MS.max));
     modelCooldowns.delete(model);
@@ -112,6 +112,13 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
 
   return {
     cooldown: cooldownError,
+    replace(next) {
+      const configured = distinct(next);
+      const kept = states.filter(({ key }) => configured.includes(key));
+      // A key that was never used is the least recently used one.
+      const added = configured.filter((key) => !kept.some((state) => state.key === key));
+      states = [...added.map(createState), ...kept];
+    },
     use(model) {
       if (states.length === 0) return undefined;
       const [state] = states
@@ -126,7 +133,8 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
         if (isRateLimited(fault) && !isKeyUnusable(fault)) onRateLimited(state, model, fault);
         else if (isKeyUnusable(fault)) onKeyRefused(state, fault);
         else return fault;
-        return states.length > 1 && cooldownError(model) === undefined ? fault.withRetryAfter(0) : fault;
+        const hasOther = states.length > 1 || states[0] !== state;
+        return hasOther && cooldownError(model) === undefined ? fault.withRetryAfter(0) : fault;
       };
       return {
         key: state.key,
@@ -144,6 +152,22 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
       };
     },
   };
+}
+
+function createState(key: string): KeyState {
+  return {
+    key,
+    runningCalls: 0,
+    cooldownUntil: 0,
+    modelCooldowns: new Map(),
+    nextCooldownMs: COOLDOWN_MS.initial,
+    refusal: undefined,
+  };
+}
+
+/** Returns the keys without repetitions: one of them could not be told from the other. */
+function distinct(keys: readonly string[]): string[] {
+  return [...new Set(keys)];
 }
 
 /**

@@ -80,6 +80,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
   return {
     name: options.name,
     cooldown: keys.cooldown,
+    setApiKeys: keys.replace,
     settings: options.settings,
     ...(dialect.unsupported && { unsupported: dialect.unsupported }),
     stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder, options.onAnomaly),

@@ -24,7 +24,7 @@ import { streamUrl } from '../sse-events.ts';
 
 export interface StreamRoutesOptions {
   /** Longest time in milliseconds that an answer may take. */
-  readonly longestAnswerMs: number;
+  longestAnswerMs(): number;
 }
 
 const StreamParams = Type.Object({ id: Type.String({ description: 'Id of the stream' }) });
@@ -79,7 +79,7 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
       const question = questionFromBody(request.body);
       const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true });
       const url = streamUrl(fastify, stream);
-      const expiresAt = new Date(Date.now() + longestAnswerMs + config.streams.ttlMs).toISOString();
+      const expiresAt = new Date(Date.now() + longestAnswerMs() + config.streams.ttlMs).toISOString();
       return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });
     },
   );

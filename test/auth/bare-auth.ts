@@ -51,7 +51,7 @@ export async function bareAuth(
     keys: [],
     ticketSecret: SECRET,
     host: '127.0.0.1',
-    longestAnswerMs: LONGEST_ANSWER_MS,
+    longestAnswerMs: () => LONGEST_ANSWER_MS,
     streamTtlMs: STREAM_TTL_MS,
     ...options,
   });

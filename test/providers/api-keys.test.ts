@@ -229,3 +229,46 @@ t.test('a rate limit concerns one model, a refusal all models', async (t) => {
   fail(REFUSED);
   t.match(keys.cooldown('n'), { code: 'upstream_rejected' }, 'another model');
 });
+
+t.test('replaced keys: those that stay keep their cooldowns and running calls, new ones come first', async (t) => {
+  const { keys, use, fail, advance, cooldowns } = setUp('x', 'y', 'z');
+  fail(REFUSED); // x
+  const running = use();
+  t.equal(running.key, 'y');
+  keys.replace(['x', 'y', 'w', 'w']);
+  t.same([use().key, use().key], ['w', 'y'], 'w is idle, y was used before it, x has a cooldown, z is gone');
+  t.equal(use().key, 'w', 'one call of w, two of y: the same key twice is one key');
+  running.release();
+  advance(5_000);
+  t.match(fail(REFUSED), { retryAfterMs: 0 }, 'the cooldown of x ends as before');
+  t.same(cooldowns, [
+    ['credentials', true],
+    ['credentials', false],
+  ]);
+});
+
+t.test('a failure with a key that was removed starts no cooldown, and another key can be used', async (t) => {
+  for (const error of [REFUSED, limited(5_000), limited()]) {
+    const { keys, use, cooldowns } = setUp('old');
+    const running = use();
+    keys.replace(['new']);
+    t.match(running.failed(error), { code: error.code, retryable: true, retryAfterMs: 0 });
+    running.release();
+    t.same(cooldowns, []);
+    t.equal(keys.cooldown('m'), undefined);
+    t.equal(use().key, 'new');
+  }
+});
+
+t.test('keys may be added to none, and all may be removed', async (t) => {
+  const { keys, use, fail } = setUp();
+  keys.replace(['x']);
+  t.equal(use().key, 'x');
+  fail(REFUSED);
+  t.match(keys.cooldown('m'), { reason: 'credentials' });
+  keys.replace([]);
+  t.equal(keys.cooldown('m'), undefined);
+  t.equal(keys.use('m'), undefined, 'calls are made without a key');
+  keys.replace(['x']);
+  t.equal(keys.cooldown('m'), undefined, 'a key that comes back begins anew');
+});

@@ -194,3 +194,32 @@ t.test('usage that arrives behind the finish reason is read, however slow the re
   }
   t.equal(types.at(-1), 'finish');
 });
+
+t.test('keys are replaced while calls run: these keep theirs, and the next calls use the new ones', async (t) => {
+  const { upstream, provider } = await start(t, async ({ request, response }) => {
+    if (request.headers.authorization === 'Bearer old') sse(response).write(text('x'));
+    else sse(response).end(text('x') + STOP + DONE);
+  });
+  const signal = new AbortController().signal;
+  const sent = async (n: number) => (await upstream.call(n)).request.headers.authorization;
+  await collect(provider.stream(REQUEST, signal));
+  t.equal(await sent(1), undefined, 'no key is configured');
+  provider.setApiKeys?.(['old']);
+  const running = collect(provider.stream(REQUEST, signal));
+  t.equal(await sent(2), 'Bearer old');
+  const call = await upstream.call(2);
+
+  provider.setApiKeys?.(['new']);
+  const next = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['old'] });
+  t.teardown(() => next.close());
+  next.setApiKeys?.(['new']);
+  t.match(await collect(next.stream(REQUEST, signal)), { text: 'x', error: undefined });
+  t.equal(await sent(3), 'Bearer new');
+  call.response.end(STOP + DONE);
+  t.match(await running, { text: 'x', error: undefined }, 'the running call ends undisturbed');
+  await collect(provider.stream(REQUEST, signal));
+  t.equal(await sent(4), 'Bearer new');
+  provider.setApiKeys?.([]);
+  await collect(provider.stream(REQUEST, signal));
+  t.equal(await sent(5), undefined);
+});

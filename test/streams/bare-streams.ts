@@ -81,7 +81,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
       ...settings,
     },
     maxMessages: MAX_MESSAGES,
-    longestAnswerMs: 600_000,
+    longestAnswerMs: () => 600_000,
     store,
   });
   await app.ready();

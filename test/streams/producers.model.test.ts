@@ -189,7 +189,7 @@ t.test('random commands of two replicas: only the current producer writes the lo
   const redis = await startRedis(t);
   const stores = [await redisStore(t, redis, {}, 'model'), await redisStore(t, redis, {}, 'model')];
   const clusters = stores.map(({ cluster }) => cluster);
-  const commands = clusters.map((cluster) => new StreamCommands({ cluster, ttlMs: 60_000, maxLogMs: 60_000 }));
+  const commands = clusters.map((cluster) => new StreamCommands({ cluster, ttlMs: 60_000, maxLogMs: () => 60_000 }));
   const arbitraries = [
     fc.tuple(replicaIndex, appendedText).map(([replica, text]) => new Append(replica, text)),
     fc.tuple(replicaIndex, appendedText).map(([replica, text]) => new Append(replica, text)),

@@ -35,7 +35,7 @@ export async function redisStore(
   const store = new RedisStore({
     ...config.streams,
     clock: systemClock,
-    maxLogMs: 600_000,
+    maxLogMs: () => 600_000,
     metrics: app.metrics,
     onEvicted() {},
     ...settings,

@@ -187,7 +187,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       flushMs: 0,
       ttlMs: 300_000,
       maxTotalBytes: 1e8,
-      maxLogMs: 600_000,
+      maxLogMs: () => 600_000,
       onEvicted() {
         replica.evicted += 1;
       },

@@ -38,7 +38,7 @@ export interface StreamCommandsOptions {
   /** Milliseconds for which an ended stream stays readable. */
   readonly ttlMs: number;
   /** Longest time in milliseconds for which a log may be written. Logs of dead producers expire then. */
-  readonly maxLogMs: number;
+  maxLogMs(): number;
 }
 
 const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
@@ -57,12 +57,12 @@ const REQUEST_STOP = script('request-stop');
 export class StreamCommands {
   readonly #cluster: Cluster;
   readonly #ttlMs: number;
-  readonly #activeTtlMs: number;
+  readonly #maxLogMs: () => number;
 
   constructor({ cluster, ttlMs, maxLogMs }: StreamCommandsOptions) {
     this.#cluster = cluster;
     this.#ttlMs = ttlMs;
-    this.#activeTtlMs = maxLogMs + ttlMs;
+    this.#maxLogMs = maxLogMs;
   }
 
   /** Creates a stream and returns undefined, or returns the existing stream of the idempotency key. */
@@ -76,7 +76,7 @@ export class StreamCommands {
         info.id,
         JSON.stringify(info),
         replica,
-        this.#activeTtlMs,
+        this.#activeTtlMs(),
         idempotency?.fingerprint ?? '',
         key('meta', ''),
         serializedPrompt,
@@ -114,7 +114,7 @@ export class StreamCommands {
    */
   async restore({ info, idempotency }: StreamKeys, epoch: number): Promise<number | undefined> {
     const fingerprint = idempotency?.fingerprint ?? '';
-    const args = [info.id, JSON.stringify(info), this.#cluster.replica, this.#activeTtlMs, fingerprint, epoch];
+    const args = [info.id, JSON.stringify(info), this.#cluster.replica, this.#activeTtlMs(), fingerprint, epoch];
     const found = await this.#run((redis) => runScript(redis, RESTORE, this.#keys({ info, idempotency }), args));
     const position = Number(found);
     return position < 0 ? undefined : position;
@@ -166,6 +166,11 @@ export class StreamCommands {
 
   async isStopRequested(id: string): Promise<boolean> {
     return (await this.#run((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
+  }
+
+  /** Returns the time to live of a stream that is produced. */
+  #activeTtlMs(): number {
+    return this.#maxLogMs() + this.#ttlMs;
   }
 
   #run<T>(call: (redis: Redis) => Promise<T>): Promise<T> {

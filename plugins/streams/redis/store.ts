@@ -19,7 +19,7 @@ export interface RedisStoreOptions extends MemoryStoreOptions {
   readonly cluster: Cluster;
   readonly metrics: Metrics;
   /** Longest time in milliseconds for which a log may be written. */
-  readonly maxLogMs: number;
+  maxLogMs(): number;
 }
 
 /**

@@ -1,0 +1,13 @@
+export interface SerializedError {
+  readonly name: string;
+  readonly code: string | undefined;
+  /** File and line where the error was created. */
+  readonly at: string | undefined;
+}
+
+/** Returns what may be shown of an error. Its message is left out: it may repeat input, as in `JSON.parse`. */
+export function serializeError(error: unknown): SerializedError {
+  const { name = 'Error', code, stack = '' } = (error ?? {}) as NodeJS.ErrnoException;
+  const line = stack.split('\n').find((text) => /^\s+at /.test(text)) ?? '';
+  return { name, code, at: /([^/\s(]+\/[^/\s(]+:\d+):\d+/.exec(line)?.[1] };
+}

@@ -1,0 +1,273 @@
+import t from 'tap';
+import { readConfig } from '../../plugins/config/load.ts';
+import { PROVIDER_TYPES } from '../../providers/registry.ts';
+import { writeConfig } from '../helper.ts';
+
+/** Tests values as people and platforms really set them: quotes, line ends, files, and characters that are not seen. */
+
+const MODEL = { DEFAULT_MODEL: 'openai/m' };
+const SECRET = 'CANARY-key';
+const LONG_SECRET = 'CANARY-secret-of-thirty-two-characters';
+/** The text of a variable of the file, which TypeScript and linters would take for a template. */
+const variable = (name: string) => ['$', `{${name}}`].join('');
+
+const read = (env: Record<string, string>) => readConfig(env);
+const problems = (env: Record<string, string>) => {
+  const found = read(env).problems;
+  for (const problem of found) {
+    if (/CANARY/.test(problem)) throw new Error('a problem repeats a value');
+  }
+  return found;
+};
+
+const WRAPPINGS: Record<string, (text: string) => string> = {
+  'as it is': (text) => text,
+  'a line end': (text) => `${text}\n`,
+  CRLF: (text) => `${text}\r\n`,
+  'several line ends': (text) => `\n${text}\n\n`,
+  spaces: (text) => `  ${text}\t`,
+  'double quotes': (text) => `"${text}"`,
+  'single quotes': (text) => `'${text}'`,
+  'quotes and a line end': (text) => `"${text}"\r\n`,
+  'spaces inside quotes': (text) => `" ${text} "`,
+  'a byte order mark': (text) => `\ufeff${text}`,
+};
+
+t.test('white space, line ends and quotes around a value are removed, in variables and in files', async (t) => {
+  for (const [name, wrap] of Object.entries(WRAPPINGS)) {
+    const yaml = `providers: { it: { type: openai, apiKeys: ["${variable('KEY')}"], models: [m] } }`;
+    const secrets = { secret: wrap(SECRET), url: wrap('redis://:pw@h'), ticket: wrap(LONG_SECRET) };
+    const file = t.testdir({ ...secrets, 'sluice.yaml': yaml });
+    const expected = {
+      providers: { openai: { apiKeys: [SECRET] } },
+      ticketSecret: LONG_SECRET,
+      redis: { url: 'redis://:pw@h' },
+    };
+    const direct = { OPENAI_API_KEY: wrap(SECRET), TICKET_SECRET: wrap(LONG_SECRET), REDIS_URL: wrap('redis://:pw@h') };
+    t.match(read({ ...MODEL, ...direct }).config, expected, `${name}, in variables`);
+    const byFile = {
+      OPENAI_API_KEY_FILE: `${file}/secret`,
+      TICKET_SECRET_FILE: `${file}/ticket`,
+      REDIS_URL_FILE: wrap(`${file}/url`),
+    };
+    t.match(read({ ...MODEL, ...byFile }).config, expected, `${name}, in files`);
+    for (const env of [{ KEY: wrap(SECRET) }, { KEY_FILE: `${file}/secret` }]) {
+      const { config } = read({ CONFIG_FILE: wrap(`${file}/sluice.yaml`), ...env } as Record<string, string>);
+      t.same(config?.providers.it?.apiKeys, [SECRET], `${name}, in the file: ${Object.keys(env)}`);
+    }
+  }
+});
+
+t.test('every variable of a provider can be read from a file', async (t) => {
+  const path = `${t.testdir({ secret: `${SECRET}\n` })}/secret`;
+  for (const [type, { apiKeyEnv, baseUrlEnv = [] }] of Object.entries(PROVIDER_TYPES)) {
+    if (apiKeyEnv === undefined) continue;
+    const address = type === 'azure' ? { [baseUrlEnv[0] as string]: 'https://a.example' } : {};
+    const env = { [`${apiKeyEnv}_FILE`]: path, DEFAULT_MODEL: `${type}/m`, ...address };
+    t.same(read(env).config?.providers[type]?.apiKeys, [SECRET], `${apiKeyEnv}_FILE`);
+  }
+});
+
+t.test('several keys are separated by commas or line ends, each with or without quotes', async (t) => {
+  for (const text of ['a,b', ' a , b ', '"a","b"', '"a,b"', "'a', 'b'", 'a\nb\n', 'a\r\n\r\nb', 'a,,b,']) {
+    t.same(
+      read({ ...MODEL, OPENAI_API_KEY: text }).config?.providers.openai?.apiKeys,
+      ['a', 'b'],
+      JSON.stringify(text),
+    );
+  }
+  t.same(read({ CORS_ORIGINS: '"https://a.example", https://b.example\n' }).config?.corsOrigins, [
+    'https://a.example',
+    'https://b.example',
+  ]);
+});
+
+t.test(
+  'a variable that is empty counts as unset; one of white space, or a list without keys, is reported',
+  async (t) => {
+    for (const empty of ['', '""', "''", ' "" ']) {
+      t.same(Object.keys(read({ OPENAI_API_KEY: empty }).config?.providers ?? {}), ['demo'], JSON.stringify(empty));
+    }
+    for (const blank of [' ', '\n', '\r\n', '\t ', '" "']) {
+      for (const name of ['OPENAI_API_KEY', 'TICKET_SECRET', 'REDIS_URL', 'PORT', 'CORS_ORIGINS']) {
+        t.same(problems({ [name]: blank }), [`${name}: contains only white space`], `${name}=${JSON.stringify(blank)}`);
+      }
+    }
+    for (const list of [',', '"",""', ' , '])
+      t.same(problems({ ...MODEL, OPENAI_API_KEY: list }), ['OPENAI_API_KEY: contains no key']);
+    const yaml = `providers: { it: { type: openai, apiKeys: ["${variable('KEY')}"], models: [m] } }`;
+    const CONFIG_FILE = writeConfig(t, yaml);
+    t.same(problems({ CONFIG_FILE }), ['KEY: used in CONFIG_FILE but not set']);
+    t.same(problems({ CONFIG_FILE, KEY: '\n' }), ['KEY: contains only white space']);
+    t.match(
+      problems({ CONFIG_FILE: writeConfig(t, 'providers: { it: { type: openai, apiKeys: [""], models: [m] } }') }),
+      [/^providers\.it\.apiKeys\.0: /],
+    );
+  },
+);
+
+t.test('a file that is missing, unreadable, empty, or set beside its variable is reported', async (t) => {
+  const dir = t.testdir({ empty: '', blank: '\n \n', secret: SECRET });
+  for (const name of ['OPENAI_API_KEY', 'TICKET_SECRET', 'REDIS_URL', 'BELLA_API_KEY']) {
+    t.same(problems({ [`${name}_FILE`]: `${dir}/none` }), [`${name}_FILE: file not found`]);
+    t.same(problems({ [`${name}_FILE`]: dir }), [`${name}_FILE: cannot be read (EISDIR)`]);
+    for (const file of ['empty', 'blank'])
+      t.same(problems({ [`${name}_FILE`]: `${dir}/${file}` }), [`${name}_FILE: the file is empty`]);
+    const [problem] = problems({ ...MODEL, [name]: LONG_SECRET, [`${name}_FILE`]: `${dir}/secret` });
+    t.equal(problem, `${name}: set either ${name} or ${name}_FILE, not both`);
+  }
+  t.same(
+    read({ ...MODEL, OPENAI_API_KEY: '', OPENAI_API_KEY_FILE: `${dir}/secret` }).config?.providers.openai?.apiKeys,
+    [SECRET],
+  );
+  t.same(read({ ...MODEL, OPENAI_API_KEY: SECRET, OPENAI_API_KEY_FILE: '' }).config?.providers.openai?.apiKeys, [
+    SECRET,
+  ]);
+  const [problem] = problems({ ...MODEL, OPENAI_API_KEY_FILE: `${t.testdir({ secret: 'CANARY key' })}/secret` });
+  t.equal(problem, 'OPENAI_API_KEY_FILE: not valid: contains a space', 'the problem names the variable that is set');
+});
+
+t.test('a value that is not valid is reported with its reason, and is not repeated', async (t) => {
+  const keys: Record<string, string> = {
+    'Bearer CANARY': 'starts with "Bearer"; write the key alone',
+    'bearer CANARY': 'starts with "Bearer"; write the key alone',
+    'CANARY key': 'contains a space',
+    'CANARY\tkey': 'contains a space',
+    '"CANARY': 'contains a quotation mark',
+    "CANARY'": 'contains a quotation mark',
+    'CANARY”': 'contains a quotation mark',
+    CANARYé: 'contains a character that is not ASCII',
+    'CANARY\u200b': 'contains an invisible character',
+    '\u200bCANARY': 'contains an invisible character',
+    'CAN\u2060ARY': 'contains an invisible character',
+    'CANARY\u0000key': 'contains an invisible character',
+    'CANARY\u001b[0m': 'contains an invisible character',
+  };
+  for (const [key, reason] of Object.entries(keys)) {
+    const label = JSON.stringify(key);
+    t.match(problems({ ...MODEL, OPENAI_API_KEY: key }), [new RegExp(`^OPENAI_API_KEY: .*${reason}`)], label);
+    const inFile = JSON.stringify({ providers: { it: { type: 'openai', apiKeys: ['ok', key], models: ['m'] } } });
+    const CONFIG_FILE = writeConfig(t, inFile);
+    t.match(
+      problems({ CONFIG_FILE }),
+      [new RegExp(`^providers\\.it\\.apiKeys\\.1: .*${reason}`)],
+      `${label} in the file`,
+    );
+  }
+  t.match(
+    problems({
+      CONFIG_FILE: writeConfig(
+        t,
+        JSON.stringify({ providers: { it: { type: 'openai', apiKeys: ['CANARY\n'], models: ['m'] } } }),
+      ),
+    }),
+    [/contains a line break/],
+  );
+  t.same(problems({ TICKET_SECRET: `${LONG_SECRET}\u200b` }), ['TICKET_SECRET: contains an invisible character']);
+  const headers = { 'x-token': 'CANARY with spaces "and quotes" é' };
+  const CONFIG_FILE = writeConfig(t, JSON.stringify({ providers: { it: { type: 'openai', headers, models: ['m'] } } }));
+  t.match(problems({ CONFIG_FILE }), [/x-token: not valid: contains a character that is not ASCII$/]);
+});
+
+t.test('an address without a scheme gets a hint', async (t) => {
+  for (const url of ['CANARY.example/v1', 'CANARY:8000/v1', '//CANARY/v1', 'htps://CANARY/v1', 'ftp://CANARY']) {
+    const hint = 'not valid: must start with https:// or http://';
+    t.same(problems({ ...MODEL, OPENAI_API_KEY: 'k', OPENAI_BASE_URL: url }), [`OPENAI_BASE_URL: ${hint}`], url);
+    const yaml = `providers: { it: { type: vllm, baseUrl: "${url}", models: [m] } }`;
+    t.same(problems({ CONFIG_FILE: writeConfig(t, yaml) }), [`providers.it.baseUrl: ${hint}`], url);
+  }
+});
+
+t.test('the password of REDIS_URL works if it is encoded; else the problem says how to encode it', async (t) => {
+  const valid = [
+    'redis://h',
+    'redis://h/',
+    'redis://h:6379/3',
+    'rediss://user:pw@h:6380/0',
+    'redis://:p%2Fw%23%3F%25%40@h',
+    'redis://:p@w@h',
+    'redis://:p:w@h',
+    'redis://:p&w=+~^|;,!*()$<>{}[]\\@h',
+    'redis://:pä@h',
+    'redis://:pw@[::1]:6379',
+    'redis://h?family=6',
+  ];
+  for (const url of valid) t.equal(read({ REDIS_URL: url }).config?.redis?.url, url, url);
+  const encode = /^REDIS_URL: must be redis:.*%2F for \/, %23 for #, %3F for \? and %25 for %$/;
+  for (const character of ['/', '#', '?', '%', '%2', '%zz', '%ff', '/#?%']) {
+    for (const user of ['', 'user']) {
+      for (const password of [
+        `CANARY${character}`,
+        `CAN${character}ARY`,
+        `${character}CANARY`,
+        `12${character}CANARY`,
+      ]) {
+        for (const host of ['h', 'h:6379', 'h:6379/0', '[::1]:6379']) {
+          const found = problems({ REDIS_URL: `redis://${user}:${password}@${host}` });
+          // In front of two digits, a % is already an encoding: `%2` followed by `CA` cannot be told from a password.
+          if (found.length === 0 && /%[0-9a-f]{2}/i.test(password)) continue;
+          t.match(found, [encode], `${user}:${password}@${host}`);
+        }
+      }
+    }
+  }
+  const others: Record<string, RegExp> = {
+    'h:6379': /must start with redis:/,
+    'http://h': /must start with redis:/,
+    'REDIS://h': /must start with redis:/,
+    'redis://': /must be redis:|has no host/,
+    'redis:///0': /must be redis:|has no host/,
+    'redis://h:99999': /must be redis:/,
+    'redis://h/CANARY': /database .* must be a number/,
+    'redis://:CANARY pw@h': /contains a space/,
+    'redis://:CANARY\u200b@h': /contains an invisible character/,
+  };
+  for (const [url, problem] of Object.entries(others)) t.match(problems({ REDIS_URL: url }), [problem], url);
+  const CONFIG_FILE = writeConfig(t, 'redis: { url: "redis://:CAN/ARY@h" }');
+  t.match(problems({ CONFIG_FILE }), [/^redis\.url: must be redis:/], 'in the file');
+});
+
+t.test('YAML with warnings, unfilled templates and too many aliases is reported, and prints nothing', async (t) => {
+  const warnings: unknown[] = [];
+  const onWarning = (warning: unknown) => warnings.push(warning);
+  process.on('warning', onWarning);
+  t.teardown(() => process.off('warning', onWarning));
+  const aliases = `a: &a [${'x,'.repeat(50)}]\nb: &b [${'*a,'.repeat(50)}]\nc: [${'*b,'.repeat(50)}]\n`;
+  const files: Record<string, RegExp> = {
+    'providers: { it: { type: openai, apiKeys: [!vault CANARY], models: [m] } }':
+      /^CONFIG_FILE: not valid YAML at line 1, column /,
+    'providers: { it: { type: openai, apiKeys: [{{ CANARY }}], models: [m] } }': /^providers\.it\.apiKeys\.0: /,
+    'ticketSecret: [CANARY': /^CONFIG_FILE: not valid YAML at line 1, column /,
+    [aliases]: /^CONFIG_FILE: not valid YAML: too many aliases$/,
+  };
+  for (const [yaml, problem] of Object.entries(files)) {
+    t.match(problems({ CONFIG_FILE: writeConfig(t, yaml) })[0], problem, yaml.slice(0, 60));
+  }
+  await new Promise(setImmediate);
+  t.same(warnings, [], 'no warning was printed');
+});
+
+t.test('$${NAME} in the file is the text itself', async (t) => {
+  const CONFIG_FILE = writeConfig(
+    t,
+    `models: [{ name: m, targets: [{ provider: demo, model: x }], continuePrompt: "$${variable('X')} ${variable('Y')}" }]\nproviders: { demo: { type: demo } }`,
+  );
+  t.equal(read({ CONFIG_FILE, Y: 'y' }).config?.models[0]?.continuePrompt, `${variable('X')} y`);
+});
+
+t.test('keys, tokens and origins of a wrong shape are reported, without an exception', async (t) => {
+  const files = {
+    'keys: [{ name: web }]': /^keys\.0\.sha256: /,
+    'keys: [web]': /^keys\.0: /,
+    'keys: web': /^keys: /,
+    'keys:': /^keys: /,
+    'jwt: true': /^jwt: /,
+    'jwt: { issuer: i, audience: a }': /^jwt\.algorithms: /,
+    'jwt: { issuer: i, audience: a, algorithms: [RS256], jwksUrl: "https://[" }': /^jwt\.jwksUrl: must be a URL/,
+    'corsOrigins:': /^corsOrigins: /,
+    'models: default': /^models: /,
+  };
+  for (const [yaml, problem] of Object.entries(files)) {
+    t.match(problems({ CONFIG_FILE: writeConfig(t, yaml) })[0], problem, yaml);
+  }
+});
