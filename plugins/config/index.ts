@@ -9,7 +9,7 @@ declare module 'fastify' {
     /** The configuration at the start. */
     readonly config: Config;
     /**
-     * Applies the settings of another configuration that need no restart (`RELOADED_SETTINGS`).
+     * Applies the settings of another configuration that need no restart (`restart.ts`).
      * @throws RestartRequired if it has a provider that is not running, or removes all keys and tokens
      */
     reloadConfig(next: Config): ReloadReport;

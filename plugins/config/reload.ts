@@ -73,7 +73,7 @@ export function createReloader({ load, apply, clock, onReloaded, onRefused, ...o
     const found = JSON.stringify(current);
     const isChanged = found !== JSON.stringify(files);
     const isSettled = found === candidate;
-    candidate = isChanged && !isSettled ? found : '';
+    candidate = found;
     if (isChanged && isSettled) await reload(current);
   };
   const schedule = () =>

@@ -11,7 +11,7 @@ export class RestartRequired extends Error {
 }
 
 /** Settings that a reload applies; `*` stands for any name. All others need a restart. */
-export const RELOADED_SETTINGS: readonly string[] = [
+const RELOADED_SETTINGS: readonly string[] = [
   'keys',
   'jwt',
   'models',
