@@ -8,12 +8,11 @@ import { type PartSink, runAttempt } from './attempt.ts';
 import { createAttemptReport } from './attempt-report.ts';
 import { AnswerProgress } from './continuation.ts';
 import { countsAgainstTarget, isRateLimit, nextStep } from './next-step.ts';
-import { requestFor } from './request-settings.ts';
+import { type Prompt, requestFor } from './request-settings.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Choice, IsEligible, TargetSlot, Targets } from './targets.ts';
 
-/** A question without its model; the route names the model. */
-export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
+export type { Prompt };
 
 export interface AnswerSink extends PartSink {
   /** Called before each call of a target. */
@@ -23,7 +22,7 @@ export interface AnswerSink extends PartSink {
 }
 
 export interface GenerateOptions {
-  /** Who asks. Failures of one owner alone close a target to no other. */
+  /** Owner of the question. Failures of one owner alone close a target to no other. */
   readonly owner?: string | undefined;
   /** Text that the answer continues instead of starting over. */
   readonly partialAnswer?: string | undefined;

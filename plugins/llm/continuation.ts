@@ -1,6 +1,6 @@
 import type { AnswerPart, ChatRequest, FinishPart, Usage } from '../../providers/types.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
-import type { Prompt } from './client.ts';
+import type { Prompt } from './request-settings.ts';
 
 /** Characters per token in English. Other scripts have fewer. */
 export const CHARS_PER_TOKEN = 4;
@@ -15,7 +15,7 @@ interface BrokenAttempt {
   readonly textTokens: number;
 }
 
-/** What the targets of one question have said so far, and the prompt with which another target continues it. */
+/** Collects what the targets of one question have said, and makes the prompt with which another one continues it. */
 export class AnswerProgress {
   /** Prompt of the next call. Undefined once no further call can follow, so that it is not held in memory. */
   prompt: Prompt | undefined;

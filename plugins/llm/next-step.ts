@@ -2,7 +2,7 @@ import { ProviderError } from '../../providers/errors.ts';
 
 /** Decides what follows a failed call. Pure. */
 
-/** What a call that has failed leaves. */
+/** State of a question after a failed call. */
 export interface CallState {
   /** Calls of this target for the question so far. */
   readonly tries: number;

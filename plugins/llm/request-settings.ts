@@ -1,6 +1,8 @@
 import type { ChatRequest, Provider, RequestSettings, ToolChoice } from '../../providers/types.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
-import type { Prompt } from './client.ts';
+
+/** A question without its model; the route names the model. */
+export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
 
 /** Options that have a field of their own in `ChatRequest`. */
 const FIELDS: Readonly<Record<string, keyof ChatRequest>> = {

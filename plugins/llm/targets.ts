@@ -32,7 +32,7 @@ export type IsEligible = (provider: Provider, target: Target) => boolean;
 export interface Choice {
   /** Index of the first target to consider; 0 if absent. */
   readonly from?: number;
-  /** Who asks; see `Breaker`. */
+  /** Owner of the question; see `Breaker`. */
   readonly owner?: string;
   readonly isEligible?: IsEligible;
 }

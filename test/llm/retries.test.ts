@@ -358,3 +358,44 @@ t.test('an error of a sink ends the answer, and is never thrown at a timer or a 
   t.match(errors, [{ message: 'cannot be reported' }], 'and the error of the report is handed to the log');
   t.ok(targets.reserve(route), 'the place is free');
 });
+
+t.test('an error while the next step is chosen ends the answer', async (t) => {
+  const bug = new Error('bug');
+  let questions = 0;
+  const b: FakeProvider = {
+    ...fake('b', [ANSWER]),
+    unsupported() {
+      questions += 1;
+      throw bug;
+    },
+  };
+  const after = setUp([fake('a', [[SERVER_ERROR]]), b]);
+  t.equal((await after.generate()).fault, bug, 'after a failed call');
+  t.equal(questions, 1);
+
+  let isBusy = true;
+  const busy: FakeProvider = { ...b, cooldown: () => (isBusy ? fault('upstream_rate_limited') : undefined) };
+  const a: FakeProvider = {
+    ...fake('a', [[SERVER_ERROR]]),
+    unsupported() {
+      if (!isBusy) throw bug;
+      return undefined;
+    },
+  };
+  const waiting = setUp([a, busy]);
+  const running = await waiting.start();
+  isBusy = false;
+  t.doesNotThrow(() => waiting.clock.advance(250), 'in a timer');
+  t.equal(running.outcome.fault, bug, 'after the wait for a retry');
+});
+
+t.test(
+  'a call that met a stale connection is repeated at once, free of the budget, before another target',
+  async (t) => {
+    const stale = fault('upstream_unreachable', { reason: 'stale_connection', retryAfterMs: 0 });
+    const { generate, budget, clock } = setUp([fake('a', [[stale], ANSWER]), fake('b', [ANSWER])]);
+    emptyBudget(budget);
+    t.match(await generate(), { called: ['a', 'a'], text: 'whole' });
+    t.equal(clock.now(), 250, 'one turn of the clock of the test');
+  },
+);

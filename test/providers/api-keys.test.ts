@@ -283,5 +283,5 @@ t.test('keys may be added to none, and all may be removed', async (t) => {
   t.equal(keys.cooldown('m'), undefined);
   t.equal(keys.use('m'), undefined, 'calls are made without a key');
   keys.replace(['x']);
-  t.equal(keys.cooldown('m'), undefined, 'a key that comes back begins anew');
+  t.equal(keys.cooldown('m'), undefined, 'a key that comes back has no cooldown');
 });

@@ -224,7 +224,7 @@ t.test('keys are replaced while calls run: these keep theirs, and the next calls
   t.equal(await sent(5), undefined);
 });
 
-/** What a provider that does not take a key answers. */
+/** Answers of a provider that does not take a key. */
 const KEY_FAULTS: [name: string, script: Script, reason: string][] = [
   ['401', ({ response }) => void response.writeHead(401).end(), 'credentials'],
   ['402', ({ response }) => void response.writeHead(402).end(), 'billing'],
