@@ -93,10 +93,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     else sink.onFault(unsupported(route, prompt) === undefined ? targets.unavailableError(route, owner) : UNSUPPORTED);
   }
 
-  /**
-   * Runs one call after the other until the answer ends. Has no access to the original prompt: what `progress` drops
-   * is not held by the closures of a running call.
-   */
+  /** Makes one call after the other. Takes no prompt: what `progress` drops is held by no closure of a running call. */
   function runSteps(
     route: ModelRoute,
     progress: AnswerProgress,
@@ -159,7 +156,12 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     }
 
     /** Takes the step after a failed call. */
-    function follow({ index, target, canRetry }: TargetSlot, tries: number, hasBegun: boolean, fault: unknown): void {
+    function follow(
+      { index, target, canRetry, cooldownMs }: TargetSlot,
+      tries: number,
+      hasBegun: boolean,
+      fault: unknown,
+    ): void {
       if (hasBegun) progress.breakOff();
       const step = nextStep(fault, {
         tries,
@@ -167,6 +169,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
         canContinue: progress.canContinue,
         hasNext: targets.isFree(route, choice(index + 1)),
         isClosed: canRetry(),
+        cooldownMs: cooldownMs(),
         remainingMs: deadline - clock.now(),
         random: random(),
       });
@@ -219,9 +222,9 @@ export function createLlmClient(options: ClientOptions): LlmClient {
   }
 
   function withdraw(): boolean {
-    const isGranted = budget.withdraw();
-    if (!isGranted) metrics.retriesDenied.inc();
-    return isGranted;
+    if (budget.withdraw()) return true;
+    metrics.retriesDenied.inc();
+    return false;
   }
 
   function count({ kind, slot, from }: Step): void {
@@ -242,8 +245,5 @@ function callOf(provider: Provider, request: ChatRequest, traceHeaders: ChatRequ
 }
 
 /** The settings have changed since the question was accepted. */
-const UNSUPPORTED = new ProviderError('upstream_rejected', {
-  reason: 'unsupported_option',
-  retryable: false,
-  upstreamStatus: 400,
-});
+const REFUSAL = { reason: 'unsupported_option', retryable: false, upstreamStatus: 400 };
+const UNSUPPORTED = new ProviderError('upstream_rejected', REFUSAL);

@@ -14,6 +14,8 @@ export interface CallState {
   readonly hasNext: boolean;
   /** True if the target may be called again: its circuit breaker is closed. */
   readonly isClosed: boolean;
+  /** Milliseconds until a key of the target can be used; infinite if only an operator can change that. */
+  readonly cooldownMs: number;
   /** Milliseconds until the total deadline. */
   readonly remainingMs: number;
   /** Random number from 0 to 1. */
@@ -47,7 +49,7 @@ export function nextStep(fault: unknown, state: CallState): NextStep {
   // Any other error is a fault of this service, or a shortage of its own: no target is to blame, and none can help.
   if (!(fault instanceof ProviderError) || fault.stage === 'total' || state.remainingMs <= 0) return END;
   if (state.hasBegun) return state.canContinue && state.hasNext ? { kind: 'continue' } : END;
-  const waitMs = state.isClosed && state.tries < MAX_TRIES ? retryWaitMs(fault, state.random) : undefined;
+  const waitMs = state.isClosed && state.tries < MAX_TRIES ? retryWaitMs(fault, state) : undefined;
   const canRetry = waitMs !== undefined && waitMs < state.remainingMs;
   // The target had not seen the call: a repetition adds no load, and says more than another target.
   if (canRetry && isStaleConnection(fault)) return { kind: 'again', waitMs, isFree: true };
@@ -59,12 +61,13 @@ export function nextStep(fault: unknown, state: CallState): NextStep {
  * Returns the milliseconds to wait before the same target is called again; undefined for no retry. A target that
  * timed out after it had accepted the connection is not retried.
  */
-function retryWaitMs({ retryable, stage, retryAfterMs }: ProviderError, random: number): number | undefined {
+function retryWaitMs({ retryable, stage, retryAfterMs }: ProviderError, state: CallState): number | undefined {
   if (!retryable || (stage !== undefined && stage !== 'connect')) return undefined;
-  if (retryAfterMs === 0) return 0;
-  if (retryAfterMs !== undefined && retryAfterMs > MAX_WAIT_MS) return undefined;
+  const delayMs = Math.max(retryAfterMs ?? 0, state.cooldownMs);
+  if (delayMs > MAX_WAIT_MS) return undefined;
+  if (delayMs === 0 && retryAfterMs === 0) return 0;
   // Jitter, because many callers were told the same time.
-  return (retryAfterMs ?? 0) + Math.floor(random * JITTER_MS);
+  return delayMs + Math.floor(state.random * JITTER_MS);
 }
 
 /** Refusals of a question that another target may accept: its model is another one. */

@@ -19,6 +19,8 @@ export interface TargetSlot {
   release(hasFailed: boolean): void;
   /** Returns true if the target may be retried: its circuit breaker has not opened. */
   canRetry(): boolean;
+  /** Returns the milliseconds until a key can be used; infinite if the provider has refused all of them. */
+  cooldownMs(): number;
 }
 
 export interface TargetState extends Target {
@@ -151,6 +153,10 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
           if (hasFailed) health.breaker.failed(admission);
         },
         canRetry: () => health.breaker.isClosedFor(owner),
+        cooldownMs() {
+          const error = providerOf(target, route).cooldown?.(target.model);
+          return error === undefined ? 0 : (retryableError(error)?.retryAfterMs ?? Number.POSITIVE_INFINITY);
+        },
       };
     },
     hasCapacity: ({ targets }) => targets.some((target) => !isFull(target)),
@@ -160,11 +166,12 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
         const init = { reason: 'saturated', retryable: true, retryAfterMs: MIN_RETRY_MS };
         return new ProviderError('upstream_rate_limited', init);
       }
-      for (const target of targets) {
-        const error = providerOf(target, route).cooldown?.(target.model);
-        if (error) return error;
-      }
-      const waits = targets.map((target) => healthOf(target, route).breaker.retryInMs(owner));
+      // What passes by itself comes before what an operator has to change.
+      const cooldowns = targets.map((target) => providerOf(target, route).cooldown?.(target.model));
+      const others = targets.filter((target, index) => cooldowns[index] === undefined && !isFull(target));
+      const error = cooldowns.find(retryableError) ?? (others.length === 0 ? cooldowns.find(Boolean) : undefined);
+      if (error) return error;
+      const waits = others.map((target) => healthOf(target, route).breaker.retryInMs(owner));
       const retryAfterMs = Math.max(MIN_RETRY_MS, Math.min(...waits));
       return new ProviderError('upstream_failed', { reason: 'circuit_open', retryable: true, retryAfterMs });
     },
@@ -183,6 +190,10 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
       }
     },
   };
+}
+
+function retryableError(error: Error | undefined): ProviderError | undefined {
+  return error instanceof ProviderError && error.retryable ? error : undefined;
 }
 
 const STATE_VALUES: Readonly<Record<BreakerState, number>> = { closed: 0, half_open: 1, open: 2 };

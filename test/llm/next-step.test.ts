@@ -16,6 +16,7 @@ const STATE: CallState = {
   canContinue: false,
   hasNext: false,
   isClosed: true,
+  cooldownMs: 0,
   remainingMs: 60_000,
   random: 0.5,
 };
@@ -107,6 +108,23 @@ t.test('a retry that just fits into the deadline is made', async (t) => {
   t.same(nextStep(fault('upstream_failed'), { ...STATE, random: 0, remainingMs: 1 }), again(0));
   t.same(nextStep(fault('upstream_failed'), { ...STATE, random: 0.999 }), again(499));
   t.same(nextStep(fault('upstream_failed'), { ...STATE, hasNext: true, remainingMs: 0 }), END, 'no time is left');
+});
+
+t.test('a retry waits for the first key that can be used, if that is soon', async (t) => {
+  const cases: [number | undefined, number, NextStep][] = [
+    [undefined, 1_000, again(1_250)],
+    [0, 1_000, again(1_250)],
+    [4_000, 1_000, again(4_250)],
+    [1_000, 4_000, again(4_250)],
+    [undefined, 10_000, again(10_250)],
+    [undefined, 10_001, END],
+    [undefined, Number.POSITIVE_INFINITY, END],
+  ];
+  for (const [retryAfterMs, cooldownMs, step] of cases) {
+    const limited = fault('upstream_rate_limited', { retryAfterMs });
+    t.same(nextStep(limited, { ...STATE, cooldownMs }), step, `${retryAfterMs}, ${cooldownMs}`);
+    t.same(nextStep(limited, { ...STATE, cooldownMs, hasNext: true }), NEXT);
+  }
 });
 
 t.test('a second stale connection leads to the next target', async (t) => {

@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events';
 import t from 'tap';
 import type { ProviderError } from '../../providers/errors.ts';
+import { heapBytes } from '../heap.ts';
 import { emptyBudget, settle, setUp } from './client.ts';
 import { ANSWER, type FakeProvider, FINISH, fake, fault, NOT_FOUND, SERVER_ERROR, textPart } from './fake-provider.ts';
 
@@ -332,6 +333,78 @@ t.test(
     t.equal(b.requests.length, 0);
   },
 );
+
+t.test('a retry waits until a key of the target can be used', async (t) => {
+  const limited = fault('upstream_rate_limited');
+  const cases: [string, Error, number | undefined][] = [
+    ['soon', fault('upstream_rate_limited', { retryAfterMs: 1_000 }), 1_250],
+    ['late', fault('upstream_rate_limited', { retryAfterMs: 20_000 }), undefined],
+    ['never', fault('upstream_rejected', { reason: 'credentials', retryable: false }), undefined],
+  ];
+  for (const [name, cooldown, waitMs] of cases) {
+    let isInCooldown = false;
+    const a: FakeProvider = {
+      ...fake('a', [[limited], ANSWER]),
+      cooldown: () => (isInCooldown ? cooldown : undefined),
+    };
+    const { start, clock } = setUp([a]);
+    const starting = start();
+    isInCooldown = true;
+    const { outcome } = await starting;
+    if (waitMs === undefined) {
+      t.equal(outcome.fault, limited, `${name}: not waited for`);
+      continue;
+    }
+    clock.advance(waitMs - 1);
+    isInCooldown = false;
+    await settle();
+    t.same(outcome.called, ['a'], `${name}: not before ${waitMs} ms`);
+    clock.advance(1);
+    await settle();
+    t.match(outcome, { called: ['a', 'a'], text: 'whole' });
+  }
+});
+
+t.test('a rate limit of one model leaves another model of the provider free', async (t) => {
+  let limitedModel = '';
+  const a: FakeProvider = {
+    ...fake('a', [[fault('upstream_rate_limited', { retryAfterMs: 20_000 })], ANSWER]),
+    cooldown: (model) => (model === limitedModel ? fault('upstream_rate_limited') : undefined),
+  };
+  const targets = [
+    { provider: 'a', model: 'big' },
+    { provider: 'a', model: 'small' },
+  ] as const;
+  const { generate } = setUp([a], { route: { targets } });
+  t.match(await generate(), { called: ['a', 'a'], text: 'whole' });
+  limitedModel = 'big';
+  await generate();
+  t.same(
+    a.requests.map(({ model }) => model),
+    ['big', 'small', 'small'],
+  );
+});
+
+t.test('the prompt of an answer that nobody continues is garbage after the first part', async (t) => {
+  for (const onMidStreamFailure of ['error', 'continue'] as const) {
+    const parts = fake('a', [[textPart('x'), 'silence']]);
+    // The generator of this provider does not hold the request.
+    const a: FakeProvider = { ...parts, stream: (_, signal) => parts.stream({ model: 'm', messages: [] }, signal) };
+    const { client, route } = setUp([a], { route: { onMidStreamFailure } });
+    const sink = { onTarget() {}, onFirstPart() {}, onPart: () => undefined, onFault() {} };
+    const controller = new AbortController();
+    const ask = () => {
+      const messages = [{ role: 'user', content: 'q' } as const];
+      client.generate(route, { messages }, sink, controller.signal);
+      return new WeakRef(messages);
+    };
+    const prompt = ask();
+    await settle();
+    heapBytes();
+    t.equal(prompt.deref() === undefined, onMidStreamFailure === 'error', onMidStreamFailure);
+    controller.abort();
+  }
+});
 
 t.test('an error of a sink ends the answer, and is never thrown at a timer or a promise', async (t) => {
   const bug = new Error('bug');

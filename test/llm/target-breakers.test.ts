@@ -178,6 +178,19 @@ t.test('if no target can be used, the error names the first time at which one ma
   t.match((await client.generate()).fault, { reason: 'circuit_open', retryAfterMs: 1_000 }, 'at least one second');
 });
 
+t.test('if no target can be used, an error that passes by itself comes before one that does not', async (t) => {
+  const refused = fault('upstream_rejected', { reason: 'credentials', retryable: false });
+  const limited = fault('upstream_rate_limited', { retryAfterMs: 3_000 });
+  const inCooldown = (name: string, error: Error): FakeProvider => ({ ...fake(name, [ANSWER]), cooldown: () => error });
+  const dead = inCooldown('a', refused);
+  t.equal((await setUp([dead, inCooldown('b', limited)]).generate()).fault, limited);
+  t.equal((await setUp([dead, inCooldown('b', refused)]).generate()).fault, refused);
+  const client = setUp([dead, fake('b', [ANSWER])]);
+  const slots = Array.from({ length: 5 }, () => client.targets.reserve(client.route));
+  for (const slot of slots) slot?.release(true);
+  t.match((await client.generate()).fault, { reason: 'circuit_open', retryAfterMs: 5_000 });
+});
+
 t.test('a route is saturated only if all its targets are full', async (t) => {
   const cooldown = fault('upstream_rate_limited', { reason: 'keys_in_cooldown' });
   const b: FakeProvider = { ...fake('b', [ANSWER]), cooldown: () => cooldown };
