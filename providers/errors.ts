@@ -136,11 +136,6 @@ export class ProviderError extends Error {
   get upstream(): UpstreamDetail | undefined {
     return this.#init.upstream;
   }
-
-  /** Returns a copy that may be retried after a delay, for example 0 if another API key can be used immediately. */
-  withRetryAfter(retryAfterMs: number): ProviderError {
-    return new ProviderError(this.code, { ...this.#init, retryable: true, retryAfterMs });
-  }
 }
 
 /**

@@ -76,6 +76,7 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
   const running: Promise<unknown>[] = [];
   const questions = [
     'fallback',
+    'retried',
     'refused',
     'silent',
     'junk',
@@ -94,6 +95,7 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
   async function askOne(question: string): Promise<void> {
     if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question));
     if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`));
+    if (question === 'retried') return void (await readAll(`${ask}q&model=other/broken`));
     if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`));
     const reading = await open(`${ask}long ${question}`.replace(' ', '%20'));
     const { json } = await reading.until('start');
@@ -118,7 +120,7 @@ t.test('every query of the dashboard has data after a load', { skip: noPrometheu
     config,
     `providers:
   bella: { type: bella, baseUrl: "${upstream.url}/v1", apiKeys: [test-key], models: "*" }
-  other: { type: vllm, baseUrl: "${upstream.url}/v1" }
+  other: { type: vllm, baseUrl: "${upstream.url}/v1", models: [broken] }
   locked: { type: openai-compatible, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
 models:
   - { name: steady, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }

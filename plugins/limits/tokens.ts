@@ -1,10 +1,9 @@
 import type { Usage } from '../../providers/types.ts';
 import type { Prompt } from '../llm/client.ts';
+import { CHARS_PER_TOKEN } from '../llm/continuation.ts';
 
 /** Estimates tokens until the provider has counted them. Pure. */
 
-/** Characters per token in English. Other scripts have fewer; the provider's count is charged at the end. */
-const CHARS_PER_TOKEN = 4;
 /** Estimated tokens of an answer without a limit. */
 const DEFAULT_ANSWER_TOKENS = 1_024;
 

@@ -2,88 +2,142 @@ import type { Clock } from '../clock.ts';
 
 export type BreakerState = 'closed' | 'half_open' | 'open';
 
-/** Consecutive failures that open the breaker. */
+/** Failures in a row that open the breaker. */
 const FAILURE_THRESHOLD = 5;
+/** Failures of one owner that count for everybody. Below the threshold: one client alone closes a target to no other. */
+const MAX_COUNTED_PER_OWNER = 3;
 /** Time that the breaker stays open. Doubles after each failed probe. */
 const OPEN_DURATION_MS = { initial: 5_000, max: 60_000 };
+/** Time between two calls through a half-open breaker. */
+const PROBE_INTERVAL_MS = 1_000;
 
-/** An admitted call. Its result counts only if the breaker has not changed state since. */
+/** An admitted call. Nothing has to be given back: a call that never reports a result blocks no other. */
 export interface Admission {
-  readonly epoch: number;
+  readonly owner: string;
+  /** Rises with each admission. Tells which calls began before a change of state: their results are ignored. */
+  readonly sequence: number;
+}
+
+/** A period without calls, and after it one call per interval. */
+interface Block {
+  readonly openMs: number;
+  readonly openUntil: number;
+  nextCallAt: number;
+  /** Sequence of the last admission before the block. */
+  readonly since: number;
 }
 
 /**
- * Circuit breaker of one target. Opens after five consecutive failures; then one probe at a time decides.
- * Not a library, because a call succeeds here with its first content and not with its end, and because
- * time comes from the injected clock.
+ * Circuit breaker of one target. Five failures in a row open it: for everybody if they come from several owners, else
+ * only for the owner of the question, because the questions may be at fault. Where there is only one owner, that is
+ * everybody. After a while one call a second is let through, and the first result decides.
+ *
+ * Not a library, because a call succeeds here with its first content and not with its end, because owners are told
+ * apart, and because time comes from the injected clock.
  */
 export class Breaker {
   readonly #clock: Clock;
   readonly #onChange: (state: BreakerState) => void;
-  #failures = 0;
-  #openMs = OPEN_DURATION_MS.initial;
-  #openUntil: number | undefined;
-  #probe: Admission | undefined;
-  /** Rises with each change of state. Results of calls from earlier epochs are ignored. */
-  #epoch = 0;
+  /** Failures since the last success, by owner. Has at most five entries: with more, the breaker is open. */
+  readonly #failures = new Map<string, number>();
+  #block: Block | undefined;
+  #ownerBlock: (Block & { readonly owner: string }) | undefined;
+  #sequence = 0;
+  /** Sequence of the last admission before the breaker closed. */
+  #closedAt = 0;
 
   constructor(clock: Clock, onChange: (state: BreakerState) => void) {
     this.#clock = clock;
     this.#onChange = onChange;
   }
 
+  /** State for everybody, or, if the breaker is open for one owner only, for this one. */
   get state(): BreakerState {
-    if (this.#openUntil === undefined) return 'closed';
-    return this.#clock.now() < this.#openUntil ? 'open' : 'half_open';
+    const block = this.#block ?? this.#ownerBlock;
+    if (block === undefined) return 'closed';
+    return this.#clock.now() < block.openUntil ? 'open' : 'half_open';
   }
 
-  /** Milliseconds until a probe may start; 0 if calls are admitted now. */
-  get retryInMs(): number {
-    return this.#openUntil === undefined ? 0 : Math.max(0, this.#openUntil - this.#clock.now());
+  /** True if a call has failed since the last success. */
+  get hasFailed(): boolean {
+    return this.#failures.size > 0 || this.state !== 'closed';
+  }
+
+  isClosedFor(owner: string): boolean {
+    return this.#block === undefined && this.#ownerBlock?.owner !== owner;
+  }
+
+  /** Returns the milliseconds until a call of this owner may be admitted; 0 if it is admitted now. */
+  retryInMs(owner: string): number {
+    const waits = this.#blocksOf(owner).map(({ nextCallAt }) => nextCallAt - this.#clock.now());
+    return Math.max(0, ...waits);
   }
 
   /**
-   * Admits a call, or returns undefined. Report each admitted call by `failed` or `released`, and before that
-   * by `succeeded` when its first part has arrived.
+   * Admits a call, or returns undefined. Report its result by `succeeded`, when its first part has arrived, or by
+   * `failed`. A call that says nothing about the target reports nothing.
    */
-  admit(): Admission | undefined {
-    const { state } = this;
-    if (state === 'open' || this.#probe !== undefined) return undefined;
-    const admission = { epoch: this.#epoch };
-    if (state === 'half_open') {
-      this.#probe = admission;
-      this.#onChange('half_open');
+  admit(owner: string): Admission | undefined {
+    if (this.retryInMs(owner) > 0) return undefined;
+    this.#sequence += 1;
+    const blocks = this.#blocksOf(owner);
+    for (const block of blocks) block.nextCallAt = this.#clock.now() + PROBE_INTERVAL_MS;
+    if (blocks.length > 0) this.#onChange('half_open');
+    return { owner, sequence: this.#sequence };
+  }
+
+  succeeded({ sequence }: Admission): void {
+    if (this.#block !== undefined && sequence <= this.#block.since) return;
+    const before = this.state;
+    this.#failures.clear();
+    this.#block = undefined;
+    if (this.#ownerBlock !== undefined && sequence > this.#ownerBlock.since) this.#ownerBlock = undefined;
+    const after = this.state;
+    if (after === before) return;
+    this.#closedAt = this.#sequence;
+    this.#onChange(after);
+  }
+
+  failed({ owner, sequence }: Admission): void {
+    const own = this.#ownerBlock?.owner === owner ? this.#ownerBlock : undefined;
+    if (sequence <= Math.max(this.#closedAt, this.#block?.since ?? 0, own?.since ?? 0)) return;
+    if (this.#block !== undefined) {
+      // One owner cannot prolong the block of others either: a probe of another owner decides.
+      const isSecondOwner = this.#ownerBlock !== undefined && own === undefined;
+      if (isSecondOwner) this.#open(this.#block);
+      else this.#openFor(owner, own ?? this.#block);
+      return;
     }
-    return admission;
+    const failures = (this.#failures.get(owner) ?? 0) + 1;
+    this.#failures.set(owner, failures);
+    let counted = 0;
+    for (const count of this.#failures.values()) counted += Math.min(count, MAX_COUNTED_PER_OWNER);
+    if (counted >= FAILURE_THRESHOLD) this.#open();
+    else if (own !== undefined || failures >= FAILURE_THRESHOLD) this.#openFor(owner, own);
   }
 
-  succeeded({ epoch }: Admission): void {
-    if (epoch !== this.#epoch) return;
-    this.#failures = 0;
-    this.#openMs = OPEN_DURATION_MS.initial;
-    if (this.#openUntil === undefined) return;
-    this.#openUntil = undefined;
-    this.#changeState('closed');
+  #open(previous?: Block): void {
+    this.#block = this.#blockAfter(previous);
+    this.#ownerBlock = undefined;
+    this.#failures.clear();
+    this.#onChange('open');
   }
 
-  failed(admission: Admission): void {
-    if (admission.epoch !== this.#epoch) return;
-    this.#failures += 1;
-    const isProbe = admission === this.#probe;
-    if (!isProbe && this.#failures < FAILURE_THRESHOLD) return;
-    if (isProbe) this.#openMs = Math.min(this.#openMs * 2, OPEN_DURATION_MS.max);
-    this.#openUntil = this.#clock.now() + this.#openMs;
-    this.#changeState('open');
+  #openFor(owner: string, previous?: Block): void {
+    this.#ownerBlock = { owner, ...this.#blockAfter(previous) };
+    if (this.state === 'open') this.#onChange('open');
   }
 
-  /** Call if the call ended for a reason that does not concern the target. */
-  released(admission: Admission): void {
-    if (admission === this.#probe) this.#probe = undefined;
+  #blockAfter(previous: Block | undefined): Block {
+    const openMs = previous ? Math.min(previous.openMs * 2, OPEN_DURATION_MS.max) : OPEN_DURATION_MS.initial;
+    const openUntil = this.#clock.now() + openMs;
+    return { openMs, openUntil, nextCallAt: openUntil, since: this.#sequence };
   }
 
-  #changeState(state: BreakerState): void {
-    this.#epoch += 1;
-    this.#probe = undefined;
-    this.#onChange(state);
+  #blocksOf(owner: string): Block[] {
+    const blocks: Block[] = [];
+    if (this.#block !== undefined) blocks.push(this.#block);
+    if (this.#ownerBlock?.owner === owner) blocks.push(this.#ownerBlock);
+    return blocks;
   }
 }

@@ -6,14 +6,13 @@ import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { createAttemptReport } from './attempt-report.ts';
-import { appendContinuation } from './continuation.ts';
-import { applySettings } from './request-settings.ts';
-import { canFallBack, countsAgainstTarget, isFreeRetry, isRejectedByTarget, retryWaitMs } from './retry.ts';
+import { AnswerProgress } from './continuation.ts';
+import { countsAgainstTarget, isRateLimit, nextStep } from './next-step.ts';
+import { type Prompt, requestFor } from './request-settings.ts';
 import type { RetryBudget } from './retry-budget.ts';
-import type { IsEligible, TargetSlot, Targets } from './targets.ts';
+import type { Choice, IsEligible, TargetSlot, Targets } from './targets.ts';
 
-/** A question without its model; the route names the model. */
-export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
+export type { Prompt };
 
 export interface AnswerSink extends PartSink {
   /** Called before each call of a target. */
@@ -22,17 +21,22 @@ export interface AnswerSink extends PartSink {
   onFirstPart(): void;
 }
 
+export interface GenerateOptions {
+  /** Owner of the question. Failures of one owner alone close a target to no other. */
+  readonly owner?: string | undefined;
+  /** Text that the answer continues instead of starting over. */
+  readonly partialAnswer?: string | undefined;
+}
+
 export interface LlmClient {
   /**
    * Calls the targets of a route until one answers. Passes the parts of the answer to the sink: up to one
    * `finish`, or up to a fault: a `ProviderError`, the reason of the abort, or an error of this service.
    *
-   * Before the first content, a failed target is retried once, then the next target is called. After it,
-   * nothing is called again, unless the route lets another target continue the text.
-   *
-   * With a `partialAnswer`, the answer continues that text instead of starting over.
+   * Before the first content, the next target is called after a failure, or the same one again if there is no other.
+   * After it, nothing is called again, unless the route lets another target continue the text.
    */
-  generate(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, partialAnswer?: string): void;
+  generate(route: ModelRoute, prompt: Prompt, sink: AnswerSink, signal: AbortSignal, options?: GenerateOptions): void;
   /**
    * Returns the name of something in the prompt that no target of the route can express, and that would change the
    * answer; undefined if a target can be asked.
@@ -48,10 +52,22 @@ export interface ClientOptions {
   readonly tracing: Tracing;
   /** Returns a random number from 0 to 1. */
   readonly random?: () => number;
+  /** Takes an error of a sink to which its fault cannot be reported. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** A call to make. */
+interface Step {
+  readonly kind: 'first' | 'again' | 'next' | 'continue';
+  readonly slot: TargetSlot;
+  /** Calls of the target for the question, this one included. */
+  readonly tries: number;
+  /** The target that has failed. */
+  readonly from?: Target;
 }
 
 export function createLlmClient(options: ClientOptions): LlmClient {
-  const { targets, budget, clock, metrics, tracing, random = Math.random } = options;
+  const { targets, budget, clock, metrics, tracing, random = Math.random, onError = () => {} } = options;
   return { generate, unsupported };
 
   function unsupported(route: ModelRoute, prompt: Prompt): string | undefined {
@@ -67,27 +83,40 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     prompt: Prompt,
     sink: AnswerSink,
     signal: AbortSignal,
-    partialAnswer = '',
+    { owner = '', partialAnswer = '' }: GenerateOptions = {},
   ): void {
-    const deadline = clock.now() + route.deadlines.totalMs;
-    const answeredBy: string[] = [];
-    /** Kept only if another target may continue the text; undefined after a tool call. */
-    let text: string[] | undefined = route.onMidStreamFailure === 'continue' ? [partialAnswer] : undefined;
-    let currentPrompt = partialAnswer ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
-    let isContinuation = partialAnswer !== '';
-    const isEligible: IsEligible = (provider, target) =>
-      (!isContinuation || provider.supportsContinuation !== false) &&
-      provider.unsupported?.(requestFor(currentPrompt, target, provider, route)) === undefined;
-    let isBudgetDenied = false;
-
     budget.deposit();
-    const first = targets.reserve(route, 0, isEligible);
-    if (first) startAttempt(first, 1);
-    else sink.onFault(unsupported(route, prompt) === undefined ? targets.unavailableError(route) : UNSUPPORTED);
+    const progress = new AnswerProgress(route, prompt, partialAnswer);
+    const steps = runSteps(route, progress, sink, signal, owner);
+    const slot = steps.reserve(0);
+    if (slot) steps.run({ kind: 'first', slot, tries: 1 });
+    else sink.onFault(unsupported(route, prompt) === undefined ? targets.unavailableError(route, owner) : UNSUPPORTED);
+  }
 
-    function startAttempt(slot: TargetSlot, tries: number): void {
+  /** Makes one call after the other. Takes no prompt: what `progress` drops is held by no closure of a running call. */
+  function runSteps(
+    route: ModelRoute,
+    progress: AnswerProgress,
+    sink: AnswerSink,
+    signal: AbortSignal,
+    owner: string,
+  ): { run(step: Step): void; reserve(from: number): TargetSlot | undefined } {
+    const deadline = clock.now() + route.deadlines.totalMs;
+    let isOver = false;
+    const isEligible: IsEligible = (provider, target) => {
+      if (progress.prompt === undefined) return false;
+      if (progress.isContinuation && provider.supportsContinuation === false) return false;
+      return provider.unsupported?.(requestFor(progress.prompt, target, provider, route)) === undefined;
+    };
+    const choice = (from: number): Choice => ({ from, owner, isEligible });
+    const reserve = (from: number) => targets.reserve(route, choice(from));
+    return { run, reserve };
+
+    function run(step: Step): void {
+      const { slot, tries } = step;
       const { target, provider } = slot;
-      const request = requestFor(currentPrompt, target, provider, route);
+      count(step);
+      const request = progress.limit(requestFor(progress.prompt ?? NO_PROMPT, target, provider, route));
       const span = tracing.attempt(target.provider, request);
       const report = createAttemptReport({ provider: target.provider, span, clock, metrics });
       let hasBegun = false;
@@ -98,119 +127,123 @@ export function createLlmClient(options: ClientOptions): LlmClient {
           slot.succeeded();
           report.onFirstPart();
           sink.onFirstPart();
-          if (part.type !== 'finish') answeredBy.push(`${target.provider}/${target.model}`);
+          progress.begin(target, part);
         }
         if (part.type === 'finish') {
           slot.release(false);
           report.onFinish(part);
-          return sink.onPart({
-            ...part,
-            ...(part.state && { state: { ...part.state, provider: target.provider } }),
-            ...(answeredBy.length > 1 && { targets: answeredBy }),
-          });
+          return sink.onPart(progress.finish(part, target));
         }
-        if (part.type === 'text') text?.push(part.text);
-        else if (part.type === 'tool_call') text = undefined;
+        progress.add(part);
         return sink.onPart(part);
       };
-      const onFault = (fault: unknown) => {
-        slot.release(!signal.aborted && countsAgainstTarget(fault));
-        report.onFault(fault);
-        if (signal.aborted) sink.onFault(fault);
-        else if (hasBegun) continueAnswer(slot, fault);
-        else retryOrFallBack(slot, tries, fault);
-      };
+      const onFault = (fault: unknown) =>
+        guard(() => {
+          if (isRateLimit(fault)) slot.rateLimited();
+          slot.release(!signal.aborted && countsAgainstTarget(fault));
+          report.onFault(fault);
+          if (signal.aborted) end(fault);
+          else follow(slot, tries, hasBegun, fault);
+        });
 
-      sink.onTarget(target);
       const deadlines = { ...route.deadlines, totalMs: deadline - clock.now() };
-      const call = (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders: span.headers }, upstream);
       try {
-        runAttempt(call, deadlines, clock, { onPart, onFault }, signal);
+        sink.onTarget(target);
+        runAttempt(callOf(provider, request, span.headers), deadlines, clock, { onPart, onFault }, signal);
       } catch (fault) {
         onFault(fault);
       }
     }
 
-    /** Retries the same target after a wait, or calls the next one immediately. */
-    function retryOrFallBack(slot: TargetSlot, tries: number, fault: unknown): void {
-      const { index, target } = slot;
-      const waitMs = slot.canRetry() ? retryWaitMs(fault, tries, random) : undefined;
-      if (waitMs !== undefined && clock.now() + waitMs < deadline && (isFreeRetry(fault) || withdrawBudget())) {
-        wait(waitMs, () => {
-          const next = targets.reserve(route, index, isEligible);
-          if (next === undefined) return sink.onFault(fault);
-          const isRetry = next.index === index;
-          if (isRetry) metrics.retries.inc({ provider: target.provider });
-          else metrics.fallbacks.inc({ from: target.provider, to: next.target.provider });
-          startAttempt(next, isRetry ? tries + 1 : 1);
-        });
-        return;
-      }
-      const next = canFallBack(fault) ? targets.reserve(route, index + 1, isEligible) : undefined;
-      startNext(fault, target, next, metrics.fallbacks);
-    }
-
-    /** Lets the next target continue the answer, if the route allows it and the answer is text. */
-    function continueAnswer({ index, target }: TargetSlot, fault: unknown): void {
-      const textSoFar = fault instanceof ProviderError && fault.stage !== 'total' ? text?.join('') : undefined;
-      if (textSoFar !== undefined) isContinuation = true;
-      const next = textSoFar === undefined ? undefined : targets.reserve(route, index + 1, isEligible);
-      // If the model produced only reasoning, there is no text to continue: start over.
-      currentPrompt = textSoFar ? appendContinuation(prompt, textSoFar, route.continuePrompt) : prompt;
-      startNext(fault, target, next, metrics.continuations);
-    }
-
-    function startNext(
+    /** Takes the step after a failed call. */
+    function follow(
+      { index, target, canRetry, cooldownMs }: TargetSlot,
+      tries: number,
+      hasBegun: boolean,
       fault: unknown,
-      from: Target,
-      next: TargetSlot | undefined,
-      counter: Metrics['fallbacks'],
     ): void {
-      if (next !== undefined && (isRejectedByTarget(fault) || withdrawBudget())) {
-        counter.inc({ from: from.provider, to: next.target.provider });
-        startAttempt(next, 1);
-        return;
-      }
-      next?.release(false);
-      sink.onFault(fault);
-    }
+      if (hasBegun) progress.breakOff();
+      const step = nextStep(fault, {
+        tries,
+        hasBegun,
+        canContinue: progress.canContinue,
+        hasNext: targets.isFree(route, choice(index + 1)),
+        isClosed: canRetry(),
+        cooldownMs: cooldownMs(),
+        remainingMs: deadline - clock.now(),
+        random: random(),
+      });
+      if (step.kind === 'next' || step.kind === 'continue') start(step.kind, reserve(index + 1));
+      else if (step.kind === 'again' && (step.isFree || withdraw())) {
+        wait(step.waitMs, () => {
+          const slot = reserve(index);
+          // Another target may have become free meanwhile.
+          if (slot?.index === index) run({ kind: 'again', slot, tries: tries + 1, from: target });
+          else start('next', slot);
+        });
+      } else end(fault);
 
-    function withdrawBudget(): boolean {
-      if (isBudgetDenied) return false;
-      if (budget.withdraw()) return true;
-      isBudgetDenied = true;
-      metrics.retriesDenied.inc();
-      return false;
+      function start(kind: Step['kind'], slot: TargetSlot | undefined): void {
+        if (slot) run({ kind, slot, tries: 1, from: target });
+        else end(fault);
+      }
     }
 
     function wait(ms: number, then: () => void): void {
       const onAbort = () => {
         cancel();
-        sink.onFault(signal.reason);
+        end(signal.reason);
       };
       const cancel = clock.after(ms, () => {
         signal.removeEventListener('abort', onAbort);
-        then();
+        guard(then);
       });
       signal.addEventListener('abort', onAbort, { once: true });
+    }
+
+    /** Runs a callback of a timer or an event, which must not throw. Its error ends the answer. */
+    function guard(callback: () => void): void {
+      try {
+        callback();
+      } catch (error) {
+        end(error);
+      }
+    }
+
+    function end(fault: unknown): void {
+      if (isOver) return;
+      isOver = true;
+      try {
+        sink.onFault(fault);
+      } catch (error) {
+        onError(error);
+      }
+    }
+  }
+
+  function withdraw(): boolean {
+    if (budget.withdraw()) return true;
+    metrics.retriesDenied.inc();
+    return false;
+  }
+
+  function count({ kind, slot, from }: Step): void {
+    const to = slot.target.provider;
+    if (kind === 'again') metrics.retries.inc({ provider: to });
+    else if (from !== undefined) {
+      const counter = kind === 'continue' ? metrics.continuations : metrics.fallbacks;
+      counter.inc({ from: from.provider, to });
     }
   }
 }
 
-/** The settings have changed since the question was accepted. */
-const UNSUPPORTED = new ProviderError('upstream_rejected', {
-  reason: 'unsupported_option',
-  retryable: false,
-  upstreamStatus: 400,
-});
+const NO_PROMPT: Prompt = { messages: [] };
 
-/** Returns the request for a target: with the operator's settings, and without the state of other providers. */
-function requestFor(prompt: Prompt, target: Target, provider: Provider, route: ModelRoute): ChatRequest {
-  const messages = prompt.messages.map((message) => {
-    if (message.role !== 'assistant' || message.state === undefined) return message;
-    if (message.state.provider === target.provider) return message;
-    const { state: _, ...others } = message;
-    return others;
-  });
-  return applySettings({ ...prompt, messages, model: target.model }, [route.settings, provider.settings]);
+/** Returns the call for `runAttempt`. A function of its own, so that no other closure of the attempt holds the request. */
+function callOf(provider: Provider, request: ChatRequest, traceHeaders: ChatRequest['traceHeaders']) {
+  return (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders }, upstream);
 }
+
+/** The settings have changed since the question was accepted. */
+const REFUSAL = { reason: 'unsupported_option', retryable: false, upstreamStatus: 400 };
+const UNSUPPORTED = new ProviderError('upstream_rejected', REFUSAL);

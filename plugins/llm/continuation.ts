@@ -1,4 +1,123 @@
-import type { ChatRequest } from '../../providers/types.ts';
+import type { AnswerPart, ChatRequest, FinishPart, Usage } from '../../providers/types.ts';
+import type { ModelRoute, Target } from '../config/model-routes.ts';
+import type { Prompt } from './request-settings.ts';
+
+/** Characters per token in English. Other scripts have fewer. */
+export const CHARS_PER_TOKEN = 4;
+
+const estimateTokens = (characters: number): number => Math.ceil(characters / CHARS_PER_TOKEN);
+
+/** Tokens of an attempt that broke off: no provider has counted them. */
+interface BrokenAttempt {
+  /** Text, and reasoning before it. */
+  readonly outputTokens: number;
+  /** Text that later attempts have in their prompt. */
+  readonly textTokens: number;
+}
+
+/** Collects what the targets of one question have said, and makes the prompt with which another one continues it. */
+export class AnswerProgress {
+  /** Prompt of the next call. Undefined once no further call can follow, so that it is not held in memory. */
+  prompt: Prompt | undefined;
+  isContinuation: boolean;
+  readonly #original: Pick<ModelRoute, 'continuePrompt'>;
+  /** The prompt without the continuation; undefined if the answer will not be continued. */
+  #question: Prompt | undefined;
+  #text: string[];
+  #attemptTextLength = 0;
+  #attemptLength = 0;
+  readonly #broken: BrokenAttempt[] = [];
+  readonly #answeredBy: string[] = [];
+
+  constructor(route: ModelRoute, prompt: Prompt, partialAnswer: string) {
+    this.#original = route;
+    this.isContinuation = partialAnswer !== '';
+    this.prompt = this.isContinuation ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
+    this.#question = route.onMidStreamFailure === 'continue' ? prompt : undefined;
+    this.#text = [partialAnswer];
+    const tokens = estimateTokens(partialAnswer.length);
+    if (this.isContinuation) this.#broken.push({ outputTokens: tokens, textTokens: tokens });
+  }
+
+  /** True if another target may continue the answer: the route allows it, and the answer is text. */
+  get canContinue(): boolean {
+    return this.#question !== undefined;
+  }
+
+  /** Call before the first part of each call. */
+  begin({ provider, model }: Target, part: AnswerPart): void {
+    if (part.type !== 'finish') this.#answeredBy.push(`${provider}/${model}`);
+    if (!this.canContinue) this.prompt = undefined;
+  }
+
+  /** Call for each part but the last. */
+  add(part: AnswerPart): void {
+    if (part.type === 'finish') return;
+    if (part.type === 'tool_call') {
+      this.#question = undefined;
+      this.prompt = undefined;
+      this.#text = [];
+      return;
+    }
+    this.#attemptLength += part.text.length;
+    if (part.type !== 'text') return;
+    this.#attemptTextLength += part.text.length;
+    if (this.#question !== undefined) this.#text.push(part.text);
+  }
+
+  /** Call if a call has failed after its first part. The next call continues the text. */
+  breakOff(): void {
+    this.#broken.push({
+      outputTokens: estimateTokens(this.#attemptLength),
+      textTokens: estimateTokens(this.#attemptTextLength),
+    });
+    this.#attemptLength = 0;
+    this.#attemptTextLength = 0;
+    if (this.#question === undefined) return;
+    const text = this.#text.join('');
+    this.#text = [text];
+    this.isContinuation = true;
+    // If the model produced only reasoning, there is no text to continue: start over.
+    this.prompt = text ? appendContinuation(this.#question, text, this.#original.continuePrompt) : this.#question;
+  }
+
+  /** Returns the request with its token limit lowered by the text that the answer has already. */
+  limit(request: ChatRequest): ChatRequest {
+    if (request.maxTokens === undefined || this.#broken.length === 0) return request;
+    const said = this.#broken.reduce((sum, { textTokens }) => sum + textTokens, 0);
+    return { ...request, maxTokens: Math.max(1, request.maxTokens - said) };
+  }
+
+  /** Returns the last part for the reader: with all targets that answered, and the usage of all of them. */
+  finish(part: FinishPart, { provider }: Target): FinishPart {
+    const usage = part.usage && this.#addUsage(part.usage);
+    return {
+      ...part,
+      ...(part.state && { state: { ...part.state, provider } }),
+      ...(usage && { usage }),
+      ...(this.#answeredBy.length > 1 && { targets: this.#answeredBy }),
+    };
+  }
+
+  /** Adds the attempts that broke off. Their prompts had all that the last one has, but the text said after them. */
+  #addUsage(last: Usage): Usage {
+    if (this.#broken.length === 0) return last;
+    let output = 0;
+    let input = 0;
+    let textAfter = 0;
+    for (const { outputTokens, textTokens } of [...this.#broken].reverse()) {
+      textAfter += textTokens;
+      output += outputTokens;
+      input += Math.max(0, (last.inputTokens ?? 0) - textAfter);
+    }
+    return {
+      ...last,
+      ...(last.inputTokens !== undefined && { inputTokens: last.inputTokens + input }),
+      ...(last.outputTokens !== undefined && { outputTokens: last.outputTokens + output }),
+      ...(last.totalTokens !== undefined && { totalTokens: last.totalTokens + input + output }),
+    };
+  }
+}
 
 /** Returns the prompt with the partial answer and the instruction to continue it. */
 export function appendContinuation<T extends Pick<ChatRequest, 'messages'>>(

@@ -30,11 +30,13 @@ export default fp<ModelSettings>(
     let routes = createModelRoutes(settings);
     fastify.onConfigReload((next) => {
       routes = createModelRoutes(next);
+      targets.retain(routes.names.flatMap((name) => routes.find(name) ?? []));
     });
-    const { providers, clock, metrics, tracing } = fastify;
+    const { providers, clock, metrics, tracing, log } = fastify;
     const maxConcurrent = (name: string) => settings.providers[name]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
     const targets = createTargets({ providers, maxConcurrent, clock, metrics });
-    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing });
+    const onError = (err: unknown) => log.error({ err }, 'the end of an answer could not be reported');
+    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing, onError });
     const llm: Llm = {
       ...client,
       get models() {

@@ -1,4 +1,8 @@
-import type { ChatRequest, RequestSettings, ToolChoice } from '../../providers/types.ts';
+import type { ChatRequest, Provider, RequestSettings, ToolChoice } from '../../providers/types.ts';
+import type { ModelRoute, Target } from '../config/model-routes.ts';
+
+/** A question without its model; the route names the model. */
+export type Prompt = Omit<ChatRequest, 'model' | 'traceHeaders'>;
 
 /** Options that have a field of their own in `ChatRequest`. */
 const FIELDS: Readonly<Record<string, keyof ChatRequest>> = {
@@ -38,6 +42,17 @@ export function applySettings(request: ChatRequest, all: readonly (RequestSettin
   else delete changed.options;
   if (forward.length > 0) changed.forward = forward;
   return changed as unknown as ChatRequest;
+}
+
+/** Returns the request for a target: with the operator's settings, and without the state of other providers. */
+export function requestFor(prompt: Prompt, target: Target, provider: Provider, route: ModelRoute): ChatRequest {
+  const messages = prompt.messages.map((message) => {
+    if (message.role !== 'assistant' || message.state === undefined) return message;
+    if (message.state.provider === target.provider) return message;
+    const { state: _, ...others } = message;
+    return others;
+  });
+  return applySettings({ ...prompt, messages, model: target.model }, [route.settings, provider.settings]);
 }
 
 /** Converts the value of a default from Chat Completions. */

@@ -3,7 +3,7 @@ import type { Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { type Admission, Breaker, type BreakerState } from './breaker.ts';
+import { Breaker, type BreakerState } from './breaker.ts';
 
 /** Reserved capacity of a target for one call. */
 export interface TargetSlot {
@@ -13,10 +13,14 @@ export interface TargetSlot {
   readonly provider: Provider;
   /** Call when the first part has arrived. The target then counts as healthy, even if the call fails later. */
   succeeded(): void;
+  /** Call if the target has reached a rate limit. For a short time, other targets come first. */
+  rateLimited(): void;
   /** Releases the slot. Call once. `hasFailed` counts against the target's circuit breaker. */
   release(hasFailed: boolean): void;
   /** Returns true if the target may be retried: its circuit breaker has not opened. */
   canRetry(): boolean;
+  /** Returns the milliseconds until a key can be used; infinite if the provider has refused all of them. */
+  cooldownMs(): number;
 }
 
 export interface TargetState extends Target {
@@ -26,27 +30,44 @@ export interface TargetState extends Target {
 /** Returns true if the target may be called. */
 export type IsEligible = (provider: Provider, target: Target) => boolean;
 
-/** Chooses targets by circuit breaker, key cooldown and concurrent calls. */
+/** Question for which a target is chosen. */
+export interface Choice {
+  /** Index of the first target to consider; 0 if absent. */
+  readonly from?: number;
+  /** Owner of the question; see `Breaker`. */
+  readonly owner?: string;
+  readonly isEligible?: IsEligible;
+}
+
+/** Chooses targets by circuit breaker, key cooldown, rate limit and concurrent calls. */
 export interface Targets {
-  /** Reserves the first usable target at or after index `from` whose provider is eligible. */
-  reserve(route: ModelRoute, from: number, isEligible?: IsEligible): TargetSlot | undefined;
+  /** Reserves the first usable target. One that has just reached a rate limit comes behind all others. */
+  reserve(route: ModelRoute, choice?: Choice): TargetSlot | undefined;
+  /** Returns true if `reserve` would reserve a target. */
+  isFree(route: ModelRoute, choice?: Choice): boolean;
   /** Returns the provider of a target. */
   providerOf(target: Target, route: ModelRoute): Provider;
   /** Returns true if one of the route's providers can take another call. */
   hasCapacity(route: ModelRoute): boolean;
   /** Returns the reason why no target can be reserved. */
-  unavailableError(route: ModelRoute): Error;
+  unavailableError(route: ModelRoute, owner?: string): Error;
   /** Returns the targets that have failed since their last success. */
   states(): TargetState[];
+  /** Forgets the state of all targets that are not in these routes. */
+  retain(routes: readonly ModelRoute[]): void;
 }
 
 /** Least `Retry-After` while all targets are busy. */
 const MIN_RETRY_MS = 1_000;
-/** Bound of stored breakers: if a provider allows all models, clients choose the names. */
-const MAX_BREAKERS = 10_000;
+/** Time during which a target that has reached a rate limit comes behind the other targets of a route. */
+const RATE_LIMIT_PAUSE_MS = 1_000;
 
-/** The call began before the breaker of its target existed. */
-const BEFORE_BREAKER: Admission = { epoch: 0 };
+interface Health {
+  /** Target in metrics and in the list of states. */
+  readonly target: Target;
+  readonly breaker: Breaker;
+  rateLimitedUntil: number;
+}
 
 export interface TargetsOptions {
   readonly providers: ReadonlyMap<string, Provider>;
@@ -57,14 +78,10 @@ export interface TargetsOptions {
 }
 
 export function createTargets({ providers, maxConcurrent, clock, metrics }: TargetsOptions): Targets {
-  /** Breakers exist from a target's first failure to its next success. */
-  const breakers = new Map<string, { readonly target: Target; readonly breaker: Breaker }>();
+  const healthByName = new Map<string, Health>();
   const calls = new Map<string, number>();
   const runningCalls = (name: string) => calls.get(name) ?? 0;
   const isFull = ({ provider }: Target) => runningCalls(provider) >= maxConcurrent(provider);
-  const keyOf = ({ provider, model }: Target) => `${provider}/${model}`;
-  const breakerOf = (target: Target) => breakers.get(keyOf(target))?.breaker;
-  const labelsOf = ({ provider, model }: Target) => ({ provider, model });
 
   const providerOf = ({ provider: name }: Target, route: ModelRoute): Provider => {
     const provider = providers.get(name);
@@ -72,77 +89,120 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
     return provider;
   };
 
-  const recordFailure = (target: Target, admission: Admission | undefined) => {
-    let breaker = breakerOf(target);
-    if (breaker === undefined) {
-      if (breakers.size >= MAX_BREAKERS) return;
-      breaker = new Breaker(clock, (state) => metrics.breakerState.set(labelsOf(target), STATE_VALUES[state]));
-      breakers.set(keyOf(target), { target, breaker });
+  const createHealth = (target: Target): Health => {
+    const breaker = new Breaker(clock, (state) => {
+      // A call of a target that is no longer configured may still run.
+      if (healthByName.get(nameOf(target)) !== health) return;
+      if (state === 'closed') metrics.breakerState.remove(target);
+      else metrics.breakerState.set(target, STATE_VALUES[state]);
+    });
+    const health: Health = { target, breaker, rateLimitedUntil: 0 };
+    return health;
+  };
+
+  const healthOf = (target: Target, route: ModelRoute): Health => {
+    const named = healthTarget(target, route);
+    let health = healthByName.get(nameOf(named));
+    if (health === undefined) {
+      health = createHealth(named);
+      healthByName.set(nameOf(named), health);
     }
-    breaker.failed(admission ?? BEFORE_BREAKER);
+    return health;
   };
 
-  const recordSuccess = (target: Target, admission: Admission | undefined) => {
-    const breaker = breakerOf(target);
-    if (breaker === undefined) return;
-    breaker.succeeded(admission ?? BEFORE_BREAKER);
-    if (breaker.state !== 'closed') return;
-    breakers.delete(keyOf(target));
-    metrics.breakerState.remove(labelsOf(target));
-  };
-
-  const createSlot = (
-    target: Target,
-    index: number,
-    provider: Provider,
-    admission: Admission | undefined,
-  ): TargetSlot => {
-    calls.set(target.provider, runningCalls(target.provider) + 1);
-    return {
-      index,
-      target,
-      provider,
-      succeeded: () => recordSuccess(target, admission),
-      release(hasFailed) {
-        calls.set(target.provider, runningCalls(target.provider) - 1);
-        if (hasFailed) recordFailure(target, admission);
-        else if (admission) breakerOf(target)?.released(admission);
-      },
-      canRetry: () => (breakerOf(target)?.state ?? 'closed') === 'closed',
-    };
+  /** Returns the index of the target to call; undefined if none is usable. */
+  const find = (
+    route: ModelRoute,
+    { from = 0, owner = '', isEligible = () => true }: Choice = {},
+  ): number | undefined => {
+    let limited: number | undefined;
+    for (let index = from; index < route.targets.length; index++) {
+      const target = route.targets[index] as Target;
+      const provider = providerOf(target, route);
+      if (!isEligible(provider, target) || isFull(target) || provider.cooldown?.(target.model) !== undefined) continue;
+      const { breaker, rateLimitedUntil } = healthOf(target, route);
+      if (breaker.retryInMs(owner) > 0) continue;
+      if (rateLimitedUntil <= clock.now()) return index;
+      limited ??= index;
+    }
+    return limited;
   };
 
   return {
     providerOf,
-    reserve(route, from, isEligible = () => true) {
-      for (let index = from; index < route.targets.length; index++) {
-        const target = route.targets[index] as Target;
-        const provider = providerOf(target, route);
-        if (!isEligible(provider, target) || isFull(target) || provider.cooldown?.(target.model) !== undefined)
-          continue;
-        const breaker = breakerOf(target);
-        const admission = breaker?.admit();
-        if (breaker === undefined || admission) return createSlot(target, index, provider, admission);
-      }
-      return undefined;
+    isFree: (route, choice) => find(route, choice) !== undefined,
+    reserve(route, choice) {
+      const index = find(route, choice);
+      const target = index === undefined ? undefined : route.targets[index];
+      if (index === undefined || target === undefined) return undefined;
+      const owner = choice?.owner ?? '';
+      const health = healthOf(target, route);
+      const admission = health.breaker.admit(owner);
+      if (admission === undefined) return undefined;
+      calls.set(target.provider, runningCalls(target.provider) + 1);
+      return {
+        index,
+        target,
+        provider: providerOf(target, route),
+        succeeded: () => health.breaker.succeeded(admission),
+        rateLimited() {
+          health.rateLimitedUntil = clock.now() + RATE_LIMIT_PAUSE_MS;
+        },
+        release(hasFailed) {
+          calls.set(target.provider, runningCalls(target.provider) - 1);
+          if (hasFailed) health.breaker.failed(admission);
+        },
+        canRetry: () => health.breaker.isClosedFor(owner),
+        cooldownMs() {
+          const error = providerOf(target, route).cooldown?.(target.model);
+          return error === undefined ? 0 : (retryableError(error)?.retryAfterMs ?? Number.POSITIVE_INFINITY);
+        },
+      };
     },
     hasCapacity: ({ targets }) => targets.some((target) => !isFull(target)),
-    unavailableError(route) {
+    unavailableError(route, owner = '') {
       const { targets } = route;
       if (targets.every(isFull)) {
         const init = { reason: 'saturated', retryable: true, retryAfterMs: MIN_RETRY_MS };
         return new ProviderError('upstream_rate_limited', init);
       }
-      for (const target of targets) {
-        const error = providerOf(target, route).cooldown?.(target.model);
-        if (error) return error;
-      }
-      const waits = targets.map((target) => breakerOf(target)?.retryInMs ?? 0);
+      // What passes by itself comes before what an operator has to change.
+      const cooldowns = targets.map((target) => providerOf(target, route).cooldown?.(target.model));
+      const others = targets.filter((target, index) => cooldowns[index] === undefined && !isFull(target));
+      const error = cooldowns.find(retryableError) ?? (others.length === 0 ? cooldowns.find(Boolean) : undefined);
+      if (error) return error;
+      const waits = others.map((target) => healthOf(target, route).breaker.retryInMs(owner));
       const retryAfterMs = Math.max(MIN_RETRY_MS, Math.min(...waits));
       return new ProviderError('upstream_failed', { reason: 'circuit_open', retryable: true, retryAfterMs });
     },
-    states: () => [...breakers.values()].map(({ target, breaker }) => ({ ...target, state: breaker.state })),
+    states: () =>
+      [...healthByName.values()]
+        .filter(({ breaker }) => breaker.hasFailed)
+        .map(({ target, breaker }) => ({ ...target, state: breaker.state })),
+    retain(routes) {
+      const names = new Set(
+        routes.flatMap((route) => route.targets.map((target) => nameOf(healthTarget(target, route)))),
+      );
+      for (const [name, { target }] of healthByName) {
+        if (names.has(name)) continue;
+        healthByName.delete(name);
+        metrics.breakerState.remove(target);
+      }
+    },
   };
 }
 
+function retryableError(error: Error | undefined): ProviderError | undefined {
+  return error instanceof ProviderError && error.retryable ? error : undefined;
+}
+
 const STATE_VALUES: Readonly<Record<BreakerState, number>> = { closed: 0, half_open: 1, open: 2 };
+
+/** Returns the target that stands for this one: clients choose the model names of open providers, which share one. */
+function healthTarget({ provider, model }: Target, { name, label }: ModelRoute) {
+  return { provider, model: name === label ? model : '*' };
+}
+
+function nameOf({ provider, model }: Target): string {
+  return `${provider}/${model}`;
+}

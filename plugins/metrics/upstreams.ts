@@ -63,7 +63,7 @@ export function upstreamMetrics(registers: Registry[]) {
     }),
     retriesDenied: new Counter({
       name: 'sluice_retries_denied_total',
-      help: 'Retries, fallbacks and continuations that the retry budget denied',
+      help: 'Retries of the same target that the retry budget denied',
       registers,
     }),
     upstreamReadIntervalSeconds: new Gauge({

@@ -62,7 +62,7 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       maxLength: maxChars,
       generate(sink, signal) {
         const onPart = (part: AnswerPart) => sink.onPart(withToolCallId(part));
-        llm.generate(route, prompt, { ...sink, onPart, onTarget, onFirstPart }, signal, partialAnswer);
+        llm.generate(route, prompt, { ...sink, onPart, onTarget, onFirstPart }, signal, { owner, partialAnswer });
       },
       onEnd(terminal, fault) {
         admission.release(id);

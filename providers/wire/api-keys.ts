@@ -4,18 +4,16 @@ import { ProviderError, type RefusalReason } from '../errors.ts';
 
 export type CooldownReason = 'credentials' | 'rate_limited';
 
-/** The use of an API key for one call. */
+/** The use of an API key for one request. */
 export interface KeyUse {
   readonly key: string;
   /** Call if the provider has accepted the key. Resets the length of its next cooldown. */
   accepted(): void;
   /**
-   * Call if the call has failed. Starts a cooldown if the provider has refused or rate-limited the key. Returns
-   * the error to throw: `fault`, or a copy with `retryAfterMs` 0 if another key can be used immediately.
+   * Call if the request has failed, or the answer before its first content. Starts a cooldown and returns true if the
+   * provider has refused or rate-limited the key: the same request may succeed with another one.
    */
-  failed(fault: unknown): unknown;
-  /** Call if the answer has failed after the key was accepted. Like `failed`, for errors inside the stream. */
-  failedInBody(fault: unknown): unknown;
+  failed(fault: unknown): boolean;
   /** Ends the use. Call once. */
   release(): void;
 }
@@ -27,6 +25,8 @@ export interface ApiKeys {
    * @throws ProviderError if all keys are in cooldown for this model
    */
   use(model: string): KeyUse | undefined;
+  /** Starts the use of a key that is not one of `used`. Returns undefined if there is none, or all are in cooldown. */
+  another(model: string, used: readonly string[]): KeyUse | undefined;
   /** Returns the error that `use` would throw now, else undefined. */
   cooldown(model: string): ProviderError | undefined;
   /**
@@ -110,46 +110,47 @@ export function createApiKeys(keys: readonly string[], { now, onCooldown }: ApiK
     onCooldown?.('rate_limited', true);
   };
 
+  const another = (model: string, used: readonly string[]): KeyUse | undefined => {
+    const [state] = states
+      .filter((candidate) => usableAt(candidate, model) <= now() && !used.includes(candidate.key))
+      .sort((a, b) => a.runningCalls - b.runningCalls);
+    if (state === undefined) return undefined;
+    states.splice(states.indexOf(state), 1);
+    states.push(state);
+    state.runningCalls += 1;
+    return {
+      key: state.key,
+      accepted() {
+        state.nextCooldownMs = COOLDOWN_MS.initial;
+      },
+      failed(fault) {
+        if (!(fault instanceof ProviderError)) return false;
+        if (isKeyUnusable(fault)) onKeyRefused(state, fault);
+        else if (isRateLimited(fault)) onRateLimited(state, model, fault);
+        else return false;
+        return true;
+      },
+      release() {
+        state.runningCalls -= 1;
+      },
+    };
+  };
+
   return {
     cooldown: cooldownError,
+    another,
+    use(model) {
+      const keyUse = another(model, []);
+      const error = keyUse === undefined ? cooldownError(model) : undefined;
+      if (error) throw error;
+      return keyUse;
+    },
     replace(next) {
       const configured = distinct(next);
       const kept = states.filter(({ key }) => configured.includes(key));
       // A key that was never used is the least recently used one.
       const added = configured.filter((key) => !kept.some((state) => state.key === key));
       states = [...added.map(createState), ...kept];
-    },
-    use(model) {
-      if (states.length === 0) return undefined;
-      const [state] = states
-        .filter((candidate) => usableAt(candidate, model) <= now())
-        .sort((a, b) => a.runningCalls - b.runningCalls);
-      if (state === undefined) throw cooldownError(model);
-      states.splice(states.indexOf(state), 1);
-      states.push(state);
-      state.runningCalls += 1;
-      const failed = (fault: unknown): unknown => {
-        if (!(fault instanceof ProviderError)) return fault;
-        if (isRateLimited(fault) && !isKeyUnusable(fault)) onRateLimited(state, model, fault);
-        else if (isKeyUnusable(fault)) onKeyRefused(state, fault);
-        else return fault;
-        const hasOther = states.length > 1 || states[0] !== state;
-        return hasOther && cooldownError(model) === undefined ? fault.withRetryAfter(0) : fault;
-      };
-      return {
-        key: state.key,
-        accepted() {
-          state.nextCooldownMs = COOLDOWN_MS.initial;
-        },
-        failed,
-        failedInBody(fault) {
-          // A refusal before the body was reported by `failed`.
-          return fault instanceof ProviderError && fault.code === 'upstream_error' ? failed(fault) : fault;
-        },
-        release() {
-          state.runningCalls -= 1;
-        },
-      };
     },
   };
 }

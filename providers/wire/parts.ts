@@ -28,9 +28,9 @@ export interface PartBuffer {
  * Creates a part buffer. The text of one upstream read becomes one part: one promise and one socket write per
  * read instead of per token.
  *
- * Some models send the two UTF-16 surrogates of an emoji in two events. A high surrogate at the end of the text
- * is held back until the low surrogate arrives, because every reader except JavaScript turns a lone surrogate
- * into U+FFFD.
+ * Some models send the two UTF-16 surrogates of an emoji in two events. A high surrogate at the end of the text, or of
+ * the arguments of a tool call, is held back until the low surrogate arrives, because every reader except JavaScript
+ * turns a lone surrogate into U+FFFD or refuses it.
  */
 export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}): PartBuffer {
   let parts: ContentPart[] = [];
@@ -38,6 +38,23 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
   let type: 'text' | 'reasoning' = 'text';
   let pending = '';
   let isThinking = false;
+  /** High surrogates at the end of the arguments of a tool call, by its index. */
+  let heldArguments: Map<number, string> | undefined;
+
+  /** Returns the part with what was held back of its arguments, and without a high surrogate at their end. */
+  const joinArguments = (part: ToolCallPart): ToolCallPart | undefined => {
+    const held = heldArguments?.get(part.index) ?? '';
+    const endsInside = endsWithHighSurrogate(part.arguments || held);
+    if (held === '' && !endsInside) return part;
+    let text = held + part.arguments;
+    heldArguments ??= new Map();
+    heldArguments.delete(part.index);
+    if (endsInside) {
+      heldArguments.set(part.index, text.slice(-1));
+      text = text.slice(0, -1);
+    }
+    return text === '' && part.name === undefined && part.id === undefined ? undefined : { ...part, arguments: text };
+  };
 
   const flushPending = () => {
     if (pending !== '') parts.push({ type, text: pending });
@@ -80,11 +97,14 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
       hasContent = true;
       isThinking = false;
       flushPending();
-      parts.push(part);
+      const joined = joinArguments(part);
+      if (joined !== undefined) parts.push(joined);
     },
     take,
     flush() {
       flushPending();
+      for (const [index, text] of heldArguments ?? []) parts.push({ type: 'tool_call', index, arguments: text });
+      heldArguments = undefined;
       return take();
     },
   };

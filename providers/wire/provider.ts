@@ -1,9 +1,9 @@
 import type { ChatRequest, Provider, RequestSettings } from '../types.ts';
 import { type ApiKeyOptions, createApiKeys } from './api-keys.ts';
-import { createUpstream, type UpstreamOptions } from './http.ts';
+import { type Body, createUpstream, type UpstreamOptions } from './http.ts';
 import type { Anomaly, PartBuffer } from './parts.ts';
 import { checkUrls, type LookupAddresses } from './question-urls.ts';
-import { type AnswerDecoder, readAnswer, type UpstreamCall } from './read-answer.ts';
+import { type AnswerDecoder, readAnswer, type StartCall } from './read-answer.ts';
 
 export interface ProviderOptions extends UpstreamOptions, ApiKeyOptions {
   readonly name: string;
@@ -56,25 +56,28 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
   const upstream = createUpstream(options, dialect.contentType);
   const keys = createApiKeys(options.apiKeys, options);
 
-  const startCall = (request: ChatRequest, signal: AbortSignal): UpstreamCall => {
+  /** Returns a function that sends the request with one key after the other. */
+  const createCalls = (request: ChatRequest, signal: AbortSignal): StartCall => {
     const { path, body } = dialect.call(request);
-    const keyUse = keys.use(request.model);
-    const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
-    const headers = { ...request.traceHeaders, ...dialect.headers, ...options.headers, ...authorization };
+    const { model, traceHeaders } = request;
+    const used: string[] = [];
     const urlCheck = options.checkUrls ? checkUrls(request, signal, options.lookupAddresses) : undefined;
-    const post = () => upstream.post(path, headers, body, signal);
-    const response = urlCheck === undefined ? post() : urlCheck.then(post);
-    if (keyUse === undefined) return { body: response, failed: (fault) => fault, release: () => {} };
-    const responseBody = response.then(
-      (readable) => {
+    return () => {
+      const isFirst = used.length === 0;
+      const keyUse = isFirst ? keys.use(model) : keys.another(model, used);
+      if (keyUse === undefined && !isFirst) return undefined;
+      if (keyUse !== undefined) used.push(keyUse.key);
+      const authorization = keyUse ? dialect.authorization(keyUse.key) : {};
+      const headers = { ...traceHeaders, ...dialect.headers, ...options.headers, ...authorization };
+      const post = () => upstream.post(path, headers, body, signal);
+      const response = urlCheck === undefined ? post() : urlCheck.then(post);
+      if (keyUse === undefined) return { body: response, failed: () => false, release: () => {} };
+      const accept = (readable: Body) => {
         keyUse.accepted();
         return readable;
-      },
-      (fault) => {
-        throw keyUse.failed(fault);
-      },
-    );
-    return { body: responseBody, failed: keyUse.failedInBody, release: keyUse.release };
+      };
+      return { body: response.then(accept), failed: keyUse.failed, release: keyUse.release };
+    };
   };
 
   return {
@@ -83,7 +86,7 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     setApiKeys: keys.replace,
     settings: options.settings,
     ...(dialect.unsupported && { unsupported: dialect.unsupported }),
-    stream: (request, signal) => readAnswer(() => startCall(request, signal), dialect.createDecoder, options.onAnomaly),
+    stream: (request, signal) => readAnswer(createCalls(request, signal), dialect.createDecoder, options.onAnomaly),
     close: upstream.close,
   };
 }

@@ -22,18 +22,21 @@ export interface AnswerDecoder {
   finish(): FinishPart;
 }
 
-/** A call that was sent to the upstream. */
+/** A request that was sent to the upstream. */
 export interface UpstreamCall {
-  /** Resolves to the response body, or rejects if the call fails before it. */
+  /** Resolves to the response body, or rejects if the request fails before it. */
   readonly body: Promise<Body>;
   /**
-   * Reports an error in the body, which may concern the API key. Returns the error to throw: `fault`, or a copy that
-   * may be retried, because another key can be used.
+   * Call if the request has failed, before its body or in it. Returns true if the fault concerns its API key: the
+   * request may succeed with another one.
    */
-  failed(fault: unknown): unknown;
+  failed(fault: unknown): boolean;
   /** Ends the use of the API key. Call once, when the body is no longer read. */
   release(): void;
 }
+
+/** Sends the request; each further time with another API key. Returns undefined if no other key can be used. */
+export type StartCall = () => UpstreamCall | undefined;
 
 /**
  * Maximum wait for the end of a body after a complete answer. If the body ends, its connection can be used
@@ -50,73 +53,85 @@ const FINISHING: StreamPart = { type: 'finishing' };
 const THINKING: StreamPart = { type: 'thinking' };
 
 /**
- * Makes a call and yields the parts of its answer; the last one is the finish part. In any case releases the
- * call, and returns its socket to the pool or closes it.
+ * Makes a call and yields the parts of its answer; the last one is the finish part. If the provider refuses or limits
+ * the API key before the first part, sends the request again with the next key. In any case releases each
+ * request, and returns its socket to the pool or closes it.
  *
  * This is the only async generator between the socket and the LLM client, because each one costs a promise per
  * part.
  * @throws ProviderError if the call fails or the answer is incomplete; the abort error after an abort
  */
 export async function* readAnswer(
-  startCall: () => UpstreamCall,
+  startCall: StartCall,
   createDecoder: (parts: PartBuffer) => AnswerDecoder,
   onAnomaly?: (kind: Anomaly) => void,
 ): AsyncGenerator<StreamPart, void, undefined> {
-  const { body: response, failed, release } = startCall();
-  const body = await response.catch((error) => {
-    release();
-    throw error;
-  });
-  const parts = createPartBuffer(onAnomaly);
-  const decoder = createDecoder(parts);
-  const waitForData = createDataWaiter(body);
-  let fault: unknown;
-  /** Time at which a finished answer ends, whatever the connection does; undefined before the finish reason. */
-  let endsAt: number | undefined;
-  let isOver = false;
-  try {
-    while (!isOver && !decoder.done && fault === undefined) {
-      let hasMore = false;
-      try {
-        hasMore = readAvailable(body, decoder);
-      } catch (error) {
-        fault = error ?? new Error('unknown');
+  /** Undefined after the first part: the request is not held in memory any longer. */
+  let startNext: StartCall | undefined = startCall;
+  // A generator holds its parameters until it ends.
+  startCall = NO_CALL;
+  for (let call = startNext(); call !== undefined; ) {
+    const parts = createPartBuffer(onAnomaly);
+    const decoder = createDecoder(parts);
+    let body: Body | undefined;
+    let fault: unknown;
+    /** Time at which a finished answer ends, whatever the connection does; undefined before the finish reason. */
+    let endsAt: number | undefined;
+    let isOver = false;
+    try {
+      body = await call.body;
+      const waitForData = createDataWaiter(body);
+      while (!isOver && !decoder.done && fault === undefined) {
+        let hasMore = false;
+        try {
+          hasMore = readAvailable(body, decoder);
+        } catch (error) {
+          fault = error ?? new Error('unknown');
+        }
+        // The parts decoded before a fault are delivered first.
+        const decoded = parts.take();
+        if (decoded.length > 0) startNext = undefined;
+        for (const part of decoded) yield part;
+        if (parts.takeThinking()) yield THINKING;
+        if (fault !== undefined || decoder.done) break;
+        if (decoder.isFinished && (endsAt === undefined || decoded.length > 0)) {
+          startNext = undefined;
+          if (endsAt === undefined) yield FINISHING;
+          endsAt = performance.now() + FINISH_TIMEOUT_MS;
+        }
+        const remainingMs = endsAt === undefined ? undefined : endsAt - performance.now();
+        if (remainingMs !== undefined && remainingMs <= 0) break;
+        if (hasMore) continue;
+        if (await waitForData(remainingMs)) break;
+        try {
+          isOver = hasEnded(body);
+          if (isOver) decoder.end();
+        } catch (error) {
+          fault = error ?? new Error('unknown');
+        }
       }
-      // The parts decoded before a fault are delivered first.
-      const decoded = parts.take();
-      for (const part of decoded) yield part;
-      if (parts.takeThinking()) yield THINKING;
-      if (fault !== undefined || decoder.done) break;
-      if (decoder.isFinished && (endsAt === undefined || decoded.length > 0)) {
-        if (endsAt === undefined) yield FINISHING;
-        endsAt = performance.now() + FINISH_TIMEOUT_MS;
-      }
-      const remainingMs = endsAt === undefined ? undefined : endsAt - performance.now();
-      if (remainingMs !== undefined && remainingMs <= 0) break;
-      if (hasMore) continue;
-      if (await waitForData(remainingMs)) break;
-      try {
-        isOver = hasEnded(body);
-        if (isOver) decoder.end();
-      } catch (error) {
-        fault = error ?? new Error('unknown');
-      }
+      fault = fault === undefined ? undefined : networkError(fault, 'in_body');
+      const hasFailed = fault !== undefined && !(decoder.isFinished && isConnectionFault(fault));
+      const finish = hasFailed ? undefined : decoder.finish();
+      const last = parts.flush();
+      if (last.length > 0) startNext = undefined;
+      for (const part of last) yield part;
+      if (finish === undefined) throw fault;
+      yield finish;
+      return;
+    } catch (error) {
+      fault = error;
+    } finally {
+      call.release();
+      if (body !== undefined) releaseBody(body, decoder.done);
     }
-    fault = fault === undefined ? undefined : networkError(fault, 'in_body');
-    if (fault !== undefined && !(decoder.isFinished && isConnectionFault(fault))) {
-      for (const part of parts.flush()) yield part;
-      throw fault;
-    }
-    const finish = decoder.finish();
-    for (const part of parts.flush()) yield part;
-    yield finish;
-  } catch (error) {
-    throw failed(error);
-  } finally {
-    release();
-    releaseBody(body, decoder.done);
+    const isKeyFault = call.failed(fault);
+    call = isKeyFault ? startNext?.() : undefined;
+    if (call === undefined) throw fault;
   }
 }
+
+const NO_CALL: StartCall = () => undefined;
 
 /** Codes of faults that say nothing about an answer whose finish reason has arrived. */
 const CONNECTION_FAULTS: ReadonlySet<string> = new Set([

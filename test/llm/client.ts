@@ -2,7 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { Registry } from 'prom-client';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
-import { createLlmClient, type Prompt } from '../../plugins/llm/client.ts';
+import { createLlmClient, type LlmClient, type Prompt } from '../../plugins/llm/client.ts';
 import { RetryBudget } from '../../plugins/llm/retry-budget.ts';
 import { createTargets, type Targets } from '../../plugins/llm/targets.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
@@ -37,6 +37,7 @@ export interface GenerateOptions {
   readonly prompt?: Prompt;
   readonly signal?: AbortSignal;
   readonly partialAnswer?: string;
+  readonly owner?: string;
 }
 
 export interface SetUpOptions {
@@ -46,6 +47,9 @@ export interface SetUpOptions {
 }
 
 export interface TestClient {
+  readonly client: LlmClient;
+  /** Errors that could not be reported to a sink. */
+  readonly errors: unknown[];
   readonly clock: ManualClock;
   readonly targets: Targets;
   readonly route: ModelRoute;
@@ -77,7 +81,9 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
   });
   const budget = new RetryBudget(clock);
   const tracing = { attempt: () => span };
-  const client = createLlmClient({ targets, budget, clock, metrics, tracing, random: () => 0.5 });
+  const errors: unknown[] = [];
+  const onError = (error: unknown) => void errors.push(error);
+  const client = createLlmClient({ targets, budget, clock, metrics, tracing, random: () => 0.5, onError });
   const [first, ...rest] = providers.map(({ name }) => ({ provider: name, model: 'm' }));
   if (first === undefined) throw new Error('no provider');
   const route: ModelRoute = {
@@ -90,7 +96,7 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
     ...options.route,
   };
 
-  const start: TestClient['start'] = async ({ prompt, signal, partialAnswer } = {}) => {
+  const start: TestClient['start'] = async ({ prompt, signal, partialAnswer, owner } = {}) => {
     const outcome: Outcome = { text: '', reasoning: '', called: [], begun: 0 };
     const controller = new AbortController();
     const usedSignal = signal ?? controller.signal;
@@ -116,18 +122,17 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
         end();
       },
     };
-    client.generate(
-      route,
-      prompt ?? { messages: [{ role: 'user', content: 'q' }] },
-      sink,
-      usedSignal,
-      ...(partialAnswer === undefined ? [] : [partialAnswer]),
-    );
+    client.generate(route, prompt ?? { messages: [{ role: 'user', content: 'q' }] }, sink, usedSignal, {
+      owner,
+      partialAnswer,
+    });
     await settle();
     return { outcome, hasEnded: () => hasEnded, abort: () => controller.abort() };
   };
 
   return {
+    client,
+    errors,
     clock,
     targets,
     route,

@@ -1,4 +1,6 @@
 import t from 'tap';
+import type { Prompt } from '../../plugins/llm/client.ts';
+import { AnswerProgress } from '../../plugins/llm/continuation.ts';
 import type { StreamPart } from '../../providers/types.ts';
 import { emptyBudget, setUp } from './client.ts';
 import { ANSWER, type FakeProvider, FINISH, fake, fault, SERVER_ERROR, TOOL_CALL, textPart } from './fake-provider.ts';
@@ -70,7 +72,7 @@ t.test('a stored answer is continued by targets that support it, also without co
   const none = setUp([demo], { route });
   t.match((await none.generate({ partialAnswer: 'one ' })).fault, { name: 'ProviderError', retryable: true });
   const fallback = setUp([fake('a', [[SERVER_ERROR]]), demo, fake('c', [ANSWER])], { route });
-  t.same((await fallback.generate({ partialAnswer: 'x' })).called, ['a', 'a', 'c'], 'a fallback supports it, too');
+  t.same((await fallback.generate({ partialAnswer: 'x' })).called, ['a', 'c'], 'a fallback supports it, too');
 });
 
 t.test('an empty stored answer starts over', async (t) => {
@@ -80,7 +82,7 @@ t.test('an empty stored answer starts over', async (t) => {
   t.same(messagesOf(demo), [QUESTION]);
 });
 
-t.test('retries and fallbacks of a continuation get the same text', async (t) => {
+t.test('fallbacks of a continuation get the same text', async (t) => {
   const a = fake('a', [breaksAfter('one ')]);
   const demo = fake('demo', [ANSWER], false);
   const b = fake('b', [[SERVER_ERROR]]);
@@ -88,8 +90,8 @@ t.test('retries and fallbacks of a continuation get the same text', async (t) =>
   const { generate, metric } = setUp([a, demo, b, demo, c], { route });
   const { called, text, finish } = await generate();
   t.equal(text, 'one two');
-  t.same(called, ['a', 'b', 'b', 'c'], 'targets without support for continuation are skipped');
-  for (const messages of [messagesOf(b, 0), messagesOf(b, 1), messagesOf(c)]) t.same(messages, continued('one '));
+  t.same(called, ['a', 'b', 'c'], 'targets without support for continuation are skipped');
+  for (const messages of [messagesOf(b), messagesOf(c)]) t.same(messages, continued('one '));
   t.match(finish, { targets: ['a/m', 'c/m'] }, 'a target without content has not answered');
   t.equal(await metric('sluice_continuations_total', { from: 'a', to: 'b' }), 1);
   t.equal(await metric('sluice_fallbacks_total', { from: 'b', to: 'c' }), 1);
@@ -147,13 +149,80 @@ t.test('an idle answer is continued, and its error is reported if no target is l
   t.match(reported, { code: 'upstream_timeout', stage: 'idle' });
 });
 
-t.test('a continuation uses the retry budget', async (t) => {
-  const b = fake('b', [ANSWER]);
+t.test('a continuation needs no retry budget, and a retry of it gets the same text', async (t) => {
+  const b = fake('b', [[SERVER_ERROR], [textPart('y'), FINISH]]);
   const { generate, budget, metric } = setUp([fake('a', [breaksAfter('x')]), b], { route });
   emptyBudget(budget);
-  const { text, fault: reported } = await generate();
-  t.same([text, reported], ['x', SERVER_ERROR]);
-  t.equal(b.requests.length, 0);
-  t.equal(await metric('sluice_retries_denied_total'), 1);
-  t.equal(await metric('sluice_continuations_total'), 0);
+  t.match(await generate(), { text: 'x', fault: SERVER_ERROR, called: ['a', 'b'] }, 'the retry is denied');
+  t.equal(await metric('sluice_continuations_total'), 1);
+  const retried = setUp([fake('a', [breaksAfter('x')]), fake('b', [[SERVER_ERROR], [textPart('y'), FINISH]])], {
+    route,
+  });
+  t.match(await retried.generate(), { text: 'xy', called: ['a', 'b', 'b'] });
+});
+
+const usage = { inputTokens: 100, outputTokens: 7, totalTokens: 107, cachedTokens: 3 };
+
+t.test('the token limit of a continuation is lowered by what was said', async (t) => {
+  const prompt = { messages: [QUESTION as { role: 'user'; content: string }], maxTokens: 20 };
+  const a = fake('a', [breaksAfter('12345678', '1234')]);
+  const b = fake('b', [breaksAfter('1')]);
+  const c = fake('c', [breaksAfter('x'.repeat(400))]);
+  const d = fake('d', [ANSWER]);
+  await setUp([a, b, c, d], { route }).generate({ prompt });
+  const limits = [a, b, c, d].map(({ requests }) => requests[0]?.maxTokens);
+  t.same(limits, [20, 17, 16, 1], 'four characters count as a token; at least one token is left');
+  const stored = fake('a', [ANSWER]);
+  await setUp([stored], { route }).generate({ prompt, partialAnswer: '12345678' });
+  t.equal(stored.requests[0]?.maxTokens, 18, 'a stored answer counts, too');
+  const settings = { defaults: { max_tokens: 10 } };
+  const limitOf = async (call: string[]) => {
+    const second = fake('b', [ANSWER]);
+    await setUp([fake('a', [breaksAfter(...call)]), second], { route: { ...route, settings } }).generate();
+    return second.requests[0]?.maxTokens;
+  };
+  t.equal(await limitOf(['1234']), 9, 'a limit of the operator');
+  const unlimited = fake('b', [ANSWER]);
+  await setUp([fake('a', [breaksAfter('x')]), unlimited], { route }).generate();
+  t.notOk('maxTokens' in (unlimited.requests[0] ?? {}), 'without a limit there is none');
+  const fallback = fake('b', [ANSWER]);
+  await setUp([fake('a', [[SERVER_ERROR]]), fallback], { route }).generate({ prompt });
+  t.equal(fallback.requests[0]?.maxTokens, 20, 'a fallback before any content has the whole limit');
+});
+
+t.test('the usage of a continued answer is that of all targets', async (t) => {
+  const reasoning: StreamPart = { type: 'reasoning', text: '1234' };
+  const a = fake('a', [[reasoning, textPart('x'.repeat(40)), SERVER_ERROR]]);
+  const b = fake('b', [breaksAfter('x'.repeat(20))]);
+  const ends = (usage: object) => fake('c', [[textPart('y'), { ...FINISH, usage } as StreamPart]]);
+  const { finish } = await setUp([a, b, ends(usage)], { route }).generate();
+  // a: 11 tokens out, 100 - 15 in; b: 5 out, 100 - 5 in.
+  t.same(finish?.usage, { inputTokens: 280, outputTokens: 23, totalTokens: 303, cachedTokens: 3 });
+  const half = await setUp([fake('a', [breaksAfter('1234')]), ends({ outputTokens: 7 })], { route }).generate();
+  t.same(half.finish?.usage, { outputTokens: 8 }, 'a count that the last target does not send stays absent');
+  const none = await setUp([fake('a', [breaksAfter('1234')]), fake('c', [ANSWER])], { route }).generate();
+  t.notOk(none.finish && 'usage' in none.finish);
+  const single = await setUp([ends(usage)], { route }).generate();
+  t.same(single.finish?.usage, usage, 'of one target: as the provider says');
+  const stored = await setUp([ends(usage)], { route }).generate({ partialAnswer: '12345678' });
+  t.same(stored.finish?.usage, { inputTokens: 198, outputTokens: 9, totalTokens: 207, cachedTokens: 3 });
+});
+
+t.test('the prompt of a running answer is held only if a target may continue it', async (t) => {
+  const prompt: Prompt = { messages: [{ role: 'user', content: 'q' }] };
+  const target = { provider: 'a', model: 'm' };
+  const settings = (onMidStreamFailure: 'error' | 'continue') => ({
+    ...setUp([fake('a', [])]).route,
+    onMidStreamFailure,
+  });
+  const text = { type: 'text', text: 'x' } as const;
+  const plain = new AnswerProgress(settings('error'), prompt, '');
+  t.equal(plain.prompt, prompt);
+  plain.begin(target, text);
+  t.equal(plain.prompt, undefined, 'dropped with the first part');
+  const continued = new AnswerProgress(settings('continue'), prompt, '');
+  continued.begin(target, text);
+  t.equal(continued.prompt, prompt);
+  continued.add({ type: 'tool_call', index: 0, name: 'f', arguments: '' });
+  t.equal(continued.prompt, undefined, 'dropped with a tool call');
 });

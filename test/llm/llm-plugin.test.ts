@@ -30,6 +30,7 @@ const SETTINGS: ModelSettings = {
 
 interface Service {
   readonly app: FastifyInstance;
+  metricsText(): Promise<string>;
   reload(settings: Partial<ModelSettings>): void;
 }
 
@@ -37,11 +38,12 @@ async function start(t: Test, settings: ModelSettings, providers: FakeProvider[]
   const app = Fastify();
   t.teardown(() => app.close());
   const listeners: ((next: Config) => void)[] = [];
+  const registry = new Registry();
   const stubs: Record<string, object> = {
     config: { onConfigReload: (listener: (next: Config) => void) => void listeners.push(listener) },
     providers: { providers: new Map(providers.map((provider) => [provider.name, provider])) },
     clock: { clock: manualClock() },
-    metrics: { metrics: upstreamMetrics([new Registry()]) },
+    metrics: { metrics: upstreamMetrics([registry]) },
     tracing: { tracing: { attempt: () => NO_SPAN } },
     errors: { httpErrors: { notFound: (message: string) => Object.assign(new Error(message), { statusCode: 404 }) } },
   };
@@ -55,6 +57,7 @@ async function start(t: Test, settings: ModelSettings, providers: FakeProvider[]
   await app.ready();
   return {
     app,
+    metricsText: () => registry.metrics(),
     reload(changed) {
       for (const listener of listeners) listener({ ...settings, ...changed } as Config);
     },
@@ -103,7 +106,7 @@ t.test('maxConcurrent of a provider bounds its calls, other providers have no bo
   t.equal(llm.hasCapacity(llm.route('fast')), true, 'the place is free after an abort');
 });
 
-t.test('a reload replaces the models, and keeps the state of the targets', async (t) => {
+t.test('a reload replaces the models, and forgets the state of targets that are gone', async (t) => {
   const failing = fake('a', [[fault('upstream_failed', { retryable: false })]]);
   const service = await start(t, SETTINGS, [failing, fake('b', [ANSWER])]);
   await ask(service, 'fast');
@@ -112,7 +115,23 @@ t.test('a reload replaces the models, and keeps the state of the targets', async
   t.same(service.app.llm.models, ['new']);
   t.throws(() => service.app.llm.route('fast'), { message: /: new\.$/ });
   t.same((await ask(service)).parts, ANSWER, 'the default is looked up again');
-  t.equal(service.app.llm.targets().length, 1);
+  t.same(service.app.llm.targets(), []);
+});
+
+t.test('no list and no label holds a model name that a client has made up', async (t) => {
+  const settings = { ...SETTINGS, providers: { ...SETTINGS.providers, open: { type: 'demo', models: '*' } } };
+  const failing = fake('open', [[fault('upstream_failed', { retryable: false })]]);
+  const service = await start(t, settings as ModelSettings, [fake('a', [ANSWER]), fake('b', [ANSWER]), failing]);
+  for (let i = 0; i < 60; i++) await ask(service, `open/secret-${i}`);
+  const expected = [{ provider: 'open', model: '*', state: 'open' }];
+  t.same(service.app.llm.targets(), expected);
+  t.notMatch(await service.metricsText(), /secret/);
+  t.match(await service.metricsText(), /^sluice_breaker_state\{provider="open",model="\*"\} 2$/m);
+  t.match((await ask(service, 'open/other')).fault, { reason: 'circuit_open' }, 'they share one breaker');
+  service.reload({});
+  t.same(service.app.llm.targets(), expected, 'a reload keeps the state of targets that stay');
+  service.reload({ providers: SETTINGS.providers });
+  t.same(service.app.llm.targets(), []);
 });
 
 t.test('the plugin names the plugins that it needs', async (t) => {

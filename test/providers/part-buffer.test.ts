@@ -70,6 +70,56 @@ t.test('half of a surrogate pair stays in front of what follows it', async (t) =
   ]);
 });
 
+t.test('half of a surrogate pair in the arguments of a tool call is held back, by call', async (t) => {
+  const parts = createPartBuffer();
+  const call = (index: number, text: string, head: object = {}) =>
+    parts.toolCall({ type: 'tool_call', index, ...head, arguments: text });
+  call(0, `{"a":"${HIGH}`, { id: 'c0', name: 'f' });
+  call(1, HIGH, { id: 'c1', name: 'g' });
+  parts.text('text', 'between');
+  t.same(parts.take(), [
+    { type: 'tool_call', index: 0, id: 'c0', name: 'f', arguments: '{"a":"' },
+    { type: 'tool_call', index: 1, id: 'c1', name: 'g', arguments: '' },
+    { type: 'text', text: 'between' },
+  ]);
+  call(0, '');
+  call(1, '');
+  t.same(parts.take(), [], 'an empty fragment releases nothing, and is no part');
+  call(1, `${LOW}1`);
+  call(0, `${LOW}${HIGH}`);
+  t.same(parts.take(), [
+    { type: 'tool_call', index: 1, arguments: '🚀1' },
+    { type: 'tool_call', index: 0, arguments: '🚀' },
+  ]);
+  call(0, `${LOW}"}`);
+  call(1, HIGH);
+  t.same(parts.flush(), [
+    { type: 'tool_call', index: 0, arguments: '🚀"}' },
+    { type: 'tool_call', index: 1, arguments: HIGH },
+  ]);
+  t.same(parts.flush(), [], 'what was held back is released once');
+  call(0, '{}');
+  t.same(parts.take(), [{ type: 'tool_call', index: 0, arguments: '{}' }]);
+});
+
+t.test('arguments cut at any place are the same text, without a lone surrogate in any part', async (t) => {
+  const text = '{"a":"🚀🦊","b":"x🚀"}';
+  for (let cut = 1; cut < text.length; cut++) {
+    const parts = createPartBuffer();
+    let joined = '';
+    for (const piece of [text.slice(0, cut), text.slice(cut)]) {
+      parts.toolCall({ type: 'tool_call', index: 0, arguments: piece });
+      for (const part of parts.take()) {
+        const piece = part.type === 'tool_call' ? part.arguments : '';
+        t.ok(piece.isWellFormed(), `cut at ${cut}`);
+        joined += piece;
+      }
+    }
+    t.equal(joined, text);
+    t.same(parts.flush(), []);
+  }
+});
+
 t.test('errors of a connection are classified by their code and by the part of the response', async (t) => {
   const cases: [string, object, object][] = [
     ['UND_ERR_CONNECT_TIMEOUT', { code: 'upstream_timeout', stage: 'connect', reason: 'connect_timeout' }, {}],

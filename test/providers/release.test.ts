@@ -223,3 +223,86 @@ t.test('keys are replaced while calls run: these keep theirs, and the next calls
   await collect(provider.stream(REQUEST, signal));
   t.equal(await sent(5), undefined);
 });
+
+/** Answers of a provider that does not take a key. */
+const KEY_FAULTS: [name: string, script: Script, reason: string][] = [
+  ['401', ({ response }) => void response.writeHead(401).end(), 'credentials'],
+  ['402', ({ response }) => void response.writeHead(402).end(), 'billing'],
+  ['429', ({ response }) => void response.writeHead(429).end(), 'http_429'],
+  ['429 with Retry-After', ({ response }) => void response.writeHead(429, { 'retry-after': '20' }).end(), 'http_429'],
+  [
+    'a rate limit inside a 200',
+    ({ response }) =>
+      void sse(response).end(
+        `${chunk({ role: 'assistant' })}data: {"error":{"code":"rate_limit_exceeded","message":"x"}}\n\n`,
+      ),
+    'rate_limited',
+  ],
+];
+
+t.test(
+  'a key that is refused or at its limit is followed by the next inside the call, all of them if need be',
+  async (t) => {
+    for (const [name, refuse, reason] of KEY_FAULTS) {
+      let good = 'Bearer four';
+      const upstream = await startUpstream(t, (call) => {
+        if (call.request.headers.authorization !== good) return refuse(call);
+        sse(call.response).end(text('x') + STOP + DONE);
+      });
+      const apiKeys = ['one', 'two', 'three', 'four'];
+      const sent = () => upstream.calls.splice(0).map(({ request }) => request.headers.authorization?.slice(7));
+      const create = () => {
+        const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys, now: () => 0 });
+        t.teardown(() => provider.close());
+        return () => collect(provider.stream(REQUEST, new AbortController().signal));
+      };
+      const ask = create();
+      t.match(await ask(), { text: 'x', error: undefined }, `${name}: answered`);
+      t.same(sent(), apiKeys, `${name}: each key once, in order`);
+      t.match(await ask(), { text: 'x', error: undefined });
+      t.same(sent(), ['four'], `${name}: the others are in cooldown`);
+
+      good = 'none';
+      const { error } = await create()();
+      t.match(error, { reason }, `${name}: without a good key, the last error`);
+      t.same(sent(), apiKeys, `${name}: each key once`);
+    }
+  },
+);
+
+t.test('nothing else makes a call go on with another key', async (t) => {
+  const others: [string, Script][] = [
+    ['500', ({ response }) => void response.writeHead(500).end()],
+    ['400', ({ response }) => void response.writeHead(400).end('{}')],
+    ['403', ({ response }) => void response.writeHead(403).end()],
+    ['an incomplete answer', ({ response }) => void sse(response).end()],
+    ['a closed connection', ({ response }) => void response.destroy()],
+    [
+      'a rate limit behind the first content',
+      ({ response }) =>
+        void sse(response).end(`${text('x')}data: {"error":{"code":"rate_limit_exceeded","message":"x"}}\n\n`),
+    ],
+  ];
+  for (const [name, script] of others) {
+    const upstream = await startUpstream(t, script);
+    const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one', 'two'] });
+    t.teardown(() => provider.close());
+    t.match(await collect(provider.stream(REQUEST, new AbortController().signal)), {
+      error: { name: 'ProviderError' },
+    });
+    t.equal(upstream.calls.length, 1, name);
+  }
+});
+
+t.test('an abort between two keys ends the call, and no key is left in use', async (t) => {
+  const controller = new AbortController();
+  const upstream = await startUpstream(t, ({ response }) => {
+    if (upstream.calls.length === 1) response.writeHead(429).end();
+    else controller.abort();
+  });
+  const provider = createOpenAICompatible({ ...OPTIONS, baseUrl: upstream.url, apiKeys: ['one', 'two', 'three'] });
+  t.teardown(() => provider.close());
+  t.match((await collect(provider.stream(REQUEST, controller.signal))).error, { name: 'AbortError' });
+  t.equal(upstream.calls.length, 2);
+  await (await upstream.call(2)).closed;
+});

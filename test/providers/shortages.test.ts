@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
-import { canFallBack, countsAgainstTarget, retryWaitMs } from '../../plugins/llm/retry.ts';
+import { countsAgainstTarget, nextStep } from '../../plugins/llm/next-step.ts';
 import { OverloadedError, ProviderError } from '../../providers/errors.ts';
 import { createUpstream, type Upstream } from '../../providers/wire/http.ts';
 import { networkError } from '../../providers/wire/network-error.ts';
@@ -11,6 +11,17 @@ import { until } from '../helper.ts';
 
 /** A shortage in this process is not a fault of the provider. */
 
+/** A question for which everything could be tried. */
+const ANOTHER_WAY = {
+  tries: 1,
+  hasBegun: false,
+  canContinue: true,
+  hasNext: true,
+  isClosed: true,
+  cooldownMs: 0,
+  remainingMs: 60_000,
+  random: 0,
+};
 const systemError = (code: string, more: object = {}) => Object.assign(new Error(code), { code, ...more });
 
 t.test('a shortage of this process is `overloaded`, and every other error is of the provider', async (t) => {
@@ -24,8 +35,7 @@ t.test('a shortage of this process is `overloaded`, and every other error is of 
       const fault = networkError(error, phase);
       t.ok(fault instanceof OverloadedError, error.message);
       t.equal(networkError(fault, phase), fault, 'an error is converted once');
-      t.equal(retryWaitMs(fault, 1, Math.random), undefined, 'is not retried');
-      t.notOk(canFallBack(fault), 'calls no other target');
+      t.same(nextStep(fault, ANOTHER_WAY), { kind: 'end' }, 'is not retried, and calls no other target');
       t.notOk(countsAgainstTarget(fault), 'opens no circuit breaker');
     }
   }

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
-import type { LlmClient, Prompt } from '../../plugins/llm/client.ts';
+import type { GenerateOptions, LlmClient, Prompt } from '../../plugins/llm/client.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
 import { AdmissionControl } from '../../plugins/streams/admission.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
@@ -52,6 +52,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
   const admission = new AdmissionControl(maxGenerations);
   const calls: {
     prompt: Prompt;
+    owner: string | undefined;
     partialAnswer: string | undefined;
     signal: AbortSignal;
     onPart(part: unknown): unknown;
@@ -66,9 +67,10 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
       prompt: Prompt,
       sink: { onPart(part: unknown): unknown },
       signal: AbortSignal,
-      partialAnswer?: string,
+      options?: GenerateOptions,
     ) {
-      calls.push({ prompt, partialAnswer, signal, onPart: sink.onPart });
+      const { owner, partialAnswer } = options ?? {};
+      calls.push({ prompt, owner, partialAnswer, signal, onPart: sink.onPart });
     },
   } as unknown as LlmClient & { route(): ModelRoute };
   const logger = { warn() {}, info() {}, error() {} } as never;
@@ -107,6 +109,7 @@ for (const [what, parts, partialAnswer] of [
     await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
     t.same(calls[0]?.prompt, PROMPT);
     t.equal(calls[0]?.partialAnswer, partialAnswer);
+    t.equal(calls[0]?.owner, 'o', 'the owner of the stream');
     t.same(outcomes, ['continued']);
     t.equal(admission.active, 1);
     const reader = await follow(log);
