@@ -116,6 +116,16 @@ t.test('forbidden addresses of a name are left out; the lookup fails if no other
     if (expected) t.match(error, expected, `${addresses}`);
     else t.match({ answer, error }, { answer: '127.0.0.1', error: undefined }, `${addresses}`);
   }
+  const lookup = lookupOf(() => ['fe80::1']);
+  const allowed = createOpenAICompatible({
+    ...OPTIONS,
+    baseUrl: 'http://provider.test:9/v1',
+    lookup,
+    allowPrivate: true,
+  });
+  t.teardown(() => allowed.close());
+  const { error } = await collect(allowed.stream(QUESTION, new AbortController().signal));
+  t.match(error, { reason: 'connect' }, 'allowPrivate tries the address');
   const resolve = createAllowedLookup(lookupOf(() => ['fe80::1', '127.0.0.1']));
   resolve('provider.test', { all: false }, (...result) => t.same(result, [null, '127.0.0.1', 4], 'a single address'));
   const failing = createAllowedLookup((_, __, callback) => callback(new Error('no DNS'), ''));

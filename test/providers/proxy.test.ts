@@ -163,6 +163,17 @@ t.test('a tunnel that closes during its first call is not a stale connection', a
   t.match(error, { code: 'upstream_unreachable', reason: 'connect' });
 });
 
+t.test('close ends a request for a tunnel', async (t) => {
+  const proxy = await connectProxy(t);
+  proxy.refuse = () => {};
+  const provider = providerAt(t, 'http://model.invalid/v1', { proxyUrl: proxy.url, connectTimeoutMs: 60_000 });
+  const answer = collect(provider.stream(QUESTION, signal()));
+  await until(() => proxy.destinations.length === 1, 'a tunnel is requested');
+  await provider.close();
+  t.ok((await answer).error);
+  await until(() => proxy.connections() === 0, 'the connection to the proxy is closed');
+});
+
 t.test('the proxy follows from the address, the section and the provider', (t) => {
   const both = { https: 'http://s:1', http: 'http://p:1' };
   const cases: [string, string[], string | undefined][] = [
