@@ -27,7 +27,7 @@ export interface Sample {
   readonly descriptors: number;
 }
 
-/** What a process holds at rest. */
+/** Resources that a process holds at rest. */
 export interface Holdings {
   readonly descriptors: number;
   readonly generations: number;

@@ -31,6 +31,8 @@ const system = await startSystem(
     ...(REDIS_URL && { REDIS_URL, REDIS_PREFIX: PREFIX }),
     STREAM_GRACE_MS: '500',
     STREAM_TTL_MS: String(TTL_MS),
+    // A busy machine delays the event loop; the service would refuse questions as overloaded.
+    MAX_EVENT_LOOP_DELAY_MS: '0',
     DRAIN_MS: '0',
     DRAIN_HANDOVER_MS: '0',
   },

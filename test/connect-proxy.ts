@@ -12,6 +12,8 @@ export interface ConnectProxy {
   readonly destinations: string[];
   /** Credentials that the client sent with each tunnel; undefined if none. */
   readonly credentials: (string | undefined)[];
+  /** Returns the number of open connections, on both sides of the proxy. */
+  connections(): number;
   /** Cuts every tunnel. */
   cut(): void;
   /** Called instead of opening a tunnel, if set. */
@@ -26,7 +28,7 @@ export async function connectProxy(t: Test): Promise<ConnectProxy> {
     proxy.destinations.push(url);
     const encoded = headers['proxy-authorization']?.replace('Basic ', '');
     proxy.credentials.push(encoded && Buffer.from(encoded, 'base64').toString());
-    if (proxy.refuse) return proxy.refuse(client);
+    if (proxy.refuse) return proxy.refuse(client.resume().on('end', () => client.destroy()));
     const upstream = connect(Number(url.split(':').at(-1)), '127.0.0.1');
     for (const socket of [client, upstream]) {
       open.add(socket);
@@ -64,6 +66,7 @@ export async function connectProxy(t: Test): Promise<ConnectProxy> {
     url: `http://127.0.0.1:${port}`,
     destinations: [],
     credentials: [],
+    connections: () => open.size,
     cut,
     refuse: undefined,
   };

@@ -48,8 +48,7 @@ export function createConnections(origin: string, options: ConnectionOptions): C
   const { now } = options.readIntervals;
   const connector = buildConnector({
     timeout: options.connectTimeoutMs,
-    ...(!options.allowPrivate && { lookup: createAllowedLookup(options.lookup) }),
-    ...(options.allowPrivate && options.lookup && { lookup: options.lookup }),
+    lookup: options.allowPrivate ? options.lookup : createAllowedLookup(options.lookup),
   });
   const tunnels =
     options.proxyUrl === undefined ? undefined : createTunnels(options.proxyUrl, options.connectTimeoutMs);

@@ -3,6 +3,7 @@ import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo, LookupFunction } from 'node:net';
 import t, { type Test } from 'tap';
 import { createAllowedLookup } from '../../providers/addresses.ts';
+import type { ProviderError } from '../../providers/errors.ts';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
 import { MAX_CONNECTION_AGE_MS } from '../../providers/wire/connections.ts';
 import { until } from '../helper.ts';
@@ -54,6 +55,7 @@ t.test('a busy provider moves to its new address, and running answers are not cu
     ...OPTIONS,
     baseUrl: `http://provider.test:${retired.port}/v1`,
     lookup: lookupOf(() => [address]),
+    connections: 2, // The running answer has one, so that all other calls share the second.
     readIntervals: { ...OPTIONS.readIntervals, now: () => time },
   });
   t.teardown(() => provider.close());
@@ -63,6 +65,8 @@ t.test('a busy provider moves to its new address, and running answers are not cu
   await until(() => retired.open.length === 1, 'an answer is running');
   t.equal((await ask()).text, '127.0.0.1');
   address = '127.0.0.2';
+  time = MAX_CONNECTION_AGE_MS - 1;
+  t.equal((await ask()).text, '127.0.0.1', 'the connection is kept');
   time = MAX_CONNECTION_AGE_MS;
   t.equal((await ask()).text, '127.0.0.2', 'no new call on an old connection');
   await until(() => retired.connections() === 1, 'only the connection of the running answer is left');
@@ -116,6 +120,16 @@ t.test('forbidden addresses of a name are left out; the lookup fails if no other
     if (expected) t.match(error, expected, `${addresses}`);
     else t.match({ answer, error }, { answer: '127.0.0.1', error: undefined }, `${addresses}`);
   }
+  const lookup = lookupOf(() => ['fe80::1']);
+  const allowed = createOpenAICompatible({
+    ...OPTIONS,
+    baseUrl: 'http://provider.test:9/v1',
+    lookup,
+    allowPrivate: true,
+  });
+  t.teardown(() => allowed.close());
+  const { error } = await collect(allowed.stream(QUESTION, new AbortController().signal));
+  t.not((error as ProviderError).reason, 'forbidden_address', 'allowPrivate tries the address');
   const resolve = createAllowedLookup(lookupOf(() => ['fe80::1', '127.0.0.1']));
   resolve('provider.test', { all: false }, (...result) => t.same(result, [null, '127.0.0.1', 4], 'a single address'));
   const failing = createAllowedLookup((_, __, callback) => callback(new Error('no DNS'), ''));

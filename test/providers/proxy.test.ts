@@ -2,6 +2,7 @@ import { createServer } from 'node:https';
 import { type AddressInfo, createServer as createTcpServer, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { ConfigError, loadConfig } from '../../plugins/config/load.ts';
+import type { ProviderError } from '../../providers/errors.ts';
 import { createOpenAICompatible } from '../../providers/openai-compatible.ts';
 import { chooseProxy } from '../../providers/proxy.ts';
 import { CERT, KEY } from '../certificate.ts';
@@ -160,7 +161,18 @@ t.test('a tunnel that closes during its first call is not a stale connection', a
   const upstream = await startUpstream(t, () => proxy.cut());
   const provider = providerAt(t, `${upstream.url}/v1`, { proxyUrl: proxy.url });
   const { error } = await collect(provider.stream(QUESTION, signal()));
-  t.match(error, { code: 'upstream_unreachable', reason: 'connect' });
+  t.equal((error as ProviderError).reason, 'connect');
+});
+
+t.test('close ends a request for a tunnel', async (t) => {
+  const proxy = await connectProxy(t);
+  proxy.refuse = () => {};
+  const provider = providerAt(t, 'http://model.invalid/v1', { proxyUrl: proxy.url, connectTimeoutMs: 60_000 });
+  const answer = collect(provider.stream(QUESTION, signal()));
+  await until(() => proxy.destinations.length === 1, 'a tunnel is requested');
+  await provider.close();
+  t.ok((await answer).error);
+  await until(() => proxy.connections() === 0, 'the connection to the proxy is closed');
 });
 
 t.test('the proxy follows from the address, the section and the provider', (t) => {
