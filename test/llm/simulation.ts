@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '../../plugins/clock.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
@@ -71,6 +72,7 @@ export async function simulate(options: SimulationOptions): Promise<Simulation> 
   const failures: unknown[] = [];
   let pending = 0;
   const { signal } = new AbortController();
+  setMaxListeners(0, signal);
   const sink = {
     onTarget() {},
     onFirstPart() {},
@@ -171,7 +173,10 @@ function simulationClock(): Clock & { advance(ms: number): boolean } {
       const due = timers.get(at) ?? new Set();
       const entry = () => fn();
       timers.set(at, due.add(entry));
-      return () => void due.delete(entry);
+      return () => {
+        due.delete(entry);
+        if (due.size === 0 && timers.get(at) === due) timers.delete(at);
+      };
     },
     advance(ms) {
       let hasFired = false;
