@@ -276,11 +276,27 @@ t.test('files are compared by content, also long after they were written', async
   renameSync(`${dir}/next`, path);
   t.same(await watch({ [path]: '' }), first, 'the first content again');
   t.same(await watch({ [path]: '', [`${dir}/none`]: '' }), { ...first, [`${dir}/none`]: 'ENOENT' }, 'a missing file');
+  for (const content of ['one', 'two', 'one']) {
+    writeFileSync(path, content);
+    utimesSync(path, 1, 1);
+    t.same(await watch({ [path]: '' }), content === 'one' ? first : second, `${content}, with the time of before`);
+  }
   execFileSync('mkfifo', [`${dir}/pipe`]);
   t.same(await watch({ [`${dir}/pipe`]: 'known' }), { [`${dir}/pipe`]: 'known' }, 'a pipe is not opened');
 });
 
 const YAML_CONFIG = loadConfig({ BELLA_API_KEY: 'k', DEFAULT_MODEL: 'bella/m', REDIS_URL: 'redis://h' });
+
+t.test('two changes within one tick of the file system are both seen', async (t) => {
+  const path = `${t.testdir({ key: 'one' })}/key`;
+  const watch = createFileWatch();
+  const found = new Set<string>();
+  for (let i = 0; i < 100; i++) {
+    writeFileSync(path, String(1_000 + i));
+    found.add(JSON.stringify(await watch({ [path]: '' })));
+  }
+  t.equal(found.size, 100);
+});
 
 /** The settings that docs/operations.md lists as applied by a reload. */
 const RELOADED =
