@@ -5,7 +5,7 @@ import { readConfigFile } from './file.ts';
 import { createFileReader, type FileDigests } from './files.ts';
 import { describeError } from './messages.ts';
 import { type Config, ConfigSchema } from './schema.ts';
-import { clean, createVariables, type Environment } from './variables.ts';
+import { createVariables, type Environment } from './variables.ts';
 
 /** An invalid configuration. `problems` names the settings, never their values. */
 export class ConfigError extends Error {
@@ -37,8 +37,8 @@ export function readConfig(env: Environment): LoadedConfig {
   const problems: string[] = [];
   const files = createFileReader();
   const variables = createVariables(env, files, problems);
-  const path = clean(env.CONFIG_FILE ?? '');
-  const file = path === '' ? {} : readConfigFile(path, files, variables, problems);
+  const path = variables.get('CONFIG_FILE');
+  const file = path === undefined ? {} : readConfigFile(path, files, variables, problems);
   const overlay = readEnvironment(variables, env, providersOf(file), problems);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 

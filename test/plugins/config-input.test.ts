@@ -89,7 +89,7 @@ t.test(
       t.same(Object.keys(read({ OPENAI_API_KEY: empty }).config?.providers ?? {}), ['demo'], JSON.stringify(empty));
     }
     for (const blank of [' ', '\n', '\r\n', '\t ', '" "']) {
-      for (const name of ['OPENAI_API_KEY', 'TICKET_SECRET', 'REDIS_URL', 'PORT', 'CORS_ORIGINS']) {
+      for (const name of ['OPENAI_API_KEY', 'TICKET_SECRET', 'REDIS_URL', 'PORT', 'CORS_ORIGINS', 'CONFIG_FILE']) {
         t.same(problems({ [name]: blank }), [`${name}: contains only white space`], `${name}=${JSON.stringify(blank)}`);
       }
     }

@@ -1,5 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import t, { type Test } from 'tap';
 import { createFileWatch } from '../../plugins/config/files.ts';
 import type { ReloadReport } from '../../plugins/config/index.ts';
@@ -276,11 +287,37 @@ t.test('files are compared by content, also long after they were written', async
   renameSync(`${dir}/next`, path);
   t.same(await watch({ [path]: '' }), first, 'the first content again');
   t.same(await watch({ [path]: '', [`${dir}/none`]: '' }), { ...first, [`${dir}/none`]: 'ENOENT' }, 'a missing file');
+  for (const content of ['one', 'two', 'one']) {
+    writeFileSync(path, content);
+    utimesSync(path, 1, 1);
+    t.same(await watch({ [path]: '' }), content === 'one' ? first : second, `${content}, with the time of before`);
+  }
   execFileSync('mkfifo', [`${dir}/pipe`]);
   t.same(await watch({ [`${dir}/pipe`]: 'known' }), { [`${dir}/pipe`]: 'known' }, 'a pipe is not opened');
 });
 
 const YAML_CONFIG = loadConfig({ BELLA_API_KEY: 'k', DEFAULT_MODEL: 'bella/m', REDIS_URL: 'redis://h' });
+
+/** A file whose content changes while its times stay. */
+const UPTIME = '/proc/uptime';
+
+t.test(
+  'a file is read again while its times may hide a change',
+  { skip: !existsSync(UPTIME) && 'no /proc' },
+  async (t) => {
+    const looks = async (now: () => number) => {
+      const watch = createFileWatch(now);
+      const first = await watch({ [UPTIME]: '' });
+      const content = readFileSync(UPTIME, 'utf8');
+      await until(() => readFileSync(UPTIME, 'utf8') !== content, 'the content has changed');
+      return [first, await watch({ [UPTIME]: '' })];
+    };
+    const [fresh, later] = await looks(() => 0);
+    t.notSame(later, fresh, 'a file that was just written is read again');
+    const [old, same] = await looks(() => Date.now() + 60_000);
+    t.same(same, old, 'a file with old times is not opened');
+  },
+);
 
 /** The settings that docs/operations.md lists as applied by a reload. */
 const RELOADED =
