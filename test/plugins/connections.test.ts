@@ -187,7 +187,7 @@ t.test('with every request taken, new ones are refused in the way that their cli
 });
 
 t.test('a pipelined request whose turn never came is released with its connection', async (t) => {
-  const { app, url, reading, path } = await serveStream(t);
+  const { app, reading, path } = await serveStream(t);
   for (let i = 0; i < maxRequests; i++) {
     const socket = await connection(t, app, `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`.repeat(2));
     await once(socket, 'data');
