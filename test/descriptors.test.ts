@@ -21,7 +21,7 @@ async function startSlowUpstream(t: Test): Promise<Upstream & { release(): void 
   return { ...upstream, release: resolve };
 }
 
-/** What a client has seen of one question. */
+/** Result of one question, as its client sees it. */
 interface Outcome {
   readonly status: number | undefined;
   body: string;

@@ -186,6 +186,18 @@ t.test('with every request taken, new ones are refused in the way that their cli
   for (const { cut } of readings) cut();
 });
 
+t.test('a pipelined request whose turn never came is released with its connection', async (t) => {
+  const { app, reading, path } = await serveStream(t);
+  for (let i = 0; i < maxRequests; i++) {
+    const socket = await connection(t, app, `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`.repeat(2));
+    await once(socket, 'data');
+    socket.destroy();
+    await until(async () => (await metricValue(app, 'sluice_connections')) === 1, 'the connection is closed');
+  }
+  t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'descriptors' }), 0, 'there is always room');
+  reading.cut();
+});
+
 t.test('only some responses may read files, also on pipelined connections that close', async (t) => {
   const openFileLimit = 192;
   const { app, url, reading } = await serveStream(t, { openFileLimit });

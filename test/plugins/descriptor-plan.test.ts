@@ -11,7 +11,7 @@ import { DONE, STOP, text } from '../upstream.ts';
 const LIMITS = [128, 256, 400, 512, 1_024, 4_096, 20_000, 65_536, 1_048_576];
 /** A complete answer on a connection that stays open. */
 const body = text('word') + STOP + DONE;
-const answer = `HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+const answer = `HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nKeep-Alive: timeout=600\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
 
 /** Descriptors that no part of the plan may use: those of Node.js, Redis, DNS and the log. */
 const RESERVED = 64;
