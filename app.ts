@@ -19,6 +19,7 @@ import schemas from './plugins/http/schemas.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
 import lifecycle from './plugins/lifecycle.ts';
 import limits from './plugins/limits/index.ts';
+import { memoryShares } from './plugins/limits/memory-shares.ts';
 import limitsScope from './plugins/limits/scope.ts';
 import llm from './plugins/llm/index.ts';
 import load from './plugins/load/index.ts';
@@ -48,7 +49,7 @@ export interface Overrides {
   readonly clock?: Clock;
   readonly store?: StreamStore;
   /** Destination of log lines; standard output by default. */
-  readonly logTo?: DestinationStream;
+  readonly logTo?: DestinationStream & { readonly droppedLines?: number };
 }
 
 /** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
@@ -83,18 +84,21 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
 
   await app.register(config, { config: settings });
   await app.register(clock, { clock: overrides.clock });
-  await app.register(metrics, { hasRedis: settings.redis !== undefined });
+  await app.register(metrics, {
+    hasRedis: settings.redis !== undefined,
+    droppedLogLines: () => overrides.logTo?.droppedLines ?? 0,
+  });
   await app.register(errors);
   await app.register(schemas);
   await app.register(tracing, { enabled: settings.tracing, providers: settings.providers });
   await app.register(requestLog);
   await app.register(strictRequests);
-  await app.register(jsonBody);
+  await app.register(jsonBody, { maxTextChars: settings.limits.textChars });
   await app.register(cors, { origins: settings.corsOrigins });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
   await app.register(redis, { redis: settings.redis });
-  await app.register(limits, { expectedReplicas });
+  await app.register(limits, { expectedReplicas, ...memoryShares(settings) });
   await app.register(load, { minIntervalMs: flushMs, maxIntervalMs: maxFlushMs, maxEventLoopDelayMs });
   await app.register(providers, {
     entries: settings.providers,
@@ -108,6 +112,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(streams, {
     settings: settings.streams,
     maxMessages,
+    maxReadersPerStream: settings.limits.readersPerStream,
     longestAnswerMs: longest,
     store: overrides.store,
   });

@@ -1,6 +1,7 @@
 import closeWithGrace from 'close-with-grace';
 import { buildApp } from './app.ts';
 import { ConfigError, loadConfig } from './plugins/config/load.ts';
+import { createLogDestination } from './plugins/http/log-destination.ts';
 
 /** Starts the service. The only file that reads the environment, listens, and ends the process. */
 
@@ -23,7 +24,7 @@ const config = configOrExit();
 // If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
 // broken pipe for ever when the process exits.)
 process.stdout.on('error', () => {});
-const app = await buildApp(config, { logTo: process.stdout });
+const app = await buildApp(config, { logTo: createLogDestination(process.stdout) });
 
 const { close } = closeWithGrace(
   {

@@ -16,14 +16,17 @@ export function estimateTokens(prompt: Prompt): number {
   return estimatePromptTokens(prompt) + (prompt.maxTokens ?? DEFAULT_ANSWER_TOKENS);
 }
 
-/** Returns the used tokens: as the provider counted them, else by the length of prompt and answer. */
-export function usedTokens(usage: Usage | undefined, prompt: Prompt, characters: number): number {
+/**
+ * Returns the used tokens: as the provider counted them, else by the length of prompt and answer.
+ * @param promptTokens result of `estimatePromptTokens`
+ */
+export function usedTokens(usage: Usage | undefined, promptTokens: number, characters: number): number {
   const { inputTokens, outputTokens, totalTokens } = usage ?? {};
   if (totalTokens !== undefined) return totalTokens;
-  return (inputTokens ?? estimatePromptTokens(prompt)) + (outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN));
+  return (inputTokens ?? promptTokens) + (outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN));
 }
 
-function estimatePromptTokens({ messages, tools = [] }: Prompt): number {
+export function estimatePromptTokens({ messages, tools = [] }: Prompt): number {
   const characters = messages.reduce((sum, message) => sum + messageLength(message), JSON.stringify(tools).length);
   return Math.ceil(characters / CHARS_PER_TOKEN);
 }

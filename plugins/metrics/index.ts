@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin';
-import { Registry } from 'prom-client';
+import { Counter, Registry } from 'prom-client';
 import { generationMetrics } from './generations.ts';
 import { processMetrics } from './process.ts';
 import { redisMetrics } from './redis.ts';
@@ -15,12 +15,21 @@ declare module 'fastify' {
 export type Metrics = ReturnType<typeof createMetrics>;
 
 /** Creates all metrics. Label values are configured names and fixed words, so their number is bounded. */
-function createMetrics(hasRedis: boolean) {
+function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) {
   const registry = new Registry();
   const registers = [registry];
   return {
     registry,
     ...generationMetrics(registers),
+    logLinesDropped: new Counter({
+      name: 'sluice_log_lines_dropped_total',
+      help: 'Log lines dropped because standard output was not read',
+      registers,
+      collect() {
+        this.reset();
+        this.inc(droppedLogLines());
+      },
+    }),
     ...upstreamMetrics(registers),
     ...responseMetrics(registers),
     // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
@@ -34,12 +43,14 @@ function createMetrics(hasRedis: boolean) {
 export interface MetricsOptions {
   /** True if Redis is configured; its metrics are registered only then. */
   readonly hasRedis: boolean;
+  /** Returns the number of log lines that were dropped until now. */
+  readonly droppedLogLines?: () => number;
 }
 
 /** Adds `fastify.metrics` and counts requests. */
 export default fp<MetricsOptions>(
-  async (fastify, { hasRedis }) => {
-    const metrics = createMetrics(hasRedis);
+  async (fastify, options) => {
+    const metrics = createMetrics(options);
     fastify.decorate('metrics', metrics);
     fastify.addHook('onClose', startCountingBytesIn([metrics.registry]));
     fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {

@@ -19,6 +19,8 @@ export interface StartGenerationOptions {
   readonly logger: FastifyBaseLogger;
   /** The slot and the tokens reserved from the owner's limits. */
   readonly reservation?: Reservation;
+  /** Releases the memory of the prompt. */
+  readonly releasePrompt?: (() => void) | undefined;
   /** Text that the answer continues. */
   readonly partialAnswer?: string;
 }
@@ -38,7 +40,7 @@ export interface GenerationStarterOptions {
 
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
   const { clock, metrics, llm, admission, states, maxChars } = options;
-  return ({ log, route, prompt, logger, reservation, partialAnswer }) => {
+  return ({ log, route, prompt, logger, reservation, releasePrompt, partialAnswer }) => {
     const { id, owner } = log.info;
     const toolCallIds: string[] = [];
     const report = createReport(log, route, { clock, metrics, logger });
@@ -53,6 +55,7 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       },
       onEnd(terminal, fault) {
         admission.release(id);
+        releasePrompt?.();
         reservation?.settle(terminal.type === 'end' ? terminal.usage : undefined, log.length);
         report.onEnd(terminal, fault);
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
