@@ -22,6 +22,7 @@ import schemas from './plugins/http/schemas.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
 import lifecycle from './plugins/lifecycle.ts';
 import limits from './plugins/limits/index.ts';
+import { memoryShares } from './plugins/limits/memory-shares.ts';
 import limitsScope from './plugins/limits/scope.ts';
 import llm from './plugins/llm/index.ts';
 import load from './plugins/load/index.ts';
@@ -54,7 +55,7 @@ export interface Overrides {
   /** Limit of open files, instead of that of the process. */
   readonly openFileLimit?: number;
   /** Destination of log lines; standard output by default. */
-  readonly logTo?: DestinationStream;
+  readonly logTo?: DestinationStream & { readonly droppedLines?: number };
 }
 
 /** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
@@ -99,20 +100,23 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     longestMs = longestAnswerMs(next);
   });
   await app.register(clock, { clock: overrides.clock });
-  await app.register(metrics, { hasRedis: settings.redis !== undefined });
+  await app.register(metrics, {
+    hasRedis: settings.redis !== undefined,
+    droppedLogLines: () => overrides.logTo?.droppedLines ?? 0,
+  });
   await app.register(errors);
   await app.register(schemas);
   await app.register(tracing, { enabled: settings.tracing, providers: settings.providers });
   await app.register(requestLog);
   await app.register(strictRequests);
-  await app.register(jsonBody);
+  await app.register(jsonBody, { maxTextChars: settings.limits.textChars });
   await app.register(cors, { origins: settings.corsOrigins });
   await app.register(connections, { maxConnections, maxRequests, maxFileResponses, stallMs, refusalEvents });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
   await app.register(loopbackHost, { host, origins: settings.corsOrigins });
   await app.register(redis, { redis: settings.redis });
-  await app.register(limits, { expectedReplicas });
+  await app.register(limits, { expectedReplicas, ...memoryShares(settings) });
   await app.register(load, { minIntervalMs: flushMs, maxIntervalMs: maxFlushMs, maxEventLoopDelayMs });
   await app.register(providers, {
     entries: settings.providers,
@@ -128,6 +132,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },
     maxMessages,
+    maxReadersPerStream: settings.limits.readersPerStream,
     longestAnswerMs: longest,
     store: overrides.store,
   });

@@ -49,12 +49,13 @@ async function start(): Promise<void> {
   const { config, problems } = loaded;
   if (config === undefined) return exitWith(new ConfigError(problems).message);
   const { buildApp } = await import('./app.ts');
+  const { createLogDestination } = await import('./plugins/http/log-destination.ts');
   // Modules are loaded in one turn of the event loop. The next one handles signals that have arrived in it.
   await turn();
   // If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
   // broken pipe for ever when the process exits.)
   process.stdout.on('error', () => {});
-  const app = await buildApp(config, { logTo: process.stdout });
+  const app = await buildApp(config, { logTo: createLogDestination(process.stdout) });
   try {
     await app.openListenSockets(config.host, config.port);
   } catch (error) {

@@ -16,7 +16,7 @@ export function createDemo(name: string, wordIntervalMs: number = WORD_INTERVAL_
     unsupported: (request) => unsupportedOption(request, 'demo'),
     async *stream(request: ChatRequest, signal: AbortSignal) {
       const text = demoAnswer(request);
-      const words = text.match(/\s*\S+/gu) ?? [];
+      const words = text.trimEnd().match(/\s*\S+/gu) ?? [];
       for (const word of words) {
         await sleep(wordIntervalMs, undefined, { signal });
         yield { type: 'text', text: word };

@@ -99,7 +99,9 @@ export async function readOrAskToReconnect(
   try {
     return await read();
   } catch (error) {
-    if ((error as { statusCode?: number }).statusCode !== 503 || !isEventSource(request)) throw error;
+    const { statusCode, retryAfterMs } = error as { statusCode?: number; retryAfterMs?: number };
+    const isTemporary = statusCode === 503 || (statusCode === 429 && retryAfterMs !== undefined);
+    if (!isTemporary || !isEventSource(request)) throw error;
     request.server.metrics.resumes.inc({ outcome: 'unavailable' });
     return reply.stream([retryEvent()]);
   }

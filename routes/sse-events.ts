@@ -1,10 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import type { EventMessage, FastifyInstance, FastifyRequest } from 'fastify';
 import type { PublicError } from '../plugins/http/api.ts';
-import type { EventFeed } from '../plugins/sse/api.ts';
+import type { EventFeed, OutgoingEvent } from '../plugins/sse/api.ts';
 import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../plugins/streams/api.ts';
 
 /** Sluice's own SSE events: JSON in `data`, a position in `id`. */
+
+/** Length from which the text of an answer is written in pieces. */
+const LONG_TEXT_UNITS = 4_096;
 
 /** Reconnect delay in milliseconds. Spread, so that readers do not all return at the same time after a restart. */
 const RETRY_MS = { min: 500, spread: 1_000 };
@@ -34,7 +37,7 @@ export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stre
 /** Returns the feed of a response that follows a reader. */
 export function createEventFeed(
   reader: LogReader,
-  encode: (slice: Slice) => EventMessage[],
+  encode: (slice: Slice) => OutgoingEvent[],
   canResumeElsewhere = () => false,
 ): EventFeed<Slice> {
   return {
@@ -52,14 +55,17 @@ export function jsonEvent(value: object): EventMessage {
 }
 
 /** Returns a function that encodes slices of a stream as Sluice's own events. */
-export function createEventEncoder({ id, model }: Stream): (slice: Slice) => EventMessage[] {
+export function createEventEncoder({ id, model }: Stream): (slice: Slice) => OutgoingEvent[] {
   return ({ parts, terminal, answer, resumable }) => {
-    const events: EventMessage[] = parts.map(({ part, position }) => ({
+    const events: OutgoingEvent[] = parts.map(({ part, position }) => ({
       id: `${id}.${position}`,
       data: JSON.stringify(contentPayload(part)),
     }));
     if (resumable !== undefined) events.push(statusEvent(resumable));
-    if (terminal) events.push({ id: `${id}.end`, data: JSON.stringify(terminalPayload(terminal, model, answer)) });
+    if (terminal) {
+      const text = terminal.type === 'end' ? (answer ?? '') : undefined;
+      events.push(terminalEvent(`${id}.end`, terminalPayload(terminal, model), text));
+    }
     return events;
   };
 }
@@ -101,10 +107,18 @@ function contentPayload(part: ContentPart): object {
   return { type: part.type === 'text' ? 'delta' : 'reasoning', content: part.text };
 }
 
-function terminalPayload(terminal: Terminal, model: string, answer: string | undefined): object {
+/** Returns the last event. The text of a long answer is written in pieces, from the string that all readers share. */
+function terminalEvent(id: string, payload: object, answer: string | undefined): OutgoingEvent {
+  if (answer === undefined || answer.length < LONG_TEXT_UNITS) {
+    return { id, data: JSON.stringify(answer === undefined ? payload : { type: 'end', answer, ...payload }) };
+  }
+  return { id, before: '{"type":"end","answer":', text: answer, after: `,${JSON.stringify(payload).slice(1)}` };
+}
+
+function terminalPayload(terminal: Terminal, model: string): object {
   if (terminal.type === 'end') {
     const { finishReason, usage, state, targets } = terminal;
-    return { type: 'end', answer, model, finishReason, usage, state, targets };
+    return { model, finishReason, usage, state, targets };
   }
   const { retryAfterMs, status: _, param: __, ...error } = terminal;
   return { ...error, ...(retryAfterMs !== undefined && { retryAfter: Math.ceil(retryAfterMs / 1000) }) };

@@ -74,6 +74,42 @@ const Limits = Type.Object(
       description: 'With Redis: number of replicas that share the limits of a key while Redis is unavailable',
     }),
     chatBodyBytes: bytes('Largest body of /v1 and /ui, which may contain images', 16_777_216, 1_024, 2 ** 30),
+    textChars: bytes('Most characters of text in one body, without base64 `data:` URLs', 4_194_304, 1_024, 2 ** 28),
+    promptBytes: Type.Optional(
+      Type.Integer({
+        description:
+          'Memory bound of all bodies that are received and questions that are answered; by default an eighth of the heap',
+        minimum: 65_536,
+        maximum: 2 ** 40,
+      }),
+    ),
+    promptBytesPerOwner: Type.Optional(
+      Type.Integer({
+        description: 'The same for one owner; by default half of it. Not applied without keys',
+        minimum: 65_536,
+        maximum: 2 ** 40,
+      }),
+    ),
+    outputBytes: Type.Optional(
+      Type.Integer({
+        description:
+          'Memory bound of output that readers have not read: each counts as twice `highWaterMark`; by default a quarter of the heap',
+        minimum: 65_536,
+        maximum: 2 ** 40,
+      }),
+    ),
+    readersPerStream: Type.Integer({
+      description: 'Most readers of one stream, on each replica',
+      minimum: 1,
+      maximum: 1_000_000,
+      default: 1_000,
+    }),
+    readersPerOwner: Type.Integer({
+      description: 'Most readers of one owner, on each replica. Not applied without keys',
+      minimum: 1,
+      maximum: 1_000_000,
+      default: 5_000,
+    }),
   },
   CLOSED,
 );

@@ -1,6 +1,11 @@
 import fp from 'fastify-plugin';
 import { printableSuffix } from './errors.ts';
-import { duplicateKey, isTooComplex } from './json-keys.ts';
+import { duplicateKey, isTooComplex, textLength } from './json-keys.ts';
+
+export interface JsonBodyOptions {
+  /** Most characters of text in one body. Files and images in base64 do not count. */
+  readonly maxTextChars: number;
+}
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -13,8 +18,8 @@ declare module 'fastify' {
  * Parses JSON strictly, so that no two parsers read a body differently: valid UTF-8, no duplicate keys,
  * no `__proto__`. Rejects every other media type, because its body would bypass the schemas.
  */
-export default fp(
-  async (fastify) => {
+export default fp<JsonBodyOptions>(
+  async (fastify, { maxTextChars }) => {
     const parse = fastify.getDefaultJsonParser('error', 'error');
 
     fastify.removeAllContentTypeParsers();
@@ -31,11 +36,15 @@ export default fp(
         return done(fastify.invalidRequest('The body is not valid UTF-8.'));
       }
       if (isTooComplex(text))
-        return done(fastify.invalidRequest('The body is nested too deeply or has too many objects and arrays.'));
+        return done(
+          fastify.invalidRequest('The body is nested too deeply, or has too many objects, arrays or fields.'),
+        );
       parse(request, text, (error, value) => {
         const duplicate = error === null ? duplicateKey(text) : undefined;
         if (duplicate !== undefined)
           done(fastify.invalidRequest(`Duplicate field in the body${printableSuffix(duplicate)}.`));
+        else if (error === null && textLength(value) > maxTextChars)
+          done(fastify.invalidRequest(`The text of the body is too long; at most ${maxTextChars} characters.`, 413));
         else done(error, value);
       });
     });

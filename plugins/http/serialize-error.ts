@@ -9,5 +9,5 @@ export interface SerializedError {
 export function serializeError(error: unknown): SerializedError {
   const { name = 'Error', code, stack = '' } = (error ?? {}) as NodeJS.ErrnoException;
   const line = stack.split('\n').find((text) => /^\s+at /.test(text)) ?? '';
-  return { name, code, at: /([^/\s(]+\/[^/\s(]+:\d+):\d+/.exec(line)?.[1] };
+  return { name, code, at: /([^/\s(]{1,100}\/[^/\s(:]{1,100}:\d{1,9}):\d/.exec(line)?.[1] };
 }

@@ -1,12 +1,13 @@
 import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Usage } from '../../providers/types.ts';
-import type { Identity } from '../auth/identity.ts';
+import { ANONYMOUS, type Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
+import { BodyClaim, Budget, type BudgetBounds, type Taken } from './budget.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
 import { createRateLimiter, type RateLimiter } from './rate.ts';
 import { createTokenLimiter } from './token-limiter.ts';
-import { chargedTokens, estimateTokens } from './tokens.ts';
+import { chargedTokens, estimatePromptTokens, estimateTokens } from './tokens.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -31,12 +32,28 @@ export interface Limits {
   countGuess(identity: Identity, reply: FastifyReply): Promise<void>;
   /** Reserves a slot for one generation and its estimated tokens. @throws 429 with `retryAfterMs` */
   reserveGeneration(identity: Identity, prompt: Prompt): Promise<Reservation>;
+  /** Creates a claim on the memory of bodies and prompts, without bytes. */
+  claimBody(identity: Identity): BodyClaim;
+  /** Adds bytes to a claim. @throws 429 or 503 with `retryAfterMs` if the owner's or the whole memory is in use */
+  growClaim(claim: BodyClaim, bytes: number): void;
+  /**
+   * Claims memory for the unread output of one reader. The returned function releases it; idempotent.
+   * @throws 429 or 503 with `retryAfterMs` as `growClaim` does
+   */
+  claimReader(identity: Identity): () => void;
 }
 
 export interface LimitsOptions {
   /** Number of replicas that share each limit while Redis is unavailable. */
   readonly expectedReplicas: number;
+  /** Bytes of bodies that are received, and of prompts that are in use. */
+  readonly prompts: BudgetBounds;
+  /** Number of readers. */
+  readonly readers: BudgetBounds;
 }
+
+/** `Retry-After` in milliseconds if memory is in use. */
+const MEMORY_RETRY_MS = 2_000;
 
 /** `Retry-After` in milliseconds if the concurrent answers of an owner are at the limit. */
 const CONCURRENCY_RETRY_MS = 2_000;
@@ -45,12 +62,23 @@ const MESSAGES = {
   requests: 'Too many requests in this minute; retry later.',
   tokens: 'Too many tokens in this minute; retry later.',
   concurrent: 'Too many of your answers are running; retry when one has ended.',
+  prompts: 'Your questions in progress are too large together; retry when one is answered.',
+  readers: 'Too many of your readers are connected; retry when one has left.',
 };
+
+const FULL = { prompts: 'The questions in progress fill the memory', readers: 'Too many readers are connected' };
+
+/** Without keys, all callers are one owner, which has no share of its own. */
+function shareOf(owner: string): string | undefined {
+  return owner === ANONYMOUS.owner ? undefined : owner;
+}
 
 /** Adds `fastify.limits`: requests per minute, tokens per minute and concurrent generations, by owner. */
 export default fp<LimitsOptions>(
-  async (fastify, { expectedReplicas }) => {
+  async (fastify, { expectedReplicas, ...bounds }) => {
     const { cluster, metrics } = fastify;
+    const prompts = new Budget(bounds.prompts);
+    const readers = new Budget(bounds.readers);
     const onDegraded = () => metrics.limiterDegraded.inc();
     const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
     const tokenLimiter = createTokenLimiter({ cluster, expectedReplicas, onDegraded });
@@ -69,7 +97,27 @@ export default fp<LimitsOptions>(
       return fastify.apiError({ status: 429, code: 'rate_limited', message: MESSAGES[kind], retryAfterMs });
     };
 
+    /** @throws the refusal of a budget, if it refused */
+    const checkTaken = (kind: 'prompts' | 'readers', taken: Taken) => {
+      if (taken === 'taken') return;
+      if (taken === 'owner') throw limited(kind, MEMORY_RETRY_MS);
+      metrics.refusals.inc({ reason: kind });
+      const message = `${FULL[kind]}; retry later.`;
+      throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: MEMORY_RETRY_MS });
+    };
+
     const limits: Limits = {
+      claimBody: ({ owner }) => new BodyClaim(prompts, shareOf(owner)),
+      growClaim: (claim, bytes) => checkTaken('prompts', claim.grow(bytes)),
+      claimReader({ owner }) {
+        checkTaken('readers', readers.take(shareOf(owner), 1));
+        let isHeld = true;
+        return () => {
+          if (isHeld) readers.give(shareOf(owner), 1);
+          isHeld = false;
+        };
+      },
+
       async countRequest({ owner, requestsPerMinute }, reply) {
         if (requestsPerMinute === undefined) return;
         const limiter = requestLimiter(requestsPerMinute);
@@ -97,10 +145,11 @@ export default fp<LimitsOptions>(
           release();
           throw limited('tokens', retryAfterMs);
         }
+        const promptTokens = estimatePromptTokens(prompt);
         return {
           settle(usage, characters) {
             release();
-            const difference = chargedTokens(usage, prompt, characters, estimate) - estimate;
+            const difference = chargedTokens(usage, promptTokens, characters, estimate) - estimate;
             if (difference !== 0) adjust(difference);
           },
         };

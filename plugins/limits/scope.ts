@@ -1,6 +1,20 @@
+import { Readable } from 'node:stream';
+import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
+import type { BodyClaim } from './budget.ts';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The memory of the body. Undefined without a body. */
+    bodyClaim: BodyClaim | undefined;
+    /** Drops the parsed body and releases the request's hold on its memory. Idempotent. */
+    dropBody(): void;
+  }
+}
 
 /**
+ * Claims memory for each body before it is read: by its `Content-Length`, or as it grows.
+ *
  * Counts each request to a route with access `api`, before its body is read: a body that is wrong or too long costs
  * as much as a good one. Other routes call `countRequest` themselves: `GET
  * /ask/stream` for a question, and the routes that read or stop a stream if it is unknown.
@@ -10,6 +24,54 @@ export default fp(
     scope.addHook('onRequest', async ({ identity, routeOptions }, reply) => {
       if (routeOptions.config.access === 'api') await scope.limits.countRequest(identity, reply);
     });
+
+    scope.decorateRequest('bodyClaim', undefined);
+    scope.decorateRequest('dropBody', function dropBody() {
+      this.body = undefined;
+      releases.get(this)?.();
+    });
+    const releases = new WeakMap<object, () => void>();
+
+    scope.addHook('onRequest', async (request, reply) => {
+      const { headers, identity, routeOptions } = request;
+      const length = Number(headers['content-length'] ?? 0);
+      const isChunked = headers['transfer-encoding'] !== undefined;
+      // A body that is too large is refused by its length.
+      if (!isChunked && (length === 0 || length > routeOptions.bodyLimit)) return;
+      const claim = scope.limits.claimBody(identity);
+      if (!isChunked) scope.limits.growClaim(claim, length);
+      request.bodyClaim = claim;
+      const release = claim.hold();
+      releases.set(request, release);
+      onceClosed(reply, release);
+    });
+
+    scope.addHook('preParsing', async (request, _, payload) => {
+      const { bodyClaim, headers } = request;
+      if (bodyClaim === undefined || headers['transfer-encoding'] === undefined) return payload;
+      return Readable.from(growing(payload as Readable, (bytes) => scope.limits.growClaim(bodyClaim, bytes)));
+    });
   },
   { name: 'limits-scope', dependencies: ['limits', 'auth-scope'] },
 );
+
+/** Passes a body on, and calls `grow` before each part. Leaves the payload open if `grow` throws, for the reply. */
+async function* growing(payload: Readable, grow: (bytes: number) => void): AsyncGenerator<Buffer> {
+  for await (const chunk of payload.iterator({ destroyOnReturn: false })) {
+    grow((chunk as Buffer).length);
+    yield chunk as Buffer;
+  }
+}
+
+/** Calls `listener` when the response or its connection has closed. */
+function onceClosed({ raw, request }: FastifyReply, listener: () => void): void {
+  const { socket } = request.raw;
+  const onClose = () => {
+    raw.off('close', onClose);
+    // A pipelined response gets its socket only when the response before it has ended.
+    socket.off('close', onClose);
+    listener();
+  };
+  raw.once('close', onClose);
+  socket.once('close', onClose);
+}

@@ -18,16 +18,23 @@ export function estimateTokens(prompt: Prompt): number {
 /**
  * Returns the tokens to charge: as the provider counted them. Without a count at least the estimate is charged,
  * because nobody knows how much hidden reasoning an answer had that was left or stopped.
+ * @param promptTokens result of `estimatePromptTokens`
+ * @param estimate result of `estimateTokens`
  */
-export function chargedTokens(usage: Usage | undefined, prompt: Prompt, characters: number, estimate: number): number {
+export function chargedTokens(
+  usage: Usage | undefined,
+  promptTokens: number,
+  characters: number,
+  estimate: number,
+): number {
   const { inputTokens, outputTokens, totalTokens } = usage ?? {};
   if (totalTokens !== undefined) return totalTokens;
   const ofAnswer = outputTokens ?? Math.ceil(characters / CHARS_PER_TOKEN);
-  const sum = (inputTokens ?? estimatePromptTokens(prompt)) + ofAnswer;
+  const sum = (inputTokens ?? promptTokens) + ofAnswer;
   return outputTokens === undefined ? Math.max(estimate, sum) : sum;
 }
 
-function estimatePromptTokens({ messages, tools = [] }: Prompt): number {
+export function estimatePromptTokens({ messages, tools = [] }: Prompt): number {
   const characters = messages.reduce((sum, message) => sum + messageLength(message), JSON.stringify(tools).length);
   return Math.ceil(characters / CHARS_PER_TOKEN);
 }

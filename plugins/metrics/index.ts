@@ -1,5 +1,5 @@
 import fp from 'fastify-plugin';
-import { Registry } from 'prom-client';
+import { Counter, Registry } from 'prom-client';
 import { configurationMetrics } from './configuration.ts';
 import { generationMetrics } from './generations.ts';
 import { processMetrics } from './process.ts';
@@ -16,7 +16,7 @@ declare module 'fastify' {
 export type Metrics = ReturnType<typeof createMetrics>;
 
 /** Creates all metrics. Label values are configured names and fixed words, so their number is bounded. */
-function createMetrics(hasRedis: boolean) {
+function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) {
   const registry = new Registry();
   const registers = [registry];
   // Reads the limit of open files, so not only when the metrics are first asked for: no descriptor may be free then.
@@ -25,6 +25,15 @@ function createMetrics(hasRedis: boolean) {
     registry,
     ...configurationMetrics(registers),
     ...generationMetrics(registers),
+    logLinesDropped: new Counter({
+      name: 'sluice_log_lines_dropped_total',
+      help: 'Log lines dropped because standard output was not read',
+      registers,
+      collect() {
+        this.reset();
+        this.inc(droppedLogLines());
+      },
+    }),
     ...upstreamMetrics(registers),
     ...responseMetrics(registers),
     // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
@@ -38,12 +47,14 @@ function createMetrics(hasRedis: boolean) {
 export interface MetricsOptions {
   /** True if Redis is configured; its metrics are registered only then. */
   readonly hasRedis: boolean;
+  /** Returns the number of log lines that were dropped until now. */
+  readonly droppedLogLines?: () => number;
 }
 
 /** Adds `fastify.metrics` and counts requests. */
 export default fp<MetricsOptions>(
-  async (fastify, { hasRedis }) => {
-    const metrics = createMetrics(hasRedis);
+  async (fastify, options) => {
+    const metrics = createMetrics(options);
     fastify.decorate('metrics', metrics);
     fastify.addHook('onClose', startCountingBytesIn([metrics.registry]));
     fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {

@@ -3,6 +3,21 @@ import type {} from 'fastify-sse-v2';
 
 /** Types of `plugins/sse` that routes may import. */
 
+/**
+ * An event whose JSON holds one long text. It is written in pieces, so that a response never buffers the whole
+ * text. It must be the last event of its response.
+ */
+export interface LongTextEvent {
+  readonly id: string;
+  /** JSON before the text, without its opening quote. */
+  readonly before: string;
+  readonly text: string;
+  /** JSON after the text, without its closing quote. */
+  readonly after: string;
+}
+
+export type OutgoingEvent = EventMessage | LongTextEvent;
+
 /** The source of the events of one response. */
 export interface EventFeed<T> {
   /** Waits for the next item. One call at a time. */
@@ -10,7 +25,7 @@ export interface EventFeed<T> {
   /** Detaches. Idempotent; a pending `next` may stay unsettled. */
   close(): void;
   /** Returns the events of an item, in order. */
-  encode(item: T): readonly EventMessage[];
+  encode(item: T): readonly OutgoingEvent[];
   /** Returns true if no item follows this one. */
   isLast(item: T): boolean;
   /** Returns true if a client that is disconnected now resumes on another replica by itself. */

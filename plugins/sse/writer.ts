@@ -2,7 +2,8 @@ import type { ServerResponse } from 'node:http';
 import type { EventMessage, FastifyBaseLogger } from 'fastify';
 import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
 import type { Clock } from '../clock.ts';
-import type { EventFeed } from './api.ts';
+import type { EventFeed, OutgoingEvent } from './api.ts';
+import { longTextPieces } from './long-text.ts';
 
 export interface SseWriterOptions {
   readonly clock: Clock;
@@ -13,8 +14,12 @@ export interface SseWriterOptions {
 
 const HEARTBEAT: EventMessage = { comment: ' hb' };
 
+/** Units of one piece of a long text, as a share of the high-water mark: most units have up to three bytes. */
+const PIECES_PER_HIGH_WATER_MARK = 4;
+const MIN_PIECE_UNITS = 1_024;
+
 /**
- * Writes the events of a feed to one response: one `write` per item. It asks for the next item only
+ * Writes the events of a feed to one response: one `write` per item, several for a long text. It asks for the next item only
  * when the socket accepts more. Never throws.
  */
 export class SseWriter<T> {
@@ -27,6 +32,8 @@ export class SseWriter<T> {
   /** Time of the last item, or 0 if the client is behind. */
   #lastItem = 0;
   #isEnded = false;
+  /** The rest of a long text that is being written. Nothing else may be written before its end. */
+  #pieces: Generator<string> | undefined;
 
   constructor(raw: ServerResponse, feed: EventFeed<T> | undefined, options: SseWriterOptions) {
     this.#raw = raw;
@@ -44,13 +51,13 @@ export class SseWriter<T> {
 
   /** Writes a comment if nothing was written since `silentSince` and the client keeps up. */
   sendHeartbeat(silentSince: number): void {
-    if (this.#isEnded || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
+    if (this.#isEnded || this.#pieces || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
     this.#write([HEARTBEAT]);
   }
 
   /** Writes `reconnectEvent` and ends the response if the client can resume on another replica. */
   disconnect(reconnectEvent: EventMessage): void {
-    if (this.#isEnded || !this.#feed?.canResumeElsewhere?.()) return;
+    if (this.#isEnded || this.#pieces || !this.#feed?.canResumeElsewhere?.()) return;
     this.#write([reconnectEvent]);
     this.#end();
   }
@@ -58,6 +65,7 @@ export class SseWriter<T> {
   /** Call when the response has closed, for any reason. */
   close(): void {
     this.#isEnded = true;
+    this.#pieces = undefined;
     this.#feed?.close();
   }
 
@@ -72,7 +80,8 @@ export class SseWriter<T> {
       const keepsUp = this.#write(feed.encode(item));
       if (this.#lastItem > 0) this.#options.intervals.observe(this.#lastWrite - this.#lastItem);
       this.#lastItem = keepsUp ? this.#lastWrite : 0;
-      if (feed.isLast(item)) this.#end();
+      if (this.#pieces) this.#writePieces();
+      else if (feed.isLast(item)) this.#end();
       else if (keepsUp) this.#pull();
       else this.#raw.once('drain', this.#pull);
     } catch (error) {
@@ -86,12 +95,35 @@ export class SseWriter<T> {
     this.#end();
   };
 
-  #write(events: readonly EventMessage[]): boolean {
+  /** Writes the next pieces of a long text as long as the socket accepts more, and ends the response after the last. */
+  readonly #writePieces = (): void => {
+    const pieces = this.#pieces;
+    if (pieces === undefined || this.#raw.destroyed) return;
+    while (!this.#raw.writableNeedDrain) {
+      const { value, done } = pieces.next();
+      if (done) {
+        this.#pieces = undefined;
+        this.#end();
+        return;
+      }
+      this.#raw.write(value);
+    }
+    this.#raw.once('drain', this.#writePieces);
+  };
+
+  #write(events: readonly OutgoingEvent[]): boolean {
     let text = '';
-    for (const event of events) text += serializeSSEEvent(event);
+    for (const event of events) {
+      if ('before' in event) this.#pieces = longTextPieces(event, this.#pieceUnits());
+      else text += serializeSSEEvent(event);
+    }
     this.count += events.length;
     this.#lastWrite = this.#options.clock.now();
-    return this.#raw.write(text);
+    return text === '' || this.#raw.write(text);
+  }
+
+  #pieceUnits(): number {
+    return Math.max(MIN_PIECE_UNITS, Math.floor(this.#raw.writableHighWaterMark / PIECES_PER_HIGH_WATER_MARK));
   }
 
   #end(): void {

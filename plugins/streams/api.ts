@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
+import type { BodyClaim } from '../limits/budget.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { LogReader, PlacedPart, Slice, Terminal } from './types.ts';
 
@@ -20,6 +21,8 @@ export interface StartOptions {
   readonly key?: string | undefined;
   /** True if the client can resume. Other clients get no grace time. */
   readonly resumable: boolean;
+  /** The memory of the question's body, held until the answer has ended. */
+  readonly bodyClaim?: BodyClaim | undefined;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
 }
@@ -31,7 +34,10 @@ export interface Stream {
   readonly model: string;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
-  /** Attaches a reader that starts after a position; undefined for a position that does not exist. */
+  /**
+   * Attaches a reader that starts after a position; undefined for a position that does not exist.
+   * @throws 429 or 503 with `retryAfterMs` if too many readers are connected
+   */
   read(position: number): Promise<LogReader | undefined>;
   /** Asks the producer to end the generation. May resolve before it has ended. Idempotent. */
   stop(): Promise<void>;

@@ -10,19 +10,12 @@ import { createAnswerStates } from './answer-states.ts';
 import type { StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
+import { createReaders } from './readers.ts';
 import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
 import { createTakeoverHandler, serializePrompt } from './takeover.ts';
 import { SHUT_DOWN } from './terminals.ts';
-import {
-  type Idempotency,
-  type LogReader,
-  PositionUnknown,
-  type ReadableLog,
-  type StreamInfo,
-  type StreamStore,
-  type WritableLog,
-} from './types.ts';
+import type { Idempotency, ReadableLog, StreamInfo, StreamStore, WritableLog } from './types.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -35,6 +28,8 @@ export interface StreamsOptions {
   readonly settings: Config['streams'];
   /** Most messages of one question. */
   readonly maxMessages: number;
+  /** Most readers of one stream. */
+  readonly maxReadersPerStream: number;
   /** Longest time in milliseconds that an answer may take. */
   longestAnswerMs(): number;
   /** Replaces the configured store; for tests. */
@@ -43,7 +38,7 @@ export interface StreamsOptions {
 
 /** Adds `fastify.streams`: starts generations and finds their streams. */
 export default fp<StreamsOptions>(
-  async (fastify, { settings, maxMessages, longestAnswerMs, ...options }) => {
+  async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, ...options }) => {
     const { clock, metrics, llm, limits, load, cluster, log } = fastify;
     const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
     fastify.addHook('onClose', () => store.close());
@@ -53,7 +48,9 @@ export default fp<StreamsOptions>(
     const { maxChars } = settings;
     const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, states, maxChars });
     store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration }));
-    const { overloaded, mapStoreErrors } = createStoreErrors({ apiError: fastify.apiError, metrics, log });
+    const { apiError } = fastify;
+    const attachReader = createReaders({ limits, metrics, apiError, maxPerStream: maxReadersPerStream });
+    const { overloaded, mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
 
     /** Finds the stream of the idempotency key, or admits the question and creates its log. */
     const findOrCreate = async (
@@ -91,20 +88,7 @@ export default fp<StreamsOptions>(
       }
     };
 
-    const withReaderMetric = (reader: LogReader): LogReader => {
-      let isOpen = true;
-      metrics.readers.inc();
-      return {
-        next: () => reader.next(),
-        close() {
-          if (isOpen) metrics.readers.dec();
-          isOpen = false;
-          reader.close();
-        },
-      };
-    };
-
-    const toStream = (log: ReadableLog): Stream => ({
+    const toStream = (log: ReadableLog, identity: Identity): Stream => ({
       id: log.info.id,
       owner: log.info.owner,
       model: log.info.model,
@@ -112,13 +96,7 @@ export default fp<StreamsOptions>(
         return log.resumable;
       },
       stop: () => mapStoreErrors(log.stop()),
-      read: (position) =>
-        mapStoreErrors(
-          log.read(position).then(withReaderMetric, (error: unknown) => {
-            if (error instanceof PositionUnknown) return undefined;
-            throw error;
-          }),
-        ),
+      read: (position) => mapStoreErrors(attachReader(log, position, identity)),
     });
 
     const streams: Streams = {
@@ -132,6 +110,8 @@ export default fp<StreamsOptions>(
         if (question.messages.length > maxMessages) {
           throw fastify.httpErrors.badRequest(`Too many messages; at most ${maxMessages} are allowed.`);
         }
+        // Nobody could read the answer.
+        limits.claimReader(identity)();
         const route = llm.route(model);
         if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
         const unsupported = llm.unsupported(route, question);
@@ -147,20 +127,21 @@ export default fp<StreamsOptions>(
           ? { ...question, messages: await states.restore(identity.owner, question.messages) }
           : question;
         const found = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
-        if ('existing' in found) return toStream(found.existing);
+        if ('existing' in found) return toStream(found.existing, identity);
         const { created, reservation } = found;
-        startGeneration({ log: created, route, prompt, logger, reservation });
-        return toStream(created);
+        const releasePrompt = options.bodyClaim?.hold();
+        startGeneration({ log: created, route, prompt, logger, reservation, releasePrompt });
+        return toStream(created, identity);
       },
 
       async find(id, identity) {
         const found = await mapStoreErrors(store.open(id));
-        return found && isOwnedBy(found.info, identity) ? toStream(found) : undefined;
+        return found && isOwnedBy(found.info, identity) ? toStream(found, identity) : undefined;
       },
 
       async findByChat(chat, identity) {
         const found = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
-        return found && toStream(found);
+        return found && toStream(found, identity);
       },
 
       close: () => admission.close(),

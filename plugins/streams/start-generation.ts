@@ -4,7 +4,8 @@ import type { AnswerPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
-import type { LlmClient, Prompt } from '../llm/client.ts';
+import type { PartSink } from '../llm/attempt.ts';
+import type { AnswerSink, GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
@@ -20,6 +21,8 @@ export interface StartGenerationOptions {
   readonly logger: FastifyBaseLogger;
   /** The slot and the tokens reserved from the owner's limits. */
   readonly reservation?: Reservation;
+  /** Releases the memory of the prompt. */
+  readonly releasePrompt?: (() => void) | undefined;
   /** Text that the answer continues. */
   readonly partialAnswer?: string;
 }
@@ -49,23 +52,38 @@ function wasRefused(fault: unknown): boolean {
   return fault instanceof ProviderError && UNANSWERED.has(fault.code);
 }
 
+/** Returns the call of the model. A function of its own, so that no closure of a running answer holds the prompt. */
+function callOf(
+  llm: LlmClient,
+  route: ModelRoute,
+  prompt: Prompt,
+  toAnswerSink: (sink: PartSink) => AnswerSink,
+  options: GenerateOptions,
+) {
+  return (sink: PartSink, signal: AbortSignal) => llm.generate(route, prompt, toAnswerSink(sink), signal, options);
+}
+
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
   const { clock, metrics, llm, admission, states, maxChars } = options;
-  return ({ log, route, prompt, logger, reservation, partialAnswer }) => {
+  return ({ log, route, prompt, logger, reservation, releasePrompt, partialAnswer }) => {
     const { id, owner } = log.info;
     const toolCallIds: string[] = [];
     const report = createReport(log, route, { clock, metrics, logger });
     const { onTarget, onFirstPart } = report;
+    const toAnswerSink = (sink: PartSink): AnswerSink => ({
+      ...sink,
+      onPart: (part) => sink.onPart(withToolCallId(part)),
+      onTarget,
+      onFirstPart,
+    });
     const generation = runGeneration({
       log,
       clock,
       maxLength: maxChars,
-      generate(sink, signal) {
-        const onPart = (part: AnswerPart) => sink.onPart(withToolCallId(part));
-        llm.generate(route, prompt, { ...sink, onPart, onTarget, onFirstPart }, signal, { owner, partialAnswer });
-      },
+      generate: callOf(llm, route, prompt, toAnswerSink, { owner, partialAnswer }),
       onEnd(terminal, fault) {
         admission.release(id);
+        releasePrompt?.();
         const isFree = log.length === 0 && wasRefused(fault);
         const usage = terminal.type === 'end' ? terminal.usage : undefined;
         reservation?.settle(isFree ? { totalTokens: 0 } : usage, log.length);

@@ -102,9 +102,11 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       const point = parseLastEventId(fastify, request);
       if (point) return resume(fastify, point, request, reply);
       if (request.validationError) throw request.validationError;
-      const { log: logger, identity, body } = request;
+      const { log: logger, identity, body, bodyClaim } = request;
       const { resumable = false, ...question } = body;
-      const stream = await fastify.streams.start(questionFromBody(question), { logger, identity, resumable });
+      const options = { logger, identity, resumable, bodyClaim };
+      const stream = await fastify.streams.start(questionFromBody(question), options);
+      request.dropBody();
       return readFromStart(fastify, stream, reply);
     },
   );

@@ -74,10 +74,11 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
       },
     },
     async (request, reply) => {
-      const { log: logger, identity, headers } = request;
+      const { log: logger, identity, headers, bodyClaim } = request;
       const key = headers['idempotency-key'];
       const question = questionFromBody(request.body);
-      const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true });
+      const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true, bodyClaim });
+      request.dropBody();
       const url = streamUrl(fastify, stream);
       const expiresAt = new Date(Date.now() + longestAnswerMs() + config.streams.ttlMs).toISOString();
       return reply.code(201).header('location', url).send({ id: stream.id, url, expiresAt });

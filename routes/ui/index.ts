@@ -34,10 +34,11 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async (request, reply) => {
-      const { body, log: logger, identity } = request;
+      const { body, log: logger, identity, bodyClaim } = request;
       const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
-      const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id };
+      const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id, bodyClaim };
       const stream = await fastify.streams.start(question, options);
+      request.dropBody();
       const last = body.messages.at(-1);
       // After a tool has run, the page's last message continues. A resumed answer is a new message.
       return read(stream, reply, last?.role === 'assistant' ? last.id : undefined);

@@ -47,12 +47,13 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async (request, reply) => {
-      const { body, log: logger, headers, identity } = request;
+      const { body, log: logger, headers, identity, bodyClaim } = request;
       const question = toQuestion(body, (message, param) => fastify.invalidRequest(message, 400, param));
       const key = headers['idempotency-key'];
       // A client with a key may repeat the request after a cut, so the answer must still be running then.
       const resumable = body.resumable ?? key !== undefined;
-      const stream = await fastify.streams.start(question, { logger, identity, key, resumable });
+      const stream = await fastify.streams.start(question, { logger, identity, key, resumable, bodyClaim });
+      request.dropBody();
       const reader = await stream.read(0);
       if (reader === undefined) throw new Error('log without a beginning');
       reply.header('x-sluice-stream', stream.id);

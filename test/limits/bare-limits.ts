@@ -8,6 +8,8 @@ import type { Prompt } from '../../plugins/llm/client.ts';
 import metrics from '../../plugins/metrics/index.ts';
 import redisPlugin from '../../plugins/redis/index.ts';
 
+const UNBOUNDED = { total: Number.POSITIVE_INFINITY, perOwner: Number.POSITIVE_INFINITY };
+
 /** The limits without the rest of the service. */
 export interface BareLimits {
   readonly app: FastifyInstance;
@@ -31,7 +33,7 @@ export async function bareLimits(t: Test, options: BareLimitsOptions = {}): Prom
   await app.register(metrics, { hasRedis: redis !== undefined });
   await app.register(errors);
   await app.register(redisPlugin, { redis: redis && { ...redis, required: false } });
-  await app.register(limits, { expectedReplicas });
+  await app.register(limits, { expectedReplicas, prompts: UNBOUNDED, readers: UNBOUNDED });
   let identity: Identity = { owner: 'o' };
   app.get('/', async (_, reply) => {
     await app.limits.countRequest(identity, reply);

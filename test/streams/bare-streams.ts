@@ -15,6 +15,8 @@ import streams, { type StreamsOptions } from '../../plugins/streams/index.ts';
 import type { StreamStore, Terminal } from '../../plugins/streams/types.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 
+const UNBOUNDED = { total: Number.POSITIVE_INFINITY, perOwner: Number.POSITIVE_INFINITY };
+
 /** `fastify.streams` with its limits and its store, a manual clock, and models that the test plays itself. */
 export interface BareStreams {
   readonly app: FastifyInstance;
@@ -69,7 +71,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
   await app.register(metrics, { hasRedis: false });
   await app.register(errors);
   await app.register(redis, { redis: undefined });
-  await app.register(limits, { expectedReplicas: 1 });
+  await app.register(limits, { expectedReplicas: 1, prompts: UNBOUNDED, readers: UNBOUNDED });
   await app.register(fp(load, { name: 'load' }));
   await app.register(fp(llm, { name: 'llm' }));
   await app.register(streams, {
@@ -81,6 +83,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
       ...settings,
     },
     maxMessages: MAX_MESSAGES,
+    maxReadersPerStream: 1_000,
     longestAnswerMs: () => 600_000,
     store,
   });

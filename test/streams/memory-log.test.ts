@@ -168,9 +168,9 @@ t.test('a closed reader gets nothing, and leaves no timer', async (t) => {
   t.equal(await delivered(next), undefined, 'a pending read never settles');
 });
 
-t.test('a slice is at most 65,536 units, or the high-water mark if that is more', async (t) => {
+t.test('a slice is at most the high-water mark, or 4,096 units if that is more', async (t) => {
   for (const [highWaterMark, expected] of [
-    [100, 65_536],
+    [100, 4_096],
     [100_000, 100_000],
   ] as const) {
     const { add } = setUp(t, { highWaterMark });

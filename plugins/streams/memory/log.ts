@@ -35,8 +35,11 @@ export interface LogConsumer {
   wake(): void;
 }
 
-/** Most units in one slice, so that a reader that is far behind does not get the whole backlog in one slice. */
-const MAX_SLICE_UNITS = 65_536;
+/**
+ * Units in one slice if the high-water mark is lower. A reader that is far behind gets its backlog in slices of the
+ * high-water mark.
+ */
+const MIN_SLICE_UNITS = 4_096;
 
 /** A log in the memory of this process. A class instead of closures: there can be many logs, and methods are shared. */
 export class MemoryLog implements WritableLog, ReaderSource {
@@ -47,6 +50,7 @@ export class MemoryLog implements WritableLog, ReaderSource {
   readonly #consumers = new Set<LogConsumer>();
   #resumable: boolean;
   #terminal: Terminal | undefined;
+  #answer: string | undefined;
   #events: ProducerEvents | undefined;
   #drained: Promise<void> | undefined;
   #resolveDrained: (() => void) | undefined;
@@ -159,13 +163,19 @@ export class MemoryLog implements WritableLog, ReaderSource {
   /** Returns what follows a position. */
   sliceFrom(position: number): Slice {
     let end = position;
-    const parts = this.#segments.slice(position, Math.max(MAX_SLICE_UNITS, this.highWaterMark)).map((part) => {
+    const parts = this.#segments.slice(position, Math.max(MIN_SLICE_UNITS, this.highWaterMark)).map((part) => {
       end += partSize(part);
       return { part, position: end };
     });
     const terminal = this.#terminal;
     if (terminal === undefined || end < this.length) return { parts };
-    return { parts, terminal, ...(terminal.type === 'end' && { answer: this.#segments.text() }) };
+    return { parts, terminal, ...(terminal.type === 'end' && { answer: this.#answerText() }) };
+  }
+
+  /** Returns all text of an ended answer. All readers share one string. */
+  #answerText(): string {
+    this.#answer ??= this.#segments.text();
+    return this.#answer;
   }
 
   /** Releases a waiting producer if the fastest reader has caught up. Called when a consumer has advanced. */

@@ -65,7 +65,8 @@ export class Segments {
   /** Returns all text, without reasoning and tool calls. */
   text(): string {
     this.#join();
-    return this.#closed.map((part) => (part.type === 'text' ? part.text : '')).join('');
+    const [first = '', ...others] = this.#closed.flatMap((part) => (part.type === 'text' ? [part.text] : []));
+    return others.length === 0 ? first : [first, ...others].join('');
   }
 
   /** Call after the last append: merges each run into one flat string. */
