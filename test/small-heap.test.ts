@@ -25,7 +25,6 @@ t.test('a heap of 256 MB survives large bodies, slow readers and resumes by hund
   const { url, exit, child } = await runServer(t, {
     ...bellaAt(upstream.url),
     NODE_OPTIONS: '--max-old-space-size=256',
-    LOG_LEVEL: 'error',
   });
   let hasExited = false;
   void exit.then(() => (hasExited = true));
