@@ -1,3 +1,6 @@
+/** Milliseconds below which times are not compared: the kernel counts CPU time in steps of a few. */
+const MIN_MS = 40;
+
 /**
  * Returns the ratio of the shortest times of a few runs; 1 if both are too short to be compared. Counts the time of the
  * CPU, because a busy machine pauses the process.
@@ -16,5 +19,5 @@ export function timeRatio(run: (text: string) => void, small: string, large: str
   // Both lengths run the same optimized code.
   shortest(small);
   const time = shortest(large);
-  return time < 5 ? 1 : time / Math.max(0.1, shortest(small));
+  return time < MIN_MS ? 1 : time / Math.max(MIN_MS / 10, shortest(small));
 }
