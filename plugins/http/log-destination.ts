@@ -7,7 +7,7 @@ export interface LogDestination extends DestinationStream {
 }
 
 /** Bytes of lines that may wait for the reader of the log. */
-const MAX_WAITING_BYTES = 4_194_304;
+const MAX_WAITING_BYTES = 1_048_576;
 /** Pino's number for `warn`. */
 const WARN = 40;
 
