@@ -121,6 +121,9 @@ for (const limit of [256, 512, 1_024]) {
       'questions are answered until the bound is reached',
     );
 
+    await until(() => questions.some(({ outcome }) => outcome.status === 503), 'the others are refused');
+    const active = (await metricOf(server, 'sluice_generations_active')) as number;
+    t.ok(active <= maxGenerations, `${active} of at most ${maxGenerations} generations run`);
     t.equal((await ask(url, '/livez').done).status, 200, '/livez answers');
     t.ok(((await metricOf(server, 'process_open_fds')) as number) < limit, '/metrics answers; descriptors are free');
 
