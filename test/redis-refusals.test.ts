@@ -113,7 +113,7 @@ const ROWS: Record<string, Row> = {
 };
 
 t.test('Redis refuses while streams run', { skip: noRedis }, async (t) => {
-  t.jobs = 5;
+  t.jobs = 4;
   t.setTimeout(120_000); // Other tests of the suite may use the cores.
   for (const [name, { reason, missing, isWritten, needsWrite, fail, heal }] of Object.entries(ROWS)) {
     t.test(`${name}: ${reason}`, async (t) => {
@@ -126,10 +126,11 @@ t.test('Redis refuses while streams run', { skip: noRedis }, async (t) => {
       const local = await open(`${a.url}/ask/stream?question=q`);
       const call = await upstream.call(1);
       const { json } = await local.until('start');
-      t.equal(json.resumable, true);
       const remote = await open(`${b.url}${json.url}`);
       await Promise.all([local.until('delta'), remote.until('delta')]);
       const resumable = () => local.events.findLast(({ json }) => 'resumable' in json)?.json.resumable;
+      // A busy machine can be too slow for Redis at first.
+      await until(() => resumable() === true, 'the stream is resumable');
       const [linesA, linesB] = [a.redisLines().length, b.redisLines().length];
 
       await fail(redis);
