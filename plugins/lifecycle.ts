@@ -13,7 +13,8 @@ export interface Lifecycle {
   /**
    * Turns readiness off, refuses new questions, waits `drainMs` for running answers, then ends them with
    * an error and waits for their responses to close. With Redis, after `drainMs` readers are disconnected so
-   * that they resume on other replicas, and their answers get `drainHandoverMs` more. Idempotent: later calls wait for the first.
+   * that they resume on other replicas, and their answers get `drainHandoverMs` more. What still runs then is handed
+   * over to another replica if that can continue it. Idempotent: later calls wait for the first.
    */
   drain(): Promise<void>;
 }
@@ -56,7 +57,9 @@ export default fp<LifecycleOptions>(
           await waitAtMost(clock, drainHandoverMs, streams.idle());
         }
       }
-      streams.endAll();
+      await streams.endAll();
+      // Readers that came during the handover continue on the replica that has taken their stream over.
+      if (streams.shared) responses.disconnectResumable();
       await responses.waitUntilClosed(Math.max(FINAL_EVENT_MS, deadline - clock.now()));
     };
 

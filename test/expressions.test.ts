@@ -119,6 +119,7 @@ const TRUSTED: ReadonlySet<string> = new Set([
   '/\\$?\\$\\{(\\w+)\\}/g',
   '/^(CONFIG_FILE|providers|models|keys|jwt|corsOrigins|CORS_ORIGINS|proxy|trustProxy|TRUST_PROXY|HTTPS?_PROXY|https?_proxy|\\w+_API_KEY|\\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\\b/',
   '/^Max open files\\s+(\\d+)/m',
+  '/^maxmemory_policy:(\\S+)/m',
   '/[\\s,]+/',
   '/^\\s*Bearer\\s/i',
   '/^\\/?\\d*$/',

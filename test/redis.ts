@@ -23,15 +23,17 @@ const BINARY = process.env.REDIS_SERVER ?? 'redis-server';
 /** Reason to skip tests that need Redis; false if it is installed. */
 export const noRedis: string | false = isInstalled(BINARY, '--version') ? false : `${BINARY} is not installed`;
 
-/** Starts a Redis without persistence on a free port. It is killed when the test ends. */
-export async function startRedis(t: Test): Promise<RedisServer> {
+/** Starts a Redis without persistence on a free port, with further arguments. It is killed when the test ends. */
+export async function startRedis(t: Test, ...args: string[]): Promise<RedisServer> {
   const port = await freePort();
   let child: ChildProcess;
   const start = async () => {
-    const own = ['--save', '', '--appendonly', 'no', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
-    child = spawn(BINARY, ['--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'ignore'] });
+    const own = args.includes('--sentinel')
+      ? []
+      : ['--save', '', '--appendonly', 'no', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
+    child = spawn(BINARY, [...args, '--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'ignore'] });
     for await (const text of child.stdout as AsyncIterable<Buffer>) {
-      if (String(text).includes('Ready to accept connections')) break;
+      if (/Ready to accept connections|Sentinel ID is/.test(String(text))) break;
     }
     child.stdout?.resume();
     killWithParent(child);

@@ -24,6 +24,8 @@ export function createConcurrencyLimiter(
   onDegraded: () => void,
 ): ConcurrencyLimiter {
   const counts = new Map<string, number>();
+  /** Replicas whose leases a reservation has needed last. A script may use only keys that were declared. */
+  let others: string[] = [];
   /** Owners whose lower count is not in Redis yet. */
   const unpublished = new Set<string>();
 
@@ -56,8 +58,13 @@ export function createConcurrencyLimiter(
     count: number,
     max: number,
   ) => {
-    const args = [replica, count, max, leaseKey(''), COUNT_TTL_MS];
-    return (await connection.run((redis) => runScript(redis, RESERVE, [key('running', owner)], args))) === 1;
+    for (;;) {
+      const keys = [key('running', owner), ...others.map(leaseKey)];
+      const args = [replica, count, max, COUNT_TTL_MS, ...others];
+      const found = await connection.run((redis) => runScript(redis, RESERVE, keys, args));
+      if (!Array.isArray(found)) return found === 1;
+      others = found as string[];
+    }
   };
 
   return {

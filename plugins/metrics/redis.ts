@@ -3,10 +3,14 @@ import { Counter, Gauge, type Registry } from 'prom-client';
 /** Metrics of Redis and of streams that replicas share. */
 export function redisMetrics(registers: Registry[]) {
   return {
-    redisUp: new Gauge({ name: 'sluice_redis_up', help: '1 if Redis replies in time, else 0', registers }),
+    redisUp: new Gauge({
+      name: 'sluice_redis_up',
+      help: '1 if streams can be shared through Redis, else 0',
+      registers,
+    }),
     redisFailures: new Counter({
       name: 'sluice_redis_failures_total',
-      help: 'Redis commands that failed, by reason: timeout, connection, oom (out of memory), reply (other error replies)',
+      help: 'Redis commands that failed, by reason: timeout, read (timeout of a large read), connection, oom (out of memory), reply (other error replies)',
       labelNames: ['reason'] as const,
       registers,
     }),

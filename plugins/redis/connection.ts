@@ -1,150 +1,151 @@
-import type { FastifyBaseLogger } from 'fastify';
 import { type Redis, ReplyError } from 'ioredis';
 import { type Clock, waitAtMost } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
+import type { RedisHealth } from './health.ts';
+import { isRefusal, type Problem, problem, reasonOf } from './problems.ts';
+import type { ReadQueue } from './read-queue.ts';
+import { RedisUnavailable, sendWithTimeout } from './timeout.ts';
 
-/** Redis cannot be used now: it is not connected, or too slow. */
-export class RedisUnavailable extends Error {
-  override readonly name = 'RedisUnavailable';
-}
+export { RedisUnavailable } from './timeout.ts';
 
-/** The one connection for commands, all pipelined. A command never waits longer than 250 ms. */
+/** The connections to Redis: one for commands, all pipelined, and one for large reads. */
 export interface RedisConnection {
-  /** False before the first reply, and while the circuit breaker is open. Commands are not sent then. */
+  /** True if streams can be shared: Redis accepts writes, and messages of other replicas arrive. */
   readonly isAvailable: boolean;
+  /** True if Redis replies. It may refuse writes. */
+  readonly isConnected: boolean;
   /**
-   * Runs a command.
-   * @throws RedisUnavailable while the circuit breaker is open, and after 250 ms without a reply
+   * Runs a command that writes. Waits no longer than 250 ms.
+   * @throws RedisUnavailable while Redis does not reply or refuses writes, and after 250 ms without a reply
    * @throws ReplyError as Redis sent it
    */
   run<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Runs a command that only reads, or publishes: also while Redis refuses writes. @throws as `run` does */
+  query<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Reads what may be large, on a connection of its own. A slow read says nothing about Redis. @throws as `query` does */
+  read<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
   /** Calls the listener each time Redis becomes available, also the first time. */
   onAvailable(listener: () => void): void;
-  /** Connects. Resolves when Redis has answered for the first time, or after `ms` milliseconds. */
+  /** Calls the listener each time Redis becomes unavailable. */
+  onUnavailable(listener: () => void): void;
+  /** Connects. Resolves when streams can be shared, or after `ms` milliseconds. */
   connect(ms: number): Promise<void>;
   close(): void;
+}
+
+/** The connection as the lease uses it, whose renewal shows whether Redis works. */
+export interface ProbedConnection extends RedisConnection {
+  /** State of the connection: `opening` is an open socket on which Redis has not said anything yet. */
+  readonly state: 'closed' | 'opening' | 'open';
+  /** Runs a command whatever is known of Redis. @throws as `run` does */
+  probe<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Closes the connection and opens it again, because of a problem. */
+  reconnect(because: Problem): void;
+  /** Calls the listener when a probe shall be sent: `connected`, `failures`, or the reason of a refused command. */
+  onProbeNeeded(listener: (why: string) => void): void;
 }
 
 export interface RedisConnectionOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
-  readonly log: FastifyBaseLogger;
+  readonly health: RedisHealth;
+  readonly reads: ReadQueue;
 }
 
 /** Longest wait for a reply. A slow Redis counts as unavailable. */
 const COMMAND_TIMEOUT_MS = 250;
 /** Consecutive failures after which only probes are sent. */
 const MAX_FAILURES = 5;
-/** Time between two probes. */
-const PROBE_MS = 500;
-/** Unanswered probes after which a connection that looks open is closed and opened again. */
-const MAX_UNANSWERED_PROBES = 6;
 
-export function createRedisConnection(redis: Redis, { clock, metrics, log }: RedisConnectionOptions): RedisConnection {
-  const listeners: (() => void)[] = [];
-  let isAvailable = false;
+export function createRedisConnection(redis: Redis, options: RedisConnectionOptions): ProbedConnection {
+  const { clock, metrics, health, reads } = options;
+  const probeListeners: ((why: string) => void)[] = [];
   let isClosed = false;
   let failures = 0;
-  let unansweredProbes = 0;
-  let cancelProbe: (() => void) | undefined;
+  /** Reason for which the connection is being closed; the last error of the client. */
+  let cause: Problem | undefined;
 
-  const markUnavailable = (reason: string) => {
-    if (isClosed) return;
-    if (isAvailable) {
-      log.warn({ reason }, 'redis unavailable; streams continue in memory and cannot be resumed on other replicas');
-    }
-    isAvailable = false;
-    metrics.redisUp.set(0);
-    cancelProbe ??= clock.after(PROBE_MS, () => void probe());
+  const requestProbe = (why: string) => {
+    if (!isClosed) for (const listener of probeListeners) listener(why);
   };
 
-  const countFailure = (reason: string) => {
-    metrics.redisFailures.inc({ reason });
+  const countFailure = (kind: 'timeout' | 'connection') => {
+    metrics.redisFailures.inc({ reason: kind });
     failures += 1;
-    if (failures >= MAX_FAILURES) markUnavailable(reason);
+    if (failures < MAX_FAILURES || !health.works('connection')) return;
+    health.report('connection', problem(kind === 'timeout' ? 'timeout' : 'closed'));
+    requestProbe('failures');
   };
 
-  /** Settles at the deadline at the latest; a later reply is ignored. */
-  const withTimeout = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
-    new Promise((resolve, reject) => {
-      let isSettled = false;
-      const expire = () => {
-        if (isSettled) return;
-        isSettled = true;
-        countFailure('timeout');
-        reject(new RedisUnavailable('no reply in time'));
-      };
-      // Waits one more turn: after a long turn or a pause, the reply may already be in the socket.
-      const cancel = clock.after(COMMAND_TIMEOUT_MS, () => void setImmediate(expire));
-      const settle = (then: () => void) => {
-        if (isSettled) return;
-        isSettled = true;
-        cancel();
-        then();
-      };
-      call(redis).then(
-        (value) =>
-          settle(() => {
-            failures = 0;
-            resolve(value);
-          }),
-        (error: Error) =>
-          settle(() => {
-            if (error instanceof ReplyError) {
-              metrics.redisFailures.inc({ reason: error.message.startsWith('OOM') ? 'oom' : 'reply' });
-              reject(error);
-              return;
-            }
-            countFailure('connection');
-            reject(new RedisUnavailable(error.message));
-          }),
-      );
+  const send = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
+    sendWithTimeout({
+      clock,
+      ms: COMMAND_TIMEOUT_MS,
+      call: () => call(redis),
+      onReply() {
+        failures = 0;
+      },
+      onTimeout: () => countFailure('timeout'),
+      onError(error) {
+        if (!(error instanceof ReplyError)) {
+          countFailure('connection');
+          return new RedisUnavailable(error.message);
+        }
+        const reason = reasonOf(error);
+        failures = 0;
+        metrics.redisFailures.inc({ reason: reason === 'OOM' ? 'oom' : 'reply' });
+        if (isRefusal(reason)) requestProbe(reason);
+        return error;
+      },
     });
 
-  const probe = async () => {
-    cancelProbe = undefined;
-    if (isClosed) return;
-    try {
-      if (redis.status !== 'ready') throw new RedisUnavailable('not connected');
-      await withTimeout((client) => client.ping());
-      unansweredProbes = 0;
-      if (isAvailable || isClosed) return;
-      isAvailable = true;
-      metrics.redisUp.set(1);
-      log.info('redis available');
-      for (const listener of listeners) listener();
-    } catch {
-      unansweredProbes = redis.status === 'ready' ? unansweredProbes + 1 : 0;
-      if (unansweredProbes >= MAX_UNANSWERED_PROBES) redis.disconnect(true);
-      markUnavailable('probe');
-    }
-  };
+  const unavailable = () => Promise.reject(new RedisUnavailable('redis unavailable'));
 
-  redis.on('error', () => {}); // 'close' follows.
-  redis.on('close', () => markUnavailable('connection'));
-  redis.on('ready', () => {
-    cancelProbe?.();
-    cancelProbe = undefined;
-    void probe();
+  redis.on('error', (error: Error) => {
+    cause ??= problem(reasonOf(error));
   });
-  metrics.redisUp.set(0);
+  redis.on('close', () => {
+    health.report('connection', cause ?? problem('closed'));
+    cause = undefined;
+  });
+  redis.on('ready', () => {
+    failures = 0;
+    requestProbe('connected');
+  });
 
   return {
     get isAvailable() {
-      return isAvailable;
+      return health.isAvailable;
     },
-    run: (call) => (isAvailable ? withTimeout(call) : Promise.reject(new RedisUnavailable('redis unavailable'))),
-    onAvailable: (listener) => void listeners.push(listener),
+    get isConnected() {
+      return health.works('connection');
+    },
+    get state() {
+      if (redis.status === 'ready') return 'open';
+      return redis.status === 'connect' ? 'opening' : 'closed';
+    },
+    run: (call) => (health.works('rights') ? send(call) : unavailable()),
+    query: (call) => (health.works('connection') ? send(call) : unavailable()),
+    read: (call) => (health.works('connection') ? reads.read(call) : unavailable()),
+    probe: (call) => (redis.status === 'ready' ? send(call) : unavailable()),
+    reconnect(because) {
+      cause = because;
+      redis.disconnect(true);
+    },
+    onAvailable: health.onAvailable,
+    onUnavailable: health.onUnavailable,
+    onProbeNeeded: (listener) => void probeListeners.push(listener),
     async connect(ms) {
-      const ready = new Promise<void>((resolve) => listeners.push(resolve));
+      const available = new Promise<void>((resolve) => health.onAvailable(resolve));
       void redis.connect().catch(() => {});
-      await waitAtMost(clock, ms, ready);
+      reads.connect();
+      await waitAtMost(clock, ms, available);
     },
     close() {
       isClosed = true;
-      isAvailable = false;
-      cancelProbe?.();
+      health.close();
       redis.disconnect();
+      reads.close();
     },
   };
 }

@@ -1,10 +1,14 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
-import { Redis } from 'ioredis';
+import { Redis, ReplyError } from 'ioredis';
 import type { Config } from '../config/index.ts';
 import { createRedisConnection, type RedisConnection } from './connection.ts';
+import { watchEvictionPolicy } from './eviction.ts';
+import { createHealth } from './health.ts';
 import { createLease, type Lease } from './lease.ts';
 import { createMailbox, type Mailbox } from './mailbox.ts';
+import { createReadQueue } from './read-queue.ts';
+import { createSelfTest } from './self-test.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -32,6 +36,8 @@ export interface RedisOptions {
 
 /** Longest wait for Redis at the start, which then continues without it. */
 const CONNECT_WAIT_MS = 1_000;
+/** Longest pauses between two attempts to connect: to a Redis that is unavailable, and to one that refuses. */
+const MAX_PAUSE_MS = { unavailable: 1_000, refused: 10_000 };
 
 const CLIENT_OPTIONS = {
   lazyConnect: true,
@@ -42,10 +48,23 @@ const CLIENT_OPTIONS = {
   autoResubscribe: false,
   connectTimeout: 2_000,
   keepAlive: 10_000,
-  // After a failover the old primary answers READONLY. Reconnect: the address may now be the new primary.
-  reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
-  retryStrategy: (times: number) => Math.min(50 * 2 ** times, 1_000) * (0.75 + Math.random() / 2),
+  // The lease shows whether Redis works. Both would need rights that Sluice does not need otherwise.
+  enableReadyCheck: false,
+  disableClientInfo: true,
 };
+
+function createClient(url: string, connectionName: string): Redis {
+  let isRefused = false;
+  const retryStrategy = (times: number) => {
+    const max = isRefused ? MAX_PAUSE_MS.refused : MAX_PAUSE_MS.unavailable;
+    return Math.min(50 * 2 ** times, max) * (0.75 + Math.random() / 2);
+  };
+  const client = new Redis(url, { ...CLIENT_OPTIONS, connectionName, retryStrategy });
+  client.on('error', (error: Error) => {
+    isRefused = error instanceof ReplyError;
+  });
+  return client;
+}
 
 /** Adds `fastify.cluster`. Nothing waits for a Redis that is unavailable. */
 export default fp<RedisOptions>(
@@ -55,14 +74,37 @@ export default fp<RedisOptions>(
       return;
     }
     const { clock, metrics, log } = fastify;
+    const { prefix } = redis;
     const replica = randomBytes(9).toString('base64url');
-    const key = (...names: string[]) => [redis.prefix, ...names].join(':');
+    const key = (...names: string[]) => [prefix, ...names].join(':');
     const leaseKey = (id: string) => key('replica', id);
-    const createClient = () => new Redis(redis.url, { ...CLIENT_OPTIONS, connectionName: `sluice-${replica}` });
-    const connection = createRedisConnection(createClient(), { clock, metrics, log });
     const channelOf = (id: string) => key('to', id);
-    const mailbox = createMailbox({ subscriber: createClient(), connection, clock, replica, channelOf });
-    const lease = createLease(connection, clock, leaseKey(replica));
+    const connect = () => createClient(redis.url, `sluice-${replica}`);
+    const client = connect();
+    const health = createHealth({ metrics, log });
+    const reads = createReadQueue(connect(), { clock, metrics });
+    const connection = createRedisConnection(client, { clock, metrics, health, reads });
+    const mailbox = createMailbox({
+      subscriber: connect(),
+      connection,
+      clock,
+      replica,
+      channelOf,
+      prefix,
+      report: (problem) => health.report('mailbox', problem),
+    });
+    const selfTest = createSelfTest({
+      connection,
+      health,
+      clock,
+      key: key('test', replica),
+      channel: channelOf(replica),
+      prefix,
+      database: client.options.db ?? 0,
+    });
+    client.on('ready', selfTest.request);
+    const lease = createLease({ connection, health, selfTest, clock, key: leaseKey(replica) });
+    watchEvictionPolicy(connection, log);
     const cluster: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
     fastify.decorate('cluster', cluster);
     fastify.addHook('onClose', async () => {
@@ -71,9 +113,7 @@ export default fp<RedisOptions>(
       connection.close();
     });
     await connection.connect(CONNECT_WAIT_MS);
-    if (!connection.isAvailable) {
-      log.warn('redis unavailable at start; streams stay in memory and cannot be resumed on other replicas');
-    }
+    health.startLog();
   },
   { name: 'redis', dependencies: ['clock', 'metrics'] },
 );

@@ -1,7 +1,14 @@
+import { ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
-import type { RedisConnection } from './connection.ts';
+import type { ProbedConnection } from './connection.ts';
+import type { RedisHealth } from './health.ts';
+import { isPartialRefusal, needsReconnect, problem, reasonOf } from './problems.ts';
+import type { SelfTest } from './self-test.ts';
 
-/** Lease that marks this replica as alive. When it expires, other replicas take over the streams it produces. */
+/**
+ * Lease that marks this replica as alive. When it is missing for a while, other replicas take over the streams it
+ * produces. Its renewal is also the probe that shows whether Redis works: it is a write that every replica needs.
+ */
 export interface Lease {
   /** False if the lease may have expired, for example after this process was paused. */
   readonly isHeld: boolean;
@@ -15,42 +22,132 @@ export interface Lease {
   onMissing(listener: () => void): void;
   /** Calls the listener after each renewal. */
   onRenewed(listener: () => void): void;
+  /** Renews the lease now: it was deleted or evicted. */
+  renew(): void;
   /** Deletes the lease. */
   close(): Promise<void>;
 }
 
-/** Time to live of a lease. */
-const LEASE_MS = 5_000;
+export interface LeaseOptions {
+  readonly connection: ProbedConnection;
+  readonly health: RedisHealth;
+  readonly selfTest: SelfTest;
+  readonly clock: Clock;
+  readonly key: string;
+}
+
+/** Time to live of a lease. A replica is dead 1.5 s after it has ended: both within the 6 s that readers may wait. */
+const LEASE_MS = 3_500;
 /** Time between two renewals. */
 const RENEW_MS = 1_000;
+/** The same after a renewal without a reply. */
+const RETRY_MS = 500;
+/** Least time between two renewals, however many commands are refused meanwhile. */
+const MIN_RENEW_MS = 200;
+/** Renewals in a row without a reply after which the connection counts as dead: well before the lease ends. */
+const MAX_UNANSWERED = 3;
+/** Looks in a row at a connection that was opened, but on which Redis says nothing, after which it is opened again. */
+const MAX_OPENING = 6;
+/** Pause before the second reconnect because of what Redis replies. Doubles each time. */
+const RECONNECT_MS = 1_000;
+const MAX_RECONNECT_MS = 10_000;
 
-/** Creates the lease. The first renewal happens when Redis becomes available. */
-export function createLease(connection: RedisConnection, clock: Clock, key: string): Lease {
+/** Creates the lease. The first renewal happens when Redis is connected. */
+export function createLease({ connection, health, selfTest, clock, key }: LeaseOptions): Lease {
   const missingListeners: (() => void)[] = [];
   const renewedListeners: (() => void)[] = [];
   let heldUntil = Number.NEGATIVE_INFINITY;
   let renewedSince: number | undefined;
   let isClosed = false;
+  let isRenewing = false;
+  let startedAt = Number.NEGATIVE_INFINITY;
+  let unanswered = 0;
+  let opening = 0;
+  let reconnectPauseMs = 0;
+  let reconnectedAt = Number.NEGATIVE_INFINITY;
   let cancelRenewal = () => {};
 
-  const renew = async () => {
+  const schedule = (ms: number) => {
     cancelRenewal();
-    cancelRenewal = clock.after(RENEW_MS, renew);
-    const sentAt = clock.now();
-    const isFirst = heldUntil === Number.NEGATIVE_INFINITY;
-    try {
-      const before = await connection.run((redis) => redis.set(key, '1', 'PX', LEASE_MS, 'GET'));
-      if (isClosed) return;
-      if (sentAt > heldUntil) renewedSince = undefined;
-      heldUntil = sentAt + LEASE_MS;
-      renewedSince ??= clock.now();
-      if (before === null && !isFirst) for (const listener of missingListeners) listener();
-      for (const listener of renewedListeners) listener();
-    } catch {
-      renewedSince = undefined; // Retried after RENEW_MS.
-    }
+    if (!isClosed) cancelRenewal = clock.after(ms, () => void renew());
   };
-  connection.onAvailable(() => void renew());
+
+  const onRenewed = (before: string | null, sentAt: number) => {
+    const isFirst = heldUntil === Number.NEGATIVE_INFINITY;
+    if (sentAt > heldUntil) renewedSince = undefined;
+    heldUntil = sentAt + LEASE_MS;
+    renewedSince ??= clock.now();
+    health.report('connection', undefined);
+    health.report('lease', undefined);
+    void selfTest.runIfDue();
+    if (before === null && !isFirst) for (const listener of missingListeners) listener();
+    for (const listener of renewedListeners) listener();
+  };
+
+  const onRefused = async (reason: string) => {
+    if (isPartialRefusal(reason)) {
+      // It knows everything that is missing, and so reports first.
+      selfTest.request();
+      await selfTest.runIfDue();
+    }
+    health.report('lease', problem(reason));
+    health.report('connection', undefined); // Redis replies.
+    if (!needsReconnect(reason) || clock.now() - reconnectedAt < reconnectPauseMs) return;
+    reconnectedAt = clock.now();
+    reconnectPauseMs = Math.min(MAX_RECONNECT_MS, Math.max(RECONNECT_MS, 2 * reconnectPauseMs));
+    connection.reconnect(problem(reason));
+  };
+
+  const onUnanswered = () => {
+    const { state } = connection;
+    opening = state === 'opening' ? opening + 1 : 0;
+    unanswered = state === 'open' ? unanswered + 1 : 0;
+    const isUnusable = unanswered >= MAX_UNANSWERED || opening >= MAX_OPENING;
+    if (isUnusable || opening > 1) health.report('connection', problem('timeout'));
+    if (!isUnusable) return;
+    unanswered = 0;
+    opening = 0;
+    connection.reconnect(problem('timeout'));
+  };
+
+  async function renew(): Promise<void> {
+    if (isRenewing || isClosed) return;
+    cancelRenewal();
+    isRenewing = true;
+    const sentAt = clock.now();
+    startedAt = sentAt;
+    let waitMs = RENEW_MS;
+    try {
+      const before = await connection.probe((redis) => redis.set(key, '1', 'PX', LEASE_MS, 'GET'));
+      if (isClosed) return;
+      unanswered = 0;
+      opening = 0;
+      reconnectPauseMs = 0;
+      onRenewed(before, sentAt);
+    } catch (error) {
+      renewedSince = undefined;
+      if (isClosed) return;
+      if (error instanceof ReplyError) {
+        unanswered = 0;
+        await onRefused(reasonOf(error));
+      } else {
+        waitMs = RETRY_MS;
+        onUnanswered();
+      }
+    } finally {
+      isRenewing = false;
+      schedule(waitMs);
+    }
+  }
+
+  connection.onProbeNeeded((why) => {
+    if (isPartialRefusal(why)) selfTest.request();
+    if (isRenewing || isClosed) return;
+    if (why === 'connected') void renew();
+    else if (why === 'failures') schedule(RETRY_MS);
+    else schedule(Math.max(0, startedAt + MIN_RENEW_MS - clock.now()));
+  });
+  schedule(RETRY_MS);
 
   return {
     get isHeld() {
@@ -61,10 +158,11 @@ export function createLease(connection: RedisConnection, clock: Clock, key: stri
     },
     onMissing: (listener) => void missingListeners.push(listener),
     onRenewed: (listener) => void renewedListeners.push(listener),
+    renew: () => void renew(),
     async close() {
       isClosed = true;
       cancelRenewal();
-      await connection.run((redis) => redis.del(key)).catch(() => {});
+      await connection.query((redis) => redis.del(key)).catch(() => {});
     },
   };
 }

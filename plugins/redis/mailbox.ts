@@ -1,6 +1,7 @@
-import type { Redis } from 'ioredis';
+import { type Redis, ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { RedisConnection } from './connection.ts';
+import { missingRight, type Problem, problem, reasonOf } from './problems.ts';
 
 /**
  * Messages between replicas over Pub/Sub. Each replica has one mailbox. A message may be lost, so
@@ -14,22 +15,28 @@ export interface Mailbox {
   readonly subscribedForMs: number;
   /** Handles messages of one kind. */
   on(kind: string, handler: (from: string, body: unknown) => void): void;
-  /** Sends a message. Drops it without an error while Redis is unavailable. `body` must be serializable as JSON. */
+  /** Sends a message. Drops it without an error while Redis is not connected. `body` must be serializable as JSON. */
   send(to: string, kind: string, body: unknown): void;
   /** Calls the listener after each new subscription. Messages may have been lost before. */
   onSubscribed(listener: () => void): void;
+  /** Calls the listener when messages of other replicas do not arrive any more. */
+  onDeaf(listener: () => void): void;
   close(): void;
 }
 
 export interface MailboxOptions {
   /** A separate connection, because a subscribed connection takes no other commands. */
   readonly subscriber: Redis;
-  readonly connection: RedisConnection;
+  readonly connection: Pick<RedisConnection, 'isConnected' | 'query'>;
   readonly clock: Clock;
   /** Id of this replica. */
   readonly replica: string;
   /** Returns the channel of a replica's mailbox. */
   channelOf(replica: string): string;
+  /** Prefix of all channels, for the log. */
+  readonly prefix: string;
+  /** Reports why messages do not arrive; undefined when they do. */
+  report(problem: Problem | undefined): void;
 }
 
 /**
@@ -37,40 +44,80 @@ export interface MailboxOptions {
  * sends nothing by itself; repeating SUBSCRIBE shows whether it still works and changes nothing else.
  */
 const CHECK_MS = 2_000;
+/** Longest time between two attempts to subscribe while Redis refuses. */
+const MAX_CHECK_MS = 10_000;
+/** A lost connection that is subscribed again within this time is no problem. */
+const RESUBSCRIBE_MS = 1_000;
 
-export function createMailbox({ subscriber, connection, clock, replica, channelOf }: MailboxOptions): Mailbox {
+export function createMailbox(options: MailboxOptions): Mailbox {
+  const { subscriber, connection, clock, replica, channelOf, prefix, report } = options;
   const handlers = new Map<string, (from: string, body: unknown) => void>();
-  const listeners: (() => void)[] = [];
+  const subscribedListeners: (() => void)[] = [];
+  const deafListeners: (() => void)[] = [];
   let hasAnswered = true;
   let subscribedAt: number | undefined;
+  /** Refused attempts in a row. */
+  let refusals = 0;
+  let lastError: Problem | undefined;
+  let cancelReport: (() => void) | undefined;
   let cancelCheck = clock.after(CHECK_MS, check);
 
   function check(): void {
-    cancelCheck = clock.after(CHECK_MS, check);
+    cancelCheck();
+    cancelCheck = clock.after(Math.min(MAX_CHECK_MS, CHECK_MS * 2 ** refusals), check);
     if (subscriber.status !== 'ready') return;
-    if (!hasAnswered) subscriber.disconnect(true); // `true`: reconnects.
+    if (!hasAnswered) {
+      lastError = problem('timeout');
+      subscriber.disconnect(true); // `true`: reconnects.
+    }
     hasAnswered = false;
     void subscribe();
   }
 
-  async function subscribe(): Promise<boolean> {
-    try {
-      await subscriber.subscribe(channelOf(replica));
-      hasAnswered = true;
-      subscribedAt ??= clock.now();
-      return true;
-    } catch {
-      return false; // The client reconnects by itself.
-    }
+  function reportDeaf(reason: Problem): void {
+    cancelReport?.();
+    cancelReport = undefined;
+    report(reason);
+    for (const listener of deafListeners) listener();
   }
 
-  subscriber.on('error', () => {}); // 'close' follows.
+  async function subscribe(): Promise<void> {
+    try {
+      await subscriber.subscribe(channelOf(replica));
+    } catch (error) {
+      if (error instanceof ReplyError) onRefused(error as Error);
+      return; // Without a reply, the client reconnects by itself.
+    }
+    hasAnswered = true;
+    refusals = 0;
+    lastError = undefined;
+    cancelReport?.();
+    cancelReport = undefined;
+    if (subscribedAt !== undefined) return;
+    subscribedAt = clock.now();
+    report(undefined);
+    for (const listener of subscribedListeners) listener();
+  }
+
+  function onRefused(error: Error): void {
+    const reason = reasonOf(error);
+    hasAnswered = true;
+    subscribedAt = undefined;
+    refusals += 1;
+    reportDeaf(problem(reason, reason === 'NOPERM' ? [missingRight('subscribe', error, prefix)] : undefined));
+  }
+
+  subscriber.on('error', (error: Error) => {
+    lastError ??= problem(reasonOf(error));
+  });
   subscriber.on('close', () => {
     subscribedAt = undefined;
+    cancelReport ??= clock.after(RESUBSCRIBE_MS, () => reportDeaf(lastError ?? problem('closed')));
   });
-  subscriber.on('ready', async () => {
+  subscriber.on('ready', () => {
     hasAnswered = true;
-    if (await subscribe()) for (const listener of listeners) listener();
+    subscribedAt = undefined;
+    void subscribe();
   });
   subscriber.on('message', (_channel: string, text: string) => {
     const message = parseMessage(text);
@@ -85,10 +132,13 @@ export function createMailbox({ subscriber, connection, clock, replica, channelO
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {
       const message = JSON.stringify([kind, replica, body]);
-      if (connection.isAvailable) connection.run((redis) => redis.publish(channelOf(to), message)).catch(() => {});
+      if (connection.isConnected) connection.query((redis) => redis.publish(channelOf(to), message)).catch(() => {});
     },
-    onSubscribed: (listener) => void listeners.push(listener),
+    onSubscribed: (listener) => void subscribedListeners.push(listener),
+    onDeaf: (listener) => void deafListeners.push(listener),
     close() {
+      subscriber.removeAllListeners('close');
+      cancelReport?.();
       cancelCheck();
       subscriber.disconnect();
     },

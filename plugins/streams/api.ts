@@ -66,6 +66,9 @@ export interface Streams {
   close(): void;
   /** Resolves when no generation runs. */
   idle(): Promise<void>;
-  /** Ends all running generations with an error that readers receive. */
-  endAll(): void;
+  /**
+   * Ends all running generations with an error that readers receive, except those that another replica can continue:
+   * they are handed over, and nothing ends for their readers.
+   */
+  endAll(): Promise<void>;
 }

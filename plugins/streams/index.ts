@@ -146,7 +146,10 @@ export default fp<StreamsOptions>(
 
       close: () => admission.close(),
       idle: () => admission.idle(),
-      endAll: () => admission.endAll(SHUT_DOWN),
+      async endAll() {
+        await store.handOver?.();
+        admission.endAll(SHUT_DOWN);
+      },
     };
     fastify.decorate('streams', streams);
   },

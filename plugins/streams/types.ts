@@ -143,6 +143,8 @@ export interface StreamStore {
   openByChat(chat: string): Promise<ReadableLog | undefined>;
   /** Finds a log that runs, or ended less than the time to live ago. */
   open(id: string): Promise<ReadableLog | undefined>;
+  /** Before this process stops: lets other replicas continue what they could continue after its death. Never rejects. */
+  handOver?(): Promise<void>;
   close(): Promise<void>;
 }
 

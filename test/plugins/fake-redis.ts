@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import { ReplyError } from 'ioredis';
 
 /** Lets promises and immediates run. */
 export async function settle(): Promise<void> {
@@ -10,16 +11,27 @@ export class FakeRedis extends EventEmitter {
   status = 'wait';
   /** If false, no command is answered. */
   answers = true;
-  pings = 0;
+  /** If set, every command is answered with this error. */
+  refusal: string | undefined;
+  /** Value that SET finds. */
+  before: string | null = null;
+  /** SETs and DELs until now. */
+  readonly sent: unknown[][] = [];
   subscribes = 0;
   disconnects: unknown[] = [];
   connects = 0;
   async connect() {
     this.connects += 1;
   }
-  ping() {
-    this.pings += 1;
-    return this.#reply('PONG');
+  set(...args: unknown[]) {
+    this.sent.push(['set', ...args]);
+    const { before } = this;
+    if (this.answers && this.refusal === undefined) this.before = '1';
+    return this.#reply(before);
+  }
+  del(...args: unknown[]) {
+    this.sent.push(['del', ...args]);
+    return this.#reply(1);
   }
   subscribe() {
     this.subscribes += 1;
@@ -34,7 +46,8 @@ export class FakeRedis extends EventEmitter {
     this.status = 'ready';
     this.emit('ready');
   }
-  #reply(value: unknown) {
-    return this.answers ? Promise.resolve(value) : new Promise<never>(() => {});
+  #reply<T>(value: T): Promise<T> {
+    if (!this.answers) return new Promise<never>(() => {});
+    return this.refusal === undefined ? Promise.resolve(value) : Promise.reject(new ReplyError(this.refusal));
   }
 }

@@ -77,16 +77,17 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
 
   t.test('a connection to a server that became a replica is opened again', async (t) => {
     const { cluster } = await start(t, redis.url);
-    const lists = async () =>
-      /id=(\d+)[^\n]*name=sluice-[^\n]*cmd=(?!subscribe)/.exec(String(await redis.client.client('LIST')))?.[1];
-    const before = await lists();
+    const id = async () => {
+      const names = String(await redis.client.client('LIST')).split('\n');
+      return /id=(\d+)/.exec(
+        names.find((line) => line.includes(cluster.replica) && line.includes('cmd=set')) ?? '',
+      )?.[1];
+    };
+    await until(async () => (await id()) !== undefined, 'the lease is renewed');
+    const before = await id();
     await redis.client.call('REPLICAOF', '127.0.0.1', String(await freePort()));
-    await cluster.connection.run((client) => client.set('x', '1')).catch(() => {});
+    await until(async () => ![undefined, before].includes(await id()), 'a new connection is open');
     await redis.client.call('REPLICAOF', 'NO', 'ONE');
-    await until(async () => {
-      const now = await lists();
-      return now !== undefined && now !== before;
-    }, 'a new connection is open');
     await until(() => cluster.connection.isAvailable, 'Redis is available again');
   });
 });
@@ -96,6 +97,7 @@ t.test('a Redis that does not run: the replica starts, says so, and connects lat
   await redis.stop();
   const { cluster, log } = await start(t, redis.url);
   t.equal(cluster.connection.isAvailable, false);
+  t.match(log(), '"reason":"ECONNREFUSED"');
   t.match(log(), 'redis unavailable at start');
   await t.rejects(
     cluster.connection.run(async (client: Redis) => client.ping()),

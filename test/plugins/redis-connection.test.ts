@@ -1,38 +1,18 @@
-import type { Redis } from 'ioredis';
 import { ReplyError } from 'ioredis';
 import t from 'tap';
-import type { Metrics } from '../../plugins/metrics/index.ts';
-import { createRedisConnection, RedisUnavailable } from '../../plugins/redis/connection.ts';
-import { deferred } from '../helper.ts';
-import { manualClock } from '../manual-clock.ts';
-import { FakeRedis, settle } from './fake-redis.ts';
+import { RedisUnavailable } from '../../plugins/redis/connection.ts';
+import { settle } from './fake-redis.ts';
+import { createRedisParts } from './redis-parts.ts';
 
 /** The connection for commands: its time-outs, its circuit breaker and its probes, on a clock turned by hand. */
 
 const COMMAND_MS = 250;
-const PROBE_MS = 500;
+const RETRY_MS = 500;
 const MAX_FAILURES = 5;
 
 function setUp() {
-  const clock = manualClock();
-  const redis = new FakeRedis();
-  const failures: string[] = [];
-  const up: number[] = [];
-  const warnings: unknown[] = [];
-  const metrics = {
-    redisUp: { set: (value: number) => up.push(value) },
-    redisFailures: { inc: ({ reason }: { reason: string }) => failures.push(reason) },
-  } as unknown as Metrics;
-  const log = { warn: (entry: unknown) => warnings.push(entry), info() {} } as never;
-  const connection = createRedisConnection(redis as unknown as Redis, { clock, metrics, log });
-  let available = 0;
-  connection.onAvailable(() => {
-    available += 1;
-  });
-  const open = async () => {
-    redis.open();
-    await settle();
-  };
+  const parts = createRedisParts();
+  const { clock, connection } = parts;
   /** Runs a command that fails as `how` says, or is never answered; returns its error. */
   const fail = async (how: () => Promise<unknown> = () => new Promise(() => {})) => {
     const result = connection.run(how).catch((error: unknown) => error);
@@ -41,45 +21,37 @@ function setUp() {
     await settle();
     return result;
   };
-  return { clock, redis, connection, failures, up, warnings, available: () => available, open, fail };
+  return { ...parts, fail };
 }
 
-t.test('is unavailable until Redis has answered', async (t) => {
-  const { redis, connection, up, available, clock } = setUp();
+t.test('is unavailable until Redis has accepted the lease', async (t) => {
+  const { redis, connection, up, available } = setUp();
   t.equal(connection.isAvailable, false);
   const connecting = connection.connect(1_000);
   t.equal(redis.connects, 1);
-  let called = false;
   await t.rejects(
-    connection.run(async () => {
-      called = true;
-    }),
+    connection.run(async () => t.fail('no command is sent')),
     RedisUnavailable,
   );
-  t.equal(called, false, 'no command is sent');
   redis.open();
   t.equal(connection.isAvailable, false);
   await connecting;
   t.equal(connection.isAvailable, true);
   t.equal(available(), 1);
   t.same(up, [0, 1]);
-  t.equal(await connection.run(async (client) => client.ping()), 'PONG');
-  t.equal(clock.pending, 0, 'no timer is pending');
+  t.equal(await connection.run(async () => 'PONG'), 'PONG');
 });
 
 t.test('connect: waits no longer than its time limit', async (t) => {
-  const { clock, connection } = setUp();
-  const state = deferred();
+  const { connection, advance } = setUp();
   let isOver = false;
   void connection.connect(1_000).then(() => {
     isOver = true;
-    state.resolve();
   });
-  clock.advance(999);
-  await settle();
+  await advance(999, 111);
   t.equal(isOver, false);
-  clock.advance(1);
-  await state.promise;
+  await advance(1);
+  t.equal(isOver, true);
   t.equal(connection.isAvailable, false);
 });
 
@@ -115,44 +87,55 @@ t.test('a reply that is in the socket at the deadline counts', async (t) => {
   t.equal(await command, 'in time');
   await settle();
   t.same(failures, []);
-  t.equal(clock.pending, 0);
 });
 
-t.test('opens the circuit breaker after five failures in a row, and closes it when a probe is answered', async (t) => {
-  const { clock, redis, connection, open, fail, up, warnings, available } = setUp();
+t.test('opens the circuit breaker after five failures in a row, and closes it when the lease is renewed', async (t) => {
+  const { redis, connection, open, fail, up, warnings, available, advance } = setUp();
   await open();
-  for (let i = 1; i < MAX_FAILURES; i++) await fail();
-  t.equal(connection.isAvailable, true, 'after four failures');
-  await fail();
-  t.equal(connection.isAvailable, false, 'after five');
-  t.same(up.at(-1), 0);
-  t.same(warnings, [{ reason: 'timeout' }], 'one log line');
-  await t.rejects(
-    connection.run(async () => t.fail('no command is sent')),
-    RedisUnavailable,
+  redis.answers = false;
+  const failing = Array.from({ length: MAX_FAILURES }, () =>
+    connection.run(() => new Promise(() => {})).catch(() => {}),
   );
-  const probes = redis.pings;
-  clock.advance(PROBE_MS - 1);
-  t.equal(redis.pings, probes);
-  clock.advance(1);
-  t.equal(redis.pings, probes + 1, 'a probe is sent after 500 ms');
-  await settle();
+  await advance(COMMAND_MS - 1, 83);
+  t.equal(connection.isAvailable, true);
+  await advance(1);
+  await Promise.all(failing);
+  t.equal(connection.isAvailable, false, 'after five');
+  t.equal(connection.isConnected, false, 'and nothing is read');
+  t.same(up.at(-1), 0);
+  t.match(warnings, [{ reason: 'timeout' }]);
+  t.equal(warnings.length, 1, 'one log line');
+  for (const send of [connection.run, connection.query, connection.read]) {
+    await t.rejects(
+      send(async () => t.fail('no command is sent')),
+      RedisUnavailable,
+    );
+  }
+  redis.answers = true;
+  const probes = redis.sent.length;
+  await advance(RETRY_MS - 1, 499);
+  t.equal(redis.sent.length, probes);
+  await advance(1);
+  t.equal(redis.sent.length, probes + 1, 'a probe is sent after 500 ms');
   t.equal(connection.isAvailable, true);
   t.equal(up.at(-1), 1);
   t.equal(available(), 2, 'listeners are called again');
-  t.equal(clock.pending, 0);
-  for (let i = 1; i < MAX_FAILURES; i++) await fail();
+  for (let i = 1; i < MAX_FAILURES; i++) await fail(() => Promise.reject(new Error('closed')));
   t.equal(connection.isAvailable, true, 'failures are counted from 0 again');
 });
 
-t.test('a reply resets the number of failures', async (t) => {
-  const { connection, open, fail } = setUp();
+t.test('a reply resets the number of failures, also an error reply', async (t) => {
+  const { connection, open } = setUp();
   await open();
-  for (let round = 0; round < 3; round++) {
-    for (let i = 1; i < MAX_FAILURES; i++) await fail();
-    await connection.run(async () => 'reply');
+  const failAtOnce = () => connection.run(() => Promise.reject(new Error('closed'))).catch(() => {});
+  for (const reply of [async () => 'reply', () => Promise.reject(new ReplyError('WRONGTYPE x'))]) {
+    for (let i = 1; i < MAX_FAILURES; i++) await failAtOnce();
+    await connection.run<unknown>(reply).catch(() => {});
   }
+  await failAtOnce();
   t.equal(connection.isAvailable, true);
+  for (let i = 1; i < MAX_FAILURES; i++) await failAtOnce();
+  t.equal(connection.isAvailable, false, 'five in a row');
 });
 
 t.test('errors of the connection count as failures, error replies do not', async (t) => {
@@ -170,102 +153,81 @@ t.test('errors of the connection count as failures, error replies do not', async
   }
   t.equal(connection.isAvailable, true);
   for (let i = 0; i < MAX_FAILURES; i++) {
-    const error = await fail(() => Promise.reject(new Error('Connection is closed.')));
-    t.ok(error instanceof RedisUnavailable);
-    t.equal((error as Error).message, 'Connection is closed.');
+    const failing = connection.run(() => Promise.reject(new Error('Connection is closed.')));
+    await t.rejects(failing, { name: 'RedisUnavailable', message: 'Connection is closed.' });
   }
   t.same(failures, Array(MAX_FAILURES).fill('connection'));
   t.equal(connection.isAvailable, false);
 });
 
 t.test('a closed connection is unavailable at once, and available after the next answer', async (t) => {
-  const { redis, connection, clock, open, available, warnings } = setUp();
-  redis.emit('close');
-  t.same(warnings, [], 'a connection that was never available is not lost');
+  const { redis, connection, open, available, warnings, infos, advance } = setUp();
   await open();
+  t.same(warnings, []);
   redis.status = 'reconnecting';
-  redis.emit('error', new Error('ECONNRESET'));
+  redis.emit('error', Object.assign(new Error('the text of an error'), { code: 'ECONNRESET' }));
   redis.emit('close');
   t.equal(connection.isAvailable, false);
   redis.emit('close');
-  t.same(warnings, [{ reason: 'connection' }], 'one log line');
-  const pings = redis.pings;
-  clock.advance(3 * PROBE_MS);
-  await settle();
-  t.equal(redis.pings, pings, 'no probe is sent without a connection');
+  redis.emit('error', Object.assign(new Error('x'), { code: 'ECONNREFUSED' }));
+  redis.emit('close');
+  t.match(warnings, [{ reason: 'ECONNRESET' }], 'the code is logged');
+  t.equal(warnings.length, 1, 'one log line for one outage');
+  t.notMatch(JSON.stringify(warnings), 'the text of an error');
+  const probes = redis.sent.length;
+  await advance(3 * RETRY_MS, 100);
+  t.equal(redis.sent.length, probes, 'no probe is sent without a connection');
   await open();
   t.equal(connection.isAvailable, true);
   t.equal(available(), 2);
-  clock.advance(10 * PROBE_MS);
-  await settle();
-  t.equal(redis.pings, pings + 1, 'no further probe');
+  t.equal(infos.length, 2);
+  redis.emit('close');
+  t.equal(warnings.length, 2, 'the next outage is logged again');
 });
 
-t.test('a connection that answers six probes in a row with silence is opened again', async (t) => {
-  const { redis, connection, clock, open, fail } = setUp();
+t.test('a refused command asks for a probe, and for a self-test if only some commands may be refused', async (t) => {
+  const { redis, connection, open, fail, health, warnings, selfTests, advance } = setUp();
   await open();
-  redis.answers = false;
-  for (let i = 0; i < MAX_FAILURES; i++) await fail();
-  for (let i = 1; i <= 6; i++) {
-    t.same(redis.disconnects, [], `before probe ${i} times out`);
-    clock.advance(PROBE_MS);
-    await settle();
-    clock.advance(COMMAND_MS);
-    await settle();
-  }
-  t.same(redis.disconnects, [true], 'it reconnects');
+  await advance(300);
+  redis.refusal = 'READONLY x';
+  const probes = redis.sent.length;
+  await fail(() => Promise.reject(new ReplyError('READONLY You cannot write')));
+  t.equal(redis.sent.length, probes + 1, 'the lease is renewed at once');
+  t.match(warnings, [{ reason: 'READONLY' }]);
   t.equal(connection.isAvailable, false);
-  redis.answers = true;
+  t.equal(health.works('lease'), false, 'nothing is written');
+  t.equal(selfTests(), 0);
+  redis.refusal = undefined;
   await open();
-  t.equal(connection.isAvailable, true);
+  await fail(() => Promise.reject(new ReplyError('NOPERM x')));
+  t.ok(selfTests() >= 1);
 });
 
-t.test('only probes in a row count, and only on an open connection', async (t) => {
-  const { redis, clock, open, fail } = setUp();
+t.test('while Redis refuses writes, it is read', async (t) => {
+  const { redis, connection, open } = setUp();
+  redis.refusal = 'OOM command not allowed';
   await open();
-  const probe = async () => {
-    clock.advance(PROBE_MS);
-    await settle();
-    clock.advance(COMMAND_MS);
-    await settle();
-  };
-  const openBreaker = async () => {
-    redis.answers = false;
-    for (let i = 0; i < MAX_FAILURES; i++) await fail();
-  };
-  const probeFiveTimes = async () => {
-    for (let i = 0; i < 5; i++) await probe();
-  };
-  await openBreaker();
-  await probeFiveTimes();
-  redis.answers = true;
-  await probe();
-  await openBreaker();
-  await probeFiveTimes();
-  t.same(redis.disconnects, [], 'an answer resets the count');
-  redis.status = 'connecting';
-  await probe();
-  redis.status = 'ready';
-  await probeFiveTimes();
-  t.same(redis.disconnects, [], 'a lost connection resets the count');
-  await probe();
-  t.same(redis.disconnects, [true]);
+  t.equal(connection.isAvailable, false);
+  t.equal(connection.isConnected, true);
+  t.equal(await connection.query(async () => 'a reply'), 'a reply');
+  await t.rejects(
+    connection.run(async () => t.fail('no command is sent')),
+    RedisUnavailable,
+  );
 });
 
 t.test('close: nothing is sent any more, and no timer is pending', async (t) => {
-  const { redis, connection, clock, open, warnings, available } = setUp();
+  const { redis, connection, lease, clock, open, warnings, available } = setUp();
   await open();
-  redis.answers = false;
-  redis.emit('close');
+  await lease.close();
   connection.close();
   t.equal(clock.pending, 0);
   t.same(redis.disconnects, [undefined], 'it does not reconnect');
   t.equal(connection.isAvailable, false);
-  redis.answers = true;
   await open();
   t.equal(connection.isAvailable, false);
   t.equal(available(), 1);
-  t.equal(warnings.length, 1, 'the close itself is not logged');
+  t.same(warnings, [], 'the close itself is not logged');
   await t.rejects(
     connection.run(async () => {}),
     RedisUnavailable,
@@ -273,9 +235,11 @@ t.test('close: nothing is sent any more, and no timer is pending', async (t) => 
 });
 
 t.test('close while a probe is on its way', async (t) => {
-  const { redis, connection, clock, available } = setUp();
+  const { redis, connection, lease, clock, available } = setUp();
   redis.open();
+  const closed = lease.close();
   connection.close();
+  await closed;
   await settle();
   t.equal(connection.isAvailable, false);
   t.equal(available(), 0);

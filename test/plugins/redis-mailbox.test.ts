@@ -12,9 +12,10 @@ const setUpMailbox = () => {
   const clock = manualClock();
   const subscriber = new FakeRedis();
   const published: unknown[][] = [];
+  const reports: string[] = [];
   const connection = {
-    isAvailable: true,
-    run: async (call: (redis: unknown) => Promise<unknown>) =>
+    isConnected: true,
+    query: async (call: (redis: unknown) => Promise<unknown>) =>
       call({
         async publish(...args: unknown[]) {
           published.push(args);
@@ -28,6 +29,12 @@ const setUpMailbox = () => {
     clock,
     replica: 'me',
     channelOf: (id) => `to:${id}`,
+    prefix: 'p',
+    report: (problem) => reports.push(problem?.reason ?? 'none'),
+  });
+  let deaf = 0;
+  mailbox.onDeaf(() => {
+    deaf += 1;
   });
   let subscribed = 0;
   mailbox.onSubscribed(() => {
@@ -37,7 +44,17 @@ const setUpMailbox = () => {
     subscriber.open();
     await settle();
   };
-  return { clock, subscriber, published, connection, mailbox, open, subscribed: () => subscribed };
+  return {
+    clock,
+    subscriber,
+    published,
+    connection,
+    mailbox,
+    open,
+    subscribed: () => subscribed,
+    reports,
+    deaf: () => deaf,
+  };
 };
 
 t.test('delivers messages to the handler of their kind', async (t) => {
@@ -69,7 +86,7 @@ t.test('sends while Redis is available, and drops messages without an error othe
   t.same(published, [['to:you', '["a","me",[1]]']]);
   mailbox.send('broken', 'a', 1);
   await settle();
-  connection.isAvailable = false;
+  connection.isConnected = false;
   mailbox.send('you', 'a', 2);
   t.equal(published.length, 2);
 });
@@ -174,6 +191,60 @@ t.test('a new connection gets its full time, whatever the old one has left unans
   clock.advance(CHECK_MS);
   await settle();
   t.same(subscriber.disconnects, [true]);
+});
+
+t.test('a refused subscription is reported at once, and tried again with growing pauses', async (t) => {
+  const { clock, subscriber, mailbox, open, subscribed, reports, deaf } = setUpMailbox();
+  subscriber.refusal = 'NOPERM No permissions to access a channel';
+  await open();
+  t.same(reports, ['NOPERM']);
+  t.equal(deaf(), 1);
+  t.equal(mailbox.subscribedForMs, 0);
+  for (let i = 0; i < 60; i++) {
+    clock.advance(1_000);
+    await settle();
+  }
+  t.ok(subscriber.subscribes <= 9, `${subscriber.subscribes} attempts in a minute`);
+  t.same(subscriber.disconnects, [], 'the connection works');
+  t.equal(subscribed(), 0);
+  subscriber.refusal = undefined;
+  clock.advance(5 * CHECK_MS);
+  await settle();
+  t.equal(subscribed(), 1);
+  t.equal(reports.at(-1), 'none');
+});
+
+t.test('a right that is taken away later is reported', async (t) => {
+  const { clock, subscriber, mailbox, open, reports } = setUpMailbox();
+  await open();
+  t.same(reports, ['none']);
+  subscriber.refusal = 'NOPERM x';
+  clock.advance(CHECK_MS);
+  await settle();
+  t.same(reports, ['none', 'NOPERM']);
+  clock.advance(CHECK_MS);
+  t.equal(mailbox.subscribedForMs, 0);
+});
+
+t.test('a lost connection is reported after a second without a new subscription', async (t) => {
+  const { clock, subscriber, open, reports, deaf } = setUpMailbox();
+  await open();
+  subscriber.emit('close');
+  clock.advance(999);
+  await open();
+  clock.advance(1_500);
+  await settle();
+  t.same(reports, ['none', 'none'], 'not if it is subscribed again in time');
+  subscriber.emit('error', Object.assign(new Error('x'), { code: 'ECONNREFUSED' }));
+  subscriber.emit('close');
+  subscriber.emit('close');
+  clock.advance(999);
+  t.equal(deaf(), 0);
+  clock.advance(1);
+  t.same(reports.slice(2), ['ECONNREFUSED']);
+  t.equal(deaf(), 1);
+  await open();
+  t.equal(reports.at(-1), 'none');
 });
 
 t.test('close', async (t) => {

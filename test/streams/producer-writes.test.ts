@@ -56,6 +56,107 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     return { replicas, a, b, log, id, reader, hold, entries, stored, status };
   };
 
+  t.test('a check that begins while the end is being written does not send it twice', async (t) => {
+    const { replicas, a, log, reader, hold, status } = await setUp(t);
+    void log.append(text('one'));
+    await replicas.settle();
+    const release = hold();
+    log.end(END);
+    a.missLease();
+    await turns();
+    release();
+    await replicas.settle();
+    t.same(reader.last?.terminal, END);
+    t.equal(a.sent.filter((name) => name === 'evalsha').length, 2, 'the creation and one end');
+    t.equal(a.unsynced, 0);
+    t.same(status, [], 'readers get no status');
+  });
+
+  t.test('while messages do not arrive, streams are written and say that they cannot be resumed', async (t) => {
+    const { replicas, a, log, reader, stored, status } = await setUp(t);
+    a.loseSubscription();
+    void log.append(text('one'));
+    await replicas.settle();
+    t.equal(reader.text, 'one');
+    t.equal(await stored(), 'one', 'readers of other replicas get it');
+    t.same(status, [false]);
+    const fresh = await createLog(a.store, info());
+    t.equal(fresh.resumable, false);
+    t.equal(await replicas.redis.exists(replicas.key('meta', fresh.info.id)), 0, 'a new stream is not in Redis');
+    t.equal((await a.store.open(log.info.id))?.resumable, false);
+    a.resubscribe();
+    await replicas.advance(RETRY_MS);
+    t.same(status, [false, true]);
+    t.equal(await replicas.redis.exists(replicas.key('meta', fresh.info.id)), 1);
+    t.equal(fresh.resumable, true);
+  });
+
+  t.test('handOver: what another replica can continue is released without an end', async (t) => {
+    const { replicas, a, b, hold } = await setUp(t);
+    const taken: [string, string | undefined][] = [];
+    b.store.onTakeover((log, prompt) => taken.push([log.info.id, prompt]));
+    let isTakenOver = 0;
+    const create = async (graceMs: number, prompt?: string) => {
+      const result = await a.store.create(info(graceMs), undefined, prompt);
+      const log = result.log as WritableLog;
+      log.subscribe({ onReaders() {}, onStop() {}, onTakenOver: () => (isTakenOver += 1) });
+      void log.append(text('one '));
+      const reader = await follow(await b.store.open(log.info.id));
+      await replicas.settle();
+      return { log, reader };
+    };
+    const continued = await create(15_000, 'the prompt');
+    const plain = await create(15_000);
+    const brief = await create(0, 'the prompt');
+    const release = hold();
+    void continued.log.append(text('two ')); // Being written.
+    const handedOver = a.store.handOver();
+    await turns();
+    release();
+    await handedOver;
+    void continued.log.append(text('dropped'));
+    continued.log.end(END);
+    await replicas.settle();
+    t.same(taken, [[continued.log.info.id, 'the prompt']], 'at once, although the lease exists');
+    t.equal(isTakenOver, 1, 'its generation is told to stop');
+    t.equal(continued.reader.text, 'one two ', 'everything that was on its way is there');
+    t.equal(continued.reader.last, undefined);
+    for (const { log, reader } of [plain, brief]) {
+      log.end(END);
+      await replicas.settle();
+      t.same(reader.last?.terminal, END, 'others are still written');
+    }
+  });
+
+  t.test('handOver: a log of which Redis lacks a part, and one that ends meanwhile, stay here', async (t) => {
+    const { replicas, a, b, hold } = await setUp(t);
+    b.store.onTakeover(() => t.fail('nothing is taken over'));
+    const create = async () => (await a.store.create(info(), undefined, 'the prompt')).log as WritableLog;
+    const ending = await create();
+    const reader = await follow(await b.store.open(ending.info.id));
+    const release = hold();
+    const handedOver = a.store.handOver();
+    await turns();
+    ending.end(END);
+    release();
+    await handedOver;
+    await replicas.settle();
+    t.same(reader.last?.terminal, END);
+    const unsynced = await create();
+    const remote = await follow(await b.store.open(unsynced.info.id));
+    a.isConnected = false;
+    void unsynced.append(text('one'));
+    await replicas.settle();
+    a.isConnected = true;
+    await a.store.handOver();
+    await replicas.settle();
+    unsynced.end(END);
+    a.reconnect();
+    await replicas.advance(RETRY_MS);
+    t.same(remote.last?.terminal, END);
+    t.equal(remote.text, 'one');
+  });
+
   t.test('readers get a part when Redis has it, and not before', async (t) => {
     const { replicas, log, reader, hold, stored } = await setUp(t);
     const release = hold();

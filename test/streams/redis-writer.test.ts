@@ -30,7 +30,7 @@ t.test('parts that wait for the flush while Redis is found empty are written in 
     },
     restore: () => new Promise<number>((resolve) => (restored = resolve)),
   } as unknown as StreamCommands;
-  const lease = { isHeld: true, renewedForMs: 1e6, onMissing() {}, onRenewed() {}, close: async () => {} };
+  const lease = { isHeld: true, renewedForMs: 1e6, onMissing() {}, onRenewed() {}, renew() {}, close: async () => {} };
   const writer = new LogWriter({
     memory,
     keys: { info: memory.info },
@@ -40,6 +40,7 @@ t.test('parts that wait for the flush while Redis is found empty are written in 
     epoch: 1,
     isSynced: true,
     lease,
+    connection: { isAvailable: true },
     events: { onUnsynced() {}, onFenced() {}, onDone() {} },
   });
   writer.push(text('one '));

@@ -40,6 +40,82 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
       .filter((message) => message.kind === FOLLOW && message.from === from)
       .flatMap(({ body }) => body as [string, number, number][]);
 
+  t.test('a producer that cannot hear does not take silence for no readers', async (t) => {
+    const { replicas, a, log, counts, open } = await setUp(t);
+    const local = await follow(log);
+    a.loseSubscription();
+    const remote = await open(); // A does not hear of it.
+    local.close();
+    await replicas.advance(60_000);
+    t.not(counts.at(-1), 0, 'somebody may be reading');
+    void log.append(text('one'));
+    await replicas.advance(2_000);
+    t.equal(remote.text, 'one', 'the reader gets the text although news do not arrive either');
+    a.resubscribe();
+    await replicas.advance(MUST_DROP_MS);
+    t.equal(counts.at(-1), 1, 'the reader is known now');
+    remote.close();
+    await replicas.advance(MUST_DROP_MS);
+    t.equal(counts.at(-1), 0, 'and nobody else');
+  });
+
+  t.test(
+    'a producer that cannot hear: logs without grace time, unsynced ones, and those of a lost Redis',
+    async (t) => {
+      const { replicas, a, log, counts } = await setUp(t);
+      const brief = await createLog(a.store, { ...info(), graceMs: 0 });
+      const briefCounts = readerCounts(brief);
+      const reader = await follow(brief);
+      a.loseSubscription();
+      reader.close();
+      t.equal(briefCounts.at(-1), 0, 'no client could come back');
+      t.equal(counts.at(-1), 1);
+      a.resubscribe();
+      await replicas.advance(MUST_DROP_MS);
+      t.equal(counts.at(-1), 0);
+      a.isConnected = false;
+      a.loseSubscription();
+      t.equal(counts.at(-1), 0, 'without Redis no other replica can have found the stream');
+      log.end(END);
+    },
+  );
+
+  t.test('a stop that comes between a takeover and the subscription of its generation is not lost', async (t) => {
+    for (const when of ['before', 'after', 'to the dead producer']) {
+      const { replicas, a, b, log, open } = await setUp(t);
+      void log.append(text('one'));
+      let taken: WritableLog | undefined;
+      b.store.onTakeover((other) => {
+        taken = other;
+      });
+      const reader = await open();
+      await replicas.settle();
+      const { id } = log.info;
+      if (when === 'before') await b.commands.requestStop(id);
+      await a.die();
+      if (when === 'to the dead producer') {
+        // The request arrives while the log is being taken over.
+        let isRequested = false;
+        b.onCommand = (name) => {
+          if (name !== 'evalsha' || isRequested) return;
+          isRequested = true;
+          setImmediate(() => void replicas.redis.hset(replicas.key('meta', id), 'stop', 1));
+        };
+      }
+      await replicas.advance(2_000);
+      if (when === 'before') {
+        t.equal(taken, undefined, 'nothing is started');
+        t.match(reader.last?.terminal, { finishReason: 'stopped' });
+        continue;
+      }
+      if (when === 'after') await (await b.store.open(id))?.stop();
+      await replicas.settle();
+      let stops = 0;
+      taken?.subscribe({ onReaders() {}, onStop: () => (stops += 1), onTakenOver() {} });
+      t.equal(stops, 1, when);
+    }
+  });
+
   t.test('a reader that leaves and comes back to the same replica gets the rest', async (t) => {
     const { replicas, log, open } = await setUp(t);
     void log.append(text('one '));
@@ -374,7 +450,7 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     const restarted = await replicas.add();
     await replicas.redis.hset(replicas.key('meta', id), 'producer', restarted.id);
     await a.die();
-    await replicas.advance(1_500);
+    await replicas.advance(3_000);
     const gone = replicas.messages.filter(({ kind }) => kind === GONE);
     t.same(new Set(gone.map(({ from, to }) => `${from} to ${to}`)), new Set([`${restarted.id} to ${b.id}`]));
     t.equal(reader.last, undefined, 'the first replies may be a race with a takeover');

@@ -44,8 +44,12 @@ export interface TestReplica {
   readonly sent: string[];
   /** Connects again, and lets the store know. */
   reconnect(): void;
+  /** True while messages to the replica do not arrive, and it knows. */
+  cannotHear: boolean;
   /** Subscribes to messages again, as after a lost connection. */
   resubscribe(): void;
+  /** Stops messages to the replica, and lets it know. */
+  loseSubscription(): void;
   /** Lets the store know that the lease was missing. */
   missLease(): void;
   /** Cuts the replica off, expires its lease, and stops its timers. */
@@ -92,13 +96,14 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
   t.teardown(() => redis.disconnect());
   const handlers = new Map<string, Map<string, (from: string, body: unknown) => void>>();
   const messages: Message[] = [];
+  const deaf = new Map<string, () => boolean>();
   let active = 0;
   let count = 0;
   const key = (...names: string[]) => [prefix, ...names].join(':');
 
   const deliver = (message: Message) => {
     messages.push(message);
-    if (replicas.isLost(message)) return;
+    if (replicas.isLost(message) || deaf.get(message.to)?.()) return;
     active += 1;
     setImmediate(() => {
       active -= 1;
@@ -113,6 +118,8 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     const availableListeners: (() => void)[] = [];
     const subscribedListeners: (() => void)[] = [];
     const missingListeners: (() => void)[] = [];
+    const unavailableListeners: (() => void)[] = [];
+    const deafListeners: (() => void)[] = [];
     handlers.set(id, own);
     const lease = { isHeld: true, renewedForMs: 60_000 };
     const recorded = new Proxy(redis, {
@@ -126,25 +133,32 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         };
       },
     });
+    const run = async <T>(call: (client: Redis) => Promise<T>): Promise<T> => {
+      active += 1;
+      try {
+        while (replica.delay) await replica.delay;
+        if (!replica.isConnected) throw new RedisUnavailable('not connected');
+        return await call(recorded);
+      } finally {
+        active -= 1;
+      }
+    };
     const cluster: Cluster = {
       replica: id,
       key,
       leaseKey: (other) => key('replica', other),
       connection: {
         get isAvailable() {
+          return replica.isConnected && !replica.cannotHear;
+        },
+        get isConnected() {
           return replica.isConnected;
         },
-        async run(call) {
-          active += 1;
-          try {
-            while (replica.delay) await replica.delay;
-            if (!replica.isConnected) throw new RedisUnavailable('not connected');
-            return await call(recorded);
-          } finally {
-            active -= 1;
-          }
-        },
+        run,
+        query: run,
+        read: run,
         onAvailable: (listener) => void availableListeners.push(listener),
+        onUnavailable: (listener) => void unavailableListeners.push(listener),
         async connect() {},
         close() {},
       },
@@ -157,6 +171,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
           if (replica.isConnected) deliver({ from: id, to, kind, body: JSON.parse(JSON.stringify(body)) });
         },
         onSubscribed: (listener) => void subscribedListeners.push(listener),
+        onDeaf: (listener) => void deafListeners.push(listener),
         close() {},
       },
       lease: {
@@ -168,9 +183,11 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         },
         onMissing: (listener) => void missingListeners.push(listener),
         onRenewed() {},
+        renew() {},
         async close() {},
       },
     };
+    deaf.set(id, () => replica.cannotHear);
     await redis.set(cluster.leaseKey(id), '1');
     const metrics = {
       streamsUnsynced: {
@@ -200,6 +217,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       lease,
       subscribedForMs: 60_000,
       isConnected: true,
+      cannotHear: false,
       delay: undefined,
       onCommand() {},
       unsynced: 0,
@@ -210,7 +228,13 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         for (const listener of availableListeners) listener();
       },
       resubscribe() {
-        for (const listener of subscribedListeners) listener();
+        const wasDeaf = replica.cannotHear;
+        replica.cannotHear = false;
+        for (const listener of [...subscribedListeners, ...(wasDeaf ? availableListeners : [])]) listener();
+      },
+      loseSubscription() {
+        replica.cannotHear = true;
+        for (const listener of [...deafListeners, ...unavailableListeners]) listener();
       },
       missLease() {
         for (const listener of missingListeners) listener();

@@ -95,6 +95,44 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.equal((await commands.byKey({ key: 'the key', fingerprint: 'f' }))?.id, second.info.id);
   });
 
+  t.test('every key that a script uses is declared, and none is empty', async (t) => {
+    const used: string[][] = [];
+    const monitor = await redis.monitor();
+    monitor.on('monitor', (_time: string, command: string[], source: string) => {
+      if (source === 'lua' || /^evalsha$/i.test(command[0] ?? ''))
+        used.push(source === 'lua' ? ['lua', ...command] : command);
+    });
+    for (const info of [{}, { chat: undefined }]) {
+      for (const idempotent of [true, false]) {
+        const keys = keysOf(info, idempotent);
+        const { id } = keys.info;
+        await commands.create(keys, 'the prompt');
+        await commands.create(keysOf(info, idempotent), 'the prompt');
+        await commands.append(id, 1, 3, [text('one')]);
+        await commands.restore(keys, 1);
+        await commands.requestStop(id);
+        await commands.release(id, 1);
+        await b.commands.takeOver(id, producer(a));
+        await b.commands.end(keys, 2, 3, END);
+        await commands.deleteStream(keys);
+      }
+    }
+    await redis.ping();
+    monitor.disconnect();
+    let declared: string[] = [];
+    let checked = 0;
+    for (const [name = '', first = '', second = '', ...rest] of used) {
+      if (name !== 'lua') {
+        declared = rest.slice(0, Number(second));
+        t.notOk(declared.includes(''), 'no key is empty');
+      } else {
+        t.ok(declared.includes(second), `${first} ${second} is declared`);
+        checked += 1;
+      }
+    }
+    t.ok(checked > 50, `${checked} commands of scripts`);
+  });
+
   t.test('deleteStream: nothing is left', async (t) => {
     const keys = keysOf();
     await commands.create(keys, 'the prompt');
@@ -255,6 +293,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
       epoch: 2,
       position: 300,
       serializedPrompt: 'the prompt',
+      isStopRequested: false,
     });
     t.same(await meta(id), {
       info: JSON.stringify(keys.info),
@@ -282,7 +321,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     await commands.create(keys);
     await redis.del(key('replica', a.id));
     const takeover = await b.commands.takeOver(id, producer(a));
-    t.same(takeover, { epoch: 2, position: 0, serializedPrompt: undefined });
+    t.same(takeover, { epoch: 2, position: 0, serializedPrompt: undefined, isStopRequested: false });
     await redis.del(key('replica', b.id));
     await b.commands.end(keys, 2, 0, END);
     t.equal(await commands.takeOver(id, producer(b, 2)), undefined, 'the log has ended');
@@ -294,16 +333,41 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.equal(await b.commands.takeOver(newId(), producer(a)), undefined, 'the stream is missing');
   });
 
+  t.test('release: a log with a prompt is taken over although its producer lives', async (t) => {
+    const keys = keysOf();
+    const { id } = keys.info;
+    await commands.create(keys, 'the prompt');
+    t.equal(await b.commands.release(id, 1), false, 'only by its producer');
+    t.equal(await commands.release(id, 2), false, 'only in its epoch');
+    t.equal(await b.commands.takeOver(id, producer(a)), undefined);
+    t.equal(await commands.release(id, 1), true);
+    t.equal((await b.commands.takeOver(id, producer(a)))?.serializedPrompt, 'the prompt');
+    t.equal(await commands.takeOver(id, producer(b, 2)), undefined, 'the new producer has not released it');
+    t.notOk('released' in (await meta(id)));
+    const bare = keysOf({}, false);
+    await commands.create(bare);
+    t.equal(await commands.release(bare.info.id, 1), false, 'nobody could continue it');
+    t.equal(await commands.release(newId(), 1), false, 'a missing stream');
+  });
+
+  t.test('takeOver: says if a stop is requested', async (t) => {
+    const { info } = keysOf();
+    await commands.create({ info });
+    await b.commands.requestStop(info.id);
+    await redis.del(key('replica', a.id));
+    t.equal((await b.commands.takeOver(info.id, producer(a)))?.isStopRequested, true);
+  });
+
   t.test('requestStop: marks a stream, and creates none', async (t) => {
     const keys = keysOf();
     const { id } = keys.info;
     await commands.create(keys);
     t.equal(await commands.isStopRequested(id), false);
-    await b.commands.requestStop(id);
+    t.equal(await b.commands.requestStop(id), a.id, 'it returns the producer');
     t.equal(await commands.isStopRequested(id), true);
     t.equal((await expiries()).meta, ACTIVE_TTL_MS);
     const missing = newId();
-    await b.commands.requestStop(missing);
+    t.equal(await b.commands.requestStop(missing), undefined);
     t.same(await meta(missing), {});
     t.equal(await redis.exists(key('meta', missing)), 0, 'no key without a time to live');
     t.equal(await commands.isStopRequested(missing), false);

@@ -21,6 +21,8 @@ export interface Takeover {
   readonly position: number;
   /** The prompt as JSON, if the answer may be continued. */
   readonly serializedPrompt: string | undefined;
+  /** True if a client has asked to end the answer. */
+  readonly isStopRequested: boolean;
 }
 
 export interface Meta extends Producer {
@@ -46,6 +48,7 @@ const CREATE = script('create');
 const END = script('end');
 const RESTORE = script('restore');
 const TAKE_OVER = script('take-over');
+const RELEASE = script('release');
 const REQUEST_STOP = script('request-stop');
 
 /**
@@ -70,26 +73,29 @@ export class StreamCommands {
     { info, idempotency }: StreamKeys,
     serializedPrompt = '',
   ): Promise<{ id: string; fingerprint: string } | undefined> {
-    const { replica, key } = this.#cluster;
-    const found = await this.#run((redis) =>
-      runScript(redis, CREATE, this.#keys({ info, idempotency }), [
-        info.id,
-        JSON.stringify(info),
-        replica,
-        this.#activeTtlMs(),
-        idempotency?.fingerprint ?? '',
-        key('meta', ''),
-        serializedPrompt,
-      ]),
-    );
-    if (found === null) return undefined;
-    const [id, fingerprint] = found as [string, string];
-    return { id, fingerprint };
+    const keys = this.#keys({ info, idempotency });
+    const args = [
+      info.id,
+      JSON.stringify(info),
+      this.#cluster.replica,
+      this.#activeTtlMs(),
+      idempotency?.fingerprint ?? '',
+      serializedPrompt,
+    ];
+    // The meta key of an existing stream is known, and can be declared, only after its id was read.
+    for (let known = info.id; ; ) {
+      const scriptKeys = [...keys, this.#meta(known)];
+      const found = await this.#run((redis) => runScript(redis, CREATE, scriptKeys, [...args, known]));
+      if (found === null) return undefined;
+      const [id, fingerprint] = found as [string, string];
+      if (id === known) return { id, fingerprint };
+      known = id;
+    }
   }
 
   /** Deletes a stream that was created but will not be produced. */
   async deleteStream(keys: StreamKeys): Promise<void> {
-    await this.#run((redis) => redis.del(this.#keys(keys).filter((key) => key !== '')));
+    await this.#run((redis) => redis.del(this.#keys(keys)));
   }
 
   /**
@@ -121,7 +127,7 @@ export class StreamCommands {
   }
 
   /**
-   * Takes a log over. Returns undefined if its producer is alive, another replica was first, or the log has
+   * Takes a log over. Returns undefined if its producer is alive and has not released it, another replica was first, or the log has
    * ended or is missing.
    */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
@@ -129,43 +135,65 @@ export class StreamCommands {
     const args = [this.#cluster.replica, replica, epoch];
     const won = await this.#run((redis) => runScript(redis, TAKE_OVER, keys, args));
     if (won === null) return undefined;
-    const [newEpoch, position, serializedPrompt] = won as [number, string, string | null];
-    return { epoch: newEpoch, position: Number(position), serializedPrompt: serializedPrompt ?? undefined };
+    const [newEpoch, position, serializedPrompt, stop] = won as [number, string, string | null, string | null];
+    return {
+      epoch: newEpoch,
+      position: Number(position),
+      serializedPrompt: serializedPrompt ?? undefined,
+      isStopRequested: stop !== null,
+    };
+  }
+
+  /**
+   * Marks a log that this replica stops to produce, so that another one takes it over although this one is alive.
+   * Returns false if no other replica could continue its answer.
+   */
+  async release(id: string, epoch: number): Promise<boolean> {
+    const args = [this.#cluster.replica, epoch];
+    return (await this.#run((redis) => runScript(redis, RELEASE, [this.#meta(id)], args))) === 1;
   }
 
   async isAlive(replica: string): Promise<boolean> {
-    return (await this.#run((redis) => redis.exists(this.#cluster.leaseKey(replica)))) === 1;
+    return (await this.#query((redis) => redis.exists(this.#cluster.leaseKey(replica)))) === 1;
   }
 
   async meta(id: string): Promise<Meta | undefined> {
-    const [info, replica, epoch] = await this.#run((redis) => redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'));
+    const [info, replica, epoch] = await this.#query((redis) =>
+      redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'),
+    );
     if (!info || !replica || !epoch) return undefined;
     return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
   }
 
   async byKey({ key }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
-    const found = await this.#run((redis) => redis.get(this.#hashedKey('key', key)));
+    const found = await this.#query((redis) => redis.get(this.#hashedKey('key', key)));
     const [id, fingerprint] = found?.split(' ') ?? [];
     return id === undefined || fingerprint === undefined ? undefined : { id, fingerprint };
   }
 
   async byChat(chat: string): Promise<string | undefined> {
-    return (await this.#run((redis) => redis.get(this.#hashedKey('chat', chat)))) ?? undefined;
+    return (await this.#query((redis) => redis.get(this.#hashedKey('chat', chat)))) ?? undefined;
   }
 
   /** Returns the entries after `lastEntry`, at most `count`. */
   async entriesAfter(id: string, lastEntry: string, count: number): Promise<LogEntry[]> {
-    const found = await this.#run((redis) => redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count));
+    const found = await this.#cluster.connection.read((redis) =>
+      redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count),
+    );
     return found.map(decodeEntry);
   }
 
-  /** Stores a stop request, so that the producer finds it even if the message is lost. */
-  async requestStop(id: string): Promise<void> {
-    await this.#run((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
+  /**
+   * Stores a stop request, so that the producer finds it even if the message is lost. Returns the replica that
+   * produces the log; undefined if the stream is missing.
+   */
+  async requestStop(id: string): Promise<string | undefined> {
+    const found = await this.#run((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
+    return (found as string | null) ?? undefined;
   }
 
   async isStopRequested(id: string): Promise<boolean> {
-    return (await this.#run((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
+    return (await this.#query((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
   }
 
   /** Returns the time to live of a stream that is produced. */
@@ -177,12 +205,18 @@ export class StreamCommands {
     return this.#cluster.connection.run(call);
   }
 
+  #query<T>(call: (redis: Redis) => Promise<T>): Promise<T> {
+    return this.#cluster.connection.query(call);
+  }
+
+  /** Returns the keys of a stream. The meta key stands for a key that the stream does not have. */
   #keys({ info, idempotency }: StreamKeys): string[] {
+    const meta = this.#meta(info.id);
     return [
-      this.#meta(info.id),
+      meta,
       this.#log(info.id),
-      idempotency ? this.#hashedKey('key', idempotency.key) : '',
-      info.chat === undefined ? '' : this.#hashedKey('chat', info.chat),
+      idempotency ? this.#hashedKey('key', idempotency.key) : meta,
+      info.chat === undefined ? meta : this.#hashedKey('chat', info.chat),
     ];
   }
 

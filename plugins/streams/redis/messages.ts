@@ -16,6 +16,14 @@ export type News = readonly string[];
 export const GONE = 'gone';
 export type Gone = string;
 
+/** Tells a replica with readers that this process, which stops, has released a log: any replica may take it over. */
+export const RELEASED = 'released';
+export type Released = string;
+
+/** Asks a producer whose lease is missing whether it is alive. It renews its lease and replies with `ALIVE`. */
+export const LOOK = 'look';
+export const ALIVE = 'alive';
+
 /** Asks a producer to end the generation now. */
 export const STOP = 'stop';
 export type Stop = string;

@@ -71,8 +71,11 @@ export class RedisStore implements StreamStore {
     const known = idempotency && this.#local.findByKey(idempotency);
     if (known) return { created: false, log: this.#producers.find(known) };
     const keys = { info, idempotency };
-    // If Redis is unavailable or full, the question is still accepted.
-    const found = await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const);
+    // If Redis is unavailable or full, the question is still accepted. While other replicas cannot reach this one,
+    // they must not find its streams.
+    const found = this.#options.cluster.connection.isAvailable
+      ? await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const)
+      : 'unavailable';
     if (found !== undefined && found !== 'unavailable') {
       const log = await this.#openExisting(found, idempotency as Idempotency);
       if (log) return { created: false, log };
@@ -89,7 +92,7 @@ export class RedisStore implements StreamStore {
   async openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined> {
     const known = this.#local.findByKey(idempotency);
     if (known) return this.#producers.find(known);
-    if (!this.#options.cluster.connection.isAvailable) return undefined;
+    if (!this.#options.cluster.connection.isConnected) return undefined;
     const found = await this.#commands.byKey(idempotency).catch(() => undefined);
     return found && this.#openExisting(found, idempotency);
   }
@@ -108,6 +111,10 @@ export class RedisStore implements StreamStore {
     if (known) return this.#producers.find(known);
     const meta = await this.#commands.meta(id);
     return meta && new ReplicaHandle(meta.info, meta, this.#watcher);
+  }
+
+  handOver(): Promise<void> {
+    return this.#producers.handOver();
   }
 
   async close(): Promise<void> {

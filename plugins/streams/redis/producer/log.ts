@@ -2,7 +2,8 @@ import type { ContentPart } from '../../../../providers/types.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryReader } from '../../memory/reader.ts';
 import type { ProducerEvents, StreamInfo, Terminal, WritableLog } from '../../types.ts';
-import { LogWriter, type WriterOptions } from './writer.ts';
+import { LogWriter } from './writer.ts';
+import type { WriterOptions } from './writer-options.ts';
 
 /** Observer of producer logs. Implemented by `ProducerRegistry`. */
 export interface ProducerLogObserver {
@@ -18,6 +19,8 @@ const MAX_UNACKNOWLEDGED_UNITS = 65_536;
 export class ProducerLog implements WritableLog {
   readonly memory: MemoryLog;
   readonly writer: LogWriter;
+  #isSubscribed = false;
+  #isStopRequested = false;
 
   constructor(options: Omit<WriterOptions, 'events'>, observer: ProducerLogObserver) {
     this.memory = options.memory;
@@ -42,7 +45,9 @@ export class ProducerLog implements WritableLog {
   }
 
   subscribe(events: ProducerEvents): void {
+    this.#isSubscribed = true;
     this.memory.subscribe(events);
+    if (this.#isStopRequested) events.onStop();
   }
 
   append(part: ContentPart): Promise<void> | undefined {
@@ -62,6 +67,8 @@ export class ProducerLog implements WritableLog {
   }
 
   async stop(): Promise<void> {
-    if (!this.writer.hasEnded) await this.memory.stop();
+    // After a takeover, the generation subscribes only when it has read the text so far.
+    this.#isStopRequested = true;
+    if (this.#isSubscribed && !this.writer.hasEnded) await this.memory.stop();
   }
 }

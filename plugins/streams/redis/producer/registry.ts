@@ -3,11 +3,13 @@ import type { Metrics } from '../../../metrics/index.ts';
 import type { Cluster } from '../../../redis/index.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
+import { STOPPED } from '../../terminals.ts';
 import type { TakeoverHandler } from '../../types.ts';
 import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
+import { ALIVE, LOOK } from '../messages.ts';
 import { ProducerLog, type ProducerLogObserver } from './log.ts';
 import { RemoteReaders } from './remote-readers.ts';
-import { handleStopRequests } from './stop-requests.ts';
+import { handleStopRequests, stopIfRequested } from './stop-requests.ts';
 import { UnsyncedLogs } from './unsynced.ts';
 
 export interface ProducerRegistryOptions {
@@ -36,21 +38,30 @@ export class ProducerRegistry implements ProducerLogObserver {
     const { cluster, clock, commands, local } = options;
     this.#options = options;
     this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
-    this.#remoteReaders = new RemoteReaders({ cluster, clock, findLog: (id) => this.#running.get(id)?.memory });
+    this.#remoteReaders = new RemoteReaders({ cluster, clock, running: this.#running });
     handleStopRequests(cluster, commands, this.#running);
+    const { lease, mailbox } = cluster;
+    mailbox.on(LOOK, (from) => {
+      if (!lease.isHeld) return;
+      mailbox.send(from, ALIVE, '');
+      lease.renew();
+    });
     // This process was paused, Redis was emptied, or Redis came back with older data.
     const verifyAll = () => {
       for (const log of this.#running.values()) void log.writer.verify();
     };
-    cluster.lease.onMissing(verifyAll);
+    lease.onMissing(verifyAll);
     cluster.connection.onAvailable(verifyAll);
+    cluster.connection.onUnavailable(() => {
+      for (const log of this.#running.values()) log.writer.showResumable();
+    });
   }
 
   /** Starts to produce a log. `isSynced` is true if Redis has the stream. */
   produce(memory: MemoryLog, keys: StreamKeys, { epoch, isSynced }: { epoch: number; isSynced: boolean }): ProducerLog {
     const { commands, clock, flushMs, cluster } = this.#options;
-    const { lease } = cluster;
-    const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease }, this);
+    const { lease, connection } = cluster;
+    const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease, connection }, this);
     this.#logs.set(memory, log);
     this.#running.set(memory.info.id, log);
     return log;
@@ -62,10 +73,32 @@ export class ProducerRegistry implements ProducerLogObserver {
   }
 
   /** Produces a log that this process has taken over from a dead producer. */
-  produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt }: Takeover): void {
+  produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt, isStopRequested }: Takeover): void {
+    const { commands } = this.#options;
     const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
+    if (isStopRequested) {
+      log.end(STOPPED);
+      return;
+    }
     // Without the last entries of the dead producer the answer cannot be continued.
     this.#takeoverHandler(log, memory.length === position ? serializedPrompt : undefined);
+    // A request that came during the takeover was sent to the dead producer.
+    void stopIfRequested(log, commands);
+  }
+
+  /**
+   * Lets other replicas continue the answers of this process that they could continue after its death. Tells those
+   * that have readers; another one finds out when it has.
+   */
+  async handOver(): Promise<void> {
+    await Promise.all(
+      [...this.#running.values()].map(async (log) => {
+        // A client that cannot resume stays until this process ends.
+        if (log.info.graceMs === 0 || !(await log.writer.handOver())) return;
+        this.#remoteReaders.onReleased(log.info.id);
+        log.memory.onTakenOver();
+      }),
+    );
   }
 
   /** Returns the producer log of `memory`, or `memory` if this process does not produce it. */

@@ -14,8 +14,11 @@ export function handleStopRequests(
 ): void {
   mailbox.on(STOP, (_, id) => void running.get(id as Stop)?.stop());
   mailbox.onSubscribed(async () => {
-    for (const log of running.values()) {
-      if (await commands.isStopRequested(log.info.id).catch(() => false)) await log.stop();
-    }
+    for (const log of running.values()) await stopIfRequested(log, commands);
   });
+}
+
+/** Stops a log if Redis has a stop request for it. Never rejects. */
+export async function stopIfRequested(log: ProducerLog, commands: StreamCommands): Promise<void> {
+  if (await commands.isStopRequested(log.info.id).catch(() => false)) await log.stop();
 }

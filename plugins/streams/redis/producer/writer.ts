@@ -1,38 +1,10 @@
 import type { ContentPart } from '../../../../providers/types.ts';
-import type { Clock } from '../../../clock.ts';
-import type { Lease } from '../../../redis/lease.ts';
-import type { MemoryLog } from '../../memory/log.ts';
 import type { Terminal } from '../../types.ts';
-import { isStaleProducerError, type StreamCommands, type StreamKeys } from '../commands.ts';
+import { isStaleProducerError } from '../commands.ts';
 import { Batch } from './batch.ts';
 import { resync } from './resync.ts';
 import { Throttle } from './throttle.ts';
-
-export interface WriterOptions {
-  readonly memory: MemoryLog;
-  readonly keys: StreamKeys;
-  readonly commands: StreamCommands;
-  readonly clock: Clock;
-  /** Least milliseconds between two writes. */
-  readonly flushMs: number;
-  /** Epoch of this producer. */
-  readonly epoch: number;
-  /** True if Redis has the stream. */
-  readonly isSynced: boolean;
-  /** While this process holds its lease, other replicas do not take over its logs. */
-  readonly lease: Pick<Lease, 'isHeld'>;
-  readonly events: WriterEvents;
-}
-
-/** Events of a writer. */
-export interface WriterEvents {
-  /** Redis lacks a part of what readers have. Call `resync` when Redis is available. */
-  onUnsynced(): void;
-  /** Another replica is the producer. Nothing more will be written. */
-  onFenced(): void;
-  /** The terminal is written, or can no longer be written. */
-  onDone(): void;
-}
+import type { WriterOptions } from './writer-options.ts';
 
 /**
  * Writes a log to Redis, one write at a time, and shows each part to readers once Redis has it, so that no
@@ -101,21 +73,54 @@ export class LogWriter {
     return new Promise((resolve) => this.#flushListeners.push(resolve));
   }
 
-  /** Checks that this process is still the producer, and that Redis still has what was written. */
+  /** Checks that this process is still the producer and that Redis still has what was written. */
   async verify(): Promise<void> {
     const { keys, commands, epoch } = this.#options;
     if (this.#isPaused) return;
     // A write during the check could leave a gap.
     this.#isPaused = true;
     await this.flushed();
+    if (this.#options.memory.ended) {
+      this.#isPaused = false;
+      return;
+    }
     if (this.#isSynced && !this.#isFenced) {
       const position = await commands.restore(keys, epoch).catch(() => -1);
       if (position === undefined) this.#onTakenOver();
       else if (position < this.#writtenLength) this.#continueFromMemory(new Batch());
     }
     this.#isPaused = false;
+    this.showResumable();
     if (this.#isSynced && !this.#isFenced && (this.#pending.units > 0 || this.hasEnded)) this.#schedule();
     else await this.resync();
+  }
+
+  /** Tells readers whether they can resume on other replicas. Call when the availability of Redis has changed. */
+  showResumable(): void {
+    if (!this.#isFenced) this.#options.memory.setResumable(this.#isSynced && this.#options.connection.isAvailable);
+  }
+
+  /**
+   * Stops to write, so that another replica continues the answer. Returns false if none could: Redis lacks a part
+   * of the log, or the prompt.
+   */
+  async handOver(): Promise<boolean> {
+    const { keys, commands, epoch, events } = this.#options;
+    await this.flushed();
+    if (!this.#isSynced || this.#isPaused || this.#isFenced) return false;
+    this.#isPaused = true;
+    await this.flushed();
+    const isReleased = this.#isSynced && (await commands.release(keys.info.id, epoch).catch(() => false));
+    this.#isPaused = false;
+    // An answer that has ended meanwhile is complete: its end is written, and nobody is told of the release.
+    if (isReleased && !this.hasEnded) {
+      // What waits is dropped: the other replica continues after what readers have.
+      this.#fence();
+      events.onDone();
+      return true;
+    }
+    if (this.#isSynced && !this.#options.memory.ended) this.#schedule();
+    return false;
   }
 
   /** Writes what Redis lacks. Call when Redis is available; extra calls have no effect. */
@@ -131,7 +136,7 @@ export class LogWriter {
     if (position < memory.length) return this.resync();
     this.#isSynced = true;
     this.#writtenLength = memory.length;
-    memory.setResumable(true);
+    this.showResumable();
     if (memory.ended) events.onDone();
   }
 
@@ -198,10 +203,14 @@ export class LogWriter {
       events.onDone();
       return;
     }
+    this.#fence();
+    events.onFenced();
+  }
+
+  #fence(): void {
     this.#isFenced = true;
     this.#pending = new Batch();
     this.#finishWrite();
-    events.onFenced();
   }
 
   /** Makes the parts of a batch visible to readers. */

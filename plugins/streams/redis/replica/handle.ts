@@ -15,7 +15,7 @@ export class ReplicaHandle implements ReadableLog {
   }
 
   get resumable(): boolean {
-    return this.info.graceMs > 0;
+    return this.info.graceMs > 0 && this.#watcher.canResume;
   }
 
   read(position: number): Promise<LogReader> {

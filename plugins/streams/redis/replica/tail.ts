@@ -13,8 +13,11 @@ export interface TailOptions {
   onGrown(): void;
 }
 
-/** Entries per read. */
-const BATCH_ENTRIES = 256;
+/** Entries of the first read, and most entries of one. */
+const FIRST_ENTRIES = 16;
+const MAX_ENTRIES = 64;
+/** Units that one read should bring: a read that is too large delays those of other logs. */
+const READ_UNITS = 131_072;
 /** Time in milliseconds after which a log that is missing in Redis counts as lost. */
 const MISSING_TIMEOUT_MS = 2_000;
 
@@ -26,6 +29,8 @@ export class LogTail {
   readonly #options: TailOptions;
   readonly #id: string;
   #lastEntry = '0-0';
+  /** Entries to read at once. Follows the size of those that came last. */
+  #count = FIRST_ENTRIES;
   #reading: Promise<void> | undefined;
   #hasNews = false;
   #isClosed = false;
@@ -71,21 +76,29 @@ export class LogTail {
     const { memory, commands, onGrown } = this.#options;
     while (this.#hasNews && !this.#isClosed && !memory.ended) {
       this.#hasNews = false;
-      const entries = await commands.entriesAfter(this.#id, this.#lastEntry, BATCH_ENTRIES);
+      const count = this.#count;
+      const entries = await commands.entriesAfter(this.#id, this.#lastEntry, count);
+      this.#adaptCount(entries);
       for (const entry of entries) {
         if (this.#isClosed || memory.ended) return;
         await this.#append(entry);
       }
-      if (entries.length === BATCH_ENTRIES) this.#hasNews = true;
+      if (entries.length === count) this.#hasNews = true;
       if (entries.length > 0) onGrown();
     }
+  }
+
+  #adaptCount(entries: readonly LogEntry[]): void {
+    if (entries.length === 0) return;
+    const units = entries.reduce((sum, { parts }) => sum + unitsOf(parts), 0);
+    const fitting = Math.floor((READ_UNITS * entries.length) / Math.max(1, units));
+    this.#count = Math.min(MAX_ENTRIES, Math.max(1, fitting));
   }
 
   async #append({ id, position, parts, terminal }: LogEntry): Promise<void> {
     const { memory } = this.#options;
     this.#lastEntry = id;
-    const size = parts.reduce((sum, part) => sum + partSize(part), 0);
-    let start = position - size;
+    let start = position - unitsOf(parts);
     // A gap: Redis came back without its newest entries.
     if (start > memory.length) return memory.end(ENTRIES_LOST);
     for (const part of parts) {
@@ -95,4 +108,8 @@ export class LogTail {
     }
     if (terminal !== undefined) memory.end(terminal);
   }
+}
+
+function unitsOf(parts: LogEntry['parts']): number {
+  return parts.reduce((sum, part) => sum + partSize(part), 0);
 }

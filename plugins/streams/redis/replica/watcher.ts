@@ -4,7 +4,8 @@ import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
 import type { LogReader, StreamInfo } from '../../types.ts';
 import type { Producer, StreamCommands, Takeover } from '../commands.ts';
-import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, STOP } from '../messages.ts';
+import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, RELEASED, type Released, STOP } from '../messages.ts';
+import { ProducerLiveness } from './liveness.ts';
 import { ReplicaLog, type ReplicaLogObserver } from './log.ts';
 
 export interface ReplicaWatcherOptions {
@@ -29,16 +30,7 @@ const TAKEOVER_BATCH = 64;
 const MAX_FILL_TRIES = 5;
 /** Replies of a producer that it does not produce a log, before the log counts as lost. */
 const MAX_GONE_REPLIES = 3;
-/**
- * A missing lease counts only if this replica has renewed its own lease for this time. Otherwise Redis may have
- * been unavailable to others too.
- */
-const MIN_RENEWED_MS = 2_000;
-
-/**
- * Stands for a producer that Redis has not named yet. Its lease never exists, so the next tick tries a takeover,
- * which Redis rejects, and then reads the real producer.
- */
+/** Stands for a producer that Redis has not named yet. The next tick asks again. */
 const UNKNOWN_PRODUCER: Producer = { replica: '', epoch: 0 };
 
 /**
@@ -52,22 +44,33 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
   /** Producers whose lease is being checked. */
   readonly #checking = new Set<string>();
+  readonly #liveness: ProducerLiveness;
   #ticks = 0;
   #cancelTick: (() => void) | undefined;
 
   constructor(options: ReplicaWatcherOptions) {
     this.#options = options;
+    this.#liveness = new ProducerLiveness(options);
     const { mailbox, connection } = options.cluster;
     mailbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.readNew();
     });
     mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // The producer repeats it.
+    mailbox.on(RELEASED, (from, id) => {
+      const log = this.#logs.get(id as Released);
+      if (log?.producer.replica === from) this.#tryTakeOver(log).catch(() => {}); // The lease ends soon.
+    });
     const readAll = () => {
       for (const log of this.#logs.values()) void log.readNew();
       this.#reportAll();
     };
     mailbox.onSubscribed(readAll);
     connection.onAvailable(readAll);
+  }
+
+  /** True if a reader here that is cut off can resume on any replica. */
+  get canResume(): boolean {
+    return this.#options.cluster.connection.isAvailable;
   }
 
   /** Returns the copy of a stream and its producer, if the stream has readers here. */
@@ -87,9 +90,9 @@ export class ReplicaWatcher implements ReplicaLogObserver {
 
   /** Asks the producer of a stream to end. */
   async stop(id: string, producer: Producer): Promise<void> {
-    await this.#options.commands.requestStop(id);
-    const { replica } = this.#logs.get(id)?.producer ?? producer;
-    this.#options.cluster.mailbox.send(replica, STOP, id);
+    const { commands, cluster } = this.#options;
+    const replica = (await commands.requestStop(id)) ?? producer.replica;
+    cluster.mailbox.send(replica, STOP, id);
   }
 
   /** Continues a log of this process that another replica has taken over, for its readers here. */
@@ -163,7 +166,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   }
 
   #tick(): void {
-    const { cluster, clock } = this.#options;
+    const { clock } = this.#options;
     this.#cancelTick = this.#logs.size === 0 ? undefined : clock.after(TICK_MS, () => this.#tick());
     // A complete copy is no longer watched.
     for (const log of this.#logs.values()) if (log.ended) this.#forget(log);
@@ -171,8 +174,9 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     if (this.#ticks % TICKS_PER_KEEPALIVE === 0) this.#reportAll();
     // Readers get the end even if all messages are lost, at most two seconds later.
     if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.readNew();
-    if (cluster.lease.renewedForMs < MIN_RENEWED_MS) return;
-    for (const [replica, logs] of this.#byProducer()) {
+    const producers = this.#byProducer();
+    if (!this.#liveness.canLook(producers)) return;
+    for (const [replica, logs] of producers) {
       if (this.#checking.has(replica)) continue;
       this.#checking.add(replica);
       this.#checkProducer(replica, logs)
@@ -182,10 +186,13 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   }
 
   async #checkProducer(replica: string, logs: readonly ReplicaLog[]): Promise<void> {
-    if (await this.#options.commands.isAlive(replica)) {
-      for (const log of logs) log.onProducerAlive();
+    if (replica === UNKNOWN_PRODUCER.replica) {
+      await Promise.all(logs.map((log) => log.refreshProducer()));
       return;
     }
+    const state = await this.#liveness.look(replica);
+    if (state === 'alive') for (const log of logs) log.onProducerAlive();
+    if (state !== 'dead') return;
     for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
       await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#tryTakeOver(log)));
     }

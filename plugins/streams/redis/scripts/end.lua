@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
--- KEYS[3]  string: idempotency key, or ''
--- KEYS[4]  string: conversation, or ''
+-- KEYS[3]  string: idempotency key, or KEYS[1] for none
+-- KEYS[4]  string: conversation, or KEYS[1] for none
 -- ARGV[1]  id of the stream
 -- ARGV[2]  id of the entry: <epoch>-<last possible position>
 -- ARGV[3]  terminal as JSON
@@ -21,6 +21,6 @@ redis.call('HSET', meta_key, 'ended', 1)
 redis.call('HDEL', meta_key, 'question')
 redis.call('PEXPIRE', meta_key, ttl_ms)
 redis.call('PEXPIRE', log_key, ttl_ms)
-if idempotency_key ~= '' then redis.call('PEXPIRE', idempotency_key, ttl_ms) end
-if chat_key ~= '' and redis.call('GET', chat_key) == id then redis.call('DEL', chat_key) end
+if idempotency_key ~= meta_key then redis.call('PEXPIRE', idempotency_key, ttl_ms) end
+if chat_key ~= meta_key and redis.call('GET', chat_key) == id then redis.call('DEL', chat_key) end
 return 1

@@ -2,9 +2,10 @@
 --
 -- KEYS[1]  hash: meta of the stream
 --
--- Returns 1.
+-- Returns the id of the producer, or false if the stream is missing.
 
 local meta_key = KEYS[1]
 
-if redis.call('EXISTS', meta_key) == 1 then redis.call('HSET', meta_key, 'stop', 1) end
-return 1
+if redis.call('EXISTS', meta_key) == 0 then return false end
+redis.call('HSET', meta_key, 'stop', 1)
+return redis.call('HGET', meta_key, 'producer')

@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
--- KEYS[3]  string: idempotency key, or ''
--- KEYS[4]  string: conversation, or ''
+-- KEYS[3]  string: idempotency key, or KEYS[1] for none
+-- KEYS[4]  string: conversation, or KEYS[1] for none
 -- ARGV[1]  id of the stream
 -- ARGV[2]  info of the stream as JSON
 -- ARGV[3]  id of the replica that produces it
@@ -30,8 +30,8 @@ redis.call('HSET', meta_key, 'info', info, 'producer', replica, 'epoch', epoch)
 redis.call('PEXPIRE', meta_key, ttl_ms)
 redis.call('XADD', log_key, epoch .. '-0', 'b', replica)
 redis.call('PEXPIRE', log_key, ttl_ms)
-if idempotency_key ~= '' then
+if idempotency_key ~= meta_key then
   redis.call('SET', idempotency_key, id .. ' ' .. fingerprint, 'PX', ttl_ms, 'NX')
 end
-if chat_key ~= '' then redis.call('SET', chat_key, id, 'PX', ttl_ms, 'NX') end
+if chat_key ~= meta_key then redis.call('SET', chat_key, id, 'PX', ttl_ms, 'NX') end
 return 0

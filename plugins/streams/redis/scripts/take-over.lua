@@ -1,4 +1,4 @@
--- Makes a replica the producer of a log whose producer is dead. Of several replicas exactly one succeeds.
+-- Makes a replica the producer of a log whose producer is dead or has released it. Of several replicas exactly one succeeds.
 -- Redis then rejects entries of the old producer, because their epoch is lower.
 --
 -- KEYS[1]  hash: meta of the stream
@@ -8,21 +8,22 @@
 -- ARGV[2]  id of the old producer
 -- ARGV[3]  epoch of the old producer
 --
--- Returns {epoch, position as text, prompt or false}, or false if the old producer is alive, the log has
--- ended, or another replica was first.
+-- Returns {epoch, position as text, prompt or false, 1 if a stop is requested or false}, or false if the old producer
+-- is alive and has not released the log, the log has ended, or another replica was first.
 
 local meta_key, log_key, lease_key = KEYS[1], KEYS[2], KEYS[3]
 local replica, old_replica, old_epoch = ARGV[1], ARGV[2], ARGV[3]
 
-local meta = redis.call('HMGET', meta_key, 'producer', 'epoch', 'ended')
-local producer, epoch, ended = meta[1], meta[2], meta[3]
+local meta = redis.call('HMGET', meta_key, 'producer', 'epoch', 'ended', 'released', 'stop')
+local producer, epoch, ended, released, stop = meta[1], meta[2], meta[3], meta[4], meta[5]
 if producer ~= old_replica or epoch ~= old_epoch or ended then return false end
-if redis.call('EXISTS', lease_key) == 1 then return false end
+if not released and redis.call('EXISTS', lease_key) == 1 then return false end
 local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)[1]
 if not last then return false end
 
 local new_epoch = redis.call('HINCRBY', meta_key, 'epoch', 1)
 redis.call('HSET', meta_key, 'producer', replica)
+redis.call('HDEL', meta_key, 'released')
 local position = string.match(last[1], '%-(%d+)$')
 redis.call('XADD', log_key, new_epoch .. '-' .. position, 'b', replica)
-return {new_epoch, position, redis.call('HGET', meta_key, 'question')}
+return {new_epoch, position, redis.call('HGET', meta_key, 'question'), stop}
