@@ -48,8 +48,9 @@ const UNANSWERED: ReadonlySet<unknown> = new Set([
   'upstream_failed',
 ]);
 
+/** Returns true if no provider has begun to answer. Any other error than a `ProviderError` is a fault of this service. */
 function wasRefused(fault: unknown): boolean {
-  return fault instanceof ProviderError && UNANSWERED.has(fault.code);
+  return fault instanceof ProviderError ? UNANSWERED.has(fault.code) : fault !== undefined;
 }
 
 /** Returns the call of the model. A function of its own, so that no closure of a running answer holds the prompt. */
@@ -74,7 +75,11 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       ...sink,
       onPart: (part) => sink.onPart(withToolCallId(part)),
       onTarget,
-      onFirstPart,
+      onFirstPart() {
+        onFirstPart();
+        // From now on the prompt is not held, unless another target may continue the answer.
+        if (route.onMidStreamFailure !== 'continue') releasePrompt?.();
+      },
     });
     const generation = runGeneration({
       log,

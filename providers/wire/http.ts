@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { ProviderError } from '../errors.ts';
 import { type ConnectionOptions, createConnections } from './connections.ts';
@@ -50,6 +51,7 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
   return {
     async post(path, headers, body, signal) {
       let response: Dispatcher.ResponseData;
+      const json = JSON.stringify(body);
       try {
         response = await connections.request({
           method: 'POST',
@@ -59,8 +61,9 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
             'content-type': 'application/json',
             accept: contentType,
             'accept-encoding': 'identity',
+            'content-length': String(Buffer.byteLength(json)),
           },
-          body: JSON.stringify(body),
+          body: readOnce(json) as unknown as Readable,
           signal,
           highWaterMark: options.highWaterMark,
         });
@@ -72,6 +75,20 @@ export function createUpstream(options: UpstreamOptions, contentType: string): U
     },
     close: connections.close,
   };
+}
+
+/**
+ * Returns an iterable that yields a text once, and does not hold it afterwards. undici keeps the body of a request until
+ * its response has ended: a text, or a generator with its variables, would stay in memory for the whole answer.
+ */
+function readOnce(text: string): Iterable<string> {
+  let rest: string | undefined = text;
+  const next = (): IteratorResult<string> => {
+    const value = rest;
+    rest = undefined;
+    return value === undefined ? { done: true, value } : { done: false, value };
+  };
+  return { [Symbol.iterator]: () => ({ next }) };
 }
 
 /** @throws ProviderError if the response cannot be read as a stream of this content type */
