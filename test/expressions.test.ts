@@ -4,7 +4,7 @@ import { timeRatio } from './time-ratio.ts';
 
 /** Every regular expression of the product takes linear time. */
 
-/** What an expression reads: a prefix, a text that is repeated, and a suffix that makes the match fail late. */
+/** Input of an expression: a prefix, a text that is repeated, and a suffix that makes the match fail late. */
 type Worst = readonly [prefix: string, pump: string, suffix: string];
 
 /** Worst inputs of each expression with an unbounded quantifier. A new one fails the test until it is added here. */

@@ -140,7 +140,7 @@ t.test('readers are bounded for each stream, for each owner and over all', async
 
 t.test('a budget is even after any order of claims', async (t) => {
   const budget = new Budget({ total: 100, perOwner: 60 });
-  t.equal(budget.take('a', 1_000), 'taken', 'whoever holds nothing may take any amount');
+  t.equal(budget.take('a', 1_000), 'taken', 'an owner that holds nothing may take any amount');
   t.equal(budget.take('b', 1), 'total');
   budget.give('a', 1_000);
   const claim = new BodyClaim(budget, 'a');

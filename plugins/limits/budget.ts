@@ -8,7 +8,7 @@ export interface BudgetBounds {
 }
 
 /**
- * Bounds what is held at the same time, over all and for each owner. Whoever holds nothing may take any amount, so
+ * Bounds what is held at the same time, over all and for each owner. An owner that holds nothing may take any amount, so
  * that a bound below the largest single amount refuses nobody for ever.
  */
 export class Budget {

@@ -86,7 +86,16 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     setApiKeys: keys.replace,
     settings: options.settings,
     ...(dialect.unsupported && { unsupported: dialect.unsupported }),
-    stream: (request, signal) => readAnswer(createCalls(request, signal), dialect.createDecoder, options.onAnomaly),
+    stream: (request, signal) => readAnswer(whenFirstCalled(() => createCalls(request, signal)), dialect.createDecoder, options.onAnomaly),
     close: upstream.close,
+  };
+}
+
+/** Returns calls that are created by the first one. A request that the API cannot express then fails as a call does. */
+function whenFirstCalled(create: () => StartCall): StartCall {
+  let start: StartCall | undefined;
+  return () => {
+    start ??= create();
+    return start();
   };
 }

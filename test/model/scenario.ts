@@ -207,6 +207,8 @@ export class Scenario {
     const send = async () => {
       for (;;) {
         const { status } = await fetch(this.#replica(replica).url + path, { method: 'DELETE' });
+        // While a fault kept the stream out of Redis, it could not be known elsewhere. Its client is told so.
+        if (status === 404 && this.#hadFault) question.isStopRequested = false;
         if (status !== 503) return;
         await sleep(100); // The pause of the client.
       }

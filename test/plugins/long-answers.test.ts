@@ -9,7 +9,7 @@ import { completeAnswer, startUpstream } from '../upstream.ts';
 /** The end of a long answer, for readers that do not read. */
 
 const READERS = 60;
-/** What one waiting reader may hold: its high-water mark, a piece, and its objects. */
+/** Bytes that one waiting reader may hold: its high-water mark, a piece, and its objects. */
 const BYTES_PER_READER = 150_000;
 
 /** Opens a raw connection that resumes at a position, and reads nothing. */
