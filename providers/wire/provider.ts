@@ -86,7 +86,12 @@ export function createHttpProvider(options: ProviderOptions, dialect: Dialect): 
     setApiKeys: keys.replace,
     settings: options.settings,
     ...(dialect.unsupported && { unsupported: dialect.unsupported }),
-    stream: (request, signal) => readAnswer(whenFirstCalled(() => createCalls(request, signal)), dialect.createDecoder, options.onAnomaly),
+    stream: (request, signal) =>
+      readAnswer(
+        whenFirstCalled(() => createCalls(request, signal)),
+        dialect.createDecoder,
+        options.onAnomaly,
+      ),
     close: upstream.close,
   };
 }
