@@ -80,6 +80,9 @@ function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Confi
   if (redis !== undefined && (keys.length > 0 || jwt !== undefined) && ticketSecret === undefined) {
     problems.push('TICKET_SECRET: required with REDIS_URL and keys or tokens; must be the same on every replica');
   }
+  if (ticketSecret !== undefined && keys.length === 0 && jwt === undefined) {
+    problems.push('TICKET_SECRET: needs keys or jwt; without them everybody can ask, and no ticket is needed');
+  }
   if (corsOrigins.includes('*') && (keys.length > 0 || jwt !== undefined)) {
     problems.push('CORS_ORIGINS: `*` is not allowed with keys or tokens; list the origins');
   }

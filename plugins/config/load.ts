@@ -5,6 +5,7 @@ import { readConfigFile } from './file.ts';
 import { createFileReader, type FileDigests } from './files.ts';
 import { describeError } from './messages.ts';
 import { type Config, ConfigSchema } from './schema.ts';
+import { shapeProblems } from './shape.ts';
 import { createVariables, type Environment } from './variables.ts';
 
 /** An invalid configuration. `problems` names the settings, never their values. */
@@ -20,7 +21,7 @@ export class ConfigError extends Error {
 
 /** Problems of the sections whose settings the check of names reads. */
 const NAMES_DEPEND_ON =
-  /^(CONFIG_FILE|providers|models|keys|jwt|corsOrigins|CORS_ORIGINS|proxy|trustProxy|TRUST_PROXY|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\b/;
+  /^(CONFIG_FILE|providers|models|keys|jwt|corsOrigins|CORS_ORIGINS|proxy|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\b/;
 
 /** The result of reading all sources. */
 export interface LoadedConfig {
@@ -39,6 +40,11 @@ export function readConfig(env: Environment): LoadedConfig {
   const variables = createVariables(env, files, problems);
   const path = variables.get('CONFIG_FILE');
   const file = path === undefined ? {} : readConfigFile(path, files, variables, problems);
+  problems.push(...shapeProblems(ConfigSchema, file));
+  // An empty list may be the rest of a list that was meant, and would let everybody in.
+  if (isEmptyList(file.keys) && file.jwt === undefined) {
+    problems.push('keys: the list is empty, and without keys everybody could ask; add a key, or remove the setting');
+  }
   const overlay = readEnvironment(variables, env, providersOf(file), problems);
   for (const [pointer, value] of overlay.values) set(file, pointer, value);
 
@@ -81,6 +87,10 @@ function addDemoProvider(config: Config): void {
     config.providers.demo = { type: 'demo', models: ['demo'] };
     config.defaultModel ??= 'demo/demo';
   }
+}
+
+function isEmptyList(value: unknown): boolean {
+  return Array.isArray(value) && value.length === 0;
 }
 
 /** Returns the providers of a file that has not been checked. */

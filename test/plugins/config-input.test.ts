@@ -1,5 +1,6 @@
 import t from 'tap';
 import { readConfig } from '../../plugins/config/load.ts';
+import { ConfigSchema } from '../../plugins/config/schema.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { writeConfig } from '../helper.ts';
 
@@ -37,20 +38,25 @@ t.test('white space, line ends and quotes around a value are removed, in variabl
   for (const [name, wrap] of Object.entries(WRAPPINGS)) {
     const yaml = `providers: { it: { type: openai, apiKeys: ["${variable('KEY')}"], models: [m] } }`;
     const secrets = { secret: wrap(SECRET), url: wrap('redis://:pw@h'), ticket: wrap(LONG_SECRET) };
-    const file = t.testdir({ ...secrets, 'sluice.yaml': yaml });
+    const file = t.testdir({
+      ...secrets,
+      'sluice.yaml': yaml,
+      'keys.yaml': `keys: [{ name: a, sha256: "${'0'.repeat(64)}" }]`,
+    });
+    const keys = `${file}/keys.yaml`;
     const expected = {
       providers: { openai: { apiKeys: [SECRET] } },
       ticketSecret: LONG_SECRET,
       redis: { url: 'redis://:pw@h' },
     };
     const direct = { OPENAI_API_KEY: wrap(SECRET), TICKET_SECRET: wrap(LONG_SECRET), REDIS_URL: wrap('redis://:pw@h') };
-    t.match(read({ ...MODEL, ...direct }).config, expected, `${name}, in variables`);
+    t.match(read({ ...MODEL, CONFIG_FILE: keys, ...direct }).config, expected, `${name}, in variables`);
     const byFile = {
       OPENAI_API_KEY_FILE: `${file}/secret`,
       TICKET_SECRET_FILE: `${file}/ticket`,
       REDIS_URL_FILE: wrap(`${file}/url`),
     };
-    t.match(read({ ...MODEL, ...byFile }).config, expected, `${name}, in files`);
+    t.match(read({ ...MODEL, CONFIG_FILE: keys, ...byFile }).config, expected, `${name}, in files`);
     for (const env of [{ KEY: wrap(SECRET) }, { KEY_FILE: `${file}/secret` }]) {
       const { config } = read({ CONFIG_FILE: wrap(`${file}/sluice.yaml`), ...env } as Record<string, string>);
       t.same(config?.providers.it?.apiKeys, [SECRET], `${name}, in the file: ${Object.keys(env)}`);
@@ -279,4 +285,69 @@ t.test('keys, tokens and origins of a wrong shape are reported, without an excep
   for (const [yaml, problem] of Object.entries(files)) {
     t.match(problems({ CONFIG_FILE: writeConfig(t, yaml) })[0], problem, yaml);
   }
+});
+
+interface SchemaNode {
+  readonly type?: string;
+  readonly properties?: Readonly<Record<string, SchemaNode>>;
+  readonly items?: SchemaNode;
+}
+
+/** Returns the path and the kind of each list and mapping of the schema. */
+function shapes(node: SchemaNode, path: readonly string[] = []): [path: readonly string[], kind: string][] {
+  const children = Object.entries(node.properties ?? {}).flatMap(([name, child]) => shapes(child, [...path, name]));
+  const own: [readonly string[], string][] =
+    path.length > 0 && (node.type === 'array' || node.type === 'object') ? [[path, node.type]] : [];
+  return [...own, ...children, ...(node.items ? shapes(node.items, [...path, '0']) : [])];
+}
+
+/** Returns a configuration with a value at a path; a number in the path is an entry of a list. */
+function configWith(path: readonly string[], value: unknown): unknown {
+  const [first, ...rest] = path;
+  if (first === undefined) return value;
+  const inner = configWith(rest, value);
+  return first === '0' ? [inner] : { [first]: inner };
+}
+
+t.test('a list that is no list, and a mapping that is no mapping, are named', async (t) => {
+  const all = shapes(ConfigSchema as SchemaNode);
+  t.ok(all.length > 15, `${all.length} lists and mappings`);
+  for (const [path, kind] of all) {
+    const others: Record<string, unknown> = { text: 'x', 'a number': 1, 'nothing (null)': null, 'a boolean': true };
+    if (kind === 'array') Object.assign(others, { 'a mapping': { web: { name: 'a' } }, 'an empty mapping': {} });
+    else Object.assign(others, { 'a list': ['x'], 'an empty list': [] });
+    for (const [name, value] of Object.entries(others)) {
+      const file = writeConfig(t, JSON.stringify(configWith(path, value)));
+      const { config, problems: found } = readConfig({ CONFIG_FILE: file });
+      t.equal(config, undefined, `${path.join('.')} is ${name}: refused`);
+      const expected = `${path.join('.')}: must be a ${kind === 'array' ? 'list' : 'mapping'}`;
+      t.ok(
+        found.some((problem) => problem.startsWith(expected)),
+        `${path.join('.')} is ${name}: ${found.join('; ')}`,
+      );
+    }
+  }
+});
+
+t.test('a configuration that mentions keys, tokens or tickets starts no open service', async (t) => {
+  const closed = [
+    'keys:',
+    'keys: []',
+    'keys: {}',
+    'keys: { web: { sha256: x } }',
+    'keys: web',
+    'keys:\n  name: web',
+    'jwt:',
+    'jwt: []',
+  ];
+  for (const yaml of closed) {
+    const { config, problems: found } = readConfig({ CONFIG_FILE: writeConfig(t, `${yaml}\n`) });
+    t.equal(config, undefined, yaml);
+    t.match(found.join(), /^(keys|jwt)\b/, `${yaml}: ${found}`);
+  }
+  t.match(problems({ TICKET_SECRET: LONG_SECRET }), [/^TICKET_SECRET: needs keys or jwt/]);
+  t.same(problems({}), [], 'nothing is mentioned');
+  const jwt =
+    'jwt: { secret: "a secret of more than thirty-two characters", issuer: i, audience: a, algorithms: [HS256] }';
+  t.same(problems({ CONFIG_FILE: writeConfig(t, `${jwt}\nkeys: []\n`) }), [], 'tokens alone');
 });
