@@ -15,7 +15,9 @@ export interface LoopbackHostOptions {
 export default fp<LoopbackHostOptions>(
   async (fastify, { host, origins }) => {
     if (!isLoopback(host) || origins.includes('*')) return;
-    const otherHosts = new Set(origins.flatMap((origin) => (URL.canParse(origin) ? new URL(origin).hostname : [])));
+    const otherHosts = new Set(
+      origins.filter((origin) => /^https?:/.test(origin)).map((origin) => new URL(origin).hostname),
+    );
     fastify.addHook('onRequest', async ({ raw }) => {
       const name = raw.headers.host;
       // HTTP/1.0 may have none. No browser sends it.

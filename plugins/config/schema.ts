@@ -274,10 +274,10 @@ export const ConfigSchema = Type.Object(
       description: 'Serves the playground at / and the API reference at /docs',
     }),
     corsOrigins: Type.Array(
-      Type.String({ pattern: '^(\\*|https?://[^\\s/]+)$', description: 'for example https://app.example, or *' }),
+      Type.String({ pattern: '^\\S+$', description: 'for example https://app.example, tauri://localhost, or *' }),
       {
         default: [],
-        description: 'Origins whose pages may call; `*` for all',
+        description: 'Origins whose pages may call, as browsers send them; `*` for all',
       },
     ),
     defaultModel: Type.Optional(

@@ -351,3 +351,50 @@ t.test('a configuration that mentions keys, tokens or tickets starts no open ser
     'jwt: { secret: "a secret of more than thirty-two characters", issuer: i, audience: a, algorithms: [HS256] }';
   t.same(problems({ CONFIG_FILE: writeConfig(t, `${jwt}\nkeys: []\n`) }), [], 'tokens alone');
 });
+
+t.test(
+  'origins of pages and apps are accepted as browsers send them; any other spelling is refused with the right one',
+  async (t) => {
+    const good = [
+      'https://app.example',
+      'http://localhost:5173',
+      'https://a.example:8443',
+      'http://127.0.0.1',
+      'https://xn--bcher-kva.example',
+    ];
+    const apps = [
+      'tauri://localhost',
+      'capacitor://localhost',
+      'ionic://localhost',
+      'app://obsidian.md',
+      'vscode-webview://abc123',
+    ];
+    const extensions = ['chrome-extension://abcdefghijklmnopabcdefghijklmnop', 'moz-extension://0f0e-11'];
+    for (const origin of [...good, ...apps, ...extensions, '*']) t.same(problems({ CORS_ORIGINS: origin }), [], origin);
+    t.same(problems({ CORS_ORIGINS: [...good, ...apps].join(',') }), []);
+    for (const [origin, problem] of Object.entries({
+      'https://App.example': 'write https://app.example, as browsers send it',
+      'HTTPS://app.example': 'write https://app.example, as browsers send it',
+      'https://app.example:443': 'write https://app.example, as browsers send it',
+      'http://app.example:80': 'write http://app.example, as browsers send it',
+      'https://bücher.example': 'write https://xn--bcher-kva.example, as browsers send it',
+      'Tauri://localhost': 'write tauri://localhost, as browsers send it',
+      'https://app.example/': 'write https://app.example, without a path',
+      'https://App.example/page?x': 'write https://app.example, without a path',
+      'https://*.app.example': 'wildcards are not supported; list each origin',
+      'https://app.example:*': 'wildcards are not supported; list each origin',
+      null: '`null` cannot be listed, because every sandboxed page has this origin',
+      'app.example': 'must be <scheme>://<host>, for example https://app.example or tauri://localhost',
+      'https://': 'must be <scheme>://<host>, for example https://app.example or tauri://localhost',
+      'https://user@app.example': 'must be <scheme>://<host>, for example https://app.example or tauri://localhost',
+      'https://app.example:99999': 'has a host or a port that is not valid',
+    })) {
+      t.same(problems({ CORS_ORIGINS: origin }), [`CORS_ORIGINS: ${problem}`], origin);
+      t.match(
+        problems({ CORS_ORIGINS: `https://ok.example,${origin}` }),
+        [`CORS_ORIGINS: ${problem}`],
+        `${origin}, in a list`,
+      );
+    }
+  },
+);

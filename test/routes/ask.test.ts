@@ -298,14 +298,16 @@ t.test('a GET that a gateway repeats under its request id is one question; other
 
 t.test('BASE_PATH prefixes every path, and only CORS_ORIGINS get CORS headers', async (t) => {
   const app = await build(t, {
-    env: { BASE_PATH: '/sluice', CORS_ORIGINS: 'https://page.example, https://other.example' },
+    env: { BASE_PATH: '/sluice', CORS_ORIGINS: 'https://page.example, https://other.example, tauri://localhost' },
   });
   t.equal((await app.inject('/sluice/livez')).statusCode, 200);
   t.equal((await app.inject('/livez')).statusCode, 404);
   const allowedOrigin = async (value: string) =>
     (await app.inject({ url: '/sluice/livez', headers: { origin: value } })).headers['access-control-allow-origin'];
   t.equal(await allowedOrigin('https://page.example'), 'https://page.example');
+  t.equal(await allowedOrigin('tauri://localhost'), 'tauri://localhost', 'an app');
   t.equal(await allowedOrigin('https://evil.example'), undefined);
+  t.equal(await allowedOrigin('tauri://localhost.evil'), undefined);
   const preflight = await app.inject({
     method: 'OPTIONS',
     url: '/sluice/ask/stream',
