@@ -5,8 +5,9 @@ export function originProblem(origin: string): string | undefined {
   if (origin === '*') return undefined;
   if (origin === 'null') return '`null` cannot be listed, because every sandboxed page has this origin';
   if (origin.includes('*')) return 'wildcards are not supported; list each origin';
-  const [, scheme = '', host = '', rest = ''] = /^([a-z][a-z0-9+.-]*):\/\/([^\s/?#@]+)(.*)$/is.exec(origin) ?? [];
-  if (host === '') return 'must be <scheme>://<host>, for example https://app.example or tauri://localhost';
+  const [, scheme = '', host = '', rest = ''] = /^([a-z][a-z0-9+.-]*):\/\/([^\s/?#]+)(.*)$/is.exec(origin) ?? [];
+  if (host === '' || host.includes('@'))
+    return 'must be <scheme>://<host>, for example https://app.example or tauri://localhost';
   const form = standardForm(scheme.toLowerCase(), host);
   if (form === undefined) return 'has a host or a port that is not valid';
   if (origin === form) return undefined;
