@@ -206,6 +206,26 @@ t.test('a ticket starts one generation, for its question and its key only', asyn
   await until(() => upstream.calls[0]?.closedAt !== undefined, 'the upstream call is aborted');
 });
 
+t.test('an unknown model is answered with the models of this key alone', async (t) => {
+  const { get, post } = await serveWithKeys(t);
+  const calls: Record<string, (key: string) => Promise<Response>> = {
+    'GET /ask/stream': (key) => get('/ask/stream?question=q&model=none', bearer(key)),
+    'POST /ask/stream': (key) => post('/ask/stream', { question: 'q', model: 'none' }, bearer(key)),
+    'POST /streams': (key) => post('/streams', { question: 'q', model: 'none' }, bearer(key)),
+    'POST /tickets': (key) => post('/tickets', { model: 'none' }, bearer(key)),
+    'POST /v1/chat/completions': (key) =>
+      post('/v1/chat/completions', { model: 'none', messages: [{ role: 'user', content: 'q' }] }, bearer(key)),
+    'GET /v1/models/none': (key) => get('/v1/models/none', bearer(key)),
+  };
+  for (const [name, call] of Object.entries(calls)) {
+    const response = await call(B);
+    t.equal(response.status, 404, name);
+    const text = await response.text();
+    t.match(text, 'Available models: small.', `${name}: its own model`);
+    t.match(await (await call(A)).text(), 'Available models: big, small.', `${name}: a key without a list`);
+  }
+});
+
 t.test('the body of POST /tickets may be left out', async (t) => {
   const { url, get } = await serveWithKeys(t);
   const create = (init: RequestInit) => fetch(`${url}/tickets`, { method: 'POST', ...init });

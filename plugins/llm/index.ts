@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin';
+import { type Identity, mayUseModel } from '../auth/identity.ts';
 import { createModelRoutes, type ModelRoute, type ModelSettings } from '../config/model-routes.ts';
 import { createLlmClient, type LlmClient } from './client.ts';
 import { RetryBudget } from './retry-budget.ts';
@@ -13,9 +14,10 @@ declare module 'fastify' {
 export interface Llm extends LlmClient {
   /**
    * Returns the route of a public model name, or of the default model.
-   * @throws 404 with the configured names
+   * @param identity the caller, whose models are named if there is no such model; absent for all models
+   * @throws 404 with the names of models that the caller may use
    */
-  route(model: string | undefined): ModelRoute;
+  route(model: string | undefined, identity?: Pick<Identity, 'models'>): ModelRoute;
   /** Public names, the default first. */
   readonly models: readonly string[];
   /** Returns true if one of the route's providers can take another call. */
@@ -44,10 +46,12 @@ export default fp<ModelSettings>(
       },
       hasCapacity: targets.hasCapacity,
       targets: targets.states,
-      route(model) {
+      route(model, identity = {}) {
         const route = routes.find(model);
         if (route) return route;
-        throw fastify.httpErrors.notFound(`Unknown model. Configured models: ${routes.names.join(', ')}.`);
+        // Names of other models may belong to other customers.
+        const names = routes.names.filter((name) => mayUseModel(identity, name));
+        throw fastify.httpErrors.notFound(`Unknown model. Available models: ${names.join(', ') || 'none'}.`);
       },
     };
     fastify.decorate('llm', llm);

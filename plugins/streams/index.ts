@@ -112,7 +112,7 @@ export default fp<StreamsOptions>(
         }
         // Nobody could read the answer.
         limits.claimReader(identity)();
-        const route = llm.route(model);
+        const route = llm.route(model, identity);
         if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
         const unsupported = llm.unsupported(route, question);
         if (unsupported !== undefined) {

@@ -36,7 +36,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
     },
     async ({ body, identity }, reply) => {
       const { model, seconds = 60 } = body;
-      const name = model && fastify.llm.route(model).name;
+      const name = model && fastify.llm.route(model, identity).name;
       if (name !== undefined && !fastify.auth.mayUseModel(identity, name)) {
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }

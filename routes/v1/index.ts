@@ -134,7 +134,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async ({ identity, params }) => {
-      const { name } = fastify.llm.route(params['*']);
+      const { name } = fastify.llm.route(params['*'], identity);
       if (!fastify.auth.mayUseModel(identity, name)) throw fastify.httpErrors.notFound('Unknown model.');
       return toModel(name);
     },

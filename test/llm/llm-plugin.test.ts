@@ -88,7 +88,7 @@ t.test('an unknown model is 404 with the configured names', async (t) => {
   const { app } = await start(t, SETTINGS, [fake('a', [ANSWER]), fake('b', [ANSWER])]);
   t.throws(() => app.llm.route('slow'), {
     statusCode: 404,
-    message: 'Unknown model. Configured models: fast, both.',
+    message: 'Unknown model. Available models: fast, both.',
   });
 });
 
