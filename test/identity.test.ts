@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { systemClock } from '../plugins/clock.ts';
 import { MemoryStore } from '../plugins/streams/memory/store.ts';
 import type { StreamStore } from '../plugins/streams/types.ts';
-import { type BuildOptions, bearer, serve, sha256, until, writeConfig } from './helper.ts';
+import { type BuildOptions, bearer, captureLog, serve, sha256, until, writeConfig } from './helper.ts';
 import { manualDate } from './manual-date.ts';
 import { metricValue } from './metric-value.ts';
 import { postJson } from './post-json.ts';
@@ -441,4 +441,35 @@ t.test('a ticket is checked against the current configuration of its key', async
     'a reload cannot remove the last key',
   );
   t.equal((await fetch(`${url}/v1/models`)).status, 401, 'authentication is still required');
+});
+
+t.test('the log says who asked: the name of the key, and the address behind the gateway', async (t) => {
+  const { logTo, log } = captureLog();
+  const { get, post } = await serveWithKeys(t, completeAnswer('x'), KEYS, { logTo, env: { TRUST_PROXY: '1' } });
+  const forwarded = (address: string) => ({ 'x-forwarded-for': address });
+  await (await post('/ask/stream', { question: 'q' }, { ...bearer(A), ...forwarded('203.0.113.7') })).text();
+  await (await post('/streams', { question: 1 }, { ...bearer(B), ...forwarded('2001:db8::1') })).text();
+  await (await post('/streams', { question: 'q' }, { ...bearer('wrong'), ...forwarded('CANARY') })).text();
+  await (await get('/livez', forwarded('203.0.113.8'))).text();
+  const lines = () =>
+    log()
+      .split('\n')
+      .filter((line) => /"(request|stream ended)"/.test(line))
+      .map((line) => JSON.parse(line));
+  await until(() => lines().length >= 3, 'the lines are logged');
+  const found = lines().map(({ msg, status, owner, clientAddress }) => [msg, status, owner, clientAddress]);
+  t.has(
+    found.find(([msg]) => msg === 'stream ended'),
+    ['stream ended', undefined, 'key:a', '203.0.113.7'],
+  );
+  t.same(
+    found.find(([, status]) => status === 400),
+    ['request', 400, 'key:b', '2001:db8::1'],
+  );
+  t.same(
+    found.find(([, status]) => status === 401),
+    ['request', 401, undefined, undefined],
+    'nobody is known',
+  );
+  t.notMatch(log(), /CANARY|sk-sluice/, 'neither an invented address nor a key');
 });

@@ -44,6 +44,7 @@ export function createReport(
       logger.info(
         {
           stream: log.info.id,
+          owner: log.info.owner,
           model: route.name,
           provider: target.provider,
           upstreamModel: target.model,

@@ -45,6 +45,8 @@ t.test('each stream logs one line with its outcome, and logs and metrics contain
   t.match(done, {
     reqId: response.headers['x-request-id'] as string,
     stream: events[0]?.json.stream,
+    owner: 'anybody',
+    clientAddress: '127.0.0.1',
     model: 'bella/gpt-4o',
     provider: 'bella',
     upstreamModel: 'gpt-4o',
@@ -59,7 +61,7 @@ t.test('each stream logs one line with its outcome, and logs and metrics contain
   t.match(left, { outcome: 'abandoned', characters: 'CANARY-answer'.length });
   t.match(
     lines().find(({ status }) => status === 404),
-    { method: 'GET', route: null },
+    { method: 'GET', route: null, clientAddress: '127.0.0.1' },
     'other requests log a line, too',
   );
 
