@@ -88,7 +88,8 @@ t.test('a request, its provider call and its log line share the trace of the cal
   });
   const traceparent = `00-${TRACE_ID}-00f067aa0ba902b7-01`;
   const body = { question: 'a secret question', maxTokens: 50, temperature: 0.5 };
-  await readAll(`${server.url}/ask/stream`, { body, headers: { traceparent } });
+  const ofCaller = { tracestate: 'tenant=acme', baggage: 'user.email=alice%40corp.example' };
+  await readAll(`${server.url}/ask/stream`, { body, headers: { traceparent, ...ofCaller } });
   await until(() => collector.spans.length === 2, 'the collector has two spans');
   const request = collector.spans.find(({ kind }) => kind === SERVER) as Span;
   const call = collector.spans.find(({ kind }) => kind === CLIENT) as Span;
@@ -127,6 +128,8 @@ t.test('a request, its provider call and its log line share the trace of the cal
     `00-${TRACE_ID}-${call.spanId}-01`,
     'the provider call carries the trace',
   );
+  const { tracestate, baggage } = (await upstream.call(1)).request.headers;
+  t.same([tracestate, baggage], [undefined, undefined], 'and nothing else of the caller');
   await until(() => server.lines.some(({ msg }) => msg === 'stream ended'), 'the stream is logged');
   t.match(
     server.lines.find(({ msg }) => msg === 'stream ended'),

@@ -13,6 +13,7 @@ export default fp(
       reply.header('x-request-id', request.id);
       // A gateway that is trusted may pass on any text as an address.
       if (isIP(request.ip) !== 0) request.log = request.log.child({ clientAddress: request.ip });
+      reply.log = request.log;
     });
     fastify.addHook('onResponse', async (request, reply) => {
       if (String(reply.getHeader('content-type')).startsWith('text/event-stream')) return;

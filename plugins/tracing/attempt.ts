@@ -8,7 +8,7 @@ import {
   type Tracer,
   trace,
 } from '@opentelemetry/api';
-import { ProviderError } from '../../providers/errors.ts';
+import { OverloadedError, ProviderError } from '../../providers/errors.ts';
 import type { ChatRequest, FinishPart } from '../../providers/types.ts';
 import type { Config } from '../config/index.ts';
 
@@ -43,10 +43,12 @@ export function createAttemptSpans(tracer: Tracer, providers: Config['providers'
       ...requestAttributes(request),
     };
     const span = tracer.startSpan(`chat ${request.model}`, { kind: SpanKind.CLIENT, attributes });
-    const headers: Record<string, string> = {};
-    propagation.inject(trace.setSpan(context.active(), span), headers);
+    const carrier: Record<string, string> = {};
+    propagation.inject(trace.setSpan(context.active(), span), carrier);
+    // The caller's `baggage` and `tracestate` may name users and tenants, so they stay here.
+    const { traceparent } = carrier;
     return {
-      headers,
+      headers: traceparent === undefined ? {} : { traceparent },
       firstToken: () => void span.addEvent('gen_ai.first_token'),
       end(finish, fault) {
         if (finish !== undefined) span.setAttributes(responseAttributes(finish));
@@ -78,7 +80,8 @@ function responseAttributes({ reason, usage }: FinishPart): Attributes {
 }
 
 function setError(span: Span, fault: unknown): void {
-  const type = fault instanceof ProviderError ? fault.reason : 'aborted';
+  const hasReason = fault instanceof ProviderError || fault instanceof OverloadedError;
+  const type = hasReason ? fault.reason : 'aborted';
   span.setAttribute('error.type', type);
   // An aborted call is not a failure of the provider.
   if (fault instanceof ProviderError) span.setStatus({ code: SpanStatusCode.ERROR, message: fault.code });

@@ -21,7 +21,7 @@ const FLUSH_MS = 3_000;
 /**
  * Exports spans by OTLP over HTTP. The SDK reads these standard variables itself: `OTEL_EXPORTER_OTLP_*`
  * (address, headers, timeouts), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`
- * and `OTEL_BSP_*`. It ignores `OTEL_PROPAGATORS`: trace context and baggage are always propagated.
+ * and `OTEL_BSP_*`. It ignores `OTEL_PROPAGATORS`: the trace context of callers is always used.
  */
 export async function startSdk(events: ExportEvents): Promise<Sdk> {
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, resources] = await Promise.all([
