@@ -3,7 +3,6 @@ import { isForbiddenHost } from '../../providers/addresses.ts';
 import { isProxyUrl } from '../../providers/proxy.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { createModelRoutes } from './model-routes.ts';
-import { originProblem } from './origins.ts';
 import type { Config } from './schema.ts';
 
 const NO_PROXY_URL = 'must be the http: or https: URL of a proxy, with special characters percent-encoded';
@@ -86,10 +85,6 @@ function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Confi
   }
   if (corsOrigins.includes('*') && (keys.length > 0 || jwt !== undefined)) {
     problems.push('CORS_ORIGINS: `*` is not allowed with keys or tokens; list the origins');
-  }
-  for (const origin of corsOrigins) {
-    const problem = originProblem(origin);
-    if (problem !== undefined) problems.push(`CORS_ORIGINS: ${problem}`);
   }
   const seen = new Set<string>();
   keys.forEach(({ name, sha256, expiresAt }, i) => {

@@ -4,6 +4,7 @@ import { type EnvironmentValues, readEnvironment } from './environment.ts';
 import { readConfigFile } from './file.ts';
 import { createFileReader, type FileDigests } from './files.ts';
 import { describeError } from './messages.ts';
+import { originProblems } from './origins.ts';
 import { type Config, ConfigSchema } from './schema.ts';
 import { shapeProblems } from './shape.ts';
 import { createVariables, type Environment } from './variables.ts';
@@ -50,6 +51,7 @@ export function readConfig(env: Environment): LoadedConfig {
 
   const config = convertText(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay, problems));
+  problems.push(...originProblems((config as Partial<Config>).corsOrigins));
   // Names are checked only if the sections that the check reads are valid.
   if (!problems.some((problem) => NAMES_DEPEND_ON.test(problem))) {
     addDemoProvider(config as Config);

@@ -1,7 +1,16 @@
 /** Checks origins that CORS allows. They are compared with what browsers send, so another spelling would never match. */
 
+/** Returns the problems of the setting. Takes any value: another check reports what is no list of texts. */
+export function originProblems(corsOrigins: unknown): string[] {
+  const origins = Array.isArray(corsOrigins) ? corsOrigins : [];
+  return origins.flatMap((origin) => {
+    const problem = typeof origin === 'string' ? originProblem(origin) : undefined;
+    return problem === undefined ? [] : [`CORS_ORIGINS: ${problem}`];
+  });
+}
+
 /** Returns what is wrong with an origin, with the right form where there is one; undefined for a good one. */
-export function originProblem(origin: string): string | undefined {
+function originProblem(origin: string): string | undefined {
   if (origin === '*') return undefined;
   if (origin === 'null') return '`null` cannot be listed, because every sandboxed page has this origin';
   if (origin.includes('*')) return 'wildcards are not supported; list each origin';
