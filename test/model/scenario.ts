@@ -20,6 +20,9 @@ const LONG_DELAY_MS = GRACE_MS / 4;
 /** An outage from which other replicas may conclude that a replica is dead. */
 const LONG_OUTAGE_MS = 2_000;
 
+/** Timers of a replica at rest: of heartbeats, of the lease, and of the check that messages arrive. */
+const TIMERS_AT_REST = 3;
+
 export const FAULTS = ['cut', 'delay', 'hold', 'holdMessages', 'holdCommands', 'swallowMessages', 'swallow'] as const;
 export type Fault = (typeof FAULTS)[number];
 
@@ -45,7 +48,6 @@ interface Replica {
   readonly network: FaultyNetwork;
   /** Number of timers that the replica waits for. */
   timers(): number;
-  readonly timersAtRest: number;
   /** Start of an outage that has not ended. */
   outageSince: number | undefined;
 }
@@ -134,14 +136,8 @@ export class Scenario {
         () => app.cluster?.connection.isAvailable === true && network.connections('messages') === 1,
         'the replica is connected to Redis',
       );
-      scenario.#replicas.push({
-        app,
-        url,
-        network,
-        timers: clock.pending,
-        timersAtRest: clock.pending(),
-        outageSince: undefined,
-      });
+      await until(() => clock.pending() === TIMERS_AT_REST, 'the replica is at rest');
+      scenario.#replicas.push({ app, url, network, timers: clock.pending, outageSince: undefined });
     }
     scenario.#eventLoopDelay.enable();
     return scenario;
@@ -258,7 +254,7 @@ export class Scenario {
     // For so long that a producer that forgets readers because of the fault would end their calls.
     if (this.#hadFault) await sleep(SILENCE_MS + GRACE_MS);
     await Promise.all(this.questions.map((question) => this.#checkEnded(question)));
-    for (const { app, timers, timersAtRest } of this.#replicas) {
+    for (const { app, timers } of this.#replicas) {
       await until(() => app.streams.active === 0, 'no generation is running');
       await until(
         async () =>
@@ -266,8 +262,8 @@ export class Scenario {
           (await metricValue(app, 'sluice_generations_active')) === 0,
         'the gauges are at 0',
       );
-      // The renewal of the lease may be on its way, and one timer expires ended streams.
-      await until(() => timers() <= timersAtRest + 1, 'the replica waits for nothing more');
+      // One timer expires ended streams.
+      await until(() => timers() <= TIMERS_AT_REST + 1, 'the replica waits for nothing more');
     }
     const { client } = this.#redis;
     for (const key of await client.keys(`${this.#prefix}:*`)) {
