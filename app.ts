@@ -114,6 +114,9 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(connections, { maxConnections, maxRequests, maxFileResponses, stallMs, refusalEvents });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
+  const labelKeys = ({ keys }: Pick<Config, 'keys'>) => app.metrics.keyLabels.configure(keys.map(({ name }) => name));
+  labelKeys(settings);
+  app.onConfigReload(labelKeys);
   await app.register(loopbackHost, { host, origins: settings.corsOrigins });
   await app.register(redis, { redis: settings.redis });
   await app.register(limits, { expectedReplicas, ...memoryShares(settings) });

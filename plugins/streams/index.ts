@@ -78,7 +78,8 @@ export default fp<StreamsOptions>(
       };
       try {
         reservation = await limits.reserveGeneration(identity, prompt);
-        const result = await store.create(info, idempotency, serializedPrompt);
+        const { estimate } = reservation;
+        const result = await store.create({ ...info, estimate }, idempotency, serializedPrompt);
         if (result.created) return { created: result.log, reservation };
         releaseAll();
         return { existing: result.log };
