@@ -14,7 +14,14 @@ import { completeAnswer, type Script, startUpstream } from '../upstream.ts';
 
 const SECRET = 'a shared secret of more than thirty-two characters';
 const key = (name: string, more = '') => `{ name: ${name}, sha256: ${sha256(name)}${more} }`;
-const KEYS = [key('a'), key('b', ', models: [small]'), key('old', ', expiresAt: 2020-01-01'), key('gone')];
+const inHalfAMinute = () => new Date(Date.now() + 30_000).toISOString();
+const KEYS = [
+  key('a'),
+  key('b', ', models: [small]'),
+  key('old', ', expiresAt: 2020-01-01'),
+  key('gone'),
+  key('soon', `, expiresAt: "${inHalfAMinute()}"`),
+];
 const JWT = `jwt: { secret: "${SECRET}", issuer: "https://issuer.example", audience: sluice, algorithms: [HS256] }`;
 
 type Line = Record<string, unknown>;
@@ -69,6 +76,8 @@ t.test('every refusal of credentials is logged with its reason, which the caller
     await ticketOf('a'),
     await ticketOf('gone'),
   ];
+  const ofSoon = await ticketOf('soon');
+  const readTicket = app.auth.createReadTicketQuery('S'.repeat(22), 'key:a');
   const keys = app.config.keys.filter(({ name }) => name !== 'gone');
   app.reloadConfig({ ...app.config, keys });
   await readAll(`${url}/ask/stream?question=q&ticket=${used}`);
@@ -93,6 +102,8 @@ t.test('every refusal of credentials is logged with its reason, which the caller
     ['signature', `${ask}&ticket=CANARY.ticket`, {}],
     ['scope', `/streams/${'A'.repeat(22)}?ticket=${valid}`, {}, 'key:a'],
     ['revoked', `${ask}&ticket=${ofGone}`, {}, 'key:gone'],
+    ['scope', `/streams/${'A'.repeat(22)}${readTicket}`, {}, 'key:a'],
+    ['scope', `${ask}&${readTicket.slice(1)}`, {}, 'key:a'],
   ];
   const refuse = async (path: string, headers: Record<string, string>) => {
     const response = await fetch(url + path, { headers });
@@ -118,6 +129,11 @@ t.test('every refusal of credentials is logged with its reason, which the caller
   date.advance(60_000);
   await refuse(`${ask}&ticket=${valid}`, {});
   t.match(lines('credentials_refused').at(-1), { reason: 'expired', owner: 'key:a' }, 'a ticket that has expired');
+  await refuse(`${ask}&ticket=${ofSoon}`, {});
+  t.match(lines('credentials_refused').at(-1), { reason: 'expired', owner: 'key:soon' }, 'a ticket whose key has');
+  date.advance(86_400_000);
+  await refuse(`/streams/${'S'.repeat(22)}${readTicket}`, {});
+  t.match(lines('credentials_refused').at(-1), { reason: 'expired', owner: 'key:a' }, 'a ticket of a stream');
   t.notMatch(log(), /CANARY/, 'the log has nothing of what was refused');
   for (const name of ['a', 'old', 'gone']) t.notOk(log().includes(sha256(name)), 'nor the hash of a key');
 });
@@ -271,7 +287,7 @@ t.test('a reload is logged with the names of what has changed, and without hashe
     msg: /^configuration reloaded/,
     keys: 4,
     keysAdded: ['new'],
-    keysRemoved: ['gone'],
+    keysRemoved: ['gone', 'soon'],
     keysChanged: ['b'],
     modelsAdded: ['fresh'],
     modelsRemoved: ['small'],
