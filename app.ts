@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
+import audit from './plugins/audit/index.ts';
 import auth from './plugins/auth/index.ts';
 import loopbackHost from './plugins/auth/loopback-host.ts';
 import authScope from './plugins/auth/scope.ts';
@@ -100,6 +101,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     longestMs = longestAnswerMs(next);
   });
   await app.register(clock, { clock: overrides.clock });
+  await app.register(audit);
   await app.register(metrics, {
     hasRedis: settings.redis !== undefined,
     droppedLogLines: () => overrides.logTo?.droppedLines ?? 0,
@@ -114,6 +116,9 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(connections, { maxConnections, maxRequests, maxFileResponses, stallMs, refusalEvents });
   await app.register(methodNotAllowed);
   await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
+  const labelKeys = ({ keys }: Pick<Config, 'keys'>) => app.metrics.keyLabels.configure(keys.map(({ name }) => name));
+  labelKeys(settings);
+  app.onConfigReload(labelKeys);
   await app.register(loopbackHost, { host, origins: settings.corsOrigins });
   await app.register(redis, { redis: settings.redis });
   await app.register(limits, { expectedReplicas, ...memoryShares(settings) });

@@ -71,23 +71,19 @@ async function run(app: FastifyInstance, { files }: LoadedConfig): Promise<void>
   const { default: closeWithGrace } = await import('close-with-grace');
   const { createReloader } = await import('./plugins/config/reload.ts');
   const { readConfigInWorker } = await import('./plugins/config/load-in-worker.ts');
-  const { config, log, metrics, clock } = app;
+  const { config, log, metrics, clock, audit } = app;
   const reloader = createReloader({
     load: () => readConfigInWorker(process.env),
     apply: app.reloadConfig,
     files,
     clock,
-    onReloaded({ needsRestart, ...counts }) {
+    onReloaded(report) {
       metrics.configReloads.inc({ outcome: 'applied' });
-      log.info(
-        { models: app.llm.models, ...counts },
-        'configuration reloaded: provider keys, client keys, tokens and models',
-      );
-      if (needsRestart.length > 0) log.warn({ settings: needsRestart }, `needs a restart: ${needsRestart.join(', ')}`);
+      audit.configReloaded(report, app.llm.models);
     },
     onRefused(problems) {
       metrics.configReloads.inc({ outcome: 'refused' });
-      log.error({ problems }, 'configuration not applied; nothing has changed');
+      audit.configRefused(problems);
     },
   });
   const { close } = closeWithGrace(

@@ -56,14 +56,14 @@ export default fp<ProvidersOptions>(
       await Promise.all([...providers.values()].map((provider) => provider.close()));
     });
   },
-  { name: 'providers', dependencies: ['config', 'clock', 'metrics', 'load'] },
+  { name: 'providers', dependencies: ['audit', 'config', 'clock', 'metrics', 'load'] },
 );
 
 function createProvider(
   name: string,
   entry: Config['providers'][string],
   { proxy, ...options }: CommonOptions,
-  { clock, metrics, load, log }: Pick<FastifyInstance, 'clock' | 'metrics' | 'load' | 'log'>,
+  { clock, metrics, load, audit }: Pick<FastifyInstance, 'clock' | 'metrics' | 'load' | 'audit'>,
 ): Provider {
   const type = PROVIDER_TYPES[entry.type];
   if (type === undefined) throw new Error(`unknown provider type ${entry.type}`);
@@ -84,9 +84,7 @@ function createProvider(
     now: clock.now,
     onCooldown(reason, isFirst) {
       metrics.apiKeyCooldowns.inc({ provider: name, reason });
-      if (reason === 'credentials' && isFirst) {
-        log.error({ provider: name }, 'api key refused by the provider; the key is not used for a while');
-      }
+      audit.providerKeyCooldown(name, reason, isFirst);
     },
     onAnomaly: (kind) => metrics.parseAnomalies.inc({ provider: name, kind }),
     readIntervals: { now: clock.now, intervalMs: load.readIntervalMs, afterInterval: load.afterInterval },

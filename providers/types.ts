@@ -166,6 +166,8 @@ export interface FinishPart {
   readonly state?: AnswerState | ProviderState;
   /** The targets that answered, as `provider/model`, if there was more than one. Set by the LLM client. */
   readonly targets?: readonly string[];
+  /** Tokens in `usage` of calls that broke off: estimates. Set by the LLM client. */
+  readonly uncounted?: { readonly input: number; readonly output: number };
 }
 
 /**

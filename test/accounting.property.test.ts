@@ -237,11 +237,24 @@ const weighted = (...disturbances: fc.WeightedArbitrary<Step>[]) =>
     size: 'max',
   });
 
-/** Asserts that the two owners of a run pay for what their ended streams have used. */
+/** Asserts that the two owners of a run pay for what their ended streams have used, and that metrics tell the same. */
 async function assertChargedByEnds(services: readonly Service[], run: number): Promise<void> {
   for (const owner of OWNERS) {
-    await assertCharged(services, owner, run, await chargedTokens(services, keyOf(owner, run)));
+    const key = keyOf(owner, run);
+    const charged = await chargedTokens(services, key);
+    const counted = await countedTokens(services, key);
+    if (counted !== charged) throw new Error(`${key}: sluice_tokens_total is ${counted}, charged are ${charged}`);
+    await assertCharged(services, owner, run, charged);
   }
+}
+
+/** Returns the tokens that all processes have counted for a key. */
+async function countedTokens(services: readonly Service[], key: string): Promise<number> {
+  let sum = 0;
+  for (const { app } of services) {
+    for (const kind of ['input', 'output']) sum += await metricValue(app, 'sluice_tokens_total', { key, kind });
+  }
+  return sum;
 }
 
 t.test('in memory, everything that random questions take is given back once', { timeout: 120_000 }, async (t) => {

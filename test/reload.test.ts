@@ -53,8 +53,16 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
   t.same([await models('old'), await models('new')], [401, ['m-new']], 'the new key and model are valid');
   t.match(
     linesWith(server, /configuration reloaded/)[0],
-    { keys: 1, apiKeys: { it: 1 } },
-    'the log has the numbers of keys',
+    {
+      audit: 'config_reloaded',
+      keys: 1,
+      apiKeys: { it: 1 },
+      keysAdded: ['new'],
+      keysRemoved: ['old'],
+      modelsAdded: ['m-new'],
+      modelsRemoved: ['m-old'],
+    },
+    'the log has the numbers of keys, and the names of those that have changed',
   );
   await ask('new');
   t.same(providerKeys(), ['Bearer CANARY-old', 'Bearer CANARY-new'], 'the next question is sent with the new key');
@@ -70,8 +78,8 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
   await reload(server, /nothing has changed/);
   t.equal((await fetch(`${server.url}/v1/models`)).status, 401, 'an empty file does not disable authentication');
   t.match(
-    JSON.stringify(server.lines.find(({ level }) => level === 50)),
-    /nonsense/,
+    JSON.stringify(server.lines.find(({ audit }) => audit === 'config_refused')),
+    /"level":50.*nonsense/,
     'the log names the invalid setting',
   );
 

@@ -20,6 +20,16 @@ export function isKeyOwner(owner: string): boolean {
   return owner.startsWith(OWNER_PREFIX);
 }
 
+/** Returns the owner that a key of this name is. */
+export function ownerOfKey(name: string): string {
+  return `${OWNER_PREFIX}${name}`;
+}
+
+/** Returns the name of the key that an owner is; undefined for any other owner. */
+export function keyNameOf(owner: string): string | undefined {
+  return isKeyOwner(owner) ? owner.slice(OWNER_PREFIX.length) : undefined;
+}
+
 /** Returns the SHA-256 of a key in hexadecimal, as the configuration holds it. */
 export function hashKey(key: string): string {
   return createHash('sha256').update(key).digest('hex');
@@ -34,7 +44,7 @@ export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys 
     keys.map(({ name, sha256, expiresAt, ...allowed }) => {
       const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
       const hash = sha256.toLowerCase();
-      return [hash, { hash, expires, identity: { owner: `${OWNER_PREFIX}${name}`, ...allowed } }];
+      return [hash, { hash, expires, identity: { owner: ownerOfKey(name), ...allowed } }];
     }),
   );
   const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));

@@ -8,6 +8,7 @@ import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.t
 import { createJwt } from './jwt.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
+import { createKeyRefusals, isRefusal, type Refusal } from './refusals.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
@@ -60,11 +61,14 @@ export default fp<AuthOptions>(
   async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
     const findKeySet = createKeySets({ now: fastify.clock.now, log: fastify.log });
     let authenticators = createAuthenticators({ keys, jwt }, findKeySet);
+    const keyRefusals = createKeyRefusals();
+    keyRefusals.configure(keys);
     fastify.onConfigReload((config) => {
       const next = createAuthenticators(config, findKeySet);
       // A configuration file that is empty for a moment must not open the service.
       if (authenticators.required && !next.required) throw new RestartRequired('a service without keys or tokens');
       authenticators = next;
+      keyRefusals.configure(config.keys);
     });
     const tickets = createTickets(ticketSecret ? Buffer.from(ticketSecret) : randomBytes(32));
     fastify.decorateRequest('identity', undefined as unknown as Identity);
@@ -73,7 +77,8 @@ export default fp<AuthOptions>(
       const { access = 'api' } = request.routeOptions.config;
       const isPublic = !authenticators.required || access === 'public' || request.is404;
       const identity = isPublic ? ANONYMOUS : await identify(request, access);
-      if (identity === undefined) {
+      if (isRefusal(identity)) {
+        fastify.audit.credentialsRefused(request, identity);
         reply.header('www-authenticate', 'Bearer');
         throw fastify.httpErrors.unauthorized('Send a valid key or token as Authorization: Bearer.');
       }
@@ -81,20 +86,26 @@ export default fp<AuthOptions>(
     }
 
     /** The header takes precedence, because the URL may have been copied with a ticket of another caller. */
-    async function identify(request: FastifyRequest, access: Access): Promise<Identity | undefined> {
+    async function identify(request: FastifyRequest, access: Access): Promise<Identity | Refusal> {
       const { authorization } = request.headers;
       if (authorization !== undefined) {
         const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
-        if (credentials === undefined) return undefined;
+        if (credentials === undefined) return { reason: 'malformed' };
         return authenticators.findByKey(credentials) ?? (await identifyByToken(credentials));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
-      return access === 'api' || typeof ticket !== 'string' ? undefined : identifyByTicket(ticket, request, access);
+      if (access === 'api' || typeof ticket !== 'string') return { reason: 'missing' };
+      return identifyByTicket(ticket, request, access);
     }
 
-    async function identifyByToken(token: string): Promise<Identity | undefined> {
+    async function identifyByToken(token: string): Promise<Identity | Refusal> {
       try {
-        return await authenticators.verifyToken?.(token);
+        const result = await authenticators.verifyToken?.(token);
+        // What is no token may be a key.
+        if (result === undefined || (isRefusal(result) && result.reason === 'malformed')) {
+          return keyRefusals.explain(token);
+        }
+        return result;
       } catch (error) {
         if (!(error instanceof KeySetUnavailable)) throw error;
         const message = 'Tokens cannot be verified now; retry later.';
@@ -102,24 +113,29 @@ export default fp<AuthOptions>(
       }
     }
 
-    function identifyByTicket(text: string, request: FastifyRequest, access: Access): Identity | undefined {
+    function identifyByTicket(text: string, request: FastifyRequest, access: Access): Identity | Refusal {
       const ticket = tickets.open(text);
-      if (ticket === undefined) return undefined;
+      if (ticket === undefined) return { reason: 'signature' };
+      const { owner } = ticket;
       const now = Date.now();
       const isExpired = ticket.expires <= now;
       // Permissions are looked up again, because the key may have been revoked.
-      const keyHolder = ticket.claims ?? authenticators.findByOwner(ticket.owner, ticket.keyMark);
-      if (keyHolder === undefined) return undefined;
+      const keyHolder = ticket.claims ?? authenticators.findByOwner(owner, ticket.keyMark);
+      if (keyHolder === undefined) {
+        return { reason: authenticators.markOf(owner) === ticket.keyMark ? 'expired' : 'revoked', owner };
+      }
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
-        if (access !== 'read' || ticket.stream !== id || isExpired) return undefined;
+        if (access !== 'read' || ticket.stream !== id) return { reason: 'scope', owner };
+        if (isExpired) return { reason: 'expired', owner };
         return { ...keyHolder, guesser: guesserOf(`stream:${id}`) };
       }
       // A stream that the ticket has started has ended by then, and is no longer kept.
       const isTooOld = ticket.expires + longestAnswerMs() + streamTtlMs <= now;
-      if (access !== 'ask' || isTooOld || (isExpired && !isResuming(request))) return undefined;
+      if (access !== 'ask') return { reason: 'scope', owner };
+      if (isTooOld || (isExpired && !isResuming(request))) return { reason: 'expired', owner };
       const { model, nonce } = ticket;
-      if (model !== undefined && !mayUseModel(keyHolder, model)) return undefined;
+      if (model !== undefined && !mayUseModel(keyHolder, model)) return { reason: 'scope', owner };
       return {
         ...keyHolder,
         ...(model !== undefined && { models: [model] }),
@@ -158,7 +174,7 @@ export default fp<AuthOptions>(
       fastify.log.warn({ host }, 'no keys configured; everybody who reaches this address can ask');
     }
   },
-  { name: 'auth', dependencies: ['clock', 'config', 'errors'] },
+  { name: 'auth', dependencies: ['audit', 'clock', 'config', 'errors'] },
 );
 
 function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: string) => JWTVerifyGetKey) {

@@ -3,6 +3,7 @@ import { errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyResult, jw
 import type { Config } from '../config/index.ts';
 import type { Identity, Quota } from './identity.ts';
 import { KeySetUnavailable } from './key-set.ts';
+import type { Refusal, RefusalReason } from './refusals.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
@@ -15,13 +16,13 @@ type Verified = JWTVerifyResult<JWTPayload>;
 
 /**
  * Returns a function that verifies a token: signature by an allowed algorithm, issuer, audience, `exp`,
- * `nbf`. The function returns undefined for an invalid token.
+ * `nbf`. The function returns the reason for an invalid token.
  * @throws KeySetUnavailable if the key set cannot be fetched
  */
 export function createJwt(
   settings: Settings,
   findKeySet: (url: string) => JWTVerifyGetKey,
-): (token: string) => Promise<Identity | undefined> {
+): (token: string) => Promise<Identity | Refusal> {
   const { jwksUrl, secret, issuer, audience, algorithms } = settings;
   const key: JWTVerifyGetKey =
     jwksUrl === undefined ? async () => new TextEncoder().encode(secret) : findKeySet(jwksUrl);
@@ -51,13 +52,27 @@ export function createJwt(
     try {
       const { payload, protectedHeader } = await verify(token);
       // An id token or refresh token of the same issuer is not an access token.
-      if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return undefined;
-      return identityOf(payload);
+      if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return WRONG_CLAIMS;
+      return identityOf(payload) ?? WRONG_CLAIMS;
     } catch (error) {
       if (error instanceof KeySetUnavailable) throw error;
-      return undefined;
+      return { reason: reasonOf(error) };
     }
   };
+}
+
+const WRONG_CLAIMS: Refusal = { reason: 'claims' };
+
+/** Reasons by the name of the claim that is missing or wrong. */
+const CLAIM_REASONS: Readonly<Record<string, RefusalReason>> = { iss: 'issuer', aud: 'audience' };
+
+function reasonOf(error: unknown): RefusalReason {
+  if (error instanceof errors.JWTExpired) return 'expired';
+  if (error instanceof errors.JWTClaimValidationFailed) return CLAIM_REASONS[error.claim] ?? 'claims';
+  if (error instanceof errors.JWSSignatureVerificationFailed) return 'signature';
+  if (error instanceof errors.JWKSMultipleMatchingKeys) return 'signature';
+  if (error instanceof errors.JWKSNoMatchingKey) return 'signing_key';
+  return error instanceof errors.JOSEAlgNotAllowed ? 'algorithm' : 'malformed';
 }
 
 /**

@@ -1,8 +1,9 @@
 import fp from 'fastify-plugin';
+import { type ConfigChanges, createChangeTracker } from './changes.ts';
 import { RestartRequired, settingsThatNeedRestart } from './restart.ts';
 import type { Config } from './schema.ts';
 
-export { type Config, RestartRequired };
+export { type Config, type ConfigChanges, RestartRequired };
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -26,6 +27,8 @@ export interface ReloadReport {
   readonly keys: number;
   /** Number of API keys of each provider. */
   readonly apiKeys: Readonly<Record<string, number>>;
+  /** Changes since the last reload. */
+  readonly changes: ConfigChanges;
   /** Settings that have changed since the start and are not applied. */
   readonly needsRestart: readonly string[];
 }
@@ -34,6 +37,7 @@ export interface ReloadReport {
 export default fp<{ config: Config }>(
   async (fastify, { config }) => {
     const reloadListeners: ((next: Config) => void)[] = [];
+    const track = createChangeTracker(config);
     fastify.decorate('config', config);
     fastify.decorate('onConfigReload', (listener: (next: Config) => void) => {
       reloadListeners.push(listener);
@@ -46,6 +50,7 @@ export default fp<{ config: Config }>(
       return {
         keys: next.keys.length,
         apiKeys: Object.fromEntries(counts),
+        changes: track(next),
         needsRestart: settingsThatNeedRestart(config, next),
       };
     });

@@ -7,7 +7,7 @@ import { BodyClaim, Budget, type BudgetBounds, type Taken } from './budget.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
 import { createRateLimiter, type RateLimiter } from './rate.ts';
 import { createTokenLimiter } from './token-limiter.ts';
-import { chargedTokens, estimatePromptTokens, estimateTokens } from './tokens.ts';
+import { estimateTokens, sumOf, type TokenEstimate, type TokenUse, usedTokens } from './tokens.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -17,12 +17,14 @@ declare module 'fastify' {
 
 /** The slot and the tokens that one generation has reserved from its owner's limits. */
 export interface Reservation {
+  readonly estimate: TokenEstimate;
   /**
-   * Releases the slot and charges the tokens that were used instead of the estimate. Call once.
+   * Releases the slot and charges the tokens that were used instead of the estimate. Returns them, also of an owner
+   * without a limit. Call once.
    * @param usage tokens as the provider counted them; without a count the estimate is charged, or more if the answer is longer
    * @param characters length of the answer
    */
-  settle(usage: Usage | undefined, characters: number): void;
+  settle(usage: Usage | undefined, characters: number): TokenUse;
 }
 
 export interface Limits {
@@ -137,20 +139,25 @@ export default fp<LimitsOptions>(
         const release = () => {
           if (maxConcurrent !== undefined) concurrency.release(owner);
         };
-        if (tokensPerMinute === undefined) return { settle: release };
         // A question that is larger than the limit is allowed and uses all tokens of the minute.
-        const estimate = Math.min(estimateTokens(prompt), tokensPerMinute);
-        const { passed, retryAfterMs, adjust } = await tokenLimiter.charge(owner, tokensPerMinute, estimate);
-        if (!passed) {
-          release();
-          throw limited('tokens', retryAfterMs);
+        const estimate = estimateTokens(prompt, tokensPerMinute);
+        let adjust = (_tokens: number) => {};
+        if (tokensPerMinute !== undefined) {
+          const charge = await tokenLimiter.charge(owner, tokensPerMinute, estimate.total);
+          if (!charge.passed) {
+            release();
+            throw limited('tokens', charge.retryAfterMs);
+          }
+          adjust = charge.adjust;
         }
-        const promptTokens = estimatePromptTokens(prompt);
         return {
+          estimate,
           settle(usage, characters) {
             release();
-            const difference = chargedTokens(usage, promptTokens, characters, estimate) - estimate;
+            const used = usedTokens(usage, characters, estimate);
+            const difference = sumOf(used) - estimate.total;
             if (difference !== 0) adjust(difference);
+            return used;
           },
         };
       },

@@ -11,6 +11,20 @@ const OPEN_DURATION_MS = { initial: 5_000, max: 60_000 };
 /** Time between two calls through a half-open breaker. */
 const PROBE_INTERVAL_MS = 1_000;
 
+/** A change of state, for everybody or for one owner. */
+export interface BreakerChange {
+  readonly from: BreakerState;
+  readonly to: BreakerState;
+  /**
+   * `failures`: too many in a row. `probe`: a call is let through. `probe_failed`, `succeeded`: the result of a call.
+   * `replaced`: a block of another owner, or of everybody, takes the place of an owner's block. `removed`: the target
+   * is no longer configured.
+   */
+  readonly reason: 'failures' | 'probe' | 'probe_failed' | 'succeeded' | 'replaced' | 'removed';
+  /** The owner that alone is concerned; absent for everybody. */
+  readonly owner?: string;
+}
+
 /** An admitted call. Nothing has to be given back: a call that never reports a result blocks no other. */
 export interface Admission {
   readonly owner: string;
@@ -23,8 +37,12 @@ interface Block {
   readonly openMs: number;
   readonly openUntil: number;
   nextCallAt: number;
+  /** State that was reported last. */
+  reported: 'open' | 'half_open';
   /** Sequence of the last admission before the block. */
   readonly since: number;
+  /** The only owner that is blocked; absent for everybody. */
+  readonly owner?: string;
 }
 
 /**
@@ -37,7 +55,7 @@ interface Block {
  */
 export class Breaker {
   readonly #clock: Clock;
-  readonly #onChange: (state: BreakerState) => void;
+  readonly #onChange: (change: BreakerChange) => void;
   /** Failures since the last success, by owner. Has at most five entries: with more, the breaker is open. */
   readonly #failures = new Map<string, number>();
   #block: Block | undefined;
@@ -46,7 +64,7 @@ export class Breaker {
   /** Sequence of the last admission before the breaker closed. */
   #closedAt = 0;
 
-  constructor(clock: Clock, onChange: (state: BreakerState) => void) {
+  constructor(clock: Clock, onChange: (change: BreakerChange) => void) {
     this.#clock = clock;
     this.#onChange = onChange;
   }
@@ -80,9 +98,12 @@ export class Breaker {
   admit(owner: string): Admission | undefined {
     if (this.retryInMs(owner) > 0) return undefined;
     this.#sequence += 1;
-    const blocks = this.#blocksOf(owner);
-    for (const block of blocks) block.nextCallAt = this.#clock.now() + PROBE_INTERVAL_MS;
-    if (blocks.length > 0) this.#onChange('half_open');
+    for (const block of this.#blocksOf(owner)) {
+      block.nextCallAt = this.#clock.now() + PROBE_INTERVAL_MS;
+      if (block.reported === 'half_open') continue;
+      block.reported = 'half_open';
+      this.#report(block, 'open', 'half_open', 'probe');
+    }
     return { owner, sequence: this.#sequence };
   }
 
@@ -90,12 +111,14 @@ export class Breaker {
     if (this.#block !== undefined && sequence <= this.#block.since) return;
     const before = this.state;
     this.#failures.clear();
+    const ended: Block[] = this.#block === undefined ? [] : [this.#block];
     this.#block = undefined;
-    if (this.#ownerBlock !== undefined && sequence > this.#ownerBlock.since) this.#ownerBlock = undefined;
-    const after = this.state;
-    if (after === before) return;
-    this.#closedAt = this.#sequence;
-    this.#onChange(after);
+    if (this.#ownerBlock !== undefined && sequence > this.#ownerBlock.since) {
+      ended.push(this.#ownerBlock);
+      this.#ownerBlock = undefined;
+    }
+    if (this.state !== before) this.#closedAt = this.#sequence;
+    for (const block of ended) this.#report(block, block.reported, 'closed', 'succeeded');
   }
 
   failed({ owner, sequence }: Admission): void {
@@ -116,22 +139,41 @@ export class Breaker {
     else if (own !== undefined || failures >= FAILURE_THRESHOLD) this.#openFor(owner, own);
   }
 
+  /** Ends all blocks, because the target is no longer configured. */
+  remove(): void {
+    const ended = [this.#block, this.#ownerBlock];
+    this.#block = undefined;
+    this.#ownerBlock = undefined;
+    this.#failures.clear();
+    for (const block of ended) if (block) this.#report(block, block.reported, 'closed', 'removed');
+  }
+
   #open(previous?: Block): void {
+    const ended = this.#ownerBlock;
     this.#block = this.#blockAfter(previous);
     this.#ownerBlock = undefined;
     this.#failures.clear();
-    this.#onChange('open');
+    if (ended) this.#report(ended, ended.reported, 'closed', 'replaced');
+    this.#report(this.#block, previous?.reported ?? 'closed', 'open', previous ? 'probe_failed' : 'failures');
   }
 
   #openFor(owner: string, previous?: Block): void {
-    this.#ownerBlock = { owner, ...this.#blockAfter(previous) };
-    if (this.state === 'open') this.#onChange('open');
+    const ended = this.#ownerBlock;
+    this.#ownerBlock = { ...this.#blockAfter(previous), owner };
+    if (ended && ended.owner !== owner) this.#report(ended, ended.reported, 'closed', 'replaced');
+    const from = ended?.owner === owner ? ended.reported : 'closed';
+    this.#report(this.#ownerBlock, from, 'open', previous ? 'probe_failed' : 'failures');
+  }
+
+  #report(block: Block, from: BreakerState, to: BreakerState, reason: BreakerChange['reason']): void {
+    const { owner } = block;
+    if (from !== to) this.#onChange({ from, to, reason, ...(owner !== undefined && { owner }) });
   }
 
   #blockAfter(previous: Block | undefined): Block {
     const openMs = previous ? Math.min(previous.openMs * 2, OPEN_DURATION_MS.max) : OPEN_DURATION_MS.initial;
     const openUntil = this.#clock.now() + openMs;
-    return { openMs, openUntil, nextCallAt: openUntil, since: this.#sequence };
+    return { openMs, openUntil, nextCallAt: openUntil, reported: 'open', since: this.#sequence };
   }
 
   #blocksOf(owner: string): Block[] {

@@ -90,18 +90,16 @@ export class AnswerProgress {
 
   /** Returns the last part for the reader: with all targets that answered, and the usage of all of them. */
   finish(part: FinishPart, { provider }: Target): FinishPart {
-    const usage = part.usage && this.#addUsage(part.usage);
     return {
       ...part,
       ...(part.state && { state: { ...part.state, provider } }),
-      ...(usage && { usage }),
+      ...(part.usage && this.#broken.length > 0 && this.#addUsage(part.usage)),
       ...(this.#answeredBy.length > 1 && { targets: this.#answeredBy }),
     };
   }
 
   /** Adds the attempts that broke off. Their prompts had all that the last one has, but the text said after them. */
-  #addUsage(last: Usage): Usage {
-    if (this.#broken.length === 0) return last;
+  #addUsage(last: Usage): Pick<FinishPart, 'usage' | 'uncounted'> {
     let output = 0;
     let input = 0;
     let textAfter = 0;
@@ -110,12 +108,13 @@ export class AnswerProgress {
       output += outputTokens;
       input += Math.max(0, (last.inputTokens ?? 0) - textAfter);
     }
-    return {
+    const usage = {
       ...last,
       ...(last.inputTokens !== undefined && { inputTokens: last.inputTokens + input }),
       ...(last.outputTokens !== undefined && { outputTokens: last.outputTokens + output }),
       ...(last.totalTokens !== undefined && { totalTokens: last.totalTokens + input + output }),
     };
+    return { usage, uncounted: { input, output } };
   }
 }
 

@@ -34,9 +34,15 @@ export default fp<ModelSettings>(
       routes = createModelRoutes(next);
       targets.retain(routes.names.flatMap((name) => routes.find(name) ?? []));
     });
-    const { providers, clock, metrics, tracing, log } = fastify;
+    const { providers, clock, metrics, tracing, audit, log } = fastify;
     const maxConcurrent = (name: string) => settings.providers[name]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
-    const targets = createTargets({ providers, maxConcurrent, clock, metrics });
+    const targets = createTargets({
+      providers,
+      maxConcurrent,
+      clock,
+      metrics,
+      onBreakerChange: audit.breakerChanged,
+    });
     const onError = (err: unknown) => log.error({ err }, 'the end of an answer could not be reported');
     const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing, onError });
     const llm: Llm = {
@@ -56,5 +62,5 @@ export default fp<ModelSettings>(
     };
     fastify.decorate('llm', llm);
   },
-  { name: 'llm', dependencies: ['config', 'providers', 'clock', 'metrics', 'tracing', 'errors'] },
+  { name: 'llm', dependencies: ['audit', 'config', 'providers', 'clock', 'metrics', 'tracing', 'errors'] },
 );

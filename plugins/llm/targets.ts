@@ -3,7 +3,7 @@ import type { Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { Breaker, type BreakerState } from './breaker.ts';
+import { Breaker, type BreakerChange, type BreakerState } from './breaker.ts';
 
 /** Reserved capacity of a target for one call. */
 export interface TargetSlot {
@@ -75,9 +75,11 @@ export interface TargetsOptions {
   maxConcurrent(provider: string): number;
   readonly clock: Clock;
   readonly metrics: Metrics;
+  /** Called with each change of a circuit breaker. Must not throw. */
+  onBreakerChange?(target: Target, change: BreakerChange): void;
 }
 
-export function createTargets({ providers, maxConcurrent, clock, metrics }: TargetsOptions): Targets {
+export function createTargets({ providers, maxConcurrent, clock, metrics, ...events }: TargetsOptions): Targets {
   const healthByName = new Map<string, Health>();
   const calls = new Map<string, number>();
   const runningCalls = (name: string) => calls.get(name) ?? 0;
@@ -90,11 +92,13 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
   };
 
   const createHealth = (target: Target): Health => {
-    const breaker = new Breaker(clock, (state) => {
+    const breaker = new Breaker(clock, (change) => {
       // A call of a target that is no longer configured may still run.
       if (healthByName.get(nameOf(target)) !== health) return;
+      const { state } = breaker;
       if (state === 'closed') metrics.breakerState.remove(target);
       else metrics.breakerState.set(target, STATE_VALUES[state]);
+      events.onBreakerChange?.(target, change);
     });
     const health: Health = { target, breaker, rateLimitedUntil: 0 };
     return health;
@@ -183,10 +187,10 @@ export function createTargets({ providers, maxConcurrent, clock, metrics }: Targ
       const names = new Set(
         routes.flatMap((route) => route.targets.map((target) => nameOf(healthTarget(target, route)))),
       );
-      for (const [name, { target }] of healthByName) {
+      for (const [name, { breaker }] of healthByName) {
         if (names.has(name)) continue;
+        breaker.remove();
         healthByName.delete(name);
-        metrics.breakerState.remove(target);
       }
     },
   };

@@ -21,8 +21,8 @@ export function generationMetrics(registers: Registry[]) {
     }),
     tokens: new Counter({
       name: 'sluice_tokens_total',
-      help: 'Tokens of complete answers, as the provider counted them. kind: input, output, cached (part of the input), reasoning',
-      labelNames: ['model', 'kind'] as const,
+      help: 'Tokens of ended generations. kind: input, output, cached (part of the input), reasoning (part of the output). basis: counted (by the provider) or estimated. key: as in sluice_requests_total',
+      labelNames: ['key', 'model', 'kind', 'basis'] as const,
       registers,
     }),
     generationsAborted: new Counter({

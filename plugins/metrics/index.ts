@@ -1,7 +1,10 @@
+import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, Registry } from 'prom-client';
+import type { Identity } from '../auth/identity.ts';
 import { configurationMetrics } from './configuration.ts';
 import { generationMetrics } from './generations.ts';
+import { createKeyLabels } from './key-labels.ts';
 import { processMetrics } from './process.ts';
 import { redisMetrics } from './redis.ts';
 import { responseMetrics } from './responses.ts';
@@ -21,10 +24,13 @@ function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) 
   const registers = [registry];
   // Reads the limit of open files, so not only when the metrics are first asked for: no descriptor may be free then.
   const ofProcess = processMetrics();
+  const ofGenerations = generationMetrics(registers);
+  const ofResponses = responseMetrics(registers);
   return {
     registry,
+    keyLabels: createKeyLabels([ofGenerations.tokens, ofResponses.requests]),
     ...configurationMetrics(registers),
-    ...generationMetrics(registers),
+    ...ofGenerations,
     logLinesDropped: new Counter({
       name: 'sluice_log_lines_dropped_total',
       help: 'Log lines dropped because standard output was not read',
@@ -35,7 +41,7 @@ function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) 
       },
     }),
     ...upstreamMetrics(registers),
-    ...responseMetrics(registers),
+    ...ofResponses,
     // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
     ...redisMetrics(hasRedis ? registers : []),
     /** Returns all metrics in the Prometheus text format. */
@@ -57,9 +63,18 @@ export default fp<MetricsOptions>(
     const metrics = createMetrics(options);
     fastify.decorate('metrics', metrics);
     fastify.addHook('onClose', startCountingBytesIn([metrics.registry]));
-    fastify.addHook('onResponse', async ({ method, routeOptions }, { statusCode }) => {
-      metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode) });
+    fastify.addHook('onResponse', async (request, { statusCode }) => {
+      const { method, routeOptions } = request;
+      const key = metrics.keyLabels.labelOf(callerOf(request));
+      metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode), key });
     });
   },
   { name: 'metrics' },
 );
+
+/** Returns the owner that was identified. On public routes of the api scope nobody is, although there is an identity. */
+function callerOf({ is404, identity, routeOptions }: FastifyRequest): string | undefined {
+  if (is404 || routeOptions.config?.access === 'public') return undefined;
+  // Undefined outside of the api scope, and if the credentials were refused.
+  return (identity as Identity | undefined)?.owner;
+}

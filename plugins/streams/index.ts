@@ -39,7 +39,7 @@ export interface StreamsOptions {
 /** Adds `fastify.streams`: starts generations and finds their streams. */
 export default fp<StreamsOptions>(
   async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, ...options }) => {
-    const { clock, metrics, llm, limits, load, cluster, log } = fastify;
+    const { clock, metrics, llm, limits, load, cluster, audit, log } = fastify;
     const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
     fastify.addHook('onClose', () => store.close());
 
@@ -78,7 +78,8 @@ export default fp<StreamsOptions>(
       };
       try {
         reservation = await limits.reserveGeneration(identity, prompt);
-        const result = await store.create(info, idempotency, serializedPrompt);
+        const { estimate } = reservation;
+        const result = await store.create({ ...info, estimate }, idempotency, serializedPrompt);
         if (result.created) return { created: result.log, reservation };
         releaseAll();
         return { existing: result.log };
@@ -113,7 +114,10 @@ export default fp<StreamsOptions>(
         // Nobody could read the answer.
         limits.claimReader(identity)();
         const route = llm.route(model, identity);
-        if (!mayUseModel(identity, route.name)) throw fastify.httpErrors.forbidden('This key may not use this model.');
+        if (!mayUseModel(identity, route.name)) {
+          audit.modelRefused(logger, identity.owner, route.label);
+          throw fastify.httpErrors.forbidden('This key may not use this model.');
+        }
         const unsupported = llm.unsupported(route, question);
         if (unsupported !== undefined) {
           // The name may be a field that a client has made up.
@@ -153,7 +157,7 @@ export default fp<StreamsOptions>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
+  { name: 'streams', dependencies: ['audit', 'clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
 );
 
 /** Prefixes a name that clients choose, because two owners may choose the same one. */

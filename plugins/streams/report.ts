@@ -1,8 +1,8 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { OverloadedError, ProviderError } from '../../providers/errors.ts';
-import type { Usage } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
+import type { TokenUse } from '../limits/tokens.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Terminal, WritableLog } from './types.ts';
 
@@ -10,7 +10,8 @@ import type { Terminal, WritableLog } from './types.ts';
 export interface GenerationReport {
   onTarget(target: Target): void;
   onFirstPart(): void;
-  onEnd(terminal: Terminal, fault?: unknown): void;
+  /** @param used undefined if another replica counts the tokens of the answer */
+  onEnd(terminal: Terminal, fault: unknown, used: TokenUse | undefined): void;
 }
 
 export function createReport(
@@ -30,7 +31,7 @@ export function createReport(
     onFirstPart() {
       firstPartAt ??= clock.now();
     },
-    onEnd(terminal, fault) {
+    onEnd(terminal, fault, used) {
       const durationMs = Math.round(clock.now() - startedAt);
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
@@ -39,7 +40,7 @@ export function createReport(
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
       const reason = ABORT_REASONS[outcome];
       if (reason !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason });
-      if (terminal.type === 'end') countTokens(metrics, model, terminal.usage);
+      if (used !== undefined) countTokens(metrics, { model, owner: log.info.owner, used, terminal });
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(
         {
@@ -55,6 +56,7 @@ export function createReport(
           ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - startedAt) }),
           durationMs,
           characters: log.length,
+          ...(used && { tokens: used }),
         },
         'stream ended',
       );
@@ -79,12 +81,28 @@ function targetLabel({ provider, model }: Target, { label }: ModelRoute): string
   return label === `${provider}/*` ? label : `${provider}/${model}`;
 }
 
-function countTokens({ tokens }: Metrics, model: string, usage: Usage = {}): void {
-  const { inputTokens = 0, outputTokens = 0, cachedTokens = 0, reasoningTokens = 0 } = usage;
-  tokens.inc({ model, kind: 'input' }, inputTokens);
-  tokens.inc({ model, kind: 'output' }, outputTokens);
-  tokens.inc({ model, kind: 'cached' }, cachedTokens);
-  tokens.inc({ model, kind: 'reasoning' }, reasoningTokens);
+/** Tokens of one generation, for `countTokens`. */
+export interface Spending {
+  /** Label of the model. */
+  readonly model: string;
+  readonly owner: string;
+  readonly used: TokenUse;
+  readonly terminal: Terminal;
+}
+
+/** Counts the tokens of a generation that has ended. Call once, on the replica that has ended its log. */
+export function countTokens({ tokens, keyLabels }: Metrics, { model, owner, used, terminal }: Spending): void {
+  const key = keyLabels.labelOf(owner);
+  const { cachedTokens, reasoningTokens } = (terminal.type === 'end' && terminal.usage) || {};
+  const add = (kind: string, basis: string, count = 0) => {
+    if (count > 0 && Number.isFinite(count)) tokens.inc({ key, model, kind, basis }, count);
+  };
+  add('input', 'counted', used.counted.input);
+  add('output', 'counted', used.counted.output);
+  add('cached', 'counted', cachedTokens);
+  add('reasoning', 'counted', reasoningTokens);
+  add('input', 'estimated', used.estimated.input);
+  add('output', 'estimated', used.estimated.output);
 }
 
 function outcomeOf(terminal: Terminal): string {

@@ -1,9 +1,10 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { ProviderError } from '../../providers/errors.ts';
-import type { AnswerPart } from '../../providers/types.ts';
+import type { AnswerPart, FinishPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
+import { withUncounted } from '../limits/tokens.ts';
 import type { PartSink } from '../llm/attempt.ts';
 import type { AnswerSink, GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';
 import type { Metrics } from '../metrics/index.ts';
@@ -11,6 +12,7 @@ import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
+import { PRODUCER_LOST } from './terminals.ts';
 import type { WritableLog } from './types.ts';
 
 export interface StartGenerationOptions {
@@ -20,7 +22,7 @@ export interface StartGenerationOptions {
   readonly prompt: Prompt;
   readonly logger: FastifyBaseLogger;
   /** The slot and the tokens reserved from the owner's limits. */
-  readonly reservation?: Reservation;
+  readonly reservation: Reservation;
   /** Releases the memory of the prompt. */
   readonly releasePrompt?: (() => void) | undefined;
   /** Text that the answer continues. */
@@ -69,11 +71,15 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
   return ({ log, route, prompt, logger, reservation, releasePrompt, partialAnswer }) => {
     const { id, owner } = log.info;
     const toolCallIds: string[] = [];
+    let uncounted: FinishPart['uncounted'];
     const report = createReport(log, route, { clock, metrics, logger });
     const { onTarget, onFirstPart } = report;
     const toAnswerSink = (sink: PartSink): AnswerSink => ({
       ...sink,
-      onPart: (part) => sink.onPart(withToolCallId(part)),
+      onPart(part) {
+        if (part.type === 'finish') uncounted = part.uncounted;
+        return sink.onPart(withToolCallId(part));
+      },
       onTarget,
       onFirstPart() {
         onFirstPart();
@@ -91,8 +97,10 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
         releasePrompt?.();
         const isFree = log.length === 0 && wasRefused(fault);
         const usage = terminal.type === 'end' ? terminal.usage : undefined;
-        reservation?.settle(isFree ? { totalTokens: 0 } : usage, log.length);
-        report.onEnd(terminal, fault);
+        const used = reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length);
+        // Another replica that has taken the log over counts the whole answer.
+        const isCountedElsewhere = terminal === PRODUCER_LOST;
+        report.onEnd(terminal, fault, isCountedElsewhere ? undefined : withUncounted(used, uncounted));
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },
     });

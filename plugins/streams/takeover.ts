@@ -1,12 +1,15 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { ModelRoute } from '../config/model-routes.ts';
+import type { Reservation } from '../limits/index.ts';
+import { type TokenEstimate, usedTokens } from '../limits/tokens.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
+import { countTokens } from './report.ts';
 import type { StartGeneration } from './start-generation.ts';
-import { PRODUCER_LOST } from './terminals.ts';
-import type { TakeoverHandler, WritableLog } from './types.ts';
+import { PRODUCER_LOST, STOPPED } from './terminals.ts';
+import type { TakeoverHandler, Terminal, WritableLog } from './types.ts';
 
 /** Handles a log whose producer is dead: it ends as lost, or continues if its model has `onMidStreamFailure: continue`. */
 
@@ -31,33 +34,63 @@ export interface TakeoverOptions {
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
   const { metrics, llm, log: logger, admission, startGeneration } = options;
 
+  /** Ends a log in place of its producer, which cannot count the tokens of the answer. */
+  const endInPlace = (log: WritableLog, terminal: Terminal) => {
+    const { owner, model, estimate = NO_ESTIMATE } = log.info;
+    const used = usedTokens(undefined, log.length, estimate);
+    log.end(terminal);
+    countTokens(metrics, { model: labelOf(model, llm), owner, used, terminal });
+  };
+
   const endAsLost = (log: WritableLog) => {
+    const { id, owner } = log.info;
     metrics.takeovers.inc({ outcome: 'lost' });
-    logger.warn({ stream: log.info.id }, 'producer of a stream is dead; the stream ends as lost');
-    log.end(PRODUCER_LOST);
+    logger.warn({ stream: id, owner }, 'producer of a stream is dead; the stream ends as lost');
+    endInPlace(log, PRODUCER_LOST);
   };
 
   const continueOrEnd = async (log: WritableLog, serializedPrompt: string | undefined) => {
-    const { id, model } = log.info;
+    const { id, model, owner, estimate } = log.info;
     const partialAnswer = serializedPrompt === undefined ? undefined : await readText(log);
     if (partialAnswer === undefined || admission.reserve(id) !== 'reserved') return endAsLost(log);
     try {
       const prompt = JSON.parse(serializedPrompt as string) as Prompt;
-      startGeneration({ log, route: llm.route(model), prompt, logger, partialAnswer });
+      const reservation = chargedBefore(estimate);
+      startGeneration({ log, route: llm.route(model), prompt, logger, reservation, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
-      logger.warn({ stream: id }, 'producer of a stream is dead; this replica continues the answer');
+      logger.warn({ stream: id, owner }, 'producer of a stream is dead; this replica continues the answer');
     } catch {
       admission.release(id);
       endAsLost(log);
     }
   };
 
-  return (log, serializedPrompt) => {
+  return (log, serializedPrompt, isStopRequested) => {
+    if (isStopRequested) return endInPlace(log, STOPPED);
     continueOrEnd(log, serializedPrompt).catch((error: unknown) => {
       logger.error({ err: error }, 'takeover of a stream failed; the stream ends as lost');
       endAsLost(log);
     });
   };
+}
+
+/** The producer ran a version that did not store its estimate. */
+const NO_ESTIMATE: TokenEstimate = { prompt: 0, total: 0 };
+
+/** Returns the reservation of a generation whose first producer has charged its estimate. */
+function chargedBefore(estimate = NO_ESTIMATE): Reservation {
+  return { estimate, settle: (usage, characters) => usedTokens(usage, characters, estimate) };
+}
+
+/** Label of a model that is not configured here, and whose name a client may have chosen. */
+const UNKNOWN_MODEL = '_unknown';
+
+function labelOf(model: string, llm: Pick<Llm, 'route'>): string {
+  try {
+    return llm.route(model).label;
+  } catch {
+    return UNKNOWN_MODEL;
+  }
 }
 
 /** Reads all text so far. Returns undefined after a tool call: such an answer cannot be continued. */

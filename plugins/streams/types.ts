@@ -1,4 +1,5 @@
 import type { ContentPart, FinishReason, ProviderState, Usage } from '../../providers/types.ts';
+import type { TokenEstimate } from '../limits/tokens.ts';
 
 /**
  * The interface between the service and the store of logs. Callers must not assume that a log is in memory:
@@ -68,6 +69,8 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
   readonly chat?: string | undefined;
+  /** Estimated tokens, for a replica that ends the log in place of its producer. */
+  readonly estimate?: TokenEstimate | undefined;
 }
 
 /** Events that a producer receives from its log. */
@@ -121,8 +124,15 @@ export type CreateResult =
   | { readonly created: true; readonly log: WritableLog }
   | { readonly created: false; readonly log: ReadableLog };
 
-/** Handles a log that this process has taken over from a dead producer. */
-export type TakeoverHandler = (log: WritableLog, serializedPrompt: string | undefined) => void;
+/**
+ * Handles a log that this process has taken over from a dead producer. `isStopRequested` is true if a client has asked
+ * to end the answer.
+ */
+export type TakeoverHandler = (
+  log: WritableLog,
+  serializedPrompt: string | undefined,
+  isStopRequested?: boolean,
+) => void;
 
 export interface StreamStore {
   /** True if other replicas read the same logs. */

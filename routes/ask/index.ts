@@ -68,6 +68,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         return await readFromStart(fastify, stream, reply);
       } catch (error) {
         if (identity.ticket !== undefined && (error as { statusCode?: number }).statusCode === 409) {
+          fastify.audit.credentialsRefused(request, { reason: 'used', owner: identity.owner });
           throw fastify.httpErrors.unauthorized('This ticket was used for another question; request a new one.');
         }
         const failure = temporaryError(error);

@@ -34,10 +34,12 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
         },
       },
     },
-    async ({ body, identity }, reply) => {
+    async ({ body, identity, log }, reply) => {
       const { model, seconds = 60 } = body;
-      const name = model && fastify.llm.route(model, identity).name;
-      if (name !== undefined && !fastify.auth.mayUseModel(identity, name)) {
+      const route = model === undefined ? undefined : fastify.llm.route(model, identity);
+      const name = route?.name;
+      if (route !== undefined && !fastify.auth.mayUseModel(identity, route.name)) {
+        fastify.audit.modelRefused(log, identity.owner, route.label);
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
       const { ticket, expiresAt } = fastify.auth.createAskTicket(identity, name, seconds * 1000);

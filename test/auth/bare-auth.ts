@@ -1,5 +1,6 @@
 import Fastify, { type FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
+import audit from '../../plugins/audit/index.ts';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import auth, { type AuthOptions } from '../../plugins/auth/index.ts';
 import authScope from '../../plugins/auth/scope.ts';
@@ -45,6 +46,7 @@ export async function bareAuth(
   const app = Fastify({ logger: { stream: logTo } });
   const settings = loadConfig({});
   await app.register(clock, { clock: time });
+  await app.register(audit);
   await app.register(config, { config: settings });
   await app.register(errors);
   await app.register(auth, {

@@ -143,6 +143,13 @@ t.test('tokens that are signed with a key of the key set', async (t) => {
     ),
   };
   for (const [name, token] of Object.entries(invalid)) t.equal(await statusOf(service, token), 401, name);
+  const reasons = service.log().match(/"reason":"\w+"/g);
+  const expected = ['algorithm', 'algorithm', 'signing_key', 'signing_key', 'signature'];
+  t.same(
+    reasons,
+    expected.map((reason) => `"reason":"${reason}"`),
+    'the reasons in the log',
+  );
   const attacker = await startRsaIssuer(t);
   const jku = attacker.jwt.jwksUrl as string;
   t.equal(await statusOf(service, await rs({}, { kid: 'none', jku, x5u: jku })), 401, 'jku and x5u');

@@ -60,6 +60,26 @@ t.test('a key is accepted until it expires', async (t) => {
   t.match(await get('/api', bearer('a')), UNAUTHORIZED, 'at that time');
 });
 
+t.test('a refused key is named as expired or revoked, and as unknown beyond a bound', async (t) => {
+  const many = Array.from({ length: 1_001 }, (_, i) => keyOf(`k${i}`));
+  const { get, reload, log } = await bareAuth(t, { keys: [...many, keyOf('a')] });
+  reload([keyOf('a'), keyOf('old', { expiresAt: '2020-01-01' })]);
+  const refused = async (key: string) => {
+    await get('/api', bearer(key));
+    const line = log()
+      .match(/.*"audit".*/g)
+      ?.at(-1) as string;
+    const { reason, owner } = JSON.parse(line) as Record<string, unknown>;
+    return [reason, owner];
+  };
+  t.same(await refused('k0'), ['unknown', undefined], 'the one that was removed first');
+  t.same(await refused('k1'), ['revoked', 'key:k1']);
+  t.same(await refused('k1000'), ['revoked', 'key:k1000']);
+  t.same(await refused('old'), ['expired', 'key:old']);
+  reload([keyOf('a'), keyOf('k1')]);
+  t.equal((await get('/api', bearer('k1'))).status, 200, 'a key that is configured again');
+});
+
 t.test('a reload replaces the keys, and cannot open the service', async (t) => {
   const { app, get, reload } = await bareAuth(t, { keys: [keyOf('a'), keyOf('b')] });
   reload([keyOf('b'), keyOf('c')]);

@@ -1,5 +1,6 @@
+import fc from 'fast-check';
 import t, { type Test } from 'tap';
-import { type Admission, Breaker } from '../../plugins/llm/breaker.ts';
+import { type Admission, Breaker, type BreakerChange } from '../../plugins/llm/breaker.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 
 /** Tests when a breaker opens, for whom, for how long, and what closes it. */
@@ -7,7 +8,7 @@ import { type ManualClock, manualClock } from '../manual-clock.ts';
 function createBreaker() {
   const clock = manualClock();
   const states: string[] = [];
-  const breaker = new Breaker(clock, (state) => states.push(state));
+  const breaker = new Breaker(clock, ({ to }) => states.push(to));
   const call = (owner = 'o'): Admission => {
     const admission = breaker.admit(owner);
     if (admission === undefined) throw new Error('the breaker did not admit the call');
@@ -258,4 +259,59 @@ t.test('calls of others that began before one owner was kept out still count', a
   breaker.failed(first);
   breaker.failed(second);
   t.equal(breaker.isClosedFor('z'), false);
+});
+
+const OWNERS = ['a', 'b', 'c', 'd'] as const;
+const owner = fc.constantFrom(...OWNERS);
+const breakerStep = fc.oneof(
+  {
+    arbitrary: fc.record({ do: fc.constantFrom('fail' as const, 'fail' as const, 'admit' as const), owner }),
+    weight: 10,
+  },
+  { arbitrary: fc.record({ do: fc.constant('succeed' as const), owner }), weight: 1 },
+  { arbitrary: fc.record({ do: fc.constant('late' as const), index: fc.nat(9), isFailed: fc.boolean() }), weight: 2 },
+  { arbitrary: fc.record({ do: fc.constant('wait' as const), ms: fc.constantFrom(1_000, 5_000, 20_000) }), weight: 5 },
+  { arbitrary: fc.record({ do: fc.constant('remove' as const) }), weight: 1 },
+);
+
+t.test('the reported changes of everybody and of each owner follow one another, up to the present state', async (t) => {
+  const seen = new Set<string>();
+  fc.assert(
+    fc.property(fc.array(breakerStep, { minLength: 20, maxLength: 80, size: 'max' }), (steps) => {
+      const clock = manualClock();
+      const changes: BreakerChange[] = [];
+      const breaker = new Breaker(clock, (change) => changes.push(change));
+      const open: Admission[] = [];
+      for (const step of steps) {
+        if (step.do === 'wait') clock.advance(step.ms);
+        else if (step.do === 'remove') breaker.remove();
+        else if (step.do === 'late') {
+          const admission = open[step.index];
+          if (admission) breaker[step.isFailed ? 'failed' : 'succeeded'](admission);
+        } else {
+          const admission = breaker.admit(step.owner);
+          if (admission === undefined) continue;
+          if (step.do === 'admit') open.push(admission);
+          else breaker[step.do === 'fail' ? 'failed' : 'succeeded'](admission);
+        }
+      }
+      const last = new Map<string | undefined, string>();
+      for (const { from, to, reason, owner } of changes) {
+        const before = last.get(owner) ?? 'closed';
+        if (from !== before || from === to) throw new Error(`${owner}: from ${from} to ${to}, but it was ${before}`);
+        last.set(owner, to);
+        seen.add(`${reason} ${owner === undefined ? 'everybody' : 'owner'}`);
+      }
+      const isClosed = (scope: string | undefined) => (last.get(scope) ?? 'closed') === 'closed';
+      for (const one of OWNERS) {
+        if (breaker.isClosedFor(one) !== (isClosed(undefined) && isClosed(one))) throw new Error(`state of ${one}`);
+      }
+      if (breaker.isClosedFor('nobody') !== isClosed(undefined)) throw new Error('state of everybody');
+    }),
+    { numRuns: 1_000, endOnFailure: true },
+  );
+  for (const reason of ['failures', 'probe', 'probe_failed', 'succeeded', 'removed']) {
+    for (const scope of ['everybody', 'owner']) t.ok(seen.has(`${reason} ${scope}`), `${reason} of ${scope}`);
+  }
+  t.ok(seen.has('replaced owner'), 'replaced of owner');
 });

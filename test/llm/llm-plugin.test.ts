@@ -44,6 +44,7 @@ async function start(t: Test, settings: ModelSettings, providers: FakeProvider[]
     providers: { providers: new Map(providers.map((provider) => [provider.name, provider])) },
     clock: { clock: manualClock() },
     metrics: { metrics: upstreamMetrics([registry]) },
+    audit: { audit: { breakerChanged() {} } },
     tracing: { tracing: { attempt: () => NO_SPAN } },
     errors: { httpErrors: { notFound: (message: string) => Object.assign(new Error(message), { statusCode: 404 }) } },
   };
@@ -135,5 +136,5 @@ t.test('no list and no label holds a model name that a client has made up', asyn
 });
 
 t.test('the plugin names the plugins that it needs', async (t) => {
-  await t.rejects(async () => Fastify().register(llm, SETTINGS), /dependency 'config'/);
+  await t.rejects(async () => Fastify().register(llm, SETTINGS), /dependency 'audit'/);
 });

@@ -24,7 +24,7 @@ import { manualClock } from '../manual-clock.ts';
 
 /** Tests when the configuration is read again, with real files and a clock that the test advances. */
 
-const REPORT: ReloadReport = { keys: 0, apiKeys: {}, needsRestart: [] };
+const REPORT = { keys: 0, apiKeys: {}, needsRestart: [] } as unknown as ReloadReport;
 
 interface Setup {
   /** Key of the provider in each configuration that was applied. */

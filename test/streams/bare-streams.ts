@@ -1,6 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Test } from 'tap';
+import audit from '../../plugins/audit/index.ts';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import clockPlugin from '../../plugins/clock.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
@@ -68,6 +69,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
     } as Partial<FastifyInstance['llm']> as FastifyInstance['llm']);
   };
   await app.register(clockPlugin, { clock });
+  await app.register(audit);
   await app.register(metrics, { hasRedis: false });
   await app.register(errors);
   await app.register(redis, { redis: undefined });

@@ -2,6 +2,7 @@ import t, { type Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import type { Stream, Terminal } from '../../plugins/streams/api.ts';
 import { createLifetime } from '../../plugins/streams/lifetime.ts';
+import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import { ProviderError } from '../../providers/errors.ts';
 import type { FinishPart } from '../../providers/types.ts';
 import { until } from '../helper.ts';
@@ -20,7 +21,7 @@ import {
 
 /** Tests the ends of a generation: what its readers get, what its owner pays, and what is released. */
 
-const OWNER: Identity = { owner: 'a', maxConcurrent: 1, tokensPerMinute: 10_000 };
+const OWNER: Identity = { owner: 'key:a', maxConcurrent: 1, tokensPerMinute: 10_000 };
 const MAX_CHARS = 2_000;
 /** The prompt of `start` is one token. */
 const PROMPT_TOKENS = 1;
@@ -39,6 +40,8 @@ interface End {
   readonly end: (service: BareStreams, stream: Stream, call: ModelCall) => unknown;
   readonly terminal: object;
   readonly tokens: number;
+  /** True if the provider has counted the tokens. */
+  readonly isCounted?: boolean;
   readonly text: number;
 }
 
@@ -51,7 +54,39 @@ const ENDS: End[] = [
     },
     terminal: { type: 'end', finishReason: 'stop', usage: { inputTokens: 30, outputTokens: 50 } },
     tokens: 80,
+    isCounted: true,
     text: 400,
+  },
+  {
+    name: 'complete, with reasoning, and a total that is more than its parts',
+    end: (_, __, call) => {
+      void call.sink.onPart({ type: 'reasoning', text: 'x'.repeat(200) });
+      finishWith(call, { inputTokens: 30, outputTokens: 50, totalTokens: 95, reasoningTokens: 15, cachedTokens: 7 });
+    },
+    terminal: { type: 'end', finishReason: 'stop' },
+    tokens: 95,
+    isCounted: true,
+    text: 0,
+  },
+  {
+    name: 'complete, with counts that cannot be',
+    end: (_, __, call) => {
+      text(call, 400);
+      finishWith(call, { inputTokens: -30, outputTokens: Number.POSITIVE_INFINITY, reasoningTokens: -1 });
+    },
+    terminal: { type: 'end', finishReason: 'stop' },
+    tokens: ESTIMATE,
+    text: 400,
+  },
+  {
+    name: 'stopped while its model was reasoning',
+    end: async (_, stream, call) => {
+      void call.sink.onPart({ type: 'reasoning', text: 'x'.repeat(4_400) });
+      await stream.stop();
+    },
+    terminal: { type: 'end', finishReason: 'stopped' },
+    tokens: PROMPT_TOKENS + 1_100,
+    text: 0,
   },
   {
     name: 'complete, without a usage',
@@ -141,15 +176,28 @@ const ENDS: End[] = [
   },
 ];
 
+/** Longest answers of ends that need other ones. */
+const MAX_CHARS_OF: Readonly<Record<string, number>> = { 'stopped while its model was reasoning': 5_000 };
+
 /** Asserts that exactly `tokens` tokens of `OWNER` are charged. */
 async function assertCharged(t: Test, { fits }: BareStreams, tokens: number): Promise<void> {
   t.equal(await fits(OWNER, 10_000 - tokens), true, `not more than ${tokens} tokens are charged`);
   if (tokens > 0) t.equal(await fits(OWNER, 10_001 - tokens), false, `not less than ${tokens} tokens are charged`);
 }
 
-for (const { name, end, terminal, tokens, text: characters } of ENDS) {
+/** Returns the tokens that are counted for the key of `OWNER`. */
+async function spentTokens({ app }: BareStreams): Promise<{ counted: number; estimated: number }> {
+  const sumOf = async (basis: string) => {
+    const of = (kind: string) => metricValue(app, 'sluice_tokens_total', { key: 'a', model: 'small', kind, basis });
+    return (await of('input')) + (await of('output'));
+  };
+  return { counted: await sumOf('counted'), estimated: await sumOf('estimated') };
+}
+
+for (const { name, end, terminal, tokens, isCounted = false, text: characters } of ENDS) {
   t.test(`a generation that is ${name}: its end is final, its charge exact, its slots free`, async (t) => {
-    const service = await bareStreams(t, { maxChars: MAX_CHARS, highWaterMark: 100_000 });
+    const service = await bareStreams(t, { maxChars: MAX_CHARS_OF[name] ?? MAX_CHARS, highWaterMark: 100_000 });
+    service.app.metrics.keyLabels.configure(['a']);
     const stream = await service.start(OWNER, { maxTokens: 999 });
     const call = service.calls[0] as ModelCall;
     await assertCharged(t, { ...service, fits: (who, n) => service.fits({ ...who, maxConcurrent: 2 }, n) }, 1_000);
@@ -169,6 +217,8 @@ for (const { name, end, terminal, tokens, text: characters } of ENDS) {
     t.same((await readAll(stream)).terminal, read.terminal, 'what follows the end changes nothing');
     await assertCharged(t, service, tokens);
     t.equal(call.signal.aborted, wasAborted, 'nor is a finished call aborted');
+    const spent = { counted: isCounted ? tokens : 0, estimated: isCounted ? 0 : tokens };
+    t.same(await spentTokens(service), spent, 'the metric has what is charged');
     const ended = await metricValue(service.app, 'sluice_generations_total');
     t.equal(ended, 1, 'one generation is counted');
     t.equal(await metricValue(service.app, 'sluice_generations_active'), 0, 'none is running');
@@ -180,9 +230,49 @@ for (const { name, end, terminal, tokens, text: characters } of ENDS) {
   });
 }
 
+t.test('an owner without a limit of tokens is counted as one with a limit', async (t) => {
+  for (const { name, end, tokens } of ENDS) {
+    const service = await bareStreams(t, { maxChars: MAX_CHARS_OF[name] ?? MAX_CHARS, highWaterMark: 100_000 });
+    service.app.metrics.keyLabels.configure(['a']);
+    const stream = await service.start({ owner: 'key:a' }, { maxTokens: 999 });
+    await end(service, stream, service.calls[0] as ModelCall);
+    const { counted, estimated } = await spentTokens(service);
+    t.equal(counted + estimated, tokens, name);
+  }
+});
+
+t.test('tokens of calls that broke off are estimated, and cached and reasoning tokens are counted apart', async (t) => {
+  const service = await bareStreams(t);
+  service.app.metrics.keyLabels.configure(['a']);
+  await service.start(OWNER);
+  const usage = { inputTokens: 50, outputTokens: 30, totalTokens: 80, cachedTokens: 9, reasoningTokens: 4 };
+  const uncounted = { input: 20, output: 10 };
+  void service.calls[0]?.sink.onPart({ type: 'finish', reason: 'stop', usage, uncounted });
+  const of = (kind: string, basis: string) =>
+    metricValue(service.app, 'sluice_tokens_total', { key: 'a', kind, basis });
+  t.same([await of('input', 'counted'), await of('output', 'counted')], [30, 20]);
+  t.same([await of('input', 'estimated'), await of('output', 'estimated')], [20, 10]);
+  t.same([await of('cached', 'counted'), await of('reasoning', 'counted')], [9, 4]);
+  await assertCharged(t, service, 80);
+});
+
+t.test('an answer that another replica has taken over is charged here, and its tokens count there', async (t) => {
+  const clock = manualClock();
+  const options = { clock, highWaterMark: 1_000, flushMs: 0, ttlMs: 1_000, maxTotalBytes: 1e9, onEvicted() {} };
+  const store = new MemoryStore(options);
+  const service = await bareStreams(t, { store });
+  service.app.metrics.keyLabels.configure(['a']);
+  const stream = await service.start(OWNER, { maxTokens: 999 });
+  text(service.calls[0] as ModelCall, 400);
+  store.get(stream.id)?.onTakenOver();
+  t.equal(service.calls[0]?.signal.aborted, true, 'the call is aborted');
+  t.same(await spentTokens(service), { counted: 0, estimated: 0 });
+  await assertCharged(t, service, ESTIMATE);
+});
+
 t.test('the call of a model is aborted by every end that does not come from it', async (t) => {
   for (const { name, end } of ENDS) {
-    const service = await bareStreams(t, { maxChars: MAX_CHARS, highWaterMark: 100_000 });
+    const service = await bareStreams(t, { maxChars: MAX_CHARS_OF[name] ?? MAX_CHARS, highWaterMark: 100_000 });
     const stream = await service.start(OWNER);
     await end(service, stream, service.calls[0] as ModelCall);
     const isAborted = service.calls[0]?.signal.aborted;

@@ -314,8 +314,10 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
       const { replicas, a, b } = await setUp(t);
       const result = await a.store.create(info(), undefined, prompt);
       const log = result.log as WritableLog;
-      const takeovers: { log: WritableLog; prompt: string | undefined }[] = [];
-      b.store.onTakeover((taken, serialized) => takeovers.push({ log: taken, prompt: serialized }));
+      const takeovers: { log: WritableLog; prompt: string | undefined; isStopRequested?: boolean | undefined }[] = [];
+      b.store.onTakeover((taken, serialized, isStopRequested) =>
+        takeovers.push({ log: taken, prompt: serialized, isStopRequested }),
+      );
       void log.append(text('one '));
       const reader = await follow(await b.store.open(log.info.id));
       await replicas.settle();
@@ -330,6 +332,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
       await replicas.advance(DEATH_MS);
       t.equal(takeovers.length, 1);
       t.equal(takeovers[0]?.prompt, 'the prompt');
+      t.equal(takeovers[0]?.isStopRequested, false);
       const taken = takeovers[0]?.log as WritableLog;
       const counts: number[] = [];
       taken.subscribe({ onReaders: (count) => counts.push(count), onStop() {}, onTakenOver() {} });
@@ -341,6 +344,14 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
       t.same(reader.last?.terminal, END);
       await replicas.advance(10_000);
       t.equal(takeovers.length, 1, 'once');
+    });
+
+    t.test('the handler learns that a client has stopped the answer', async (t) => {
+      const { replicas, a, b, takeovers, id } = await setUpTakeover(t, 'the prompt');
+      await a.die();
+      await (await b.store.open(id))?.stop();
+      await replicas.advance(DEATH_MS);
+      t.match(takeovers, [{ isStopRequested: true }]);
     });
 
     t.test('no log is taken over until this replica has renewed its own lease for two seconds', async (t) => {

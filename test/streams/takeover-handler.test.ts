@@ -6,7 +6,7 @@ import { AdmissionControl } from '../../plugins/streams/admission.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import { createGenerationStarter } from '../../plugins/streams/start-generation.ts';
 import { createTakeoverHandler, serializePrompt } from '../../plugins/streams/takeover.ts';
-import type { WritableLog } from '../../plugins/streams/types.ts';
+import type { StreamInfo, WritableLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
@@ -23,23 +23,22 @@ const LOST = { type: 'error', code: 'stream_lost', retryable: true, status: 502 
 const route = (onMidStreamFailure: string) =>
   ({ name: 'm', label: 'm', onMidStreamFailure, targets: [{}] }) as unknown as ModelRoute;
 
-/** Metrics of which a test reads the takeovers. */
+/** Metrics of which a test reads the takeovers and the tokens. */
 function fakeMetrics() {
   const outcomes: string[] = [];
+  const spent: Record<string, string | number>[] = [];
   const ignored = { inc() {}, dec() {}, observe() {} };
   const takeovers = { inc: ({ outcome }: { outcome: string }) => outcomes.push(outcome) };
-  const metrics = new Proxy(
-    { takeovers },
-    {
-      get: (own, name) => (name === 'takeovers' ? own.takeovers : ignored),
-    },
-  ) as unknown as Metrics;
-  return { metrics, outcomes };
+  const tokens = { inc: (labels: object, count: number) => spent.push({ ...labels, count }) };
+  const keyLabels = { labelOf: (owner: string) => `label of ${owner}` };
+  const known: Record<string, unknown> = { takeovers, tokens, keyLabels };
+  const metrics = new Proxy(known, { get: (own, name) => own[String(name)] ?? ignored }) as unknown as Metrics;
+  return { metrics, outcomes, spent };
 }
 
 function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
   const clock = manualClock();
-  const { metrics, outcomes } = fakeMetrics();
+  const { metrics, outcomes, spent } = fakeMetrics();
   const store = new MemoryStore({
     clock,
     highWaterMark: 1e6,
@@ -83,12 +82,13 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
     maxChars: 1e6,
   });
   const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration });
-  const createFilled = async (parts: readonly ContentPart[]) => {
-    const log = await createLog(store, { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o' });
+  const createFilled = async (parts: readonly ContentPart[], info: Partial<StreamInfo> = {}) => {
+    const estimate = { prompt: 10, total: 100 };
+    const log = await createLog(store, { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o', estimate, ...info });
     for (const part of parts) void log.append(part);
     return log;
   };
-  return { clock, admission, calls, outcomes, takeOver, createFilled };
+  return { clock, admission, calls, outcomes, spent, takeOver, createFilled };
 }
 
 const serialized = JSON.stringify(PROMPT);
@@ -139,7 +139,7 @@ const reasons: [
 ];
 for (const [what, options, parts, prompt, prepare] of reasons) {
   t.test(`an answer that ${what} ends as lost`, async (t) => {
-    const { takeOver, createFilled, calls, outcomes, admission } = setUp(t, options);
+    const { takeOver, createFilled, calls, outcomes, spent, admission } = setUp(t, options);
     const log = await createFilled(parts);
     prepare?.(admission);
     const reader = await follow(log);
@@ -149,8 +149,62 @@ for (const [what, options, parts, prompt, prepare] of reasons) {
     t.equal(calls.length, 0, 'no model is asked');
     t.same(outcomes, ['lost']);
     t.equal(admission.active, 0, 'no slot is held');
+    const common = { key: 'label of o', model: options?.isModelKnown === false ? '_unknown' : 'm', basis: 'estimated' };
+    const output = Math.max(90, Math.ceil(log.length / 4));
+    t.same(
+      spent,
+      [
+        { ...common, kind: 'input', count: 10 },
+        { ...common, kind: 'output', count: output },
+      ],
+      'the estimate is counted once, in place of the producer',
+    );
   });
 }
+
+t.test('an answer that a client has stopped is not continued, and its estimate is counted', async (t) => {
+  const { takeOver, createFilled, calls, outcomes, spent } = setUp(t);
+  const log = await createFilled([text('one')]);
+  const reader = await follow(log);
+  takeOver(log, serialized, true);
+  await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
+  t.match(reader.last?.terminal, { type: 'end', finishReason: 'stopped' });
+  t.equal(calls.length, 0, 'no model is asked');
+  t.same(outcomes, []);
+  t.match(spent, [
+    { kind: 'input', count: 10 },
+    { kind: 'output', count: 90 },
+  ]);
+});
+
+t.test('a continued answer is counted by its provider; what the dead producer had is estimated', async (t) => {
+  const { takeOver, createFilled, calls, spent } = setUp(t);
+  const log = await createFilled([text('x'.repeat(40))]);
+  const reader = await follow(log);
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  // As the LLM client adds it up: the call has counted 30 and 7 tokens.
+  const usage = { inputTokens: 50, outputTokens: 17, totalTokens: 67 };
+  calls[0]?.onPart({ type: 'finish', reason: 'stop', usage, uncounted: { input: 20, output: 10 } });
+  await until(() => reader.last !== undefined, 'the answer ends', WAIT_MS);
+  const of = (kind: string, basis: string, count: number) => ({ key: 'label of o', model: 'm', kind, basis, count });
+  t.same(spent, [
+    of('input', 'counted', 30),
+    of('output', 'counted', 7),
+    of('input', 'estimated', 20),
+    of('output', 'estimated', 10),
+  ]);
+});
+
+t.test('an answer of a producer that stored no estimate counts by its length', async (t) => {
+  const { takeOver, createFilled, spent } = setUp(t);
+  const log = await createFilled([text('x'.repeat(41))], { estimate: undefined });
+  const reader = await follow(log);
+  takeOver(log, undefined);
+  await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
+  t.match(spent, [{ kind: 'output', basis: 'estimated', count: 11 }]);
+  t.equal(spent.length, 1);
+});
 
 t.test('a log that cannot be read ends as lost', async (t) => {
   const { takeOver, createFilled, outcomes } = setUp(t);

@@ -3,7 +3,6 @@ import type { Metrics } from '../../../metrics/index.ts';
 import type { Cluster } from '../../../redis/index.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
-import { STOPPED } from '../../terminals.ts';
 import type { TakeoverHandler } from '../../types.ts';
 import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
 import { ALIVE, LOOK } from '../messages.ts';
@@ -76,12 +75,10 @@ export class ProducerRegistry implements ProducerLogObserver {
   produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt, isStopRequested }: Takeover): void {
     const { commands } = this.#options;
     const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
-    if (isStopRequested) {
-      log.end(STOPPED);
-      return;
-    }
     // Without the last entries of the dead producer the answer cannot be continued.
-    this.#takeoverHandler(log, memory.length === position ? serializedPrompt : undefined);
+    const prompt = memory.length === position ? serializedPrompt : undefined;
+    this.#takeoverHandler(log, prompt, isStopRequested);
+    if (isStopRequested) return;
     // A request that came during the takeover was sent to the dead producer.
     void stopIfRequested(log, commands);
   }
