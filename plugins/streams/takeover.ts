@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
+import type { Credential } from '../auth/revocation.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';
@@ -26,10 +27,12 @@ export interface TakeoverOptions {
   readonly log: FastifyBaseLogger;
   readonly admission: AdmissionControl;
   readonly startGeneration: StartGeneration;
+  /** Returns the credential with a mark that this replica accepts. */
+  findCredential(mark: string | undefined): Credential | undefined;
 }
 
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
-  const { metrics, llm, log: logger, admission, startGeneration } = options;
+  const { metrics, llm, log: logger, admission, startGeneration, findCredential } = options;
 
   const endAsLost = (log: WritableLog) => {
     metrics.takeovers.inc({ outcome: 'lost' });
@@ -38,12 +41,15 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
   };
 
   const continueOrEnd = async (log: WritableLog, serializedPrompt: string | undefined) => {
-    const { id, model } = log.info;
+    const { id, model, mark } = log.info;
     const partialAnswer = serializedPrompt === undefined ? undefined : await readText(log);
-    if (partialAnswer === undefined || admission.reserve(id) !== 'reserved') return endAsLost(log);
+    const credential = findCredential(mark);
+    // Of a question whose key this replica does not accept, it asks nothing.
+    const isAccepted = credential?.isRevoked === false;
+    if (partialAnswer === undefined || !isAccepted || admission.reserve(id) !== 'reserved') return endAsLost(log);
     try {
       const prompt = JSON.parse(serializedPrompt as string) as Prompt;
-      startGeneration({ log, route: llm.route(model), prompt, logger, partialAnswer });
+      startGeneration({ log, route: llm.route(model), prompt, logger, credential, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
       logger.warn({ stream: id }, 'producer of a stream is dead; this replica continues the answer');
     } catch {

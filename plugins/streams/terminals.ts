@@ -34,6 +34,15 @@ export const LIMIT_EXCEEDED: Terminal = {
   retryable: false,
 };
 
+/** The key or token of the question, or of the reader, is no longer accepted. */
+export const REVOKED: Terminal = {
+  type: 'error',
+  code: 'revoked',
+  message: 'The key or token of this request was revoked or has expired.',
+  status: 401,
+  retryable: false,
+};
+
 const INTERNAL: Terminal = {
   type: 'error',
   code: 'internal',

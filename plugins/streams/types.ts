@@ -55,6 +55,12 @@ export interface LogReader {
   close(): void;
 }
 
+/** A reader that can end before its log. */
+export interface EndableReader extends LogReader {
+  /** Ends this reader alone: its next slice has no parts and this terminal. */
+  end(terminal: Terminal): void;
+}
+
 export interface StreamInfo {
   /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
@@ -64,6 +70,8 @@ export interface StreamInfo {
   readonly graceMs: number;
   /** Only the owner may read and stop the stream. */
   readonly owner: string;
+  /** Mark of the credential of the question: a replica that does not accept it does not continue the answer. */
+  readonly mark?: string | undefined;
   /** Nonce of the ticket that started the stream. */
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
@@ -89,7 +97,7 @@ export interface ReadableLog {
    * Attaches a reader that starts after `position`, which must be 0 or a delivered position.
    * @throws PositionUnknown for a position after the end of the log
    */
-  read(position: number): Promise<LogReader>;
+  read(position: number): Promise<EndableReader>;
   /** Asks the producer, on any replica, to end now. Without effect on a log that has ended. */
   stop(): Promise<void>;
 }
