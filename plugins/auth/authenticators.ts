@@ -6,7 +6,7 @@ import { createJwt, credentialOfIssuer } from './jwt.ts';
 import type { Credential, CredentialSettings, Credentials } from './revocation.ts';
 import type { Ticket } from './tickets.ts';
 
-/** What one configuration says about callers. A reload replaces all of it. */
+/** Identifies callers as one configuration describes them. A reload replaces all of it. */
 export interface Authenticators extends Pick<ApiKeys, 'findByKey'> {
   /** True if callers must authenticate: keys or tokens are configured. */
   readonly required: boolean;

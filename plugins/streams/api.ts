@@ -17,7 +17,10 @@ export interface Question extends Prompt {
 export interface StartOptions {
   readonly identity: Identity;
   readonly logger: FastifyBaseLogger;
-  /** Idempotency key: the same key and question give the same stream as long as it is stored. */
+  /**
+   * Idempotency key: the same key and question give the same stream as long as it is stored. Another one starts if that has
+   * failed for a reason that passes, before its first part.
+   */
   readonly key?: string | undefined;
   /** True if the client can resume. Other clients get no grace time. */
   readonly resumable: boolean;

@@ -51,6 +51,14 @@ const INTERNAL: Terminal = {
   retryable: false,
 };
 
+/**
+ * Returns true if a question whose answer ended like this may be asked again under its idempotency key: it failed for a
+ * reason that passes, and nobody can have a part of its answer.
+ */
+export function isRepeatable(terminal: Terminal, length: number): boolean {
+  return terminal.type === 'error' && terminal.retryable && length === 0;
+}
+
 /** Returns the terminal of a complete answer. */
 export function endTerminal({ reason, usage, state, targets }: FinishPart): Terminal {
   return { type: 'end', finishReason: reason, usage, state: state as ProviderState | undefined, targets };

@@ -117,7 +117,7 @@ export interface WritableLog extends ReadableLog {
   end(terminal: Terminal): void;
 }
 
-/** Ties an idempotency key to its question: the same key and question give the same stream. */
+/** Ties an idempotency key to its question: the same key and question give the same stream, until one can be repeated. */
 export interface Idempotency {
   readonly key: string;
   /** Hash of the question, so that a key cannot stand for two questions. */
@@ -139,13 +139,13 @@ export interface StreamStore {
   onTakeover?(handler: TakeoverHandler): void;
   /**
    * Creates a log, or finds the log of the same idempotency key. Of several concurrent callers exactly one
-   * creates it.
+   * creates it. A log whose question may be asked again (`isRepeatable`) is not found; it loses the key to the new one.
    * @param serializedPrompt what another replica needs to continue the answer, if it may
    * @throws StoreFull if memory is full and no ended log can be evicted
    * @throws KeyConflict if the key stands for another question
    */
   create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult>;
-  /** Finds the log of an idempotency key if it is still stored. @throws KeyConflict as `create` does */
+  /** Finds the log of an idempotency key if it is still stored and `create` would find it. @throws KeyConflict as `create` does */
   openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined>;
   /** Finds the newest log of a conversation if it still runs. */
   openByChat(chat: string): Promise<ReadableLog | undefined>;
