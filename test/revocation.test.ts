@@ -3,7 +3,7 @@ import { request } from 'node:http';
 import t, { type Test } from 'tap';
 import type { Config } from '../plugins/config/index.ts';
 import type { Provider } from '../providers/types.ts';
-import { bearer, serve, sha256, until, writeConfig } from './helper.ts';
+import { bearer, captureLog, serve, sha256, until, writeConfig } from './helper.ts';
 import { manualClock } from './manual-clock.ts';
 import { metricValue } from './metric-value.ts';
 import { postJson } from './post-json.ts';
@@ -164,6 +164,34 @@ t.test('a client that does not read is cut three seconds after its key was remov
   t.equal(await reading.ended, false, 'its response is not complete');
   other.response.resume();
   t.equal(await other.ended, true, 'that of another key is');
+});
+
+t.test('a response that has closed waits neither for a revocation nor for its cut', async (t) => {
+  const clock = manualClock();
+  const { logTo, log } = captureLog();
+  const upstream = await startUpstream(t, unfinishedAnswer('one'));
+  const { app, url, reload } = await serveWithKeys(t, upstream.url, {}, { clock, logTo });
+  const pending: number[] = [];
+  for (const [key, rest] of [
+    ['a', [keyOf('b'), keyOf('c')]],
+    ['b', [keyOf('c')]],
+  ] as const) {
+    const reading = await open(`${url}/ask/stream?question=q`, { headers: bearer(key) });
+    await until(() => app.streams.active === 1, 'the answer runs');
+    reload(...rest);
+    await reading.ended;
+    await until(() => app.responses.open === 0 && app.streams.active === 0, 'the response is closed');
+    pending.push(clock.pending);
+  }
+  t.equal(pending[0], pending[1], 'no timer is left');
+  const left = await open(`${url}/ask/stream?question=q`, { headers: bearer('c') });
+  const { json } = await left.until('start');
+  await fetch(`${url}${json.url}`, { method: 'DELETE' });
+  await left.ended;
+  await until(() => app.responses.open === 0 && app.streams.active === 0, 'the response is closed');
+  reload(keyOf('d'));
+  const revoked = [...log().matchAll(/"owner":"key:(.)","msg":"credential revoked/g)].map(([, name]) => name);
+  t.same(revoked, ['a', 'b'], 'a key whose responses have ended is not in use');
 });
 
 t.test('keys that are removed on one of two replicas', { skip: noRedis }, async (t) => {

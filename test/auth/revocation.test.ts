@@ -310,6 +310,9 @@ t.test('a ticket of a token carries its claims, if they are few enough', async (
   const { owner } = identity;
   const ask = async (who: Identity, model?: string) =>
     service.get(`/ask?ticket=${service.app.auth.createAskTicket(who, model).ticket}`);
+  const [body = ''] = service.app.auth.createAskTicket(identity, undefined).ticket.split('.');
+  const { claims } = JSON.parse(Buffer.from(body, 'base64url').toString()) as { claims: object };
+  t.same(Object.keys(claims).sort(), ['maxConcurrent', 'models', 'owner', 'tokenExpires', 'tokensPerMinute']);
   t.match((await ask(identity)).identity, { owner, ...limits, resumeOnly: false }, 'its models and limits');
   t.same((await ask(identity, 'big')).identity?.models, ['big'], 'and one model of them');
   t.equal((await ask({ ...identity, models: ['small'] }, 'big')).status, 401, 'a model that the token does not allow');
