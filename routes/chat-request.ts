@@ -5,7 +5,11 @@ import { ref } from './responses.ts';
 /** Schemas of a question. Unknown fields are refused, so that a misspelled name is not ignored. */
 
 /** Clients choose an idempotency key, usually a UUID. */
-const IDEMPOTENCY_KEY = { pattern: '^[\\x21-\\x7e]{1,255}$' };
+const IDEMPOTENCY_KEY = {
+  pattern: '^[\\x21-\\x7e]{1,255}$',
+  description:
+    'Idempotency key: the same key and question give the same stream as long as it is stored. If that has failed with `retryable: true` before its first part, a new one starts.',
+};
 
 const CLOSED = { additionalProperties: false };
 
@@ -36,12 +40,7 @@ export const ResumeHeaders = Type.Object({
 });
 
 export const IdempotencyHeaders = Type.Object({
-  'idempotency-key': Type.Optional(
-    Type.String({
-      ...IDEMPOTENCY_KEY,
-      description: 'The same key and question give the same stream as long as it is stored.',
-    }),
-  ),
+  'idempotency-key': Type.Optional(Type.String(IDEMPOTENCY_KEY)),
 });
 
 export const AskQuery = Type.Object(
@@ -49,12 +48,7 @@ export const AskQuery = Type.Object(
     question: Type.String({ description: 'The question', minLength: 1 }),
     model: Type.Optional(ModelName),
     system: System,
-    key: Type.Optional(
-      Type.String({
-        ...IDEMPOTENCY_KEY,
-        description: 'Idempotency key: the same key and question give the same stream as long as it is stored.',
-      }),
-    ),
+    key: Type.Optional(Type.String(IDEMPOTENCY_KEY)),
     lastEventId: LastEventId,
     ticket: Ticket,
   },

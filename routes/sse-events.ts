@@ -30,8 +30,8 @@ function statusEvent(resumable: boolean): EventMessage {
 }
 
 /** Returns the URL that reads a stream again and, with an action, stops it. Carries a ticket if one is needed. */
-export function streamUrl({ auth, config }: FastifyInstance, { id, owner }: Stream, action = ''): string {
-  return `${config.basePath}/streams/${id}${action}${auth.createReadTicketQuery(id, owner)}`;
+export function streamUrl({ auth, config }: FastifyInstance, { id, caller }: Stream, action = ''): string {
+  return `${config.basePath}/streams/${id}${action}${auth.createReadTicketQuery(id, caller)}`;
 }
 
 /** Returns the feed of a response that follows a reader. */

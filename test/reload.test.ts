@@ -22,11 +22,11 @@ async function reload(server: ServerProcess, message: RegExp): Promise<void> {
 t.test('SIGHUP reloads keys, models and provider keys; an invalid file changes nothing', async (t) => {
   const upstream = await startUpstream(t, unfinishedAnswer('a'));
   const file = writeConfig(t, '');
-  /** Writes a configuration with one client key, called like its name, one model, and one provider key. */
+  /** Writes a configuration with two client keys, called like their names, one model, and one provider key. */
   const write = (name: string, more = '') => {
     writeFileSync(
       file,
-      `keys: [{ name: ${name}, sha256: ${sha256(name)} }]
+      `keys: [{ name: ${name}, sha256: ${sha256(name)} }, { name: kept, sha256: ${sha256('kept')} }]
 providers: { it: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [CANARY-${name}] } }
 models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
     );
@@ -46,7 +46,8 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
   };
   const providerKeys = () => upstream.calls.map(({ request }) => request.headers.authorization);
   t.same([await models('old'), await models('new')], [['m-old'], 401], 'before the reload');
-  const running = await ask('old');
+  const running = await ask('kept');
+  const revoked = await ask('old');
 
   write('new');
   await reload(server, /configuration reloaded/);
@@ -55,7 +56,7 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
     linesWith(server, /configuration reloaded/)[0],
     {
       audit: 'config_reloaded',
-      keys: 1,
+      keys: 2,
       apiKeys: { it: 1 },
       keysAdded: ['new'],
       keysRemoved: ['old'],
@@ -65,7 +66,8 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
     'the log has the numbers of keys, and the names of those that have changed',
   );
   await ask('new');
-  t.same(providerKeys(), ['Bearer CANARY-old', 'Bearer CANARY-new'], 'the next question is sent with the new key');
+  t.same(providerKeys().slice(1), ['Bearer CANARY-old', 'Bearer CANARY-new'], 'the next question has the new key');
+  t.equal((await revoked.until('error')).json.code, 'revoked', 'the answer of the removed key has ended');
   (await upstream.call(1)).response.end(text('b') + STOP);
   t.equal((await running.until('end')).json.answer, 'ab', 'the answer that was running is complete');
 
@@ -73,7 +75,7 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
   await reload(server, /nothing has changed/);
   t.same([await models('third'), await models('new')], [401, ['m-new']], 'an invalid file changes nothing');
   await ask('new');
-  t.equal(providerKeys()[2], 'Bearer CANARY-new', 'nor does it change the key of the provider');
+  t.equal(providerKeys()[3], 'Bearer CANARY-new', 'nor does it change the key of the provider');
   writeFileSync(file, '');
   await reload(server, /nothing has changed/);
   t.equal((await fetch(`${server.url}/v1/models`)).status, 401, 'an empty file does not disable authentication');

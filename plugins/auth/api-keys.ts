@@ -1,24 +1,20 @@
 import { createHash } from 'node:crypto';
 import type { Config } from '../config/index.ts';
 import type { Identity } from './identity.ts';
+import type { Credential, CredentialSettings, PreparedCredentials } from './revocation.ts';
 
 export interface ApiKeys {
   /** Returns the holder of a key; undefined for an unknown or expired key. */
   findByKey(key: string): Identity | undefined;
   /** Returns what the key of an owner may do now; undefined if the key was removed, was replaced, or has expired. */
   findByOwner(owner: string, mark: string | undefined): Identity | undefined;
-  /** Returns a mark that tells the key of an owner from a later one of the same name; undefined without a key. */
-  markOf(owner: string): string | undefined;
+  /** Returns the key with a mark, whatever its name is now. */
+  findByMark(mark: string | undefined): Credential | undefined;
 }
 
 const OWNER_PREFIX = 'key:';
 /** Length of a mark in hexadecimal digits. It tells two keys apart and reveals nothing useful about the key. */
 const MARK_LENGTH = 12;
-
-/** Returns true if the owner is a key of the configuration, and not the subject of a token. */
-export function isKeyOwner(owner: string): boolean {
-  return owner.startsWith(OWNER_PREFIX);
-}
 
 /** Returns the owner that a key of this name is. */
 export function ownerOfKey(name: string): string {
@@ -27,7 +23,7 @@ export function ownerOfKey(name: string): string {
 
 /** Returns the name of the key that an owner is; undefined for any other owner. */
 export function keyNameOf(owner: string): string | undefined {
-  return isKeyOwner(owner) ? owner.slice(OWNER_PREFIX.length) : undefined;
+  return owner.startsWith(OWNER_PREFIX) ? owner.slice(OWNER_PREFIX.length) : undefined;
 }
 
 /** Returns the SHA-256 of a key in hexadecimal, as the configuration holds it. */
@@ -36,28 +32,39 @@ export function hashKey(key: string): string {
 }
 
 /**
+ * Returns the credentials of keys. A key is the same one as long as its hash is listed, also under another name: the
+ * requests in progress of a key that is renamed need not end.
+ */
+export function credentialsOfKeys(keys: Config['keys']): CredentialSettings[] {
+  return keys.map(({ name, sha256, expiresAt }) => {
+    const hash = sha256.toLowerCase();
+    const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
+    return { id: hash, mark: hash.slice(0, MARK_LENGTH), name: ownerOfKey(name), expires };
+  });
+}
+
+/**
  * Finds the holder of a key by the hash of the key. The time of a look-up reveals nothing about valid keys,
  * because the caller cannot choose the hash.
  */
-export function createApiKeys(keys: Config['keys'], now: () => number): ApiKeys {
+export function createApiKeys(keys: Config['keys'], credentials: PreparedCredentials): ApiKeys {
   const byHash = new Map(
-    keys.map(({ name, sha256, expiresAt, ...allowed }) => {
-      const expires = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
+    keys.map(({ name, sha256, expiresAt: _, ...allowed }) => {
       const hash = sha256.toLowerCase();
-      return [hash, { hash, expires, identity: { owner: ownerOfKey(name), ...allowed } }];
+      return [hash, { owner: ownerOfKey(name), ...allowed, credential: credentials.get(hash) }];
     }),
   );
-  const byOwner = new Map([...byHash.values()].map((entry) => [entry.identity.owner, entry]));
-  const markOf = (owner: string) => byOwner.get(owner)?.hash.slice(0, MARK_LENGTH);
-  const ifNotExpired = (found: { expires: number; identity: Identity } | undefined) =>
-    found && found.expires > now() ? found.identity : undefined;
+  const byOwner = new Map([...byHash.values()].map((identity) => [identity.owner, identity]));
+  const byMark = new Map([...byHash.values()].map(({ credential }) => [credential.mark, credential]));
+  const ifAccepted = <T extends { credential: Credential }>(found: T | undefined) =>
+    found?.credential.isRevoked === false ? found : undefined;
 
   return {
-    findByKey: (key) => ifNotExpired(byHash.get(hashKey(key))),
+    findByKey: (key) => ifAccepted(byHash.get(hashKey(key))),
     findByOwner(owner, mark) {
-      const found = byOwner.get(owner);
-      return found && markOf(owner) === mark ? ifNotExpired(found) : undefined;
+      const found = ifAccepted(byOwner.get(owner));
+      return found?.credential.mark === mark ? found : undefined;
     },
-    markOf,
+    findByMark: (mark) => (mark === undefined ? undefined : byMark.get(mark)),
   };
 }

@@ -1,3 +1,5 @@
+import type { Credential } from './revocation.ts';
+
 /** The identity of a caller, and what the caller may do. */
 
 export interface Quota {
@@ -18,6 +20,10 @@ export interface Identity extends Quota {
   readonly ticket?: string | undefined;
   /** Pays for requests for unknown streams in place of the owner, whose ticket anybody may repeat. */
   readonly guesser?: Identity | undefined;
+  /** The key, or the issuer of the token, that the request came with. What the request has started ends with it. */
+  readonly credential?: Credential | undefined;
+  /** Milliseconds since 1970 after which the token is refused; absent for a key. Tickets of the token end with it. */
+  readonly tokenExpires?: number | undefined;
   /** True for an expired ticket: it can only resume the stream that it started. */
   readonly resumeOnly?: boolean | undefined;
 }

@@ -1,14 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { JWTVerifyGetKey } from 'jose';
-import { type Config, RestartRequired } from '../config/index.ts';
-import { createApiKeys, isKeyOwner } from './api-keys.ts';
-import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
-import { createJwt } from './jwt.ts';
+import { RestartRequired } from '../config/index.ts';
+import { type CallerSettings, createAuthenticators } from './authenticators.ts';
+import { type Access, type Identity, mayUseModel } from './identity.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
 import { createKeyRefusals, isRefusal, type Refusal } from './refusals.ts';
+import { type Credential, createCredentials } from './revocation.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
 
 declare module 'fastify' {
@@ -36,16 +35,16 @@ export interface Auth {
    * @throws 400 if a token has too many claims for a ticket
    */
   createAskTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
-  /** Returns the query that lets an EventSource read a stream: `?ticket=…`, or an empty string if none is needed. */
-  createReadTicketQuery(stream: string, owner: string): string;
+  /**
+   * Returns the query that lets an EventSource of the caller read a stream: `?ticket=…`, or an empty string if none is
+   * needed.
+   */
+  createReadTicketQuery(stream: string, identity: Identity): string;
+  /** Returns the accepted credential with a mark; undefined if there is none. Without keys and tokens callers have one, too. */
+  findCredential(mark: string | undefined): Credential | undefined;
 }
 
-interface Credentials {
-  readonly keys: Config['keys'];
-  readonly jwt?: Config['jwt'] | undefined;
-}
-
-export interface AuthOptions extends Credentials {
+export interface AuthOptions extends CallerSettings {
   /** Signs tickets; random per process if absent. */
   readonly ticketSecret?: string | undefined;
   /** Address to listen on: an open service off loopback logs a warning. */
@@ -60,23 +59,28 @@ export interface AuthOptions extends Credentials {
 export default fp<AuthOptions>(
   async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
     const findKeySet = createKeySets({ now: fastify.clock.now, log: fastify.log });
-    let authenticators = createAuthenticators({ keys, jwt }, findKeySet);
+    const tickets = createTickets(ticketSecret ? Buffer.from(ticketSecret) : randomBytes(32));
+    const credentials = createCredentials({ clock: fastify.clock, now: Date.now, log: fastify.log });
+    fastify.addHook('onClose', async () => credentials.close());
+    const authenticatorOptions = { credentials, findKeySet, markOf: tickets.markOf };
+    let authenticators = createAuthenticators({ keys, jwt }, authenticatorOptions);
+    authenticators.apply();
     const keyRefusals = createKeyRefusals();
     keyRefusals.configure(keys);
     fastify.onConfigReload((config) => {
-      const next = createAuthenticators(config, findKeySet);
+      const next = createAuthenticators(config, authenticatorOptions);
       // A configuration file that is empty for a moment must not open the service.
       if (authenticators.required && !next.required) throw new RestartRequired('a service without keys or tokens');
       authenticators = next;
+      next.apply();
       keyRefusals.configure(config.keys);
     });
-    const tickets = createTickets(ticketSecret ? Buffer.from(ticketSecret) : randomBytes(32));
     fastify.decorateRequest('identity', undefined as unknown as Identity);
 
     async function authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
       const { access = 'api' } = request.routeOptions.config;
       const isPublic = !authenticators.required || access === 'public' || request.is404;
-      const identity = isPublic ? ANONYMOUS : await identify(request, access);
+      const identity = isPublic ? authenticators.anonymous : await identify(request, access);
       if (isRefusal(identity)) {
         fastify.audit.credentialsRefused(request, identity);
         reply.header('www-authenticate', 'Bearer');
@@ -119,35 +123,30 @@ export default fp<AuthOptions>(
       const { owner } = ticket;
       const now = Date.now();
       const isExpired = ticket.expires <= now;
-      // Permissions are looked up again, because the key may have been revoked.
-      const keyHolder = ticket.claims ?? authenticators.findByOwner(owner, ticket.keyMark);
-      if (keyHolder === undefined) {
-        return { reason: authenticators.markOf(owner) === ticket.keyMark ? 'expired' : 'revoked', owner };
-      }
+      // Permissions are looked up again, because the key may have been revoked, or the token may have expired.
+      const holder = authenticators.findByTicket(ticket);
+      if (holder === undefined)
+        return { reason: authenticators.isTicketExpired(ticket) ? 'expired' : 'revoked', owner };
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
         if (access !== 'read' || ticket.stream !== id) return { reason: 'scope', owner };
         if (isExpired) return { reason: 'expired', owner };
-        return { ...keyHolder, guesser: guesserOf(`stream:${id}`) };
+        return { ...holder, guesser: guesserOf(`stream:${id}`) };
       }
       // A stream that the ticket has started has ended by then, and is no longer kept.
       const isTooOld = ticket.expires + longestAnswerMs() + streamTtlMs <= now;
       if (access !== 'ask') return { reason: 'scope', owner };
       if (isTooOld || (isExpired && !isResuming(request))) return { reason: 'expired', owner };
       const { model, nonce } = ticket;
-      if (model !== undefined && !mayUseModel(keyHolder, model)) return { reason: 'scope', owner };
+      if (model !== undefined && !mayUseModel(holder, model)) return { reason: 'scope', owner };
       return {
-        ...keyHolder,
+        ...holder,
         ...(model !== undefined && { models: [model] }),
         ticket: nonce,
         guesser: guesserOf(`ticket:${nonce}`),
         resumeOnly: isExpired,
       };
     }
-
-    /** Tickets of a token carry its claims, because the service stores no tokens. Keys are looked up. */
-    const claimsOf = (identity: Identity) =>
-      isKeyOwner(identity.owner) ? { keyMark: authenticators.markOf(identity.owner) } : { claims: identity };
 
     fastify.decorate('auth', {
       get required() {
@@ -157,17 +156,24 @@ export default fp<AuthOptions>(
       mayUseModel,
       createAskTicket(identity: Identity, model: string | undefined, ms = MAX_TICKET_MS) {
         // A ticket stands for one question only as long as the stream of that question is kept.
-        const expires = Date.now() + Math.min(ms, MAX_TICKET_MS, streamTtlMs);
-        const { owner } = identity;
-        const ticket = tickets.sign({ kind: 'ask', nonce: newNonce(), expires, owner, model, ...claimsOf(identity) });
+        const expires = expiryOf(identity, Math.min(ms, MAX_TICKET_MS, streamTtlMs));
+        const ticket = tickets.sign({
+          kind: 'ask',
+          nonce: newNonce(),
+          expires,
+          model,
+          ...ticketHolder(identity, identity),
+        });
         if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
         return { ticket, expiresAt: new Date(expires) };
       },
-      createReadTicketQuery(stream: string, owner: string) {
+      createReadTicketQuery(stream: string, identity: Identity) {
         if (!authenticators.required) return '';
-        const expires = Date.now() + longestAnswerMs() + streamTtlMs;
-        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, owner, ...claimsOf({ owner }) })}`;
+        const expires = expiryOf(identity, longestAnswerMs() + streamTtlMs);
+        const { owner, tokenExpires } = identity;
+        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, ...ticketHolder(identity, { owner, tokenExpires }) })}`;
       },
+      findCredential: (mark: string | undefined) => authenticators.findCredential(mark),
     });
 
     if (!authenticators.required && !isLoopback(host)) {
@@ -177,12 +183,14 @@ export default fp<AuthOptions>(
   { name: 'auth', dependencies: ['audit', 'clock', 'config', 'errors'] },
 );
 
-function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: string) => JWTVerifyGetKey) {
-  return {
-    required: keys.length > 0 || jwt !== undefined,
-    ...createApiKeys(keys, Date.now),
-    verifyToken: jwt && createJwt(jwt, findKeySet),
-  };
+/** Returns when a ticket of a caller expires: after `ms` milliseconds, or with the caller's token. */
+function expiryOf({ tokenExpires = Number.POSITIVE_INFINITY }: Identity, ms: number): number {
+  return Math.min(Date.now() + ms, tokenExpires);
+}
+
+/** Returns the holder of a ticket. Tickets of a token carry claims, because the service stores no tokens. */
+function ticketHolder({ owner, credential, tokenExpires }: Identity, claims: Identity) {
+  return { owner, mark: credential?.mark, ...(tokenExpires !== undefined && { claims }) };
 }
 
 /** Requests for unknown streams per minute that one ticket may make. A page makes one. */

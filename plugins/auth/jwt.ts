@@ -4,6 +4,7 @@ import type { Config } from '../config/index.ts';
 import type { Identity, Quota } from './identity.ts';
 import { KeySetUnavailable } from './key-set.ts';
 import type { Refusal, RefusalReason } from './refusals.ts';
+import type { Credential, CredentialSettings } from './revocation.ts';
 
 type Settings = NonNullable<Config['jwt']>;
 
@@ -15,12 +16,26 @@ const MAX_KEYS_TRIED = 10;
 type Verified = JWTVerifyResult<JWTPayload>;
 
 /**
+ * Returns the credential of all tokens of an issuer. Tokens for another issuer or audience, or with another secret, are
+ * other credentials. New algorithms and another URL of the key set are not.
+ * @param markOf returns a keyed hash of a text, because the text has the secret
+ */
+export function credentialOfIssuer(
+  { issuer, audience, secret }: Settings,
+  markOf: (text: string) => string,
+): CredentialSettings {
+  const mark = markOf(JSON.stringify([issuer, audience, secret ?? null]));
+  return { id: `issuer ${mark}`, mark, name: 'jwt', expires: Number.POSITIVE_INFINITY };
+}
+
+/**
  * Returns a function that verifies a token: signature by an allowed algorithm, issuer, audience, `exp`,
  * `nbf`. The function returns the reason for an invalid token.
  * @throws KeySetUnavailable if the key set cannot be fetched
  */
 export function createJwt(
   settings: Settings,
+  credential: Credential,
   findKeySet: (url: string) => JWTVerifyGetKey,
 ): (token: string) => Promise<Identity | Refusal> {
   const { jwksUrl, secret, issuer, audience, algorithms } = settings;
@@ -53,7 +68,8 @@ export function createJwt(
       const { payload, protectedHeader } = await verify(token);
       // An id token or refresh token of the same issuer is not an access token.
       if (protectedHeader.typ !== undefined && !/^(at\+)?jwt$/i.test(protectedHeader.typ)) return WRONG_CLAIMS;
-      return identityOf(payload) ?? WRONG_CLAIMS;
+      const identity = identityOf(payload);
+      return identity ? { ...identity, credential } : WRONG_CLAIMS;
     } catch (error) {
       if (error instanceof KeySetUnavailable) throw error;
       return { reason: reasonOf(error) };
@@ -81,7 +97,7 @@ function reasonOf(error: unknown): RefusalReason {
  * e-mail address.
  */
 function identityOf(payload: JWTPayload): Identity | undefined {
-  const { iss, sub, models, requestsPerMinute, tokensPerMinute, maxConcurrent } = payload;
+  const { iss, sub, exp = 0, models, requestsPerMinute, tokensPerMinute, maxConcurrent } = payload;
   if (!isListOfNames(models)) return undefined;
   const counts = { requestsPerMinute, tokensPerMinute, maxConcurrent };
   if (!Object.values(counts).every(isCount)) return undefined;
@@ -89,7 +105,8 @@ function identityOf(payload: JWTPayload): Identity | undefined {
     .update(JSON.stringify([iss, sub]))
     .digest('base64url')
     .slice(0, 22);
-  return { owner: `jwt:${subject}`, ...(models && { models }), ...(counts as Quota) };
+  const tokenExpires = Math.min((exp + CLOCK_TOLERANCE_S) * 1_000, Number.MAX_SAFE_INTEGER);
+  return { owner: `jwt:${subject}`, tokenExpires, ...(models && { models }), ...(counts as Quota) };
 }
 
 function isListOfNames(value: unknown): value is string[] | undefined {

@@ -11,10 +11,10 @@ interface TicketBase {
   /** Milliseconds since 1970. */
   readonly expires: number;
   readonly owner: string;
-  /** Identity of the owner if it comes from a token; the identity of a key is looked up instead. */
+  /** Identity of the owner if it comes from a token, with the end of the token; the identity of a key is looked up instead. */
   readonly claims?: Identity | undefined;
-  /** Mark of the key of the owner. A ticket ends with its key, also if another key gets its name. */
-  readonly keyMark?: string | undefined;
+  /** Mark of the key or of the token's issuer. A ticket ends with it, also if another key gets the name. */
+  readonly mark?: string | undefined;
 }
 
 export type Ticket =
@@ -31,11 +31,18 @@ export function newNonce(): string {
   return randomBytes(16).toString('base64url');
 }
 
+/** Length of the mark of an issuer in characters. */
+const MARK_LENGTH = 16;
+
 export function createTickets(secret: Buffer) {
   const signatureOf = (body: string) =>
     createHmac('sha256', secret).update(`sluice-ticket.${body}`).digest('base64url');
 
   return {
+    /** Returns a mark of a text that may be secret. The same on all replicas that accept one another's tickets. */
+    markOf(text: string): string {
+      return createHmac('sha256', secret).update(`sluice-mark.${text}`).digest('base64url').slice(0, MARK_LENGTH);
+    },
     /** Returns the text of a ticket; undefined if it would be too long. */
     sign(ticket: Ticket): string | undefined {
       const body = Buffer.from(JSON.stringify(ticket)).toString('base64url');

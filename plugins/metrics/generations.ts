@@ -27,7 +27,7 @@ export function generationMetrics(registers: Registry[]) {
     }),
     generationsAborted: new Counter({
       name: 'sluice_generations_aborted_total',
-      help: 'Generations that this service ended, by reason: readers (all readers left), stop, limit, shutdown (or taken over by another replica)',
+      help: 'Generations that this service ended, by reason: readers (all readers left), stop, limit, shutdown (or taken over by another replica), revoked',
       labelNames: ['reason'] as const,
       registers,
     }),

@@ -1,5 +1,6 @@
 import type { EventMessage, FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
+import type { Identity } from '../auth/identity.ts';
 import { waitAtMost } from '../clock.ts';
 import type { EventFeed } from './api.ts';
 import { SseWriter } from './writer.ts';
@@ -43,6 +44,9 @@ const TICKS_PER_HEARTBEAT = 4;
 /** Reconnect delay for clients that are sent to another replica. Spread, so that they do not arrive at the same time. */
 const RECONNECT_MS = { min: 50, spread: 450 };
 
+/** Time that the last event of a caller whose key was revoked gets to reach a client that reads slowly. */
+const REVOKED_CUT_MS = 3_000;
+
 const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
   'cache-control': 'no-cache, no-transform',
@@ -66,8 +70,8 @@ export default fp<SseOptions>(
     fastify.addHook('onClose', async () => cancelTick());
 
     function stream<T>(this: FastifyReply, opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply {
-      const { raw, log } = this;
-      const { socket } = this.request.raw;
+      const { raw, log, request } = this;
+      const { socket } = request.raw;
       this.headers(HEADERS);
       this.hijack();
       // If the client left while the handler was still working, `close` has fired already.
@@ -78,11 +82,18 @@ export default fp<SseOptions>(
       const writer = new SseWriter(raw, feed, { clock, log, intervals: metrics.interEventSeconds });
       const bytesBefore = socket.bytesWritten;
       let hasStalled = false;
+      let cancelCut = () => {};
+      const { credential } = (request.identity as Identity | undefined) ?? {};
+      const removeListener = credential?.onRevoked(() => {
+        cancelCut = clock.after(REVOKED_CUT_MS, () => raw.destroy());
+      });
       metrics.responsesOpen.inc();
       const closed = new Promise<void>((resolve) => {
         const onClose = () => {
           socket.off('close', onClose);
           if (!open.delete(this)) return;
+          removeListener?.();
+          cancelCut();
           writer.close();
           metrics.responsesOpen.dec();
           metrics.eventsOut.inc(writer.count);

@@ -17,7 +17,10 @@ export interface Question extends Prompt {
 export interface StartOptions {
   readonly identity: Identity;
   readonly logger: FastifyBaseLogger;
-  /** Idempotency key: the same key and question give the same stream as long as it is stored. */
+  /**
+   * Idempotency key: the same key and question give the same stream as long as it is stored. Another one starts if that has
+   * failed for a reason that passes, before its first part.
+   */
   readonly key?: string | undefined;
   /** True if the client can resume. Other clients get no grace time. */
   readonly resumable: boolean;
@@ -29,7 +32,8 @@ export interface StartOptions {
 
 export interface Stream {
   readonly id: string;
-  readonly owner: string;
+  /** The caller for whom the stream was found or started. */
+  readonly caller: Identity;
   /** Public name of the model. */
   readonly model: string;
   /** True if a reader that is cut off now can resume. */
@@ -50,8 +54,8 @@ export interface Streams {
   readonly active: number;
   /**
    * Starts one generation, or finds the stream of an idempotency key.
-   * @throws 400 for too many messages and for an option that no target of the model can express, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another
-   *   question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
+   * @throws 400 for too many messages and for an option that no target of the model can express, 401 for a caller whose key
+   *   was revoked meanwhile, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
    *   or without a store
    */
   start(question: Question, options: StartOptions): Promise<Stream>;

@@ -39,7 +39,7 @@ export interface StreamsOptions {
 /** Adds `fastify.streams`: starts generations and finds their streams. */
 export default fp<StreamsOptions>(
   async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, ...options }) => {
-    const { clock, metrics, llm, limits, load, cluster, audit, log } = fastify;
+    const { clock, metrics, auth, llm, limits, load, cluster, audit, log } = fastify;
     const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
     fastify.addHook('onClose', () => store.close());
 
@@ -47,7 +47,8 @@ export default fp<StreamsOptions>(
     const states = createAnswerStates({ ttlMs: settings.ttlMs, clock, cluster });
     const { maxChars } = settings;
     const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, states, maxChars });
-    store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration }));
+    const { findCredential } = auth;
+    store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration, findCredential }));
     const { apiError } = fastify;
     const attachReader = createReaders({ limits, metrics, apiError, maxPerStream: maxReadersPerStream });
     const { overloaded, mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
@@ -64,10 +65,11 @@ export default fp<StreamsOptions>(
       if (existing) return { existing };
       if (load.isOverloaded()) throw overloaded('pressure');
       if (!llm.hasCapacity(route)) throw overloaded('saturated');
-      const { owner, ticket } = identity;
+      const { owner, ticket, credential } = identity;
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const info = { id, model: route.name, graceMs: resumable ? settings.graceMs : 0, owner, ticket, chat };
+      const graceMs = resumable ? settings.graceMs : 0;
+      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket, chat };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -91,7 +93,7 @@ export default fp<StreamsOptions>(
 
     const toStream = (log: ReadableLog, identity: Identity): Stream => ({
       id: log.info.id,
-      owner: log.info.owner,
+      caller: identity,
       model: log.info.model,
       get resumable() {
         return log.resumable;
@@ -108,6 +110,10 @@ export default fp<StreamsOptions>(
 
       async start({ model, ...question }, options) {
         const { identity, logger } = options;
+        const { credential } = identity;
+        // The body of the request may have arrived long after its key was checked.
+        if (credential?.isRevoked)
+          throw fastify.httpErrors.unauthorized('This key or token was revoked or has expired.');
         if (question.messages.length > maxMessages) {
           throw fastify.httpErrors.badRequest(`Too many messages; at most ${maxMessages} are allowed.`);
         }
@@ -134,7 +140,7 @@ export default fp<StreamsOptions>(
         if ('existing' in found) return toStream(found.existing, identity);
         const { created, reservation } = found;
         const releasePrompt = options.bodyClaim?.hold();
-        startGeneration({ log: created, route, prompt, logger, reservation, releasePrompt });
+        startGeneration({ log: created, route, prompt, logger, reservation, credential, releasePrompt });
         return toStream(created, identity);
       },
 
@@ -157,7 +163,10 @@ export default fp<StreamsOptions>(
     };
     fastify.decorate('streams', streams);
   },
-  { name: 'streams', dependencies: ['audit', 'clock', 'metrics', 'errors', 'redis', 'load', 'limits', 'llm'] },
+  {
+    name: 'streams',
+    dependencies: ['audit', 'clock', 'metrics', 'errors', 'auth', 'redis', 'load', 'limits', 'llm'],
+  },
 );
 
 /** Prefixes a name that clients choose, because two owners may choose the same one. */

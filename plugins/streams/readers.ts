@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Identity } from '../auth/identity.ts';
 import type { Limits } from '../limits/index.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { REVOKED } from './terminals.ts';
 import { type LogReader, PositionUnknown, type ReadableLog } from './types.ts';
 
 export interface ReadersOptions {
@@ -16,8 +17,8 @@ export interface ReadersOptions {
 const RETRY_MS = 2_000;
 
 /**
- * Attaches readers to logs, and bounds their number: for each stream, and by the limits of the caller. Returns
- * undefined for a position that does not exist.
+ * Attaches readers to logs, and bounds their number: for each stream, and by the limits of the caller. A reader ends with
+ * the credential of its caller. Returns undefined for a position that does not exist.
  */
 export type AttachReader = (log: ReadableLog, position: number, identity: Identity) => Promise<LogReader | undefined>;
 
@@ -51,10 +52,12 @@ export function createReaders({ limits, metrics, apiError, maxPerStream }: Reade
     const release = admit(log.info.id, identity);
     try {
       const reader = await log.read(position);
+      const removeListener = identity.credential?.onRevoked(() => reader.end(REVOKED));
       return {
         next: () => reader.next(),
         close() {
           release();
+          removeListener?.();
           reader.close();
         },
       };

@@ -74,6 +74,7 @@ const ABORT_REASONS: Readonly<Record<string, string>> = {
   stopped: 'stop',
   limit_exceeded: 'limit',
   stream_lost: 'shutdown',
+  revoked: 'revoked',
 };
 
 /** Models of a provider that allows all models share one label, because clients choose their names. */

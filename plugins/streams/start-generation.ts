@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import { ProviderError } from '../../providers/errors.ts';
 import type { AnswerPart, FinishPart } from '../../providers/types.ts';
+import type { Credential } from '../auth/revocation.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
@@ -12,7 +13,7 @@ import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
-import { PRODUCER_LOST } from './terminals.ts';
+import { PRODUCER_LOST, REVOKED } from './terminals.ts';
 import type { WritableLog } from './types.ts';
 
 export interface StartGenerationOptions {
@@ -23,6 +24,8 @@ export interface StartGenerationOptions {
   readonly logger: FastifyBaseLogger;
   /** The slot and the tokens reserved from the owner's limits. */
   readonly reservation: Reservation;
+  /** The credential of the question. The answer ends with it. */
+  readonly credential?: Credential | undefined;
   /** Releases the memory of the prompt. */
   readonly releasePrompt?: (() => void) | undefined;
   /** Text that the answer continues. */
@@ -68,10 +71,12 @@ function callOf(
 
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
   const { clock, metrics, llm, admission, states, maxChars } = options;
-  return ({ log, route, prompt, logger, reservation, releasePrompt, partialAnswer }) => {
+  return ({ log, route, prompt, logger, reservation, credential, releasePrompt, partialAnswer }) => {
     const { id, owner } = log.info;
     const toolCallIds: string[] = [];
     let uncounted: FinishPart['uncounted'];
+    let hasEnded = false;
+    let removeListener: (() => void) | undefined;
     const report = createReport(log, route, { clock, metrics, logger });
     const { onTarget, onFirstPart } = report;
     const toAnswerSink = (sink: PartSink): AnswerSink => ({
@@ -93,6 +98,8 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       maxLength: maxChars,
       generate: callOf(llm, route, prompt, toAnswerSink, { owner, partialAnswer }),
       onEnd(terminal, fault) {
+        hasEnded = true;
+        removeListener?.();
         admission.release(id);
         releasePrompt?.();
         const isFree = log.length === 0 && wasRefused(fault);
@@ -105,6 +112,8 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       },
     });
     admission.attach(id, generation);
+    // A call that fails at once has ended before.
+    if (!hasEnded) removeListener = credential?.onRevoked(() => generation.abort(REVOKED));
 
     /** Gives a tool call an id that is the same for all readers: Gemini and Ollama send none. */
     function withToolCallId(part: AnswerPart): AnswerPart {

@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
+import type { Credential } from '../auth/revocation.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/index.ts';
 import { type TokenEstimate, usedTokens } from '../limits/tokens.ts';
@@ -29,10 +30,12 @@ export interface TakeoverOptions {
   readonly log: FastifyBaseLogger;
   readonly admission: AdmissionControl;
   readonly startGeneration: StartGeneration;
+  /** Returns the credential with a mark that this replica accepts. */
+  findCredential(mark: string | undefined): Credential | undefined;
 }
 
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
-  const { metrics, llm, log: logger, admission, startGeneration } = options;
+  const { metrics, llm, log: logger, admission, startGeneration, findCredential } = options;
 
   /** Ends a log in place of its producer, which cannot count the tokens of the answer. */
   const endInPlace = (log: WritableLog, terminal: Terminal) => {
@@ -50,13 +53,16 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
   };
 
   const continueOrEnd = async (log: WritableLog, serializedPrompt: string | undefined) => {
-    const { id, model, owner, estimate } = log.info;
+    const { id, model, owner, estimate, mark } = log.info;
     const partialAnswer = serializedPrompt === undefined ? undefined : await readText(log);
-    if (partialAnswer === undefined || admission.reserve(id) !== 'reserved') return endAsLost(log);
+    const credential = findCredential(mark);
+    // Of a question whose key this replica does not accept, it asks nothing.
+    const isAccepted = credential?.isRevoked === false;
+    if (partialAnswer === undefined || !isAccepted || admission.reserve(id) !== 'reserved') return endAsLost(log);
     try {
       const prompt = JSON.parse(serializedPrompt as string) as Prompt;
       const reservation = chargedBefore(estimate);
-      startGeneration({ log, route: llm.route(model), prompt, logger, reservation, partialAnswer });
+      startGeneration({ log, route: llm.route(model), prompt, logger, reservation, credential, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
       logger.warn({ stream: id, owner }, 'producer of a stream is dead; this replica continues the answer');
     } catch {

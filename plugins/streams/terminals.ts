@@ -34,6 +34,15 @@ export const LIMIT_EXCEEDED: Terminal = {
   retryable: false,
 };
 
+/** The key or token of the question, or of the reader, is no longer accepted. */
+export const REVOKED: Terminal = {
+  type: 'error',
+  code: 'revoked',
+  message: 'The key or token of this request was revoked or has expired.',
+  status: 401,
+  retryable: false,
+};
+
 const INTERNAL: Terminal = {
   type: 'error',
   code: 'internal',
@@ -41,6 +50,14 @@ const INTERNAL: Terminal = {
   status: 500,
   retryable: false,
 };
+
+/**
+ * Returns true if a question whose answer ended like this may be asked again under its idempotency key: it failed for a
+ * reason that passes, and nobody can have a part of its answer.
+ */
+export function isRepeatable(terminal: Terminal, length: number): boolean {
+  return terminal.type === 'error' && terminal.retryable && length === 0;
+}
 
 /** Returns the terminal of a complete answer. */
 export function endTerminal({ reason, usage, state, targets }: FinishPart): Terminal {

@@ -56,6 +56,12 @@ export interface LogReader {
   close(): void;
 }
 
+/** A reader that can end before its log. */
+export interface EndableReader extends LogReader {
+  /** Ends this reader alone: its next slice has no parts and this terminal. */
+  end(terminal: Terminal): void;
+}
+
 export interface StreamInfo {
   /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
@@ -65,6 +71,8 @@ export interface StreamInfo {
   readonly graceMs: number;
   /** Only the owner may read and stop the stream. */
   readonly owner: string;
+  /** Mark of the credential of the question: a replica that does not accept it does not continue the answer. */
+  readonly mark?: string | undefined;
   /** Nonce of the ticket that started the stream. */
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
@@ -92,7 +100,7 @@ export interface ReadableLog {
    * Attaches a reader that starts after `position`, which must be 0 or a delivered position.
    * @throws PositionUnknown for a position after the end of the log
    */
-  read(position: number): Promise<LogReader>;
+  read(position: number): Promise<EndableReader>;
   /** Asks the producer, on any replica, to end now. Without effect on a log that has ended. */
   stop(): Promise<void>;
 }
@@ -112,7 +120,7 @@ export interface WritableLog extends ReadableLog {
   end(terminal: Terminal): void;
 }
 
-/** Ties an idempotency key to its question: the same key and question give the same stream. */
+/** Ties an idempotency key to its question: the same key and question give the same stream, until one can be repeated. */
 export interface Idempotency {
   readonly key: string;
   /** Hash of the question, so that a key cannot stand for two questions. */
@@ -141,13 +149,13 @@ export interface StreamStore {
   onTakeover?(handler: TakeoverHandler): void;
   /**
    * Creates a log, or finds the log of the same idempotency key. Of several concurrent callers exactly one
-   * creates it.
+   * creates it. A log whose question may be asked again (`isRepeatable`) is not found; it loses the key to the new one.
    * @param serializedPrompt what another replica needs to continue the answer, if it may
    * @throws StoreFull if memory is full and no ended log can be evicted
    * @throws KeyConflict if the key stands for another question
    */
   create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult>;
-  /** Finds the log of an idempotency key if it is still stored. @throws KeyConflict as `create` does */
+  /** Finds the log of an idempotency key if it is still stored and `create` would find it. @throws KeyConflict as `create` does */
   openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined>;
   /** Finds the newest log of a conversation if it still runs. */
   openByChat(chat: string): Promise<ReadableLog | undefined>;

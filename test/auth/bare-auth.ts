@@ -16,6 +16,8 @@ export interface BareAuth {
   readonly log: () => string;
   /** Sends a request. Returns its status, and the identity that its route gets. */
   get(path: string, headers?: Record<string, string>): Promise<Answer>;
+  /** Sends a request to a route for keys and tokens, and returns the identity itself, with its credential. */
+  identify(headers: Record<string, string>): Promise<Identity>;
   /** Replaces the keys and the token settings, as a reload of the configuration does. */
   reload(keys: AuthOptions['keys'], jwt?: AuthOptions['jwt']): void;
 }
@@ -57,9 +59,13 @@ export async function bareAuth(
     streamTtlMs: STREAM_TTL_MS,
     ...options,
   });
+  let seen: Identity | undefined;
   await app.register(async (scope) => {
     await scope.register(authScope);
-    const handler = async ({ identity }: { identity: Identity }) => identity;
+    const handler = async ({ identity }: { identity: Identity }) => {
+      seen = identity;
+      return identity;
+    };
     scope.get('/api', { config: { access: 'api' } }, handler);
     scope.get('/ask', { config: { access: 'ask' } }, handler);
     scope.get('/ask/:id', { config: { access: 'ask' } }, handler);
@@ -81,6 +87,12 @@ export async function bareAuth(
         identity: isOk ? response.json() : undefined,
         error: isOk ? undefined : response.json().error,
       };
+    },
+    async identify(headers) {
+      seen = undefined;
+      await app.inject({ url: '/api', headers });
+      if (seen === undefined) throw new Error('the request was refused');
+      return seen;
     },
     reload: (keys, jwt) => app.reloadConfig({ ...settings, keys: [...keys], ...(jwt && { jwt }) }),
   };

@@ -3,6 +3,7 @@ import fp from 'fastify-plugin';
 import type { Test } from 'tap';
 import audit from '../../plugins/audit/index.ts';
 import type { Identity } from '../../plugins/auth/identity.ts';
+import { type Credential, type Credentials, createCredentials } from '../../plugins/auth/revocation.ts';
 import clockPlugin from '../../plugins/clock.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
@@ -24,6 +25,8 @@ export interface BareStreams {
   readonly clock: ManualClock;
   /** The calls of models, in order. */
   readonly calls: ModelCall[];
+  /** Accepts the keys with these names, and revokes all others. */
+  accept(...names: string[]): (name: string) => Credential;
   /** State of the models and of the process, which the test may change. */
   readonly world: { isOverloaded: boolean; hasCapacity: boolean };
   start(identity: Identity, question?: Partial<Question>, options?: Partial<StartOptions>): Promise<Stream>;
@@ -57,6 +60,12 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
   const load = async (fastify: FastifyInstance) => {
     fastify.decorate('load', { isOverloaded: () => world.isOverloaded } as FastifyInstance['load']);
   };
+  const credentials: Credentials = createCredentials({ clock, now: clock.now, log: app.log });
+  const auth = async (fastify: FastifyInstance) => {
+    fastify.decorate('auth', { findCredential: () => undefined } as Partial<
+      FastifyInstance['auth']
+    > as FastifyInstance['auth']);
+  };
   const llm = async (fastify: FastifyInstance) => {
     fastify.decorate('llm', {
       route(model = 'small') {
@@ -74,6 +83,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
   await app.register(errors);
   await app.register(redis, { redis: undefined });
   await app.register(limits, { expectedReplicas: 1, prompts: UNBOUNDED, readers: UNBOUNDED });
+  await app.register(fp(auth, { name: 'auth' }));
   await app.register(fp(load, { name: 'load' }));
   await app.register(fp(llm, { name: 'llm' }));
   await app.register(streams, {
@@ -96,6 +106,12 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
     app,
     clock,
     calls,
+    accept(...names) {
+      const expires = Number.POSITIVE_INFINITY;
+      const prepared = credentials.prepare(names.map((name) => ({ id: name, mark: name, name, expires })));
+      prepared.apply();
+      return prepared.get;
+    },
     world,
     start: (identity, question = {}, options = {}) =>
       app.streams.start(

@@ -27,6 +27,8 @@ export interface StoreUnderTest {
 
 export const TTL_MS = 300_000;
 const END: Terminal = { type: 'end', finishReason: 'stop' };
+/** An error that passes. */
+const FAILURE: Terminal = { type: 'error', code: 'upstream_failed', message: 'm', status: 502, retryable: true };
 
 export const text = (content: string): ContentPart => ({ type: 'text', text: content });
 const reasoning = (content: string): ContentPart => ({ type: 'reasoning', text: content });
@@ -276,6 +278,31 @@ export function storeConformance(
     t.equal((await store.create(info(), { key: 'k', fingerprint: 'g' })).created, true);
   });
 
+  t.test('a question that failed before its first part is asked once again under its key', async (t) => {
+    const { store, advance } = await setUp(t);
+    const idempotency = { key: 'k', fingerprint: 'f' };
+    const first = (await store.create(info(), idempotency)).log as WritableLog;
+    await endLog(first, FAILURE);
+    t.equal(await store.openByKey(idempotency), undefined, 'the key stands for no stream');
+    await t.rejects(store.create(info(), { key: 'k', fingerprint: 'g' }), KeyConflict, 'but for its question');
+    await advance(TTL_MS / 2);
+    const results = await Promise.all(Array.from({ length: 20 }, () => store.create(info(), idempotency)));
+    t.equal(results.filter(({ created }) => created).length, 1, 'one of twenty creates a log');
+    const ids = new Set(results.map(({ log }) => log.info.id));
+    t.equal(ids.size, 1, 'all get the same stream');
+    t.notOk(ids.has(first.info.id), 'another one than before');
+    const again = await store.open(first.info.id);
+    t.same((await readAll((await again?.read(0)) as LogReader)).terminal, FAILURE, 'the first stream is still stored');
+    await advance(TTL_MS / 2);
+    t.equal(await store.open(first.info.id), undefined, 'until it expires');
+    t.ok(ids.has((await store.openByKey(idempotency))?.info.id as string), 'the key stands for the second stream then');
+    const second = results.find(({ created }) => created)?.log as WritableLog;
+    void second.append(text('x'));
+    await endLog(second, FAILURE);
+    t.equal((await store.openByKey(idempotency))?.info.id, second.info.id, 'a failure after a part keeps the key');
+    t.equal((await store.create(info(), idempotency)).created, false);
+  });
+
   t.test('openByChat finds the newest stream of a conversation while it runs', async (t) => {
     const { store } = await setUp(t);
     const createInChat = () => createLog(store, { ...info(), chat: 'c' });
@@ -366,8 +393,8 @@ async function readTo(log: WritableLog, position: number): Promise<void> {
 }
 
 /** Ends a log and waits until readers see the end. */
-async function endLog(log: WritableLog): Promise<void> {
-  log.end(END);
+async function endLog(log: WritableLog, terminal = END): Promise<void> {
+  log.end(terminal);
   await readAll(await log.read(log.length));
 }
 

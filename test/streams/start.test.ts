@@ -288,11 +288,11 @@ t.test('an idempotency key belongs to its owner and to one question', async (t) 
   const service = await bareStreams(t, { maxGenerations: 100 });
   const ask = (owner: string, question = {}) => service.start({ owner }, question, { key: 'k' });
   const first = await ask('a', { temperature: 1, maxTokens: 5 });
-  t.equal(first.owner, 'a');
+  t.equal(first.caller.owner, 'a');
   t.equal((await ask('a', { maxTokens: 5, temperature: 1 })).id, first.id, 'the order of fields does not matter');
   const other = await ask('b', { temperature: 1, maxTokens: 5 });
   t.not(other.id, first.id, 'another owner gets another stream for the same key and question');
-  t.equal(other.owner, 'b');
+  t.equal(other.caller.owner, 'b');
   t.not((await ask('c', { temperature: 2 })).id, first.id, 'and may use the key for another question');
   for (const [name, question] of Object.entries({
     'another temperature': { temperature: 2, maxTokens: 5 },

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { LogReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
+import type { EndableReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
 import { bellaAt, serve, until } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { deltaText, open, readAll } from '../sse-client.ts';
@@ -32,7 +32,7 @@ function slowStore(faults: StoreFaults = { unavailable: false, failReads: false 
     if (faults.unavailable) throw new Error('the store is unavailable');
     return call();
   };
-  const slowReader = (reader: LogReader): LogReader => ({
+  const slowReader = (reader: EndableReader): EndableReader => ({
     async next() {
       const slice = await reader.next();
       await sleep(1);
@@ -40,6 +40,7 @@ function slowStore(faults: StoreFaults = { unavailable: false, failReads: false 
       return slice;
     },
     close: () => reader.close(),
+    end: (terminal) => reader.end(terminal),
   });
   const slowReadable = (log: ReadableLog): ReadableLog => ({
     info: log.info,

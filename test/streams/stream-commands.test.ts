@@ -10,6 +10,8 @@ import { createReplicas, type TestReplica } from './replica-pair.ts';
 /** The commands and scripts in a real Redis: what they return, and what they leave there. */
 
 const END: Terminal = { type: 'end', finishReason: 'stop' };
+/** An error that passes. */
+const FAILURE: Terminal = { type: 'error', code: 'upstream_failed', message: 'm', status: 502, retryable: true };
 const TTL_MS = 300_000;
 const MAX_LOG_MS = 600_000;
 const ACTIVE_TTL_MS = TTL_MS + MAX_LOG_MS;
@@ -95,6 +97,61 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.equal((await commands.byKey({ key: 'the key', fingerprint: 'f' }))?.id, second.info.id);
   });
 
+  t.test('create: a stream that failed before its first part loses its key to the same question', async (t) => {
+    const first = keysOf();
+    await commands.create(first);
+    await commands.end(first, 1, 0, FAILURE);
+    t.match(await meta(first.info.id), { ended: '1', repeatable: '1' });
+    const byKey = (fingerprint = 'f') => commands.byKey({ key: 'the key', fingerprint });
+    t.equal(await byKey(), undefined);
+    t.same(await byKey('g'), { id: first.info.id, fingerprint: 'f' }, 'another question finds the conflict');
+    const other = { ...keysOf(), idempotency: { key: 'the key', fingerprint: 'g' } };
+    t.same(await b.commands.create(other), { id: first.info.id, fingerprint: 'f' });
+    const second = keysOf();
+    t.equal(await b.commands.create(second), undefined);
+    t.same(await byKey(), { id: second.info.id, fingerprint: 'f' });
+    t.same(await commands.create(keysOf()), { id: second.info.id, fingerprint: 'f' }, 'once');
+    t.ok(await commands.meta(first.info.id), 'the first stream is still stored');
+  });
+
+  t.test('end: only a failure that passes, of a stream without a part, is repeatable', async (t) => {
+    for (const [terminal, length, expected] of [
+      [FAILURE, 0, '1'],
+      [FAILURE, 1, undefined],
+      [{ ...FAILURE, retryable: false }, 0, undefined],
+      [END, 0, undefined],
+    ] as const) {
+      const keys = keysOf({}, false);
+      await commands.create(keys);
+      await commands.end(keys, 1, length, terminal);
+      t.equal((await meta(keys.info.id)).repeatable, expected, `${terminal.type} ${length}`);
+    }
+  });
+
+  t.test('end: the key of a later stream keeps its time to live', async (t) => {
+    const [first, second] = [keysOf(), keysOf()];
+    await commands.create(first);
+    await commands.deleteStream(second);
+    await commands.create(second);
+    await commands.end(first, 1, 0, END);
+    t.equal((await expiries()).key, ACTIVE_TTL_MS);
+    await commands.end(second, 1, 0, END);
+    t.equal((await expiries()).key, TTL_MS);
+  });
+
+  t.test('restore: a stream takes its key from the one that it replaces, and from no other', async (t) => {
+    const [first, second] = [keysOf(), keysOf()];
+    const holder = async () => (await commands.byKey({ key: 'the key', fingerprint: 'f' }))?.id;
+    await commands.create(first);
+    await commands.restore({ ...second, replaced: newId() }, 1);
+    t.equal(await holder(), first.info.id, 'another stream has the key');
+    await commands.deleteStream(keysOf({ id: second.info.id, chat: undefined }, false));
+    await commands.restore({ ...second, replaced: first.info.id }, 1);
+    t.equal(await holder(), second.info.id);
+    await commands.restore(first, 1);
+    t.equal(await holder(), second.info.id, 'the replaced stream does not get it back');
+  });
+
   t.test('every key that a script uses is declared, and none is empty', async (t) => {
     const used: string[][] = [];
     const monitor = await redis.monitor();
@@ -115,6 +172,13 @@ t.test('commands', { skip: noRedis }, async (t) => {
         await b.commands.takeOver(id, producer(a));
         await b.commands.end(keys, 2, 3, END);
         await commands.deleteStream(keys);
+        const [failed, replacing] = [keysOf(info, idempotent), keysOf(info, idempotent)];
+        await commands.create(failed);
+        await commands.end(failed, 1, 0, FAILURE);
+        await commands.create(replacing);
+        await redis.del(key('meta', replacing.info.id));
+        await commands.restore({ ...replacing, replaced: failed.info.id }, 1);
+        await commands.deleteStream(replacing);
       }
     }
     await redis.ping();

@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap';
+import { createCredentials } from '../../plugins/auth/revocation.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
 import type { GenerateOptions, LlmClient, Prompt } from '../../plugins/llm/client.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
@@ -16,6 +17,10 @@ import { follow } from './replica-pair.ts';
 /** Tests that a log whose producer is dead is continued, or ends as lost. */
 
 const GRACE_MS = 1_000;
+/** Mark of the credential of the question. */
+const MARK = 'mark';
+/** What the dead producer has charged. */
+const ESTIMATE = { prompt: 10, total: 100 };
 /** Everything happens within a few turns. */
 const WAIT_MS = 5_000;
 const PROMPT: Prompt = { messages: [{ role: 'user', content: 'the question' }] };
@@ -81,14 +86,23 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
     states: { save: () => {}, isMissing: () => false, restore: async (_owner, messages) => messages },
     maxChars: 1e6,
   });
-  const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration });
-  const createFilled = async (parts: readonly ContentPart[], info: Partial<StreamInfo> = {}) => {
-    const estimate = { prompt: 10, total: 100 };
-    const log = await createLog(store, { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o', estimate, ...info });
+  const credentials = createCredentials({ clock, now: clock.now, log: logger });
+  t.teardown(() => credentials.close());
+  const key = { id: 'k', mark: MARK, name: 'key:o', expires: Number.POSITIVE_INFINITY };
+  const accepted = credentials.prepare([key]);
+  accepted.apply();
+  const findCredential = (mark: string | undefined) => (mark === MARK ? accepted.get('k') : undefined);
+  const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration, findCredential });
+  const createFilled = async (parts: readonly ContentPart[], changes: Partial<StreamInfo> = {}) => {
+    const info = { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o', mark: MARK, estimate: ESTIMATE };
+    const log = await createLog(store, { ...info, ...changes });
     for (const part of parts) void log.append(part);
     return log;
   };
-  return { clock, admission, calls, outcomes, spent, takeOver, createFilled };
+  /** Changes the key, or removes it. */
+  const reload = (keys: readonly Partial<typeof key>[]) =>
+    credentials.prepare(keys.map((changes) => ({ ...key, ...changes }))).apply();
+  return { clock, admission, calls, outcomes, spent, takeOver, createFilled, reload };
 }
 
 const serialized = JSON.stringify(PROMPT);
@@ -204,6 +218,39 @@ t.test('an answer of a producer that stored no estimate counts by its length', a
   await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
   t.match(spent, [{ kind: 'output', basis: 'estimated', count: 11 }]);
   t.equal(spent.length, 1);
+});
+
+t.test('an answer whose key this replica does not accept ends as lost', async (t) => {
+  for (const [what, mark, keys] of [
+    ['an unknown key', 'other', [{}]],
+    ['a question without a mark', '', [{}]],
+    ['a key that has expired', MARK, [{ expires: 0 }]],
+    ['a key that was removed', MARK, []],
+  ] as const) {
+    const { takeOver, createFilled, calls, outcomes, admission, reload } = setUp(t);
+    reload(keys);
+    const log = await createFilled([text('one')], { mark });
+    const reader = await follow(log);
+    takeOver(log, serialized);
+    await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
+    t.match(reader.last?.terminal, LOST, what);
+    t.equal(calls.length, 0, `${what}: no model is asked`);
+    t.same(outcomes, ['lost'], what);
+    t.equal(admission.active, 0, `${what}: no slot is held`);
+  }
+});
+
+t.test('a continued answer ends when its key is revoked', async (t) => {
+  const { takeOver, createFilled, calls, admission, reload } = setUp(t);
+  const log = await createFilled([text('one')]);
+  const reader = await follow(log);
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  reload([]);
+  await until(() => reader.last !== undefined, 'the answer ends', WAIT_MS);
+  t.match(reader.last?.terminal, { type: 'error', code: 'revoked', retryable: false });
+  t.equal(calls[0]?.signal.aborted, true);
+  t.equal(admission.active, 0, 'no slot is held');
 });
 
 t.test('a log that cannot be read ends as lost', async (t) => {

@@ -1,5 +1,6 @@
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
+import { isRepeatable } from '../terminals.ts';
 import {
   PositionUnknown,
   type ProducerEvents,
@@ -70,6 +71,10 @@ export class MemoryLog implements WritableLog, ReaderSource {
   }
   get terminal(): Terminal | undefined {
     return this.#terminal;
+  }
+  /** True if the question of this log may be asked again under its idempotency key. */
+  get isRepeatable(): boolean {
+    return this.#terminal !== undefined && isRepeatable(this.#terminal, this.length);
   }
   get clock(): Clock {
     return this.#options.clock;

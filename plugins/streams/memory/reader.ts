@@ -1,5 +1,5 @@
 import type { Clock } from '../../clock.ts';
-import type { LogReader, PlacedPart, Slice } from '../types.ts';
+import type { EndableReader, PlacedPart, Slice, Terminal } from '../types.ts';
 
 /** The part of a log that a reader uses. */
 export interface ReaderSource {
@@ -22,7 +22,7 @@ export interface ReaderSource {
  * A reader of a log in this process. The log wakes it. It sets a timer only to merge parts that follow
  * each other within `flushMs`.
  */
-export class MemoryReader implements LogReader {
+export class MemoryReader implements EndableReader {
   position: number;
   readonly #log: ReaderSource;
   #resolve: ((slice: Slice) => void) | undefined;
@@ -30,6 +30,8 @@ export class MemoryReader implements LogReader {
   #lastSliceAt = Number.NEGATIVE_INFINITY;
   /** The value of `resumable` in the last slice. */
   #resumable: boolean;
+  /** A terminal for this reader alone. */
+  #ownTerminal: Terminal | undefined;
 
   constructor(log: ReaderSource, position: number) {
     this.#log = log;
@@ -50,7 +52,16 @@ export class MemoryReader implements LogReader {
     this.#log.removeConsumer(this);
   }
 
+  end(terminal: Terminal): void {
+    this.#ownTerminal ??= terminal;
+    this.wake();
+  }
+
   wake(): void {
+    if (this.#ownTerminal !== undefined) {
+      this.#deliver();
+      return;
+    }
     const { length, ended, clock, flushMs, highWaterMark, resumable } = this.#log;
     const unread = length - this.position;
     if (this.#resolve === undefined || (unread === 0 && !ended && resumable === this.#resumable)) return;
@@ -63,12 +74,17 @@ export class MemoryReader implements LogReader {
     this.#cancelFlush?.();
     this.#cancelFlush = undefined;
     const resolve = this.#resolve;
+    if (resolve === undefined) return;
     this.#resolve = undefined;
+    if (this.#ownTerminal !== undefined) {
+      resolve({ parts: [], terminal: this.#ownTerminal });
+      return;
+    }
     this.#lastSliceAt = this.#log.clock.now();
     const slice = this.#log.sliceFrom(this.position);
     this.position = (slice.parts.at(-1) as PlacedPart | undefined)?.position ?? this.position;
     const { resumable } = this.#log;
-    resolve?.(resumable === this.#resumable ? slice : { ...slice, resumable });
+    resolve(resumable === this.#resumable ? slice : { ...slice, resumable });
     this.#resumable = resumable;
     this.#log.onProgress();
   }

@@ -89,8 +89,14 @@ export class MemoryStore implements StreamStore, LogObserver {
     return this.#entries.get(id)?.log;
   }
 
-  /** @throws KeyConflict if the key stands for another question */
-  findByKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
+  /** Returns the log of a key, unless its question may be asked again. @throws KeyConflict if the key stands for another question */
+  findByKey(idempotency: Idempotency): MemoryLog | undefined {
+    const log = this.findLastByKey(idempotency);
+    return log?.isRepeatable ? undefined : log;
+  }
+
+  /** Returns the last log of a key. @throws KeyConflict as `findByKey` does */
+  findLastByKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
     const entry = this.#byKey.get(key);
     if (entry !== undefined && entry.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
     return entry?.log;
@@ -142,7 +148,9 @@ export class MemoryStore implements StreamStore, LogObserver {
     this.#entries.delete(id);
     if (chat !== undefined && this.#byChat.get(chat) === entry.log) this.#byChat.delete(chat);
     this.#ended.delete(entry);
-    if (entry.idempotency) this.#byKey.delete(entry.idempotency.key);
+    const key = entry.idempotency?.key;
+    // The key may stand for a later log, which has asked the same question again.
+    if (key !== undefined && this.#byKey.get(key) === entry) this.#byKey.delete(key);
     this.#totalBytes -= entry.bytes;
   }
 

@@ -3,6 +3,7 @@ import { type Redis, ReplyError } from 'ioredis';
 import type { ContentPart } from '../../../providers/types.ts';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
+import { isRepeatable } from '../terminals.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
 
@@ -33,6 +34,8 @@ export interface Meta extends Producer {
 export interface StreamKeys {
   readonly info: StreamInfo;
   readonly idempotency?: Idempotency | undefined;
+  /** Id of a stream of this process that had the idempotency key before, and has failed. */
+  readonly replaced?: string | undefined;
 }
 
 export interface StreamCommandsOptions {
@@ -68,7 +71,7 @@ export class StreamCommands {
     this.#maxLogMs = maxLogMs;
   }
 
-  /** Creates a stream and returns undefined, or returns the existing stream of the idempotency key. */
+  /** Creates a stream and returns undefined, or returns the stream of the idempotency key, unless it is repeatable. */
   async create(
     { info, idempotency }: StreamKeys,
     serializedPrompt = '',
@@ -110,7 +113,9 @@ export class StreamCommands {
 
   /** Appends the terminal. Returns and throws as `append` does. */
   async end(keys: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const args = [keys.info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length];
+    const { id } = keys.info;
+    const repeatable = isRepeatable(terminal, length) ? '1' : '';
+    const args = [id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
     return (await this.#run((redis) => runScript(redis, END, this.#keys(keys), args))) !== null;
   }
 
@@ -118,9 +123,10 @@ export class StreamCommands {
    * Returns the position up to which Redis has the log, or `END_POSITION` if it has the terminal. Creates
    * the log again if it is missing. Returns undefined if another replica is the producer.
    */
-  async restore({ info, idempotency }: StreamKeys, epoch: number): Promise<number | undefined> {
+  async restore({ info, idempotency, replaced = '' }: StreamKeys, epoch: number): Promise<number | undefined> {
     const fingerprint = idempotency?.fingerprint ?? '';
-    const args = [info.id, JSON.stringify(info), this.#cluster.replica, this.#activeTtlMs(), fingerprint, epoch];
+    const ttlMs = this.#activeTtlMs();
+    const args = [info.id, JSON.stringify(info), this.#cluster.replica, ttlMs, fingerprint, epoch, replaced];
     const found = await this.#run((redis) => runScript(redis, RESTORE, this.#keys({ info, idempotency }), args));
     const position = Number(found);
     return position < 0 ? undefined : position;
@@ -165,10 +171,13 @@ export class StreamCommands {
     return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
   }
 
-  async byKey({ key }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
-    const found = await this.#query((redis) => redis.get(this.#hashedKey('key', key)));
-    const [id, fingerprint] = found?.split(' ') ?? [];
-    return id === undefined || fingerprint === undefined ? undefined : { id, fingerprint };
+  /** Returns the stream of an idempotency key, unless its question may be asked again. */
+  async byKey({ key, fingerprint }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
+    const text = await this.#query((redis) => redis.get(this.#hashedKey('key', key)));
+    const [id, known] = text?.split(' ') ?? [];
+    if (id === undefined || known === undefined) return undefined;
+    const mayRepeat = known === fingerprint && (await this.#query((redis) => redis.hget(this.#meta(id), 'repeatable')));
+    return mayRepeat ? undefined : { id, fingerprint: known };
   }
 
   async byChat(chat: string): Promise<string | undefined> {

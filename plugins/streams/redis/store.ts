@@ -70,7 +70,8 @@ export class RedisStore implements StreamStore {
   async create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult> {
     const known = idempotency && this.#local.findByKey(idempotency);
     if (known) return { created: false, log: this.#producers.find(known) };
-    const keys = { info, idempotency };
+    const replaced = idempotency && this.#local.findLastByKey(idempotency)?.info.id;
+    const keys = { info, idempotency, replaced };
     // If Redis is unavailable or full, the question is still accepted. While other replicas cannot reach this one,
     // they must not find its streams.
     const found = this.#options.cluster.connection.isAvailable

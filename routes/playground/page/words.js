@@ -3,6 +3,7 @@
 const HINTS = {
   unreachable: 'Check that the service is running, then ask again.',
   unauthorized: 'Enter a key below.',
+  revoked: 'Enter a key below.',
   forbidden: 'Choose a model that this key may use.',
   rate_limited: 'Wait, then ask again.',
   overloaded: 'Ask again in a moment.',

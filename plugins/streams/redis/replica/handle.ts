@@ -1,4 +1,4 @@
-import type { LogReader, ReadableLog, StreamInfo } from '../../types.ts';
+import type { EndableReader, ReadableLog, StreamInfo } from '../../types.ts';
 import type { Producer } from '../commands.ts';
 import type { ReplicaWatcher } from './watcher.ts';
 
@@ -18,7 +18,7 @@ export class ReplicaHandle implements ReadableLog {
     return this.info.graceMs > 0 && this.#watcher.canResume;
   }
 
-  read(position: number): Promise<LogReader> {
+  read(position: number): Promise<EndableReader> {
     return this.#watcher.read(this.info, this.#producer, position);
   }
 

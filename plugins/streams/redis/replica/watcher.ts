@@ -2,7 +2,7 @@ import type { Clock } from '../../../clock.ts';
 import type { Cluster } from '../../../redis/index.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
-import type { LogReader, StreamInfo } from '../../types.ts';
+import type { EndableReader, StreamInfo } from '../../types.ts';
 import type { Producer, StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, RELEASED, type Released, STOP } from '../messages.ts';
 import { ProducerLiveness } from './liveness.ts';
@@ -79,7 +79,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   }
 
   /** Attaches a reader to the copy of a stream. The first reader creates the copy. @throws StoreFull */
-  async read(info: StreamInfo, producer: Producer, position: number): Promise<LogReader> {
+  async read(info: StreamInfo, producer: Producer, position: number): Promise<EndableReader> {
     const known = this.#logs.get(info.id);
     if (known) return known.read(position);
     // Since the handle was opened, this process may have taken the stream over or copied all of it.

@@ -1,4 +1,5 @@
--- Creates a stream, or returns the stream of the same idempotency key.
+-- Creates a stream, or returns the stream of the same idempotency key. If the same question may be asked again, the new
+-- stream gets the key, and the old one stays readable by its id.
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
@@ -14,7 +15,7 @@
 -- ARGV[7]  id of the stream of KEYS[5]
 --
 -- Returns false if the stream was created, else {id, fingerprint} of the existing stream. If that is not the stream
--- of KEYS[5], it may have expired: call again with its key.
+-- of KEYS[5], it may have expired, or its question may be asked again: call again with its key.
 
 local meta_key, log_key, idempotency_key, chat_key, known_meta_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, info, replica, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -24,9 +25,9 @@ if idempotency_key ~= meta_key then
   local known = redis.call('GET', idempotency_key)
   if known then
     local known_id, known_fingerprint = string.match(known, '^(%S+) (%S+)$')
-    if known_id ~= expected_id or redis.call('EXISTS', known_meta_key) == 1 then
-      return {known_id, known_fingerprint}
-    end
+    if known_id ~= expected_id then return {known_id, known_fingerprint} end
+    local repeatable = known_fingerprint == fingerprint and redis.call('HGET', known_meta_key, 'repeatable')
+    if not repeatable and redis.call('EXISTS', known_meta_key) == 1 then return {known_id, known_fingerprint} end
   end
   redis.call('SET', idempotency_key, id .. ' ' .. fingerprint, 'PX', ttl_ms)
 end
