@@ -14,7 +14,10 @@ const TicketBody = Type.Object(
 
 const TicketResponse = Type.Object({
   ticket: Type.String({ description: 'Value of `?ticket=`' }),
-  expiresAt: Type.String({ format: 'date-time', description: 'Resuming its own stream stays possible after this' }),
+  expiresAt: Type.String({
+    format: 'date-time',
+    description: 'Resuming its own stream stays possible after this, while the key or token is valid',
+  }),
 });
 
 /** Gives tickets to backends that have a key, for pages whose EventSource cannot send one. */
