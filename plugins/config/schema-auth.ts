@@ -9,7 +9,7 @@ export const ApiKey = Type.Object(
   {
     name: Type.String({
       pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$',
-      description: 'Name of the owner; identifies its streams and limits',
+      description: 'Name of the owner; identifies its streams and limits, and stands in logs and metrics',
     }),
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
     models: Type.Optional(

@@ -63,7 +63,8 @@ t.test('a key is accepted until it expires', async (t) => {
 t.test('a refused key is named as expired or revoked, and as unknown beyond a bound', async (t) => {
   const many = Array.from({ length: 1_001 }, (_, i) => keyOf(`k${i}`));
   const { get, reload, log } = await bareAuth(t, { keys: [...many, keyOf('a')] });
-  reload([keyOf('a'), keyOf('old', { expiresAt: '2020-01-01' })]);
+  const stays = [keyOf('a'), keyOf('old', { expiresAt: '2020-01-01' })];
+  reload(stays);
   const refused = async (key: string) => {
     await get('/api', bearer(key));
     const line = log()
@@ -76,8 +77,11 @@ t.test('a refused key is named as expired or revoked, and as unknown beyond a bo
   t.same(await refused('k1'), ['revoked', 'key:k1']);
   t.same(await refused('k1000'), ['revoked', 'key:k1000']);
   t.same(await refused('old'), ['expired', 'key:old']);
-  reload([keyOf('a'), keyOf('k1')]);
+  reload([...stays, keyOf('k1')]);
   t.equal((await get('/api', bearer('k1'))).status, 200, 'a key that is configured again');
+  reload([...stays, ...Array.from({ length: 999 }, (_, i) => keyOf(`next${i}`))]);
+  reload(stays);
+  t.same(await refused('k1'), ['revoked', 'key:k1'], 'and removed again, as if for the first time');
 });
 
 t.test('a reload replaces the keys, and cannot open the service', async (t) => {

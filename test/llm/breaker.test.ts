@@ -261,6 +261,23 @@ t.test('calls of others that began before one owner was kept out still count', a
   t.equal(breaker.isClosedFor('z'), false);
 });
 
+t.test('the block of one owner can take the place of that of another one', async (t) => {
+  const clock = manualClock();
+  const changes: BreakerChange[] = [];
+  const breaker = new Breaker(clock, (change) => changes.push(change));
+  const fail = (owner: string) => breaker.failed(breaker.admit(owner) as Admission);
+  const early = breaker.admit('b') as Admission;
+  for (let i = 0; i < 5; i++) fail('a');
+  breaker.succeeded(early); // Forgets the failures, but says nothing about the time since.
+  for (let i = 0; i < 5; i++) fail('b');
+  t.same(changes, [
+    { from: 'closed', to: 'open', reason: 'failures', owner: 'a' },
+    { from: 'open', to: 'closed', reason: 'replaced', owner: 'a' },
+    { from: 'closed', to: 'open', reason: 'failures', owner: 'b' },
+  ]);
+  t.same([breaker.isClosedFor('a'), breaker.isClosedFor('b')], [true, false]);
+});
+
 const OWNERS = ['a', 'b', 'c', 'd'] as const;
 const owner = fc.constantFrom(...OWNERS);
 const breakerStep = fc.oneof(
