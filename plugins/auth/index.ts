@@ -4,11 +4,13 @@ import fp from 'fastify-plugin';
 import type { JWTVerifyGetKey } from 'jose';
 import { type Config, RestartRequired } from '../config/index.ts';
 import { createApiKeys, isKeyOwner } from './api-keys.ts';
+import { createAnonymous, createTokenDefaults, withKeyDefaults } from './defaults.ts';
 import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
 import { createJwt } from './jwt.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
+import { createTokenCheck } from './token-check.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -25,9 +27,12 @@ export interface Auth {
   readonly required: boolean;
   /**
    * Sets `request.identity` by key, token or ticket, as the route's `config.access` allows. A hook for `onRequest`.
-   * @throws 401 for credentials that are missing or not valid, 503 if the issuer's key set cannot be fetched
+   * @throws 401 for credentials that are missing or not valid, 429 for a token of an address beyond its limit, 503 if
+   * the issuer's key set cannot be fetched
    */
   authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void>;
+  /** Returns true if the request has a valid API key, whatever its route. */
+  hasKey(request: FastifyRequest): boolean;
   /** Returns true if the caller may use the model with this public name. */
   mayUseModel(identity: Identity, model: string): boolean;
   /**
@@ -41,7 +46,10 @@ export interface Auth {
 
 interface Credentials {
   readonly keys: Config['keys'];
+  readonly keyDefaults?: Config['keyDefaults'] | undefined;
   readonly jwt?: Config['jwt'] | undefined;
+  /** Limits of callers of a service without keys and tokens. */
+  readonly anonymous?: Config['anonymous'] | undefined;
 }
 
 export interface AuthOptions extends Credentials {
@@ -57,9 +65,10 @@ export interface AuthOptions extends Credentials {
 
 /** Adds `fastify.auth` and `request.identity`. `scope.ts` puts the authentication hook in front of routes. */
 export default fp<AuthOptions>(
-  async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
+  async (fastify, { ticketSecret, host, longestAnswerMs, streamTtlMs, ...credentials }) => {
     const findKeySet = createKeySets({ now: fastify.clock.now, log: fastify.log });
-    let authenticators = createAuthenticators({ keys, jwt }, findKeySet);
+    const checkToken = createTokenCheck(fastify.addressLimit);
+    let authenticators = createAuthenticators(credentials, findKeySet);
     fastify.onConfigReload((config) => {
       const next = createAuthenticators(config, findKeySet);
       // A configuration file that is empty for a moment must not open the service.
@@ -71,8 +80,12 @@ export default fp<AuthOptions>(
 
     async function authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
       const { access = 'api' } = request.routeOptions.config;
-      const isPublic = !authenticators.required || access === 'public' || request.is404;
-      const identity = isPublic ? ANONYMOUS : await identify(request, access);
+      const identity =
+        access === 'public' || request.is404
+          ? ANONYMOUS
+          : authenticators.required
+            ? await identify(request, access)
+            : authenticators.anonymous(request);
       if (identity === undefined) {
         reply.header('www-authenticate', 'Bearer');
         throw fastify.httpErrors.unauthorized('Send a valid key or token as Authorization: Bearer.');
@@ -84,17 +97,19 @@ export default fp<AuthOptions>(
     async function identify(request: FastifyRequest, access: Access): Promise<Identity | undefined> {
       const { authorization } = request.headers;
       if (authorization !== undefined) {
-        const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
+        const credentials = credentialsOf(request);
         if (credentials === undefined) return undefined;
-        return authenticators.findByKey(credentials) ?? (await identifyByToken(credentials));
+        return authenticators.findByKey(credentials) ?? (await identifyByToken(credentials, request));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
       return access === 'api' || typeof ticket !== 'string' ? undefined : identifyByTicket(ticket, request, access);
     }
 
-    async function identifyByToken(token: string): Promise<Identity | undefined> {
+    async function identifyByToken(token: string, request: FastifyRequest): Promise<Identity | undefined> {
+      const { verifyToken } = authenticators;
+      if (verifyToken === undefined) return undefined;
       try {
-        return await authenticators.verifyToken?.(token);
+        return await checkToken(token, request, verifyToken);
       } catch (error) {
         if (!(error instanceof KeySetUnavailable)) throw error;
         const message = 'Tokens cannot be verified now; retry later.';
@@ -108,7 +123,8 @@ export default fp<AuthOptions>(
       const now = Date.now();
       const isExpired = ticket.expires <= now;
       // Permissions are looked up again, because the key may have been revoked.
-      const keyHolder = ticket.claims ?? authenticators.findByOwner(ticket.owner, ticket.keyMark);
+      const { claims, owner, keyMark } = ticket;
+      const keyHolder = claims ? authenticators.withDefaults(claims) : authenticators.findByOwner(owner, keyMark);
       if (keyHolder === undefined) return undefined;
       if (ticket.kind === 'read') {
         const { id } = (request.params ?? {}) as { id?: string };
@@ -131,13 +147,19 @@ export default fp<AuthOptions>(
 
     /** Tickets of a token carry its claims, because the service stores no tokens. Keys are looked up. */
     const claimsOf = (identity: Identity) =>
-      isKeyOwner(identity.owner) ? { keyMark: authenticators.markOf(identity.owner) } : { claims: identity };
+      isKeyOwner(identity.owner)
+        ? { keyMark: authenticators.markOf(identity.owner) }
+        : { claims: identity.claims ?? identity };
 
     fastify.decorate('auth', {
       get required() {
         return authenticators.required;
       },
       authenticate,
+      hasKey(request: FastifyRequest) {
+        const credentials = credentialsOf(request);
+        return credentials !== undefined && authenticators.findByKey(credentials) !== undefined;
+      },
       mayUseModel,
       createAskTicket(identity: Identity, model: string | undefined, ms = MAX_TICKET_MS) {
         // A ticket stands for one question only as long as the stream of that question is kept.
@@ -158,15 +180,32 @@ export default fp<AuthOptions>(
       fastify.log.warn({ host }, 'no keys configured; everybody who reaches this address can ask');
     }
   },
-  { name: 'auth', dependencies: ['clock', 'config', 'errors'] },
+  { name: 'auth', dependencies: ['clock', 'config', 'errors', 'address-limit'] },
 );
 
-function createAuthenticators({ keys, jwt }: Credentials, findKeySet: (url: string) => JWTVerifyGetKey) {
+function createAuthenticators(
+  { keys, keyDefaults, jwt, anonymous }: Credentials,
+  findKeySet: (url: string) => JWTVerifyGetKey,
+) {
+  const verify = jwt && createJwt(jwt, findKeySet);
+  const withDefaults = createTokenDefaults(jwt);
   return {
     required: keys.length > 0 || jwt !== undefined,
-    ...createApiKeys(keys, Date.now),
-    verifyToken: jwt && createJwt(jwt, findKeySet),
+    ...createApiKeys(withKeyDefaults(keys, keyDefaults), Date.now),
+    withDefaults,
+    verifyToken:
+      verify &&
+      (async (token: string) => {
+        const claims = await verify(token);
+        return claims && withDefaults(claims);
+      }),
+    anonymous: createAnonymous(anonymous),
   };
+}
+
+/** Returns the key or token of the `Authorization` header. */
+function credentialsOf({ headers }: FastifyRequest): string | undefined {
+  return /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(headers.authorization ?? '')?.[1];
 }
 
 /** Requests for unknown streams per minute that one ticket may make. A page makes one. */
