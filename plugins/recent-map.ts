@@ -6,6 +6,7 @@ export class RecentMap<V extends {}> {
   readonly #size: number;
   #young = new Map<string, V>();
   #old = new Map<string, V>();
+  #ages = 0;
 
   constructor(size: number) {
     this.#size = size;
@@ -14,6 +15,11 @@ export class RecentMap<V extends {}> {
   /** Number of stored entries. */
   get size(): number {
     return this.#young.size + this.#old.size;
+  }
+
+  /** Number of times that entries were forgotten. */
+  get ages(): number {
+    return this.#ages;
   }
 
   /** Returns the value of a key, and marks it as used. */
@@ -26,7 +32,7 @@ export class RecentMap<V extends {}> {
   }
 
   set(key: string, value: V): void {
-    if (this.#young.size >= this.#size && !this.#young.has(key)) this.age();
+    if (this.#young.size >= this.#size) this.age();
     this.#young.set(key, value);
   }
 
@@ -35,9 +41,10 @@ export class RecentMap<V extends {}> {
     this.#old.delete(key);
   }
 
-  /** Forgets the entries that were not used since the last call. */
+  /** Forgets the entries that were not used since entries were forgotten last. */
   age(): void {
     this.#old = this.#young;
     this.#young = new Map();
+    this.#ages += 1;
   }
 }

@@ -20,6 +20,7 @@ export class WindowCounter {
   readonly #windowMs: number;
   readonly #windows: RecentMap<Window>;
   #agesAt = 0;
+  #ages = 0;
 
   constructor(windowMs: number, maxKeys: number) {
     this.#windowMs = windowMs;
@@ -52,10 +53,16 @@ export class WindowCounter {
     if (window !== undefined && window.count > 0) window.count -= 1;
   }
 
-  /** Forgets windows without an event for a whole window, so that memory shrinks after many keys. */
+  /**
+   * Forgets windows without an event for a whole window, so that memory shrinks after many keys. If windows were
+   * forgotten because of their number, the time begins again: those that are left may be in use.
+   */
   #forgetExpired(now: number): void {
-    if (now < this.#agesAt && this.#agesAt <= now + this.#windowMs) return;
-    this.#windows.age();
+    if (this.#windows.ages === this.#ages) {
+      if (now < this.#agesAt && this.#agesAt <= now + this.#windowMs) return;
+      this.#windows.age();
+    }
+    this.#ages = this.#windows.ages;
     this.#agesAt = now + this.#windowMs;
   }
 }

@@ -156,6 +156,8 @@ t.test('TRUST_PROXY decides whose limit a request uses up, and whether a warning
       (await app.inject({ url: '/nothing', headers: { 'x-forwarded-for': `203.0.113.${i}` } })).statusCode;
     for (let i = 0; i < ALLOWED; i++) await send(i);
     t.equal(await send(ALLOWED), isShared ? 429 : 404, `TRUST_PROXY=${trustProxy}`);
+    for (let i = 0; i < ALLOWED; i++) await send(99);
+    t.equal(await send(99), 429, `TRUST_PROXY=${trustProxy}: one client`);
     t.equal(/set TRUST_PROXY/.test(log()), isWarned, `TRUST_PROXY=${trustProxy}: the warning`);
   }
 });

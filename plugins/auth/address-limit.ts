@@ -77,7 +77,8 @@ export default fp<AddressLimitOptions>(
 
     fastify.addHook('onRequest', async (request) => {
       const { access, isProbe } = request.routeOptions.config;
-      const isPublic = request.is404 || access === undefined || access === 'public';
+      // Unknown paths have no access, and neither have routes outside the api scope.
+      const isPublic = access === undefined || access === 'public';
       if (!isPublic || isProbe || fastify.auth.hasKey(request)) return;
       const retryAfterMs = addressLimit.count(request);
       if (retryAfterMs > 0) throw addressLimit.refusal(request, retryAfterMs);

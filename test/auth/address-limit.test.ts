@@ -78,7 +78,10 @@ for (const [name, send, below, beyond] of REQUESTS) {
     for (let i = 0; i < 3; i++) t.equal((await send(service)).status, below, 'below the limit');
     const next = await send(service);
     t.equal(next.status, beyond, 'the fourth request');
-    if (counts) t.match(next, REFUSED);
+    if (counts) {
+      t.match(next, REFUSED);
+      t.equal(next.headers['www-authenticate'], undefined, 'which does not ask for credentials');
+    }
     t.equal((await service.get('/api')).status, counts ? 429 : 401, 'a request without credentials afterwards');
     await useUp(service, 3);
     t.equal((await send(service)).status, beyond, 'beyond the limit');
@@ -166,6 +169,9 @@ t.test('a token that cannot be verified now does not count', async (t) => {
   const token = `${Buffer.from('{"alg":"RS256","kid":"k"}').toString('base64url')}.e30.AA`;
   for (let i = 0; i < 6; i++) t.equal((await service.get('/api', bearer(token))).status, 503, 'the issuer is at fault');
   t.equal((await service.get('/api')).status, 401, 'nothing was counted');
+  const asked = await service.get('/ask', { ...EVENTS, ...bearer(token) });
+  t.equal(asked.status, 200, 'an EventSource gets an event');
+  t.match(JSON.parse(asked.events?.[0]?.data ?? ''), { type: 'error', code: 'overloaded', retryAfter: 5 });
 });
 
 t.test('beyond the limit an EventSource gets 401 for what was checked, and an event for what was not', async (t) => {

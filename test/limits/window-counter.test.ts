@@ -24,6 +24,8 @@ t.test('a window begins with the first event of its key and counts every event u
   t.equal(counter.add('b').count, 2, 'an event that was taken back does not count');
   counter.takeBack('unknown');
   t.equal(counter.add('unknown').count, 1, 'nothing to take back');
+  for (let i = 0; i < 3; i++) counter.takeBack('unknown');
+  t.equal(counter.add('unknown').count, 1, 'no more than was counted is taken back');
   t.end();
 });
 
@@ -41,6 +43,21 @@ t.test('a clock that is set back prolongs no window', (t) => {
   date.advance(2 * WINDOW_MS);
   counter.add('a');
   t.ok(counter.size <= 2, 'expired windows are still forgotten');
+  t.end();
+});
+
+t.test('a window is not forgotten because others were a moment before', (t) => {
+  const date = manualDate(t);
+  const counter = new WindowCounter(WINDOW_MS, 3);
+  counter.add('a');
+  date.advance(WINDOW_MS - 2);
+  for (const key of ['b', 'c']) counter.add(key);
+  date.advance(1);
+  // The fourth key begins a new generation, and the time of the first one is over a millisecond later.
+  counter.add('d');
+  date.advance(1);
+  counter.add('d');
+  t.same([counter.add('b').count, counter.add('c').count, counter.add('d').count], [2, 2, 3]);
   t.end();
 });
 
@@ -124,6 +141,7 @@ const ADDRESSES: [name: string, ip: string | undefined, expected: string][] = [
   ['upper case and leading zeros', '2001:0DB8:0001:0002::9', '2001:db8:1:2::/64'],
   ['an IPv6 address with a port', '[2001:db8:1:2::1]:50000', '2001:db8:1:2::/64'],
   ['a zone', 'fe80::1%eth0', 'fe80:0:0:0::/64'],
+  ['a zone with colons', 'fe80::1%a:b:c:d:e:f:a', 'fe80:0:0:0::/64'],
   ['a short address', '2001:db8::1', '2001:db8:0:0::/64'],
   ['zeros in the middle', '1:2::3:4:5:6', '1:2:0:0::/64'],
   ['zeros at the end', '1:2:3::', '1:2:3:0::/64'],

@@ -55,13 +55,15 @@ t.test('a rendering that fails fails for those who share it, and not for the nex
 
 t.test('nobody waits when the service closes, and no timer is left', async (t) => {
   const clock = manualClock();
-  const { text, close } = shareRenderings(async () => 'text', clock, INTERVAL_MS);
+  let rendered = 0;
+  const { text, close } = shareRenderings(async () => String(++rendered), clock, INTERVAL_MS);
   await text();
   const waiting = text();
   close();
-  t.equal(await waiting, 'text');
+  t.equal(await waiting, '2');
   t.equal(clock.pending, 0);
   close();
+  t.equal(rendered, 2, 'closing again renders nothing');
 });
 
 t.test('requests for metrics at the same time cause two renderings at most', async (t) => {
