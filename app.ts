@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
 import audit from './plugins/audit/index.ts';
+import addressLimit from './plugins/auth/address-limit.ts';
 import auth from './plugins/auth/index.ts';
 import loopbackHost from './plugins/auth/loopback-host.ts';
 import authScope from './plugins/auth/scope.ts';
@@ -86,7 +87,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const { basePath, models, defaultModel, deadlines } = settings;
   const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
-  const { keys, jwt, ticketSecret, host } = settings;
+  const { keys, keyDefaults, jwt, anonymous, ticketSecret, host, trustProxy } = settings;
   const openFileLimit = overrides.openFileLimit ?? readOpenFileLimit();
   const descriptors = planDescriptors(openFileLimit, {
     maxGenerations: settings.streams.maxGenerations,
@@ -115,7 +116,15 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(cors, { origins: settings.corsOrigins });
   await app.register(connections, { maxConnections, maxRequests, maxFileResponses, stallMs, refusalEvents });
   await app.register(methodNotAllowed);
-  await app.register(auth, { keys, jwt, ticketSecret, host, longestAnswerMs: longest, streamTtlMs: ttlMs });
+  await app.register(addressLimit, {
+    perMinute: settings.limits.unauthenticatedPerMinute,
+    trustsProxy: Array.isArray(trustProxy) ? trustProxy.length > 0 : Boolean(trustProxy),
+  });
+  await app.register(auth, {
+    ...{ keys, keyDefaults, jwt, anonymous, ticketSecret, host },
+    longestAnswerMs: longest,
+    streamTtlMs: ttlMs,
+  });
   const labelKeys = ({ keys }: Pick<Config, 'keys'>) => app.metrics.keyLabels.configure(keys.map(({ name }) => name));
   labelKeys(settings);
   app.onConfigReload(labelKeys);
@@ -162,7 +171,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     await scope.register(playground);
   };
   const apiScope = async (scope: FastifyInstance) => {
-    await scope.register(authScope);
+    await scope.register(authScope, { refusalEvents });
     await scope.register(limitsScope);
     await scope.register(ask);
     await scope.register(streamRoutes, { longestAnswerMs: longest });

@@ -114,6 +114,8 @@ const KEY = { authorization: 'Bearer sk-key' };
 const LIMITED = { authorization: 'Bearer sk-limited' };
 const NARROW = { authorization: 'Bearer sk-narrow' };
 const UNKNOWN = 'A'.repeat(22);
+/** Unauthenticated requests per minute and address. */
+const UNAUTHENTICATED = 50;
 /** Statuses that need a slow client, a broken service, or a fault of a provider. */
 const NOT_PROVOKED = ['408', '422', '500', '502', '503', '504'];
 
@@ -243,6 +245,12 @@ t.test('answers are as the document says, for every operation and status', async
       const guess = { ...valid, url: /streams\//.test(url) ? url : (valid.url ?? url), headers: LIMITED };
       await app.inject({ method, ...guess });
       const { headers } = await call(429, guess, 'over the limit');
+      t.ok(headers['retry-after'], `${name} has Retry-After`);
+    }
+    if (isPublic && operation.responses[429]) {
+      const remoteAddress = '192.0.2.1';
+      for (let i = 0; i < UNAUTHENTICATED; i++) await app.inject({ url: '/nothing', remoteAddress });
+      const { headers } = await call(429, { headers: { authorization: 'Bearer wrong' }, remoteAddress }, 'address');
       t.ok(headers['retry-after'], `${name} has Retry-After`);
     }
     const missing = Object.keys(operation.responses).filter(
@@ -402,6 +410,7 @@ async function serviceWithKeys(t: Test) {
   - { name: key, sha256: ${sha256('sk-key')} }
   - { name: limited, sha256: ${sha256('sk-limited')}, requestsPerMinute: 1 }
   - { name: narrow, sha256: ${sha256('sk-narrow')}, models: [other] }
+limits: { unauthenticatedPerMinute: ${UNAUTHENTICATED} }
 models: [{ name: other, targets: [{ provider: bella, model: other }] }]`;
   const CONFIG_FILE = `${t.testdir({ 'c.yaml': config })}/c.yaml`;
   const app = await build(t, { env: bellaAt(upstream.url, { CONFIG_FILE }) });

@@ -1,9 +1,11 @@
+import type { FastifyRequest } from 'fastify';
 import type { JWTVerifyGetKey } from 'jose';
 import type { Config } from '../config/index.ts';
 import { type ApiKeys, createApiKeys, credentialsOfKeys } from './api-keys.ts';
+import { createAnonymous, createTokenDefaults, withKeyDefaults } from './defaults.ts';
 import { ANONYMOUS, type Identity } from './identity.ts';
 import { createJwt, credentialOfIssuer } from './jwt.ts';
-import type { Refusal } from './refusals.ts';
+import { isRefusal, type Refusal } from './refusals.ts';
 import type { Credential, CredentialSettings, Credentials } from './revocation.ts';
 import type { Ticket } from './tickets.ts';
 
@@ -11,8 +13,8 @@ import type { Ticket } from './tickets.ts';
 export interface Authenticators extends Pick<ApiKeys, 'findByKey'> {
   /** True if callers must authenticate: keys or tokens are configured. */
   readonly required: boolean;
-  /** The identity of every caller of an open service. */
-  readonly anonymous: Identity;
+  /** Returns the identity of a caller of an open service. */
+  anonymous(request: FastifyRequest): Identity;
   /** Verifies a token; absent if tokens are not configured. @throws KeySetUnavailable as `createJwt` does */
   readonly verifyToken: ((token: string) => Promise<Identity | Refusal>) | undefined;
   /** Returns what the owner of a ticket may do now; undefined if its key or token is no longer accepted. */
@@ -28,7 +30,10 @@ export interface Authenticators extends Pick<ApiKeys, 'findByKey'> {
 /** The settings of a configuration that concern callers. */
 export interface CallerSettings {
   readonly keys: Config['keys'];
+  readonly keyDefaults?: Config['keyDefaults'] | undefined;
   readonly jwt?: Config['jwt'] | undefined;
+  /** Limits of callers of a service without keys and tokens. */
+  readonly anonymous?: Config['anonymous'] | undefined;
 }
 
 export interface AuthenticatorOptions {
@@ -48,7 +53,7 @@ const OPEN_SERVICE: CredentialSettings = {
 
 /** Returns the authenticators of a configuration. They revoke nothing before `apply` is called. */
 export function createAuthenticators(
-  { keys, jwt }: CallerSettings,
+  { keys, keyDefaults, jwt, anonymous }: CallerSettings,
   { credentials, findKeySet, markOf }: AuthenticatorOptions,
 ): Authenticators {
   const required = keys.length > 0 || jwt !== undefined;
@@ -58,22 +63,30 @@ export function createAuthenticators(
     ...(issuer ? [issuer] : []),
     ...(required ? [] : [OPEN_SERVICE]),
   ]);
-  const { findByKey, findByOwner, findByMark } = createApiKeys(keys, prepared);
+  const { findByKey, findByOwner, findByMark } = createApiKeys(withKeyDefaults(keys, keyDefaults), prepared);
   const issuerCredential = issuer && prepared.get(issuer.id);
   const otherCredential = issuerCredential ?? (required ? undefined : prepared.get(OPEN_SERVICE.id));
 
   const findCredential = (mark: string | undefined) =>
     otherCredential?.mark === mark ? otherCredential : findByMark(mark);
 
+  const verify = jwt && issuerCredential && createJwt(jwt, issuerCredential, findKeySet);
+  const withDefaults = createTokenDefaults(jwt);
+
   return {
     required,
-    anonymous: required ? ANONYMOUS : { ...ANONYMOUS, credential: otherCredential },
+    anonymous: createAnonymous(anonymous, otherCredential),
     findByKey,
-    verifyToken: jwt && issuerCredential && createJwt(jwt, issuerCredential, findKeySet),
+    verifyToken:
+      verify &&
+      (async (token) => {
+        const claims = await verify(token);
+        return isRefusal(claims) ? claims : withDefaults(claims);
+      }),
     findByTicket({ owner, mark, claims }) {
       if (claims === undefined) return findByOwner(owner, mark);
       const isValid = issuerCredential?.mark === mark && (claims.tokenExpires ?? 0) > Date.now();
-      return isValid ? { ...claims, credential: issuerCredential } : undefined;
+      return isValid ? withDefaults({ ...claims, credential: issuerCredential }) : undefined;
     },
     isTicketExpired({ mark, claims }) {
       const credential = findCredential(mark);

@@ -16,6 +16,10 @@ export interface Identity extends Quota {
   readonly owner: string;
   /** Public names of the models that the caller may use; absent for all. */
   readonly models?: readonly string[] | undefined;
+  /** Owner of the limits that the caller uses up, if it is not `owner`. */
+  readonly payer?: string | undefined;
+  /** Identity by the claims of the token alone, if defaults were added. Tickets carry it, to get the defaults of their use. */
+  readonly claims?: Identity | undefined;
   /** Nonce of the ticket that the request came with. It identifies the stream that the ticket started. */
   readonly ticket?: string | undefined;
   /** Pays for requests for unknown streams in place of the owner, whose ticket anybody may repeat. */

@@ -3,12 +3,13 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { RestartRequired } from '../config/index.ts';
 import { type CallerSettings, createAuthenticators } from './authenticators.ts';
-import { type Access, type Identity, mayUseModel } from './identity.ts';
+import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
 import { createKeyRefusals, isRefusal, type Refusal } from './refusals.ts';
 import { type Credential, createCredentials } from './revocation.ts';
 import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
+import { createTokenCheck } from './token-check.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -25,9 +26,12 @@ export interface Auth {
   readonly required: boolean;
   /**
    * Sets `request.identity` by key, token or ticket, as the route's `config.access` allows. A hook for `onRequest`.
-   * @throws 401 for credentials that are missing or not valid, 503 if the issuer's key set cannot be fetched
+   * @throws 401 for credentials that are missing or not valid, 429 for a token of an address beyond its limit, 503 if
+   * the issuer's key set cannot be fetched
    */
   authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void>;
+  /** Returns true if the request has a valid API key, whatever its route. */
+  hasKey(request: FastifyRequest): boolean;
   /** Returns true if the caller may use the model with this public name. */
   mayUseModel(identity: Identity, model: string): boolean;
   /**
@@ -57,16 +61,17 @@ export interface AuthOptions extends CallerSettings {
 
 /** Adds `fastify.auth` and `request.identity`. `scope.ts` puts the authentication hook in front of routes. */
 export default fp<AuthOptions>(
-  async (fastify, { keys, jwt, ticketSecret, host, longestAnswerMs, streamTtlMs }) => {
+  async (fastify, { ticketSecret, host, longestAnswerMs, streamTtlMs, ...callers }) => {
     const findKeySet = createKeySets({ now: fastify.clock.now, log: fastify.log });
     const tickets = createTickets(ticketSecret ? Buffer.from(ticketSecret) : randomBytes(32));
     const credentials = createCredentials({ clock: fastify.clock, now: Date.now, log: fastify.log });
     fastify.addHook('onClose', async () => credentials.close());
+    const checkToken = createTokenCheck(fastify.addressLimit);
     const authenticatorOptions = { credentials, findKeySet, markOf: tickets.markOf };
-    let authenticators = createAuthenticators({ keys, jwt }, authenticatorOptions);
+    let authenticators = createAuthenticators(callers, authenticatorOptions);
     authenticators.apply();
     const keyRefusals = createKeyRefusals();
-    keyRefusals.configure(keys);
+    keyRefusals.configure(callers.keys);
     fastify.onConfigReload((config) => {
       const next = createAuthenticators(config, authenticatorOptions);
       // A configuration file that is empty for a moment must not open the service.
@@ -79,8 +84,12 @@ export default fp<AuthOptions>(
 
     async function authenticate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
       const { access = 'api' } = request.routeOptions.config;
-      const isPublic = !authenticators.required || access === 'public' || request.is404;
-      const identity = isPublic ? authenticators.anonymous : await identify(request, access);
+      const identity =
+        access === 'public' || request.is404
+          ? ANONYMOUS
+          : authenticators.required
+            ? await identify(request, access)
+            : authenticators.anonymous(request);
       if (isRefusal(identity)) {
         fastify.audit.credentialsRefused(request, identity);
         reply.header('www-authenticate', 'Bearer');
@@ -93,23 +102,22 @@ export default fp<AuthOptions>(
     async function identify(request: FastifyRequest, access: Access): Promise<Identity | Refusal> {
       const { authorization } = request.headers;
       if (authorization !== undefined) {
-        const credentials = /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(authorization)?.[1];
-        if (credentials === undefined) return { reason: 'malformed' };
-        return authenticators.findByKey(credentials) ?? (await identifyByToken(credentials));
+        const sent = credentialsOf(request);
+        if (sent === undefined) return { reason: 'malformed' };
+        return authenticators.findByKey(sent) ?? (await identifyByToken(sent, request));
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
       if (access === 'api' || typeof ticket !== 'string') return { reason: 'missing' };
       return identifyByTicket(ticket, request, access);
     }
 
-    async function identifyByToken(token: string): Promise<Identity | Refusal> {
+    async function identifyByToken(token: string, request: FastifyRequest): Promise<Identity | Refusal> {
+      const { verifyToken } = authenticators;
+      if (verifyToken === undefined) return keyRefusals.explain(token);
       try {
-        const result = await authenticators.verifyToken?.(token);
+        const result = await checkToken(token, request, verifyToken);
         // What is no token may be a key.
-        if (result === undefined || (isRefusal(result) && result.reason === 'malformed')) {
-          return keyRefusals.explain(token);
-        }
-        return result;
+        return isRefusal(result) && result.reason === 'malformed' ? keyRefusals.explain(token) : result;
       } catch (error) {
         if (!(error instanceof KeySetUnavailable)) throw error;
         const message = 'Tokens cannot be verified now; retry later.';
@@ -153,6 +161,10 @@ export default fp<AuthOptions>(
         return authenticators.required;
       },
       authenticate,
+      hasKey(request: FastifyRequest) {
+        const credentials = credentialsOf(request);
+        return credentials !== undefined && authenticators.findByKey(credentials) !== undefined;
+      },
       mayUseModel,
       createAskTicket(identity: Identity, model: string | undefined, ms = MAX_TICKET_MS) {
         // A ticket stands for one question only as long as the stream of that question is kept.
@@ -162,7 +174,7 @@ export default fp<AuthOptions>(
           nonce: newNonce(),
           expires,
           model,
-          ...ticketHolder(identity, identity),
+          ...ticketHolder(identity, identity.claims ?? identity),
         });
         if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
         return { ticket, expiresAt: new Date(expires) };
@@ -180,7 +192,7 @@ export default fp<AuthOptions>(
       fastify.log.warn({ host }, 'no keys configured; everybody who reaches this address can ask');
     }
   },
-  { name: 'auth', dependencies: ['audit', 'clock', 'config', 'errors'] },
+  { name: 'auth', dependencies: ['audit', 'clock', 'config', 'errors', 'address-limit'] },
 );
 
 /** Returns when a ticket of a caller expires: after `ms` milliseconds, or with the caller's token. */
@@ -191,6 +203,11 @@ function expiryOf({ tokenExpires = Number.POSITIVE_INFINITY }: Identity, ms: num
 /** Returns the holder of a ticket. Tickets of a token carry claims, because the service stores no tokens. */
 function ticketHolder({ owner, credential, tokenExpires }: Identity, claims: Identity) {
   return { owner, mark: credential?.mark, ...(tokenExpires !== undefined && { claims }) };
+}
+
+/** Returns the key or token of the `Authorization` header. */
+function credentialsOf({ headers }: FastifyRequest): string | undefined {
+  return /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(headers.authorization ?? '')?.[1];
 }
 
 /** Requests for unknown streams per minute that one ticket may make. A page makes one. */

@@ -90,10 +90,12 @@ function reasonOf(error: unknown): RefusalReason {
   if (error instanceof errors.JWKSNoMatchingKey) return 'signing_key';
   return error instanceof errors.JOSEAlgNotAllowed ? 'algorithm' : 'malformed';
 }
+/** Largest limit, as in the configuration. */
+const MAX_COUNT = 1_000_000_000;
 
 /**
- * Returns the identity of a verified token; undefined if a limiting claim has the wrong type, because a
- * claim that cannot be read must not grant more. The owner is a hash of the subject, which may be an
+ * Returns the identity of a verified token; undefined if a limiting claim has the wrong type or is out of range, because
+ * a claim that cannot be read must not grant more. The owner is a hash of the subject, which may be an
  * e-mail address.
  */
 function identityOf(payload: JWTPayload): Identity | undefined {
@@ -114,5 +116,5 @@ function isListOfNames(value: unknown): value is string[] | undefined {
 }
 
 function isCount(value: unknown): boolean {
-  return value === undefined || (Number.isSafeInteger(value) && (value as number) > 0);
+  return value === undefined || (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_COUNT);
 }

@@ -61,13 +61,19 @@ export function findCrossReferenceProblems(config: Config): string[] {
   return problems;
 }
 
-/** Finds models of keys that are not configured. */
+/** Finds models of keys and of defaults that are not configured. */
 function findUnknownModels(config: Config): string[] {
+  const { keys, keyDefaults, jwt } = config;
   const routes = createModelRoutes(config);
-  return config.keys.flatMap(({ models = [] }, i) =>
+  const lists = [
+    ...keys.map(({ models }, i) => ({ path: `keys.${i}`, models })),
+    { path: 'keyDefaults', models: keyDefaults?.models },
+    { path: 'jwt.defaults', models: jwt?.defaults?.models },
+  ];
+  return lists.flatMap(({ path, models = [] }) =>
     models
       .filter((name) => routes.find(name) === undefined)
-      .map((name) => `keys.${i}.models: ${name} is not configured; configured: ${routes.names.join(', ')}`),
+      .map((name) => `${path}.models: ${name} is not configured; configured: ${routes.names.join(', ')}`),
   );
 }
 
@@ -75,8 +81,19 @@ function isForbiddenUrl(url: string | undefined): boolean {
   return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
 }
 
-function findAuthProblems({ keys, jwt, corsOrigins, redis, ticketSecret }: Config): string[] {
+function findAuthProblems(config: Config): string[] {
+  const { keys, keyDefaults, jwt, anonymous, corsOrigins, redis, ticketSecret } = config;
   const problems: string[] = [];
+  if (keyDefaults !== undefined && keys.length === 0) {
+    problems.push(
+      jwt === undefined
+        ? 'keyDefaults: needs keys; without keys everybody can ask, and anonymous has their limits'
+        : 'keyDefaults: needs keys; the defaults of tokens are jwt.defaults',
+    );
+  }
+  if (anonymous !== undefined && (keys.length > 0 || jwt !== undefined)) {
+    problems.push('anonymous: applies only without keys and jwt; remove it, and set keyDefaults or jwt.defaults');
+  }
   if (redis !== undefined && (keys.length > 0 || jwt !== undefined) && ticketSecret === undefined) {
     problems.push('TICKET_SECRET: required with REDIS_URL and keys or tokens; must be the same on every replica');
   }

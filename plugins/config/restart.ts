@@ -13,7 +13,9 @@ export class RestartRequired extends Error {
 /** Settings that a reload applies; `*` stands for any name. All others need a restart. */
 const RELOADED_SETTINGS: readonly string[] = [
   'keys',
+  'keyDefaults',
   'jwt',
+  'anonymous',
   'models',
   'defaultModel',
   'deadlines.firstTokenMs',

@@ -5,6 +5,32 @@ import { MODEL_NAME } from './patterns.ts';
 
 const COUNT_BOUNDS = { minimum: 1, maximum: 1_000_000_000 };
 
+/** Limits of one owner. `absent` says what applies without the setting. */
+const limits = (absent: string) => ({
+  requestsPerMinute: Type.Optional(Type.Integer({ ...COUNT_BOUNDS, description: `Requests per minute; ${absent}` })),
+  tokensPerMinute: Type.Optional(
+    Type.Integer({ ...COUNT_BOUNDS, description: `Input and output tokens per minute; ${absent}` }),
+  ),
+  maxConcurrent: Type.Optional(
+    Type.Integer({ ...COUNT_BOUNDS, description: `Answers that may run at the same time; ${absent}` }),
+  ),
+});
+
+const models = (description: string) =>
+  Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000, description }));
+
+/** Defaults of keys, or of tokens. */
+const defaults = () =>
+  Type.Object(
+    { models: models('Public names of models; all if absent'), ...limits('no limit if absent') },
+    { additionalProperties: false },
+  );
+
+export const KeyDefaults = defaults();
+
+/** Limits of each client address of a service without keys and tokens. */
+export const Anonymous = Type.Object(limits('no limit if absent'), { additionalProperties: false });
+
 export const ApiKey = Type.Object(
   {
     name: Type.String({
@@ -12,21 +38,8 @@ export const ApiKey = Type.Object(
       description: 'Name of the owner; identifies its streams and limits, and stands in logs and metrics',
     }),
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
-    models: Type.Optional(
-      Type.Array(Type.String({ pattern: MODEL_NAME }), {
-        maxItems: 1_000,
-        description: 'Public names of models that the key may use; all if absent',
-      }),
-    ),
-    requestsPerMinute: Type.Optional(
-      Type.Integer({ ...COUNT_BOUNDS, description: 'Requests per minute; no limit if absent' }),
-    ),
-    tokensPerMinute: Type.Optional(
-      Type.Integer({ ...COUNT_BOUNDS, description: 'Input and output tokens per minute; no limit if absent' }),
-    ),
-    maxConcurrent: Type.Optional(
-      Type.Integer({ ...COUNT_BOUNDS, description: 'Answers that may run at the same time; no limit if absent' }),
-    ),
+    models: models('Public names of models that the key may use; as in `keyDefaults` if absent, else all'),
+    ...limits('as in `keyDefaults` if absent, else no limit'),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
@@ -55,6 +68,7 @@ export const Jwt = Type.Object(
       ),
       { minItems: 1, description: 'Accepted algorithms: HS… with a secret, all others with a key set' },
     ),
+    defaults: Type.Optional(defaults()),
   },
   { additionalProperties: false },
 );

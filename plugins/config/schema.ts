@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { MODEL_NAME } from './patterns.ts';
-import { ApiKey, Jwt } from './schema-auth.ts';
+import { Anonymous, ApiKey, Jwt, KeyDefaults } from './schema-auth.ts';
 import { Redis } from './schema-redis.ts';
 
 /** The schema of all settings, with bounds and defaults. */
@@ -109,6 +109,13 @@ const Limits = Type.Object(
       minimum: 1,
       maximum: 1_000_000,
       default: 5_000,
+    }),
+    unauthenticatedPerMinute: Type.Integer({
+      description:
+        'Failed authentications and requests to public paths of one client address per minute, on each replica; 0 for no limit',
+      minimum: 0,
+      maximum: 1_000_000_000,
+      default: 600,
     }),
   },
   CLOSED,
@@ -296,7 +303,9 @@ export const ConfigSchema = Type.Object(
       default: {},
     }),
     keys: Type.Array(ApiKey, { default: [], maxItems: 10_000 }),
+    keyDefaults: Type.Optional(KeyDefaults),
     jwt: Type.Optional(Jwt),
+    anonymous: Type.Optional(Anonymous),
     ticketSecret: Type.Optional(
       Type.String({
         minLength: 32,

@@ -5,7 +5,7 @@ import { ANONYMOUS, type Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
 import { BodyClaim, Budget, type BudgetBounds, type Taken } from './budget.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
-import { createRateLimiter, type RateLimiter } from './rate.ts';
+import { createRateLimiter } from './rate.ts';
 import { createTokenLimiter } from './token-limiter.ts';
 import { estimateTokens, sumOf, type TokenEstimate, type TokenUse, usedTokens } from './tokens.ts';
 
@@ -84,15 +84,7 @@ export default fp<LimitsOptions>(
     const onDegraded = () => metrics.limiterDegraded.inc();
     const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
     const tokenLimiter = createTokenLimiter({ cluster, expectedReplicas, onDegraded });
-    /** One limiter for each limit. A limiter counts by owner. */
-    const requestLimiters = new Map<number, RateLimiter>();
-    const requestLimiter = (points: number) => {
-      const limiter =
-        requestLimiters.get(points) ??
-        createRateLimiter({ kind: 'requests', points, cluster, expectedReplicas, onDegraded });
-      requestLimiters.set(points, limiter);
-      return limiter;
-    };
+    const requestLimiter = createRateLimiter({ cluster, expectedReplicas, onDegraded });
 
     const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => {
       metrics.refusals.inc({ reason: `limit_${kind}` });
@@ -120,30 +112,29 @@ export default fp<LimitsOptions>(
         };
       },
 
-      async countRequest({ owner, requestsPerMinute }, reply) {
+      async countRequest({ owner, payer = owner, requestsPerMinute }, reply) {
         if (requestsPerMinute === undefined) return;
-        const limiter = requestLimiter(requestsPerMinute);
-        const { passed, remainingPoints, msBeforeNext } = await limiter.consume(owner, 1);
+        const { passed, remaining, msBeforeNext } = await requestLimiter.count(payer, requestsPerMinute);
         reply.header('ratelimit-limit', requestsPerMinute);
-        reply.header('ratelimit-remaining', remainingPoints);
+        reply.header('ratelimit-remaining', remaining);
         reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
         if (!passed) throw limited('requests', msBeforeNext);
       },
 
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
-      async reserveGeneration({ owner, maxConcurrent, tokensPerMinute }, prompt) {
-        if (maxConcurrent !== undefined && !(await concurrency.reserve(owner, maxConcurrent))) {
+      async reserveGeneration({ owner, payer = owner, maxConcurrent, tokensPerMinute }, prompt) {
+        if (maxConcurrent !== undefined && !(await concurrency.reserve(payer, maxConcurrent))) {
           throw limited('concurrent', CONCURRENCY_RETRY_MS);
         }
         const release = () => {
-          if (maxConcurrent !== undefined) concurrency.release(owner);
+          if (maxConcurrent !== undefined) concurrency.release(payer);
         };
         // A question that is larger than the limit is allowed and uses all tokens of the minute.
         const estimate = estimateTokens(prompt, tokensPerMinute);
         let adjust = (_tokens: number) => {};
         if (tokensPerMinute !== undefined) {
-          const charge = await tokenLimiter.charge(owner, tokensPerMinute, estimate.total);
+          const charge = await tokenLimiter.charge(payer, tokensPerMinute, estimate.total);
           if (!charge.passed) {
             release();
             throw limited('tokens', charge.retryAfterMs);

@@ -1,23 +1,25 @@
-import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
+import { RateLimiterRedis } from 'rate-limiter-flexible';
 import type { Cluster } from '../redis/index.ts';
+import { type WindowCount, WindowCounter } from '../window-counter.ts';
 
-/** Limits points per minute and owner, across all replicas. */
+/**
+ * Counts requests per minute and owner, across all replicas. An owner has one counter, whatever its limit: the limit
+ * is compared with the count at each request, so a changed limit does not reset what was used.
+ */
 export interface RateLimiter {
-  consume(owner: string, points: number): Promise<RateResult>;
+  /** Counts a request, also one beyond the limit. */
+  count(owner: string, limit: number): Promise<RateResult>;
 }
 
 export interface RateResult {
   readonly passed: boolean;
-  readonly remainingPoints: number;
+  /** Requests that are left in the window. */
+  readonly remaining: number;
   /** Milliseconds until the window ends. */
   readonly msBeforeNext: number;
 }
 
 export interface RateLimiterOptions {
-  /** Prefix that keeps the counters of two kinds apart. */
-  readonly kind: string;
-  /** Points per minute and owner. */
-  readonly points: number;
   readonly cluster: Cluster | undefined;
   readonly expectedReplicas: number;
   /** Called when Redis is unavailable and this replica grants its share alone. */
@@ -25,49 +27,40 @@ export interface RateLimiterOptions {
 }
 
 const MINUTE_S = 60;
+/** Owners that are counted in this process at least. Beyond twice as many, those with the oldest requests are forgotten. */
+const MAX_OWNERS = 100_000;
 
-export function createRateLimiter(options: RateLimiterOptions): RateLimiter {
-  const { kind, points, cluster, expectedReplicas, onDegraded } = options;
-  const localPoints = cluster === undefined ? points : Math.ceil(points / expectedReplicas);
-  const local = new RateLimiterMemory({ keyPrefix: kind, points: localPoints, duration: MINUTE_S });
+export function createRateLimiter({ cluster, expectedReplicas, onDegraded }: RateLimiterOptions): RateLimiter {
+  const local = new WindowCounter(MINUTE_S * 1_000, MAX_OWNERS);
   let shared: RateLimiterRedis | undefined;
 
-  /** Runs a call on the counter in Redis. Rejects if Redis is unavailable. */
-  const runShared = <T>({ connection, key }: Cluster, call: (limiter: RateLimiterRedis) => Promise<T>): Promise<T> =>
-    connection.run((redis) => {
+  /** Counts in Redis. Rejects if Redis is unavailable. */
+  const countShared = ({ connection, key }: Cluster, owner: string): Promise<WindowCount> =>
+    connection.run(async (redis) => {
       shared ??= new RateLimiterRedis({
         storeClient: redis,
-        keyPrefix: key('limit', kind, String(points)),
-        points,
+        keyPrefix: key('limit', 'requests'),
+        // The limit of the owner is compared here, not by the library, which has one for all.
+        points: Number.MAX_SAFE_INTEGER,
         duration: MINUTE_S,
       });
-      return call(shared);
+      const { consumedPoints: count, msBeforeNext } = await shared.consume(owner, 1);
+      return { count, msBeforeNext };
     });
 
   return {
-    async consume(owner, wanted) {
-      if (cluster === undefined) return consumePoints(local, owner, wanted);
+    async count(owner, limit) {
+      if (cluster === undefined) return compare(local.add(owner), limit);
       try {
-        return await runShared(cluster, (limiter) => consumePoints(limiter, owner, wanted));
+        return compare(await countShared(cluster, owner), limit);
       } catch {
         onDegraded();
-        return consumePoints(local, owner, wanted);
+        return compare(local.add(owner), Math.ceil(limit / expectedReplicas));
       }
     },
   };
 }
 
-type Counter = RateLimiterMemory | RateLimiterRedis;
-
-async function consumePoints(counter: Counter, owner: string, points: number): Promise<RateResult> {
-  try {
-    return { passed: true, ...remainder(await counter.consume(owner, points)) };
-  } catch (result) {
-    if (result instanceof RateLimiterRes) return { passed: false, ...remainder(result) };
-    throw result;
-  }
-}
-
-function remainder({ remainingPoints, msBeforeNext }: RateLimiterRes) {
-  return { remainingPoints: Math.max(0, remainingPoints), msBeforeNext };
+function compare({ count, msBeforeNext }: WindowCount, limit: number): RateResult {
+  return { passed: count <= limit, remaining: Math.max(0, limit - count), msBeforeNext };
 }

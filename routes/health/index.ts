@@ -19,7 +19,7 @@ const Readiness = Type.Object({
 
 /** Probes. */
 const health: FastifyPluginAsyncTypebox = async (fastify) => {
-  const options = { exposeHeadRoute: true, logLevel: 'silent', config: { isEssential: true } } as const;
+  const options = { exposeHeadRoute: true, logLevel: 'silent', config: { isEssential: true, isProbe: true } } as const;
 
   fastify.get(
     '/livez',

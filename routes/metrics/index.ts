@@ -1,8 +1,15 @@
 import type { FastifyPluginAsync } from 'fastify';
 import { errorResponses, PUBLIC } from '../responses.ts';
+import { shareRenderings } from './shared-rendering.ts';
+
+/** Least time between two renderings. One takes several milliseconds in which nothing else is done. */
+const RENDER_INTERVAL_MS = 100;
 
 /** Metrics for Prometheus. */
 const metrics: FastifyPluginAsync = async (fastify) => {
+  const rendering = shareRenderings(fastify.metrics.text, fastify.clock, RENDER_INTERVAL_MS);
+  fastify.addHook('onClose', async () => rendering.close());
+
   fastify.get(
     '/metrics',
     {
@@ -15,13 +22,13 @@ const metrics: FastifyPluginAsync = async (fastify) => {
         security: PUBLIC,
         response: {
           200: { description: 'All metrics', content: { 'text/plain': { schema: { type: 'string' } } } },
-          ...errorResponses(),
+          ...errorResponses(429),
         },
       },
     },
     async (_, reply) => {
       reply.type(fastify.metrics.contentType);
-      return fastify.metrics.text();
+      return rendering.text();
     },
   );
 };

@@ -1,6 +1,7 @@
-import Fastify, { type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
 import type { Test } from 'tap';
 import audit from '../../plugins/audit/index.ts';
+import addressLimit from '../../plugins/auth/address-limit.ts';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import auth, { type AuthOptions } from '../../plugins/auth/index.ts';
 import authScope from '../../plugins/auth/scope.ts';
@@ -8,18 +9,20 @@ import clock, { type Clock } from '../../plugins/clock.ts';
 import config from '../../plugins/config/index.ts';
 import { loadConfig } from '../../plugins/config/load.ts';
 import errors from '../../plugins/http/errors.ts';
+import metrics from '../../plugins/metrics/index.ts';
+import { refusalEvents } from '../../routes/sse-events.ts';
 import { captureLog, sha256 } from '../helper.ts';
 
 /** Authentication without the rest of the service, with a route for each kind of access. */
 export interface BareAuth {
   readonly app: FastifyInstance;
   readonly log: () => string;
-  /** Sends a request. Returns its status, and the identity that its route gets. */
-  get(path: string, headers?: Record<string, string>): Promise<Answer>;
+  /** Sends a request from an address. Returns its status, and the identity that its route gets. */
+  get(path: string, headers?: Record<string, string>, address?: string): Promise<Answer>;
   /** Sends a request to a route for keys and tokens, and returns the identity itself, with its credential. */
   identify(headers: Record<string, string>): Promise<Identity>;
   /** Replaces the keys and the token settings, as a reload of the configuration does. */
-  reload(keys: AuthOptions['keys'], jwt?: AuthOptions['jwt']): void;
+  reload(keys: AuthOptions['keys'], jwt?: AuthOptions['jwt'], rest?: Partial<AuthOptions>): void;
 }
 
 export interface Answer {
@@ -27,6 +30,8 @@ export interface Answer {
   readonly identity: Identity | undefined;
   readonly headers: Record<string, unknown>;
   readonly error: { readonly code: string; readonly message: string } | undefined;
+  /** Events of a response to an EventSource. */
+  readonly events: readonly { readonly data?: string; readonly retry?: number }[] | undefined;
 }
 
 export const SECRET = 'a ticket secret of thirty-two bytes';
@@ -40,17 +45,30 @@ export const keyOf = (name: string, rest: Partial<AuthOptions['keys'][number]> =
   ...rest,
 });
 
+export interface BareAuthOptions extends Partial<AuthOptions> {
+  readonly time?: Clock;
+  /** Unauthenticated requests per minute and address; by default there is no limit. */
+  readonly perMinute?: number;
+  /** Number of trusted gateway hops. */
+  readonly hops?: number;
+}
+
 export async function bareAuth(
   t: Test,
-  { time, ...options }: Partial<AuthOptions> & { time?: Clock } = {},
+  { time, perMinute = 0, hops = 0, ...options }: BareAuthOptions = {},
 ): Promise<BareAuth> {
   const { logTo, log } = captureLog();
-  const app = Fastify({ logger: { stream: logTo } });
+  const app = Fastify({ logger: { stream: logTo }, trustProxy: (_, hop) => hop < hops });
   const settings = loadConfig({});
   await app.register(clock, { clock: time });
   await app.register(audit);
   await app.register(config, { config: settings });
+  await app.register(metrics, { hasRedis: false });
   await app.register(errors);
+  app.decorateReply('stream', function stream(this: FastifyReply, events: readonly object[]) {
+    return this.type('text/event-stream').send(JSON.stringify(events));
+  } as never);
+  await app.register(addressLimit, { perMinute, trustsProxy: hops > 0 });
   await app.register(auth, {
     keys: [],
     ticketSecret: SECRET,
@@ -61,7 +79,7 @@ export async function bareAuth(
   });
   let seen: Identity | undefined;
   await app.register(async (scope) => {
-    await scope.register(authScope);
+    await scope.register(authScope, { refusalEvents });
     const handler = async ({ identity }: { identity: Identity }) => {
       seen = identity;
       return identity;
@@ -77,14 +95,17 @@ export async function bareAuth(
   return {
     app,
     log,
-    async get(path, headers = {}) {
-      const response = await app.inject({ url: path, headers });
+    async get(path, headers = {}, remoteAddress = '127.0.0.1') {
+      const response = await app.inject({ url: path, headers, remoteAddress });
       const { statusCode: status } = response;
       const isOk = status === 200;
+      const isEvents = String(response.headers['content-type']).startsWith('text/event-stream');
+      const events = isEvents ? response.json() : undefined;
       return {
         status,
         headers: response.headers,
-        identity: isOk ? response.json() : undefined,
+        identity: isOk && !isEvents ? response.json() : undefined,
+        events,
         error: isOk ? undefined : response.json().error,
       };
     },
@@ -94,6 +115,9 @@ export async function bareAuth(
       if (seen === undefined) throw new Error('the request was refused');
       return seen;
     },
-    reload: (keys, jwt) => app.reloadConfig({ ...settings, keys: [...keys], ...(jwt && { jwt }) }),
+    reload(keys, jwt, { keyDefaults, anonymous } = {}) {
+      const rest = { ...(jwt && { jwt }), ...(keyDefaults && { keyDefaults }), ...(anonymous && { anonymous }) };
+      app.reloadConfig({ ...settings, keys: [...keys], ...rest });
+    },
   };
 }

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { createHmac, generateKeyPairSync, type KeyObject } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -114,6 +114,31 @@ t.test('a token has the models and limits of its claims, and an owner that does 
   t.same((await identityOf(service, await hs({ models: [] })))?.models, [], 'an empty list allows no model');
   for (const sub of ['user@example.co', 'user@example.com ', 'User@example.com']) {
     t.not((await identityOf(service, await hs({ sub })))?.owner, plain?.owner, `the subject "${sub}" is another owner`);
+  }
+});
+
+/** Signs claims that are written as JSON, which may hold what `JSON.stringify` cannot write. */
+const signJson = (json: string) => {
+  const body = `${encoded({ alg: 'HS256' })}.${Buffer.from(json).toString('base64url')}`;
+  return `${body}.${createHmac('sha256', SECRET).update(body).digest('base64url')}`;
+};
+
+t.test('a limit that is no number from 1 to 1,000,000,000 refuses the token', async (t) => {
+  const service = await bareAuth(t, { jwt: { ...BY_SECRET, defaults: { requestsPerMinute: 5, maxConcurrent: 5 } } });
+  const withClaim = (name: string, value: string) =>
+    signJson(`${JSON.stringify(claims()).slice(0, -1)},"${name}":${value}}`);
+  const invalid = '0 -0 -1 0.5 1.5 1000000001 9007199254740993 1e308 1e999 -1e999 "1" "" "NaN" null true [] [1] {}';
+  for (const name of ['requestsPerMinute', 'tokensPerMinute', 'maxConcurrent']) {
+    for (const value of invalid.split(' ')) {
+      t.equal(await statusOf(service, withClaim(name, value)), 401, `${name}: ${value}`);
+    }
+    for (const value of [1, 1_000_000_000]) {
+      const identity = await identityOf(service, withClaim(name, String(value)));
+      t.equal((identity as Claims | undefined)?.[name], value, `${name}: ${value}`);
+    }
+  }
+  for (const value of ['NaN', 'Infinity', '01', '1_000']) {
+    t.equal(await statusOf(service, withClaim('maxConcurrent', value)), 401, `${value} is no JSON`);
   }
 });
 

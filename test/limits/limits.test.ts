@@ -317,13 +317,36 @@ t.test('a changed limit of an owner applies to the next question', async (t) => 
   await reserve({ owner: 'a', tokensPerMinute: 100 }, 100);
   t.equal(await fits({ owner: 'a', tokensPerMinute: 100 }, 1), false, 'the old limit is used up');
   t.equal(await fits({ owner: 'a', tokensPerMinute: 200 }, 100), true, 'the new limit');
-  t.equal((await request({ owner: 'a', requestsPerMinute: 7 })).headers['ratelimit-limit'], '7');
-  t.equal((await request({ owner: 'a', requestsPerMinute: 8 })).headers['ratelimit-limit'], '8');
+  const counted = async (requestsPerMinute: number) => {
+    const { status, headers } = await request({ owner: 'a', requestsPerMinute });
+    return [status, headers['ratelimit-limit'], headers['ratelimit-remaining']];
+  };
+  t.same(await counted(7), [200, '7', '6'], 'the first request');
+  t.same(await counted(8), [200, '8', '6'], 'a higher limit, of which two are used');
+  t.same(await counted(2), [429, '2', '0'], 'a lower limit, which is used up');
+  t.same(await counted(4), [200, '4', '0'], 'the refused request counts, too');
   const running = [await reserve({ owner: 'a', maxConcurrent: 2 }), await reserve({ owner: 'a', maxConcurrent: 2 })];
   t.equal(await fits({ owner: 'a', maxConcurrent: 1 }), false, 'a lower number of slots');
   t.equal(await fits({ owner: 'a', maxConcurrent: 3 }), true, 'a higher number of slots');
   for (const reservation of running) reservation.settle(undefined, 0);
   t.equal(await fits({ owner: 'a', maxConcurrent: 1 }), true, 'all slots are free again');
+});
+
+t.test('limits are those of the payer, if it is not the owner', async (t) => {
+  const { reserve, fits, request } = await bareLimits(t);
+  const payers = ['address:192.0.2.1', 'address:192.0.2.2'];
+  const [first, second] = payers.map(
+    (payer): Identity => ({ owner: 'anybody', payer, requestsPerMinute: 1, tokensPerMinute: 100, maxConcurrent: 1 }),
+  ) as [Identity, Identity];
+  t.equal((await request(first)).status, 200);
+  t.equal((await request(first)).status, 429, 'a second request');
+  t.equal((await request(second)).status, 200, 'of another payer');
+  const running = await reserve(first, 60);
+  t.equal(await fits(first, 1), false, 'a second generation');
+  t.equal(await fits(second, 100), true, 'of another payer');
+  running.settle({ totalTokens: 60 }, 0);
+  t.equal(await fits(first, 40), true, 'its slot is free again');
+  t.equal(await fits(first, 41), false, 'its tokens are charged');
 });
 
 t.test('a generation that holds no slot frees none', async (t) => {

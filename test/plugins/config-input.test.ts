@@ -281,9 +281,47 @@ t.test('keys, tokens and origins of a wrong shape are reported, without an excep
     'jwt: { issuer: i, audience: a, algorithms: [RS256], jwksUrl: "https://[" }': /^jwt\.jwksUrl: must be a URL/,
     'corsOrigins:': /^corsOrigins: /,
     'models: default': /^models: /,
+    'keyDefaults:': /^keyDefaults: must be a mapping/,
+    'keyDefaults: { requestsPerMinute: 0 }': /^keyDefaults\.requestsPerMinute: .*greater/,
+    'keyDefaults: { tokensPerMinute: many }': /^keyDefaults\.tokensPerMinute: expected integer/,
+    'keyDefaults: { maxConcurrent: 1.5 }': /^keyDefaults\.maxConcurrent: expected integer/,
+    'keyDefaults: { requestPerMinute: 5 }': /^keyDefaults\.requestPerMinute: /,
+    'keyDefaults: { models: small }': /^keyDefaults\.models: must be a list/,
+    'jwt: { issuer: i, audience: a, algorithms: [RS256], defaults: 5 }': /^jwt\.defaults: must be a mapping/,
+    'anonymous: 5': /^anonymous: must be a mapping/,
+    'anonymous: { maxConcurrent: -1 }': /^anonymous\.maxConcurrent: /,
+    'anonymous: { models: [demo/demo] }': /^anonymous\.models: Unexpected property/,
+    'limits: { unauthenticatedPerMinute: -1 }': /^limits\.unauthenticatedPerMinute: /,
   };
   for (const [yaml, problem] of Object.entries(files)) {
     t.match(problems({ CONFIG_FILE: writeConfig(t, yaml) })[0], problem, yaml);
+  }
+});
+
+t.test('defaults and limits that apply to nobody are reported, each with one line', async (t) => {
+  const keys = `keys: [{ name: a, sha256: "${'0'.repeat(64)}" }]`;
+  const jwt = `jwt: { secret: "${LONG_SECRET}", issuer: i, audience: a, algorithms: [HS256] }`;
+  const cases: [yaml: string[], expected: RegExp[]][] = [
+    [[keys, 'keyDefaults: { maxConcurrent: 1 }'], []],
+    [[jwt.replace('}', ', defaults: { maxConcurrent: 1 } }')], []],
+    [['anonymous: { maxConcurrent: 1 }'], []],
+    [['keyDefaults: { maxConcurrent: 1 }'], [/^keyDefaults: needs keys; without keys everybody can ask/]],
+    [
+      [jwt, 'keyDefaults: { maxConcurrent: 1 }'],
+      [/^keyDefaults: needs keys; the defaults of tokens are jwt\.defaults/],
+    ],
+    [[keys, 'anonymous: {}'], [/^anonymous: applies only without keys and jwt; remove it, and set keyDefaults/]],
+    [[jwt, 'anonymous: {}'], [/^anonymous: applies only without keys and jwt/]],
+    [
+      [keys, 'keyDefaults: { models: [gone] }'],
+      [/^keyDefaults\.models: gone is not configured; configured: demo\/demo/],
+    ],
+    [[jwt.replace('}', ', defaults: { models: [gone] } }')], [/^jwt\.defaults\.models: gone is not configured/]],
+  ];
+  for (const [yaml, expected] of cases) {
+    const found = problems({ CONFIG_FILE: writeConfig(t, `${yaml.join('\n')}\n`) });
+    t.equal(found.length, expected.length, `${yaml.at(-1)}: ${found}`);
+    t.match(found, expected, yaml.join());
   }
 });
 
