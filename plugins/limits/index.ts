@@ -149,8 +149,7 @@ export default fp<LimitsOptions>(
         return {
           settle(usage, characters) {
             release();
-            const difference = chargedTokens(usage, promptTokens, characters, estimate) - estimate;
-            if (difference !== 0) adjust(difference);
+            adjust(chargedTokens(usage, promptTokens, characters, estimate) - estimate);
           },
         };
       },
