@@ -9,6 +9,9 @@ import { startReplicas } from './replicas.ts';
 
 /** Limits of two replicas that share a Redis, without the rest of the service. */
 
+const scriptOf = (name: string) =>
+  readFileSync(new URL(`../../plugins/limits/scripts/${name}.lua`, import.meta.url), 'utf8');
+
 /** Settles without a charge. */
 const free = (reservation: { settle(usage: { totalTokens: number }, characters: number): void }) =>
   reservation.settle({ totalTokens: 0 }, 0);
@@ -296,13 +299,38 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
   t.test('a charge that Redis gets after its end is not charged', async (t) => {
     const { redis, a, used } = await startReplicas(t);
     const run = (name: string, ...args: (string | number)[]) =>
-      redis.client.eval(readFileSync(`plugins/limits/scripts/${name}.lua`, 'utf8'), 1, 'p:limit:tokens:a', ...args);
+      redis.client.eval(scriptOf(name), 1, 'p:limit:tokens:a', ...args);
     await a.reserve({ owner: 'a', tokensPerMinute: 1_000 }, 100);
     await run('settle-tokens', 1_000, 'r:1', 300, 0, 1);
     t.same(await run('charge-tokens', 1_000, 'r:1', 300), [0, 60_000], 'its replica does not wait for it any more');
     await run('settle-tokens', 1_000, 'r:2', 300, 900, 1);
     await run('settle-tokens', 1_000, 'r:2', 300, 900, 0);
     t.equal(await used('a'), 100);
+  });
+
+  t.test('what the minutes have paid off is not given back', async (t) => {
+    const { redis, a, b, settled, used } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+    const endMinute = () => redis.client.hset('p:limit:tokens:a', 'ends', 1);
+    const [first, second] = [await a.reserve(owner, 500), await b.reserve(owner, 400)];
+    await endMinute();
+    await b.reserve(owner, 300);
+    first.settle({ totalTokens: 0 }, 0);
+    await settled();
+    t.equal(await used('a'), 300, 'a charge has begun a new minute');
+    const third = await a.reserve(owner, 200);
+    await endMinute();
+    second.settle({ totalTokens: 600 }, 0);
+    await settled();
+    third.settle({ totalTokens: 0 }, 0);
+    await settled();
+    t.equal(await used('a'), 200, 'an end has begun a new minute');
+    const late = await b.reserve({ ...owner, owner: 'b' }, 1);
+    await settled();
+    await redis.client.hset('p:limit:tokens:b', { ends: 1, used: 1e12 });
+    late.settle({ totalTokens: 1 }, 0);
+    await settled();
+    t.ok((await used('b')) > 1, 'each minute pays off the limit, and not everything');
   });
 
   t.test('after Redis has lost its data, answers add what exceeds their estimate, and give nothing back', async (t) => {
