@@ -1,4 +1,4 @@
-import { ReplyError } from 'ioredis';
+import { RedisUnavailable } from '../redis/connection.ts';
 import type { Cluster } from '../redis/index.ts';
 import { loadScript, runScript } from '../redis/script.ts';
 
@@ -66,7 +66,7 @@ export function createSharedUse({ connection, key, lease, replica }: Cluster): S
         return runScript(redis, SETTLE, [useKey(owner)], [limit, id, estimate, used, isRepeated ? 1 : 0]);
       });
     } catch (error) {
-      keep(id, { ...end, isRepeated: error instanceof ReplyError ? isRepeated : mayHaveArrived });
+      keep(id, { ...end, isRepeated: error instanceof RedisUnavailable ? mayHaveArrived : isRepeated });
       throw error;
     }
   };
@@ -96,7 +96,7 @@ export function createSharedUse({ connection, key, lease, replica }: Cluster): S
           },
         };
       } catch (error) {
-        if (mayHaveArrived && !(error instanceof ReplyError)) keep(id, { ...end, used: 0, isRepeated: true });
+        if (mayHaveArrived && error instanceof RedisUnavailable) keep(id, { ...end, used: 0, isRepeated: true });
         throw error;
       }
     },
