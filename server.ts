@@ -45,9 +45,13 @@ function failStart(error: unknown): never {
 
 async function start(): Promise<void> {
   const { ConfigError, readConfig } = await import('./plugins/config/load.ts');
+  const { describeUnknownVariables } = await import('./plugins/config/unknown-variables.ts');
   const loaded = readConfig(process.env);
-  const { config, problems } = loaded;
-  if (config === undefined) return exitWith(new ConfigError(problems).message);
+  const { config, problems, unknownVariables } = loaded;
+  if (config === undefined) {
+    const hint = unknownVariables.length > 0 ? `\n  - ${describeUnknownVariables(unknownVariables)}` : '';
+    return exitWith(new ConfigError(problems).message + hint);
+  }
   const { buildApp } = await import('./app.ts');
   const { createLogDestination } = await import('./plugins/http/log-destination.ts');
   // Modules are loaded in one turn of the event loop. The next one handles signals that have arrived in it.
@@ -67,15 +71,24 @@ async function start(): Promise<void> {
 }
 
 /** Reacts to signals, errors and changed files from now on. */
-async function run(app: FastifyInstance, { files }: LoadedConfig): Promise<void> {
+async function run(app: FastifyInstance, loaded: LoadedConfig): Promise<void> {
   const { default: closeWithGrace } = await import('close-with-grace');
   const { createReloader } = await import('./plugins/config/reload.ts');
   const { readConfigInWorker } = await import('./plugins/config/load-in-worker.ts');
+  const { describeUnknownVariables } = await import('./plugins/config/unknown-variables.ts');
   const { config, log, metrics, clock, audit } = app;
+  const warnOfUnknown = ({ unknownVariables }: LoadedConfig) => {
+    if (unknownVariables.length === 0) return;
+    log.warn({ variables: unknownVariables.map(({ name }) => name) }, describeUnknownVariables(unknownVariables));
+  };
   const reloader = createReloader({
-    load: () => readConfigInWorker(process.env),
+    async load() {
+      const found = await readConfigInWorker(process.env);
+      warnOfUnknown(found);
+      return found;
+    },
     apply: app.reloadConfig,
-    files,
+    files: loaded.files,
     clock,
     onReloaded(report) {
       metrics.configReloads.inc({ outcome: 'applied' });
@@ -107,6 +120,7 @@ async function run(app: FastifyInstance, { files }: LoadedConfig): Promise<void>
     log.info({ signal }, 'signal received; closing');
     void close();
   };
+  warnOfUnknown(loaded);
   log.info({ models: app.llm.models, node: process.version }, 'ready');
 }
 

@@ -26,7 +26,7 @@ import { bearer, until } from './helper.ts';
 import { manualClock } from './manual-clock.ts';
 import { manualDate } from './manual-date.ts';
 import { metricValue } from './metric-value.ts';
-import { noRedis, startRedis } from './redis.ts';
+import { noRedis, persistentRedis, startRedis } from './redis.ts';
 
 /**
  * Plays random mixes of questions and ends. Afterwards everything that was taken has been given back, exactly
@@ -355,7 +355,7 @@ t.test(
   'with Redis, everything that two replicas take is given back once',
   { skip: noRedis, timeout: 120_000 },
   async (t) => {
-    const redis = await startRedis(t);
+    const redis = await startRedis(t, ...persistentRedis(t));
     const startReplica = async () => {
       const service = await startService(t, REDIS_RUNS, { env: { REDIS_URL: redis.url, REDIS_PREFIX: 'p' } });
       await until(() => service.app.cluster?.connection.isAvailable === true, 'the replica is connected to Redis');
@@ -371,13 +371,35 @@ t.test(
       cluster?.mailbox.close();
       await redis.client.del(cluster?.leaseKey(cluster.replica) as string);
     };
+    /** Kills Redis, plays ends that it does not hear of, and starts it again with its data. */
+    const restartRedis = async (run: Run, ends: readonly Step[]) => {
+      const isUp = ({ app }: Service) => app.cluster?.connection.isAvailable === true;
+      await redis.stop();
+      await until(() => !run.services.some(isUp), 'Redis is unavailable');
+      for (const step of ends) await playStep(run, step);
+      await redis.start();
+      await until(() => run.services.every(isUp), 'Redis is available again');
+      // Then it has what the ends have charged and released.
+      const renewed = run.services.map(({ app }) => new Promise<void>((done) => app.cluster?.lease.onRenewed(done)));
+      await Promise.all(renewed);
+    };
     const keysLike = (pattern: string) => redis.client.keys(pattern);
 
+    const degraded = async () => {
+      const counts = await Promise.all(replicas.map(({ app }) => metricValue(app, 'sluice_limiter_degraded_total')));
+      return counts.reduce((sum, count) => sum + count, 0);
+    };
+    let afterOutage = 0;
     let number = 0;
     const isKilledAt = fc.option(fc.nat(30), { nil: undefined, freq: 2 });
+    const outage = fc.option(fc.record({ at: fc.nat(24), ends: fc.array(play, { minLength: 3, maxLength: 6 }) }), {
+      freq: 1,
+      nil: undefined,
+    });
     await fc.assert(
-      fc.asyncProperty(weighted(), isKilledAt, async (steps, killedAt) => {
+      fc.asyncProperty(weighted(), isKilledAt, outage, async (steps, killedAt, outage) => {
         const third = killedAt === undefined ? undefined : await startReplica();
+        const before = await degraded();
         const run: Run = {
           number: number++,
           services: third ? [...replicas, third] : [...replicas],
@@ -392,15 +414,21 @@ t.test(
             run.services.pop();
           }
           // A failure that counts against the target would be retried after a wait.
-          await playStep(run, step.do === 'fail' ? { ...step, isClientFault: true } : step);
+          const played = (step: Step): Step => (step.do === 'fail' ? { ...step, isClientFault: true } : step);
+          if (outage && i === Math.min(outage.at, steps.length - 1)) await restartRedis(run, outage.ends.map(played));
+          await playStep(run, played(step));
         }
         if (third) for (const asked of run.asked) asked.leave();
         await settle(run);
 
         await assertGauges(replicas);
         assertOneEndEach(run.services);
-        // A replica that is gone cannot correct the estimates of its generations.
-        if (third === undefined) await assertChargedByEnds(replicas, run.number);
+        // A replica that is gone cannot correct the estimates of its generations. A question that starts while Redis is
+        // unavailable is charged to the share of its replica.
+        if (third === undefined && (await degraded()) === before) {
+          await assertChargedByEnds(replicas, run.number);
+          if (outage) afterOutage += 1;
+        }
         const minute = await keysLike('p:limit:tokens:*');
         if (minute.length > 0) await redis.client.del(minute);
         for (const replica of replicas) await assertFreeCapacity(replica);
@@ -415,6 +443,6 @@ t.test(
       }),
       { ...OPTIONS, numRuns: REDIS_RUNS },
     );
-    t.pass(`${REDIS_RUNS} runs, seed ${SEED}`);
+    t.pass(`${REDIS_RUNS} runs, ${afterOutage} of them charged exactly after a restart of Redis, seed ${SEED}`);
   },
 );

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
@@ -195,6 +195,16 @@ t.test('the rights of the documentation are enough, and all of them are needed',
     t.equal(await isUp(replica), false, `sluice_redis_up without ${command}`);
   };
   await Promise.all(commands.filter((name) => !optional.has(name)).map(testWithout));
+});
+
+t.test('the rights of the documentation have every command of the scripts', async (t) => {
+  const scripts = readdirSync('plugins', { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.lua'));
+  t.ok(scripts.length > 5);
+  for (const name of scripts) {
+    for (const [, command = ''] of readFileSync(`plugins/${name}`, 'utf8').matchAll(/redis\.call\('(\w+)'/g)) {
+      t.ok(RIGHTS.includes(`+${command.toLowerCase()}`), `${name} calls ${command}`);
+    }
+  }
 });
 
 t.test('Redis cannot be used at the start: one line with the reason', { skip: noRedis }, async (t) => {

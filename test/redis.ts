@@ -1,7 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
 
@@ -14,7 +16,7 @@ export interface RedisServer {
   readonly client: Redis;
   /** Kills the server. */
   stop(): Promise<void>;
-  /** Starts the server again, empty, on the same port. */
+  /** Starts the server again on the same port: empty, or with its data if it has `--appendonly`. */
   start(): Promise<void>;
 }
 
@@ -23,14 +25,25 @@ const BINARY = process.env.REDIS_SERVER ?? 'redis-server';
 /** Reason to skip tests that need Redis; false if it is installed. */
 export const noRedis: string | false = isInstalled(BINARY, '--version') ? false : `${BINARY} is not installed`;
 
-/** Starts a Redis without persistence on a free port, with further arguments. It is killed when the test ends. */
+/** Returns the arguments of a Redis that loses nothing by `kill -9`. */
+export function persistentRedis(t: Test): string[] {
+  // `t.testdir` is emptied by each call.
+  const dir = mkdtempSync(`${tmpdir()}/redis-`);
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  return ['--dir', dir, '--appendonly', 'yes', '--appendfsync', 'always'];
+}
+
+/**
+ * Starts a Redis on a free port, with further arguments. It has no persistence, unless they include `--appendonly`.
+ * It is killed when the test ends.
+ */
 export async function startRedis(t: Test, ...args: string[]): Promise<RedisServer> {
   const port = await freePort();
   let child: ChildProcess;
   const start = async () => {
     const own = args.includes('--sentinel')
       ? []
-      : ['--save', '', '--appendonly', 'no', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
+      : ['--save', '', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
     child = spawn(BINARY, [...args, '--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'ignore'] });
     for await (const text of child.stdout as AsyncIterable<Buffer>) {
       if (/Ready to accept connections|Sentinel ID is/.test(String(text))) break;

@@ -32,7 +32,9 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
     );
   };
   write('old');
-  const server = await runServer(t, { CONFIG_FILE: file });
+  const server = await runServer(t, { CONFIG_FILE: file, STREAM_GRACE: 'CANARY' });
+  const warnings = () => linesWith(server, /unknown environment variables.* STREAM_GRACE_MS/).length;
+  await until(() => warnings() === 1, 'an unknown variable is named at the start');
   /** Returns the models of a key, or the status if the key is refused. */
   const models = async (key: string) => {
     const response = await fetch(`${server.url}/v1/models`, { headers: bearer(key) });
@@ -52,6 +54,7 @@ models: [{ name: m-${name}, targets: [{ provider: it, model: x }] }]\n${more}`,
   write('new');
   await reload(server, /configuration reloaded/);
   t.same([await models('old'), await models('new')], [401, ['m-new']], 'the new key and model are valid');
+  t.equal(warnings(), 2, 'an unknown variable is named at the reload');
   t.match(
     linesWith(server, /configuration reloaded/)[0],
     {

@@ -96,6 +96,10 @@ t.test('a start that fails prints lines without secrets and stacks, and exits 1'
       /^ {2}- OPENAI_API_KEY: .*contains a space$/m,
     ],
     'a key of white space': [{ OPENAI_API_KEY: '\n' }, /^ {2}- OPENAI_API_KEY: contains only white space$/m],
+    'an unknown variable': [
+      { OPENAI_KEY: 'CANARY', DEFAULT_MODEL: 'openai/m' },
+      /^ {2}- unknown environment variables are ignored: OPENAI_KEY \(did you mean OPENAI_API_KEY\?\)$/m,
+    ],
     'a missing file': [{ TICKET_SECRET_FILE: '/nowhere/CANARY' }, /^ {2}- TICKET_SECRET_FILE: file not found$/m],
     'keys of a wrong shape': [{ CONFIG_FILE: writeConfig(t, 'keys: [{ name: CANARY }]') }, /^ {2}- keys\.0\.sha256: /m],
     'an error while the service is built': [before(brokenServer), /^Cannot start: TypeError.*\n$/],

@@ -7,6 +7,7 @@ import { describeError } from './messages.ts';
 import { originProblems } from './origins.ts';
 import { type Config, ConfigSchema } from './schema.ts';
 import { shapeProblems } from './shape.ts';
+import { findUnknownVariables, type UnknownVariable } from './unknown-variables.ts';
 import { createVariables, type Environment } from './variables.ts';
 
 /** An invalid configuration. `problems` names the settings, never their values. */
@@ -30,6 +31,8 @@ export interface LoadedConfig {
   readonly config: Config | undefined;
   /** Names of settings with what is wrong, never their values. */
   readonly problems: readonly string[];
+  /** Environment variables that look like a setting and are none. */
+  readonly unknownVariables: readonly UnknownVariable[];
   /** The files that were read. */
   readonly files: FileDigests;
 }
@@ -57,7 +60,12 @@ export function readConfig(env: Environment): LoadedConfig {
     addDemoProvider(config as Config);
     problems.push(...findCrossReferenceProblems(config as Config));
   }
-  return { config: problems.length === 0 ? (config as Config) : undefined, problems, files: files.digests };
+  return {
+    config: problems.length === 0 ? (config as Config) : undefined,
+    problems,
+    unknownVariables: findUnknownVariables(env, variables.used),
+    files: files.digests,
+  };
 }
 
 /**

@@ -14,6 +14,8 @@ export interface Variables {
   get(name: string): string | undefined;
   /** Returns the variable that is set: the name, or the name with `_FILE`. For messages. */
   sourceOf(name: string): string;
+  /** Names for which `get` was called. */
+  readonly used: ReadonlySet<string>;
   /** Returns true if a problem of the variable was reported. */
   isInvalid(name: string): boolean;
 }
@@ -21,6 +23,7 @@ export interface Variables {
 /** Creates the variables of an environment. Adds problems to the list, each variable at most once. */
 export function createVariables(env: Environment, files: FileReader, problems: string[]): Variables {
   const values = new Map<string, string | undefined>();
+  const used = new Set<string>();
   const invalid = new Set<string>();
   const report = (name: string, source: string, problem: string) => {
     invalid.add(name);
@@ -48,7 +51,9 @@ export function createVariables(env: Environment, files: FileReader, problems: s
   const sourceOf = (name: string) => (clean(env[name] ?? '') === '' && env[`${name}_FILE`] ? `${name}_FILE` : name);
 
   return {
+    used,
     get(name) {
+      used.add(name);
       if (!values.has(name)) {
         const value = read(name);
         if (value !== undefined && INVISIBLE.test(value))

@@ -26,7 +26,7 @@ export function createConcurrencyLimiter(
   const counts = new Map<string, number>();
   /** Replicas whose leases a reservation has needed last. A script may use only keys that were declared. */
   let others: string[] = [];
-  /** Owners whose lower count is not in Redis yet. */
+  /** Owners whose count Redis may not have. */
   const unpublished = new Set<string>();
 
   const add = (owner: string, difference: number): number => {
@@ -37,10 +37,17 @@ export function createConcurrencyLimiter(
   };
 
   const publishCount = async (owner: string, { connection, replica, key }: Cluster) => {
-    const args = [replica, counts.get(owner) ?? 0];
+    const count = counts.get(owner) ?? 0;
+    const args = [replica, count, COUNT_TTL_MS];
     await connection.run((redis) => runScript(redis, PUBLISH, [key('running', owner)], args));
-    unpublished.delete(owner);
+    if (count === (counts.get(owner) ?? 0)) unpublished.delete(owner);
   };
+  /** Redis was emptied, or restored from a snapshot. */
+  const onLost = () => {
+    for (const owner of counts.keys()) unpublished.add(owner);
+  };
+  cluster?.lease.onMissing(onLost);
+  cluster?.connection.onAvailable(onLost);
   cluster?.lease.onRenewed(() => {
     for (const owner of unpublished) publishCount(owner, cluster).catch(() => {});
   });
@@ -74,6 +81,7 @@ export function createConcurrencyLimiter(
       if (passed && cluster !== undefined) {
         passed = await reserveInRedis(cluster, owner, count, max).catch(() => {
           onDegraded();
+          unpublished.add(owner);
           return count <= Math.ceil(max / expectedReplicas);
         });
       }

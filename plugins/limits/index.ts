@@ -146,8 +146,7 @@ export default fp<LimitsOptions>(
           settle(usage, characters) {
             release();
             const used = usedTokens(usage, characters, estimate);
-            const difference = sumOf(used) - estimate.total;
-            if (difference !== 0) adjust(difference);
+            adjust(sumOf(used) - estimate.total);
             return used;
           },
         };

@@ -58,6 +58,7 @@ function commandsOn(key: string, channel: string, database: number): Command[] {
     ['xrevrange', key, '+', '-', 'COUNT', 1],
     ['eval', 'return 1', 2, key, `${key}:2`],
     ['evalsha', '0'.repeat(40), 1, key],
+    ['time'],
     ['publish', channel, '[]'],
   ];
 }

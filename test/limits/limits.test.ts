@@ -145,6 +145,18 @@ t.test(
   },
 );
 
+t.test('what the minutes have paid off is not given back to a later charge', async (t) => {
+  const date = manualDate(t);
+  const { reserve, fits } = await bareLimits(t);
+  const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+  const old = await reserve(owner, 800);
+  date.advance(MINUTE_MS);
+  await reserve(owner, 600);
+  old.settle({ totalTokens: 0 }, 0);
+  t.equal(await fits(owner, 400), true);
+  t.equal(await fits(owner, 401), false, 'the charge of this minute stands');
+});
+
 t.test('use beyond the limit is carried over, and each minute pays off as much as the limit', async (t) => {
   const date = manualDate(t);
   const { reserve, fits } = await bareLimits(t);

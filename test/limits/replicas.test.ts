@@ -1,24 +1,16 @@
-import t, { type Test } from 'tap';
+import { readFileSync } from 'node:fs';
+import t from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import { until } from '../helper.ts';
 import { metricValue } from '../metric-value.ts';
-import { noRedis, startRedis } from '../redis.ts';
-import { type BareLimits, bareLimits, refusal } from './bare-limits.ts';
+import { noRedis, persistentRedis } from '../redis.ts';
+import { refusal } from './bare-limits.ts';
+import { startReplicas } from './replicas.ts';
 
 /** Limits of two replicas that share a Redis, without the rest of the service. */
 
-async function startReplicas(t: Test, expectedReplicas = 2) {
-  const redis = await startRedis(t);
-  const options = { redis: { url: redis.url, prefix: 'p' }, expectedReplicas };
-  const [a, b] = await Promise.all([bareLimits(t, options), bareLimits(t, options)]);
-  const isAvailable = ({ app }: BareLimits) => app.cluster?.connection.isAvailable === true;
-  await until(() => isAvailable(a) && isAvailable(b), 'both replicas are connected to Redis');
-  /** Waits until Redis has what the replicas have sent. */
-  const settled = async () => {
-    for (const { app } of [a, b]) await app.cluster?.connection.run((client) => client.ping());
-  };
-  return { redis, a, b, settled, isAvailable };
-}
+const scriptOf = (name: string) =>
+  readFileSync(new URL(`../../plugins/limits/scripts/${name}.lua`, import.meta.url), 'utf8');
 
 /** Settles without a charge. */
 const free = (reservation: { settle(usage: { totalTokens: number }, characters: number): void }) =>
@@ -228,7 +220,7 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('a question that is refused because Redis replies too late does not count afterwards', async (t) => {
-    const { redis, a, b, settled } = await startReplicas(t, 4);
+    const { redis, a, b, settled } = await startReplicas(t, { expectedReplicas: 4 });
     const owner: Identity = { owner: 'a', maxConcurrent: 4 };
     await a.reserve(owner);
     // Longer than a replica waits for a reply: Redis runs the command after the replica has given up.
@@ -257,5 +249,127 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     await b.reserve(owner);
     await b.reserve(owner);
     t.equal(await b.fits(owner), false, 'B can use both slots and not more');
+  });
+
+  t.test('what answers used while Redis was unavailable is charged when it is back, exactly once', async (t) => {
+    const { a, b, stopRedis, startRedisAgain, used } = await startReplicas(t, { redisArgs: persistentRedis(t) });
+    const owner: Identity = { owner: 'a', tokensPerMinute: 10_000 };
+    const cheap = await a.reserve(owner, 500);
+    const expensive = await b.reserve(owner, 300);
+    const estimated = await b.reserve(owner, 200);
+    const running = await a.reserve(owner, 1_000);
+    const other: Identity = { owner: 'b', tokensPerMinute: 100 };
+    free(await a.reserve(other, 50));
+    await stopRedis();
+    cheap.settle({ totalTokens: 100 }, 0);
+    expensive.settle({ totalTokens: 900 }, 0);
+    estimated.settle(undefined, 0);
+    await a.reserve(other, 10); // From the share of A.
+    for (let i = 0; i < 2; i++) {
+      await startRedisAgain();
+      t.equal(await used('a'), 2_200, '100, 900 and 200 tokens, and the estimate that runs');
+      await stopRedis();
+    }
+    await startRedisAgain();
+    running.settle({ totalTokens: 0 }, 0);
+    await until(async () => (await used('a')) === 1_200, 'its estimate is given back');
+    t.equal(await used('b'), 0, 'what a replica has charged to its share is not charged again');
+  });
+
+  t.test('the end of a generation whose reply is late or lost counts once', async (t) => {
+    const { redis, a, b, isAvailable, used, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 10_000 };
+    const [cheap, expensive] = [await a.reserve(owner, 500), await b.reserve(owner, 300)];
+    // Longer than a replica waits for a reply. Redis runs the commands after the replicas have given up.
+    await redis.client.call('CLIENT', 'PAUSE', 400, 'ALL');
+    cheap.settle({ totalTokens: 100 }, 0);
+    expensive.settle({ totalTokens: 900 }, 0);
+    const late = await a.reserve(owner, 40);
+    await redis.client.ping();
+    await until(() => isAvailable(a) && isAvailable(b), 'Redis is available');
+    await until(async () => (await used('a')) === 1_000, 'the late charge is taken back');
+    late.settle({ totalTokens: 70 }, 0);
+    for (let i = 0; i < 2; i++) {
+      await new Promise<void>((done) => a.app.cluster?.lease.onRenewed(done));
+      await settled();
+      t.equal(await used('a'), 1_000, 'nothing is charged twice');
+    }
+  });
+
+  t.test('a charge that Redis gets after its end is not charged', async (t) => {
+    const { redis, a, used } = await startReplicas(t);
+    const run = (name: string, ...args: (string | number)[]) =>
+      redis.client.eval(scriptOf(name), 1, 'p:limit:tokens:a', ...args);
+    await a.reserve({ owner: 'a', tokensPerMinute: 1_000 }, 100);
+    await run('settle-tokens', 1_000, 'r:1', 300, 0, 1);
+    t.same(await run('charge-tokens', 1_000, 'r:1', 300), [0, 60_000], 'its replica does not wait for it any more');
+    await run('settle-tokens', 1_000, 'r:2', 300, 900, 1);
+    await run('settle-tokens', 1_000, 'r:2', 300, 900, 0);
+    t.equal(await used('a'), 100);
+  });
+
+  t.test('what the minutes have paid off is not given back', async (t) => {
+    const { redis, a, b, settled, used } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 1_000 };
+    const endMinute = () => redis.client.hset('p:limit:tokens:a', 'ends', 1);
+    const [first, second] = [await a.reserve(owner, 500), await b.reserve(owner, 400)];
+    await endMinute();
+    await b.reserve(owner, 300);
+    first.settle({ totalTokens: 0 }, 0);
+    await settled();
+    t.equal(await used('a'), 300, 'a charge has begun a new minute');
+    const third = await a.reserve(owner, 200);
+    await endMinute();
+    second.settle({ totalTokens: 600 }, 0);
+    await settled();
+    third.settle({ totalTokens: 0 }, 0);
+    await settled();
+    t.equal(await used('a'), 200, 'an end has begun a new minute');
+    const late = await b.reserve({ ...owner, owner: 'b' }, 1);
+    await settled();
+    await redis.client.hset('p:limit:tokens:b', { ends: 1, used: 1e12 });
+    late.settle({ totalTokens: 1 }, 0);
+    await settled();
+    t.ok((await used('b')) > 1, 'each minute pays off the limit, and not everything');
+  });
+
+  t.test('after Redis has lost its data, answers add what exceeds their estimate, and give nothing back', async (t) => {
+    const { a, b, stopRedis, startRedisAgain, used } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', tokensPerMinute: 10_000, maxConcurrent: 5 };
+    const [cheap, expensive, early] = [
+      await a.reserve(owner, 500),
+      await b.reserve(owner, 300),
+      await a.reserve(owner, 100),
+    ];
+    await stopRedis();
+    early.settle({ totalTokens: 150 }, 0);
+    await startRedisAgain();
+    t.equal(await used('a'), 50, 'an answer that ended while Redis was unavailable');
+    const after = await b.reserve(owner, 400);
+    cheap.settle({ totalTokens: 0 }, 0);
+    expensive.settle({ totalTokens: 1_300 }, 0);
+    await until(async () => (await used('a')) === 1_450, 'the excess of 1,000 and the new estimate');
+    after.settle({ totalTokens: 0 }, 0);
+    await until(async () => (await used('a')) === 1_050, 'which is given back');
+  });
+
+  t.test('after Redis has lost its data, generations that run still count on every replica', async (t) => {
+    const { a, b, redis, stopRedis, startRedisAgain, settled } = await startReplicas(t);
+    const owner: Identity = { owner: 'a', maxConcurrent: 4 };
+    const before = [await a.reserve(owner), await a.reserve(owner)];
+    await stopRedis();
+    const during = await b.reserve(owner);
+    await startRedisAgain();
+    await b.reserve(owner);
+    t.equal(await b.fits(owner), false, 'two of A, two of B');
+    await redis.client.flushall();
+    await new Promise<void>((done) => a.app.cluster?.lease.onMissing(done));
+    await new Promise<void>((done) => b.app.cluster?.lease.onRenewed(done));
+    await settled();
+    t.equal(await b.fits(owner), false, 'also after it was emptied without an outage');
+    t.ok((await redis.client.pttl('p:running:a')) > 0, 'the counts expire');
+    for (const reservation of [...before, during]) free(reservation);
+    await settled();
+    t.equal(await a.fits(owner), true);
   });
 });

@@ -1,19 +1,23 @@
--- Charges tokens to an owner, whose use may exceed the limit. Every minute pays off as many tokens as the limit.
+-- Charges the estimated tokens of one generation to its owner, if they fit into the limit. Every minute pays off as
+-- many tokens as the limit.
 --
--- KEYS[1]  hash: used tokens that are not paid off, and the end of the current minute in milliseconds
+-- KEYS[1]  hash: `used` tokens that are not paid off, `ends` of the current minute in milliseconds, and by id the
+--          estimate of each running generation, or `ended`
 -- ARGV[1]  limit: tokens per minute
--- ARGV[2]  tokens to charge; negative ones are given back
--- ARGV[3]  1 to charge them only if they fit into the limit, 0 to charge them in any case
+-- ARGV[2]  id of the generation
+-- ARGV[3]  tokens to charge
 --
 -- Returns {1 if the tokens were charged, else 0; milliseconds until they fit}.
 
 local use_key = KEYS[1]
-local limit, tokens, is_strict = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local limit, id, tokens = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local minute_ms = 60000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local stored = redis.call('HMGET', use_key, 'used', 'ends')
+local stored = redis.call('HMGET', use_key, 'used', 'ends', id)
+-- The end of this generation has arrived first: its replica has given up waiting for the reply.
+if stored[3] then return {0, minute_ms} end
 local used = tonumber(stored[1]) or 0
 -- After a clock was set back, a minute must not last for longer than a minute.
 local ends = math.min(tonumber(stored[2]) or now + minute_ms, now + minute_ms)
@@ -21,11 +25,16 @@ if now >= ends then
   local minutes = math.floor((now - ends) / minute_ms) + 1
   used = math.max(0, used - minutes * limit)
   ends = ends + minutes * minute_ms
+  -- What is paid off cannot be given back.
+  if used == 0 then redis.call('DEL', use_key) end
 end
 
 local excess = used + tokens - limit
-local is_charged = not is_strict or excess <= 0
-if is_charged then used = math.max(0, used + tokens) end
+local is_charged = excess <= 0
+if is_charged then
+  used = used + tokens
+  redis.call('HSET', use_key, id, tokens)
+end
 redis.call('HSET', use_key, 'used', used, 'ends', ends)
 -- It expires when everything is paid off.
 redis.call('PEXPIRE', use_key, ends - now + (math.max(1, math.ceil(used / limit)) - 1) * minute_ms)
