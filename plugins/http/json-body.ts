@@ -50,7 +50,8 @@ export default fp<JsonBodyOptions>(
     });
 
     fastify.addHook('preValidation', async (request) => {
-      if (request.routeOptions.config.hasOptionalBody) request.body ??= {};
+      // `null` in JSON is a body, and a wrong one.
+      if (request.routeOptions.config.hasOptionalBody && request.body === undefined) request.body = {};
     });
   },
   { name: 'json-body', dependencies: ['errors'] },
