@@ -27,17 +27,21 @@ const MIN_PAUSE_MS = 1;
  * bodies that have arrived. Owners take turns. The memory of the bodies is bounded by their claims.
  */
 export function createBodyTurns({ clock, onFault }: BodyTurnsOptions): BodyTurns {
-  /** Waiting bodies by owner. The owner whose turn is next comes first. */
+  /** Waiting bodies by owner, in the order of their turns. */
   const waiting = new Map<string, BodySteps[]>();
+  let lastOwner: string | undefined;
   let isBusy = false;
   let isClosed = false;
   let cancelPause = () => {};
 
   function startNext(): void {
-    const [turn] = waiting;
-    isBusy = turn !== undefined && !isClosed;
-    if (turn === undefined || isClosed) return;
+    const [first, second] = waiting;
+    // The owner of the last body goes behind all others, also if its next body came first.
+    const turn = first?.[0] === lastOwner ? (second ?? first) : first;
+    isBusy = turn !== undefined;
+    if (turn === undefined) return;
     const [owner, bodies] = turn;
+    lastOwner = owner;
     const steps = bodies.shift() as BodySteps;
     waiting.delete(owner);
     if (bodies.length > 0) waiting.set(owner, bodies);
@@ -49,6 +53,7 @@ export function createBodyTurns({ clock, onFault }: BodyTurnsOptions): BodyTurns
     let startedAt = 0;
     let isLast = true;
     setImmediate(() => {
+      if (isClosed) return;
       startedAt = clock.now();
       try {
         isLast = steps.next().done === true;
@@ -68,6 +73,7 @@ export function createBodyTurns({ clock, onFault }: BodyTurnsOptions): BodyTurns
 
   return {
     add(owner, steps) {
+      if (isClosed) return;
       const bodies = waiting.get(owner);
       if (bodies === undefined) waiting.set(owner, [steps]);
       else bodies.push(steps);
