@@ -61,7 +61,7 @@ t.test(
     };
 
     const operations = operationsOf(document);
-    /** What no request has shown yet. A test that refuses or accepts everything would hide faults. */
+    /** Returns the outcomes that no request has had yet. A service that refuses or accepts everything would hide faults. */
     const missing = () =>
       [...operations.keys()]
         .flatMap((name) => [`${name} valid accepted`, `${name} wrong refused`])

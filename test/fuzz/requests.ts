@@ -49,7 +49,7 @@ export interface Draft {
   readonly body: string | undefined;
   /** True if the body is sent without `Content-Length`. */
   readonly isChunked: boolean;
-  /** What is wrong: with a value of the body, or with the request as it is sent. */
+  /** The fault: a value of the body, or one of the request as it is sent. */
   readonly wrong?: { readonly name: string; readonly value?: unknown; readonly wire?: WireFault };
 }
 

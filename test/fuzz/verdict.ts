@@ -5,7 +5,7 @@ import type { Schema } from './values.ts';
 
 /** Judges the response to a fuzzed request. */
 
-/** What the code checks and the schemas do not say, by operation. A 400 with another message is a fault of one of them. */
+/** Checks of the code that the schemas do not have, by operation. A 400 with another message is a fault of one of them. */
 const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: string][] = [
   [
     /ask\/stream|get \/streams/,
