@@ -11,7 +11,7 @@ import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
 import { longestAnswerMs } from './plugins/config/model-routes.ts';
 import { planDescriptors, readOpenFileLimit } from './plugins/descriptors.ts';
-import { handleClientError, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
+import { createClientErrorHandler, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
 import connections from './plugins/http/connections.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
@@ -62,7 +62,12 @@ export interface Overrides {
 
 /** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
 export async function buildApp(settings: Config, overrides: Overrides = {}): Promise<FastifyInstance> {
-  const app = Fastify({
+  const countUnrouted = (status: number) =>
+    app.metrics.requests.inc({
+      ...{ method: 'none', route: 'none', status: String(status) },
+      key: app.metrics.keyLabels.labelOf(undefined),
+    });
+  const app: FastifyInstance = Fastify({
     logger: loggerOptions(settings.logLevel, overrides.logTo),
     logController,
     requestIdHeader: false,
@@ -70,7 +75,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     trustProxy: toTrustFunction(settings.trustProxy),
     exposeHeadRoutes: false,
     forceCloseConnections: true,
-    clientErrorHandler: handleClientError,
+    clientErrorHandler: createClientErrorHandler(countUnrouted),
     requestTimeout: 15_000,
     http: {
       highWaterMark: settings.streams.highWaterMark,
@@ -79,10 +84,14 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       requireHostHeader: false, // `strict-requests` checks it and answers with a body.
     },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
-    frameworkErrors: (error, request, reply) => sendError(error, request as FastifyRequest, reply as FastifyReply),
+    frameworkErrors(error, request, reply) {
+      reply.header('x-request-id', request.id);
+      sendError(error, request as FastifyRequest, reply as FastifyReply);
+      countUnrouted(reply.statusCode);
+    },
   });
 
-  rejectUnknownExpectations(app.server);
+  rejectUnknownExpectations(app.server, countUnrouted);
 
   const { basePath, models, defaultModel, deadlines } = settings;
   const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs } = settings.streams;

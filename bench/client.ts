@@ -69,8 +69,9 @@ export function createChecker(question: Pick<Question, 'tokens'>, onToken: (inde
 /**
  * Asks a question and reads its answer.
  * @param sentAt times at which the upstream wrote each token, in `performance.now()` milliseconds
+ * @param key API key; undefined for a service without keys
  */
-export function openStream(baseUrl: string, question: Question, sentAt: Float64Array): OpenStream {
+export function openStream(baseUrl: string, question: Question, sentAt: Float64Array, key?: string): OpenStream {
   const url = `${baseUrl}/ask/stream?question=${encodeURIComponent(questionText(question))}`;
   const startedAt = performance.now();
   const delaysMs: number[] = [];
@@ -83,7 +84,8 @@ export function openStream(baseUrl: string, question: Question, sentAt: Float64A
       if (index === 0) firstTokenMs = now - startedAt;
       delaysMs.push(now - (sentAt[index] as number));
     });
-    request = get(url, { agent: false, headers: { accept: 'text/event-stream' } }, (response) => {
+    const headers = { accept: 'text/event-stream', ...(key !== undefined && { authorization: `Bearer ${key}` }) };
+    request = get(url, { agent: false, headers }, (response) => {
       let incompleteLine = '';
       response.setEncoding('utf8');
       pause = () => response.pause();

@@ -2,8 +2,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { availableParallelism } from 'node:os';
 
-/** The process that a benchmark measures. Pinned to CPU 0 if `taskset` is available. */
+/** The process that a benchmark measures. Pinned to CPU 0 if `taskset` and a second core are available. */
 export interface SystemUnderTest {
   readonly name: string;
   readonly url: string;
@@ -18,7 +19,8 @@ export interface SystemUnderTest {
   stop(): Promise<void>;
 }
 
-const PIN_COMMAND = existsSync('/usr/bin/taskset') ? ['/usr/bin/taskset', '-c', '0'] : [];
+/** Without a second core there is none to leave to the load. */
+const PIN_COMMAND = existsSync('/usr/bin/taskset') && availableParallelism() > 1 ? ['/usr/bin/taskset', '-c', '0'] : [];
 /** Unit of the CPU times in /proc. */
 const TICKS_PER_SECOND = 100;
 

@@ -3,7 +3,8 @@ import { connect } from 'node:net';
 import fc from 'fast-check';
 import t from 'tap';
 import { duplicateKey } from '../plugins/http/json-keys.ts';
-import { bellaAt, build, serve, sha256, writeConfig } from './helper.ts';
+import { bellaAt, build, serve, sha256, until, writeConfig } from './helper.ts';
+import { metricValue } from './metric-value.ts';
 import { completeAnswer, startUpstream } from './upstream.ts';
 
 /**
@@ -220,9 +221,12 @@ async function send(url: string, bytes: string | Buffer, ms = 20_000): Promise<R
 
 t.test('a malformed or hostile request gets its status and an error body, and calls no provider', async (t) => {
   const upstream = await startUpstream(t, completeAnswer('x'));
-  const { url } = await serve(t, { env: bellaAt(upstream.url, { CORS_ORIGINS: 'https://ok.example' }) });
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, { CORS_ORIGINS: 'https://ok.example' }) });
   for (const [number, name, bytes, status] of ROWS) {
+    const count = () => metricValue(app, 'sluice_requests_total', { status: String(status) });
+    const counted = await count();
     const response = await send(url, bytes);
+    if (status >= 400) await until(async () => (await count()) === counted + 1, `${number} ${name}: counted once`);
     t.equal(response.status, status, `${number} ${name}: status`);
     const { head, body } = response;
     t.notMatch(head + body.replace(/^.*"type":"start".*$/m, ''), INPUT, `${number} ${name}: the input is not repeated`);

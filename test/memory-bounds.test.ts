@@ -156,10 +156,17 @@ t.test('a budget is even after any order of claims', async (t) => {
 });
 
 t.test('JSON is bounded in its members and in its text', async (t) => {
-  t.equal(isTooComplex(`{${'"a":0,'.repeat(100_001)}"b":0}`), true, 'members');
-  t.equal(isTooComplex(`[${'0,'.repeat(200_001)}0]`), true, 'items');
+  const members = (count: number) => `{${'"a":0,'.repeat(count - 1)}"a":0}`;
+  t.equal(isTooComplex(members(10_001)), true, 'members of one object');
+  t.equal(isTooComplex(members(10_000)), false);
+  t.equal(isTooComplex(`[${members(9_000)},{"x":[${members(9_000)}],"y":${members(9_000)}}]`), false, 'of several');
+  t.equal(isTooComplex(`{"x":[${members(9_999)}],${members(9_999).slice(1)}`), false, 'inner members do not count');
+  t.equal(isTooComplex(`{"x":[${members(9_999)}],${members(10_000).slice(1)}`), true, 'outer ones do');
+  t.equal(isTooComplex(`[${Array(6).fill(members(9_000)).join()}]`), true, 'members of all objects');
+  t.equal(isTooComplex(`[${'0,'.repeat(100_001)}0]`), true, 'items');
+  t.equal(isTooComplex(`[${'{},'.repeat(50_000)}{}]`), true, 'objects');
   t.equal(isTooComplex(`["${':,'.repeat(1_000_000)}"]`), false, 'separators inside of a text do not count');
-  t.equal(isTooComplex(`[${'0,'.repeat(190_000)}0]`), false);
+  t.equal(isTooComplex(`[${'0,'.repeat(99_000)}0]`), false);
   const image = `data:image/png;base64,${'A'.repeat(5_000)}`;
   t.equal(textLength({ a: ['xy', { b: 'z' }, image, 1, null] }), 3, 'images do not count');
   t.equal(textLength(`data: ${'A'.repeat(5_000)}`), 5_006, 'a text that only begins like one does');

@@ -22,26 +22,34 @@ const UNKNOWN_EXPECTATION: PublicError = {
   message: 'Unknown Expect header; only 100-continue is supported.',
 };
 
-/** Fastify's `clientErrorHandler`: answers with the JSON envelope and closes the connection. */
-export function handleClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  // A reset connection cannot be answered, and a response that has begun must not be interrupted.
-  const hasBegun = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true;
-  if (error.code === 'ECONNRESET' || !socket.writable || hasBegun) {
-    socket.destroy();
-    return;
-  }
-  const publicError = CLIENT_ERRORS[error.code ?? ''] ?? MALFORMED;
-  const { headers, body } = errorResponse(publicError);
-  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
-  const { status } = publicError;
-  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`);
+/**
+ * Returns Fastify's `clientErrorHandler`: answers with the JSON envelope and closes the connection.
+ * @param count called with the status of each answer, because Fastify has no hook for it
+ */
+export function createClientErrorHandler(count: (status: number) => void) {
+  return (error: NodeJS.ErrnoException, socket: Socket): void => {
+    // A reset connection cannot be answered, and a response that has begun must not be interrupted.
+    const hasBegun = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true;
+    if (error.code === 'ECONNRESET' || !socket.writable || hasBegun) {
+      socket.destroy();
+      return;
+    }
+    const publicError = CLIENT_ERRORS[error.code ?? ''] ?? MALFORMED;
+    const { headers, body } = errorResponse(publicError);
+    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+    const { status } = publicError;
+    socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`);
+    count(status);
+  };
 }
 
-/** Answers an unknown `Expect` header with the JSON envelope. Node's own answer has no body. */
-export function rejectUnknownExpectations(server: Server): void {
+/** Answers an unknown `Expect` header with the JSON envelope, and counts it. Node's own answer has no body. */
+export function rejectUnknownExpectations(server: Server, count: (status: number) => void): void {
   server.on('checkExpectation', (_: IncomingMessage, response: ServerResponse) => {
+    const { status } = UNKNOWN_EXPECTATION;
     const { headers, body } = errorResponse(UNKNOWN_EXPECTATION);
-    response.writeHead(UNKNOWN_EXPECTATION.status, headers).end(body);
+    response.writeHead(status, headers).end(body);
+    count(status);
   });
 }
 

@@ -17,12 +17,22 @@ declare module 'fastify' {
  *
  * Counts each request to a route with access `api`, before its body is read: a body that is wrong or too long costs
  * as much as a good one. Other routes call `countRequest` themselves: `GET
- * /ask/stream` for a question, and the routes that read or stop a stream if it is unknown.
+ * /ask/stream` for a question, and the routes that read or stop a stream if it is unknown. A request that they refuse
+ * before that is counted when it is refused.
  */
 export default fp(
   async (scope) => {
     scope.addHook('onRequest', async ({ identity, routeOptions }, reply) => {
       if (routeOptions.config.access === 'api') await scope.limits.countRequest(identity, reply);
+    });
+
+    scope.addHook('onError', async ({ identity }, reply, { statusCode = 500 }) => {
+      const isCounted = reply.hasHeader('ratelimit-limit');
+      const isRefusal = statusCode >= 400 && statusCode < 500;
+      // Without valid credentials there is nobody to charge.
+      if (identity === undefined || isCounted || !isRefusal) return;
+      // The refusal stays what it is if the limit is reached.
+      await scope.limits.countGuess(identity, reply).catch(() => {});
     });
 
     scope.decorateRequest('bodyClaim', undefined);

@@ -1,7 +1,10 @@
+import type { Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import fp from 'fastify-plugin';
+import type { Identity } from '../auth/identity.ts';
 import { measureEventLoopDelay } from './event-loop-delay.ts';
 import { createReadInterval } from './read-interval.ts';
+import { createWorkShares } from './work-shares.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,8 +22,9 @@ export interface Load {
    * Returns true if a new question should be refused, because it would slow down running answers. Near the
    * limit the result is random. Always false if `maxEventLoopDelayMs` is 0.
    * Only new questions check it: readers that resume are never refused for the load.
+   * @param owner if given, true only for owners that cause most of the load. Alone, an owner causes all of it.
    */
-  isOverloaded(): boolean;
+  isOverloaded(owner?: string): boolean;
 }
 
 export interface LoadOptions {
@@ -32,15 +36,25 @@ export interface LoadOptions {
   readonly maxEventLoopDelayMs: number;
 }
 
+/** Rough costs, in milliseconds of a core. They only have to tell owners apart whose work differs by far. */
+const REQUEST_MS = 0.5;
+const BYTES_READ_PER_MS = 100_000;
+const BYTES_WRITTEN_PER_MS = 32_000;
+/** Owner of requests without valid credentials. */
+const NOBODY = '(nobody)';
+
 /**
  * Adds `fastify.load`. On a busy core upstreams are read less often, in longer intervals. The process is
- * overloaded when the interval is at its maximum, or when something blocks the event loop.
+ * overloaded when the interval is at its maximum, or when something blocks the event loop. Then questions are refused,
+ * of those owners first that cause most of the load.
  */
 export default fp<LoadOptions>(
   async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs }) => {
     const { clock, metrics } = fastify;
     const delay = measureEventLoopDelay();
     fastify.addHook('onClose', async () => delay.stop());
+
+    const shares = createWorkShares(clock.now);
 
     let before = performance.eventLoopUtilization();
     const readInterval = createReadInterval({
@@ -59,10 +73,27 @@ export default fp<LoadOptions>(
     const load: Load = {
       readIntervalMs: readInterval.currentMs,
       afterInterval: (fn) => void clock.after(readInterval.nextMs(), fn),
-      isOverloaded: () =>
-        maxEventLoopDelayMs > 0 && (delay.meanMs() > maxEventLoopDelayMs || readInterval.isSaturated()),
+      isOverloaded: (owner) =>
+        maxEventLoopDelayMs > 0 &&
+        (delay.meanMs() > maxEventLoopDelayMs || readInterval.isSaturated()) &&
+        (owner === undefined || shares.isHeavy(owner)),
     };
     fastify.decorate('load', load);
+
+    // Any request is work for its owner: also one that is refused, and one that its client cuts.
+    fastify.addHook('onRequest', async (request, { raw }) => {
+      const { socket } = request.raw;
+      const before = transferMs(socket);
+      raw.once('close', () => {
+        const { owner = NOBODY } = (request.identity as Identity | undefined) ?? {};
+        shares.add(owner, REQUEST_MS + transferMs(socket) - before);
+      });
+    });
   },
   { name: 'load', dependencies: ['clock', 'metrics'] },
 );
+
+/** Returns the work of all bytes of a connection. Requests that are injected have none. */
+function transferMs({ bytesRead = 0, bytesWritten = 0 }: Partial<Socket>): number {
+  return bytesRead / BYTES_READ_PER_MS + bytesWritten / BYTES_WRITTEN_PER_MS;
+}

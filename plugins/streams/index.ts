@@ -63,7 +63,7 @@ export default fp<StreamsOptions>(
       const existing = idempotency && (await store.openByKey(idempotency));
       // An existing stream is not a new question, so it needs no admission.
       if (existing) return { existing };
-      if (load.isOverloaded()) throw overloaded('pressure');
+      if (load.isOverloaded(identity.owner)) throw overloaded('pressure');
       if (!llm.hasCapacity(route)) throw overloaded('saturated');
       const { owner, ticket, credential } = identity;
       const chat = options.chat && scopeToOwner(identity, options.chat);

@@ -2,12 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { measureEventLoopDelay } from '../../plugins/load/event-loop-delay.ts';
 import { createReadInterval } from '../../plugins/load/read-interval.ts';
-import { bellaAt, serve, until } from '../helper.ts';
+import { bearer, bellaAt, serve, sha256, until, writeConfig } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
-import { DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
+import { completeAnswer, DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
 
 /**
  * Creates a read interval on a simulated core. `load.work` is the utilization of the core at an interval of one
@@ -166,6 +166,29 @@ t.test('a core that is busy in short turns is overloaded, and accepts questions 
   };
   await until(isAccepted, 'new questions are accepted again');
   reading.cut();
+});
+
+t.test('an overloaded service refuses the owner that causes the load, and not the others', async (t) => {
+  const upstream = await startUpstream(t, completeAnswer('x'));
+  const keys = ['noisy', 'quiet'].map((name) => `  - { name: ${name}, sha256: "${sha256(name)}" }`).join('\n');
+  const env = { CONFIG_FILE: writeConfig(t, `keys:\n${keys}\n`), MAX_EVENT_LOOP_DELAY_MS: '1' };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const ask = (key: string) => postJson(`${url}/ask/stream`, { question: 'q' }, bearer(key));
+  const busy = setInterval(() => {
+    const end = performance.now() + 20;
+    while (performance.now() < end);
+  }, 1);
+  t.teardown(() => clearInterval(busy));
+  await until(() => app.load.isOverloaded(), 'the service is overloaded');
+  t.equal((await ask('quiet')).status, 503, 'alone, an owner is refused');
+  for (let i = 0; i < 10; i++) await postJson(`${url}/v1/chat/completions`, 'x'.repeat(4_000_000), bearer('noisy'));
+  const noisy = await ask('noisy');
+  t.equal(noisy.status, 503);
+  t.match(await noisy.json(), { error: { code: 'overloaded' } });
+  t.ok(app.load.isOverloaded(), 'the service is still overloaded');
+  const quiet = await ask('quiet');
+  t.equal(quiet.status, 200);
+  t.match(await quiet.text(), /"type":"end"/);
 });
 
 t.test('a blocked event loop counts as delay, also if no sample was taken, and an idle one does not', async (t) => {

@@ -1,0 +1,170 @@
+import type { Operation } from '../openapi-document.ts';
+import type { Draft } from './requests.ts';
+import type { FuzzService, Outcome } from './service.ts';
+import type { Schema } from './values.ts';
+
+/** Judges the response to a fuzzed request. */
+
+/** Checks of the code that the schemas do not have, by operation. A 400 with another message is a fault of one of them. */
+const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: string][] = [
+  [
+    /ask\/stream|get \/streams/,
+    /^Last-Event-ID (is not the id of an event|belongs to another stream)\.$/,
+    'an empty value counts as none',
+  ],
+  [
+    /chat$|completions$/,
+    /^The model \w+ does not support [\w-]+; leave it out, or use another model\.$/,
+    'options depend on the model',
+  ],
+  [/v1/, /^body\.messages\.\d+\.tool_call_id must be the id of an earlier tool call\.$/, 'an earlier message decides'],
+  [/v1/, /^body\.messages\.\d+\.content\.\d+ must be text/, 'parts of later APIs must not break a client'],
+  [
+    /v1/,
+    /^(An option|[\w-]+) is not supported, because it could name a URL, a header or a credential\.$/,
+    'unknown fields are options',
+  ],
+  [
+    /v1/,
+    /^(audio|function_call|functions|logprobs|top_logprobs|web_search_options) is not supported\.$/,
+    'unless it is switched off',
+  ],
+  [/v1/, /^(n other than 1|modalities other than text) (is|are) not supported/, 'unless it is the default'],
+  [
+    /^post/,
+    /^The body is nested too deeply, or has too many objects, arrays or fields\.$/,
+    'a bound of the whole body',
+  ],
+  [/ui/, /^body\.messages\.\d+\.parts\.\d+ must be an image or a PDF/, 'other parts are for the page'],
+];
+
+/** Codes of docs/errors.md that a request can get, by status. */
+const CODES: Readonly<Record<number, readonly string[]>> = {
+  400: ['invalid_request'],
+  401: ['unauthorized'],
+  403: ['forbidden'],
+  404: ['not_found'],
+  405: ['method_not_allowed'],
+  406: ['invalid_request'],
+  409: ['conflict'],
+  413: ['invalid_request'],
+  414: ['invalid_request'],
+  415: ['invalid_request'],
+  417: ['invalid_request'],
+  429: ['rate_limited'],
+  431: ['invalid_request'],
+};
+
+/** Statuses of requests that are not wrong. */
+const BUSINESS = [403, 404, 409];
+
+export const isRefusal = (status: number) => status >= 400 && status < 500;
+
+export interface VerdictOptions {
+  readonly operation: Operation;
+  /** Returns what is wrong with a body for the schema; undefined if the schema allows it. */
+  findProblem(value: unknown): string | undefined;
+}
+
+/** Returns what is wrong with a response. */
+export function findFaults(service: FuzzService, draft: Draft, outcome: Outcome, options: VerdictOptions): string[] {
+  const faults = [
+    ...faultsOfStatus(draft, outcome, options),
+    ...faultsOfError(draft, outcome),
+    ...faultsOfSecrecy(service, outcome),
+  ];
+  const { status, counted } = outcome;
+  if (JSON.stringify(counted) !== JSON.stringify({ [status]: 1 })) faults.push(`counted as ${JSON.stringify(counted)}`);
+  return faults;
+}
+
+/** Returns true if an operation accepts the credentials of a request. */
+export function isAccepted(
+  { credentials, operation, stream, query, headers }: Draft,
+  { security = [] }: Operation,
+): boolean {
+  if (security.length === 0 || credentials === 'key' || credentials === 'spent key') return true;
+  if (!security.some((scheme) => 'ticket' in scheme)) return false;
+  const asks = operation === 'get /ask/stream';
+  if (credentials === 'ticket') return asks;
+  if (credentials === 'expired ticket') return asks && Boolean(headers['last-event-id'] || query.lastEventId);
+  return credentials === 'read ticket' && !asks && stream !== 'unknown' && stream !== 'odd';
+}
+
+/** Returns true if the schema does not allow the id in the path. */
+function isOddId({ stream, oddId }: Draft, { parameters = [] }: Operation): boolean {
+  const id = parameters.find((one) => one.in === 'path') as { schema?: Schema } | undefined;
+  return (
+    stream === 'odd' &&
+    id?.schema?.pattern !== undefined &&
+    !new RegExp(id.schema.pattern).test(decodeURIComponent(oddId))
+  );
+}
+
+/** Returns true for a request that continues an answer. Its body and its question are not looked at. */
+function isResuming({ operation, headers, query }: Draft): boolean {
+  return operation.endsWith('/ask/stream') && Boolean(headers['last-event-id'] || query.lastEventId);
+}
+
+function faultsOfStatus(
+  draft: Draft,
+  { status, body, headers }: Outcome,
+  { operation, findProblem }: VerdictOptions,
+): string[] {
+  const { wrong, credentials, operation: name } = draft;
+  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? name === 'post /ask/stream');
+  const wire = isIgnored ? undefined : wrong?.wire;
+  if (wire?.isUnauthenticated) return wire.status === status ? [] : [`status ${status} instead of ${wire.status}`];
+  if (operation.responses[status] === undefined) return [`status ${status} is not documented`];
+  if (!isAccepted(draft, operation))
+    return status === 401 ? [] : [`status ${status} with credentials that are not accepted`];
+  if (status === 429) {
+    return credentials === 'spent key' || credentials.includes('ticket') ? [] : ['a limit that is not reached'];
+  }
+  const isCounted = operation.security?.every((scheme) => !('ticket' in scheme)) && operation.security.length > 0;
+  if (credentials === 'spent key' && isCounted && Number(headers['ratelimit-reset']) < 59)
+    return ['a spent key is let in'];
+  if (isOddId(draft, operation)) return status === 400 ? [] : [`status ${status} with the id ${draft.oddId}`];
+  if (wire) return wire.status === status ? [] : [`status ${status} instead of ${wire.status}`];
+  const problem = wrong && !wrong.wire && !isIgnored ? findProblem(wrong.value) : undefined;
+  if (problem) return status === 400 || status === 413 ? [] : [`status ${status}, but the schema refuses: ${problem}`];
+  if (status < 400 || BUSINESS.includes(status)) return [];
+  if (status === 401 && credentials.includes('ticket')) return [];
+  const { message } = (JSON.parse(body) as { error: { message: string } }).error;
+  if (CHECKED_IN_CODE.some(([operations, pattern]) => operations.test(name) && pattern.test(message))) return [];
+  return [`status ${status}, but the schema allows it: ${message}`];
+}
+
+function faultsOfError({ operation, wrong }: Draft, { status, body, headers }: Outcome): string[] {
+  if (status < 400) return [];
+  if (!/^application\/json/.test(String(headers['content-type'])))
+    return [`an error of type ${headers['content-type']}`];
+  const { error, ...rest } = JSON.parse(body) as { error: Record<string, unknown> };
+  const isOpenAI = operation.includes(' /v1/') && !wrong?.wire?.isUnrouted;
+  const fields = isOpenAI ? ['code', 'message', 'param', 'type'] : ['code', 'message', 'requestId'];
+  const faults: string[] = [];
+  if (Object.keys(rest).length > 0 || Object.keys(error).sort().join() !== fields.join())
+    faults.push(`the error ${body}`);
+  if (!CODES[status]?.includes(String(error.code))) faults.push(`status ${status} with the code ${error.code}`);
+  if (!/[.]$/.test(String(error.message))) faults.push(`the message ${error.message}`);
+  if (!isOpenAI && error.requestId !== headers['x-request-id']) faults.push('another request id');
+  return faults;
+}
+
+/** Source files, stacks and paths of this machine. */
+const INSIDES = [/\n\s+at /, /\\n\s+at /, /node_modules/, /\b[\w-]+\.(ts|js):\d+/, /file:\/\//, /node:internal/];
+
+function faultsOfSecrecy(service: FuzzService, { status, body, log, headers, ticket }: Outcome): string[] {
+  // A ticket that is no ticket is shorter, and may be a part of any word.
+  const secrets = [...service.secrets, ...(ticket !== undefined && ticket.length > 10 ? [ticket] : [])];
+  const error = status >= 400 ? body + JSON.stringify(headers) : '';
+  const texts: [name: string, text: string][] = [
+    ['the error', error],
+    ['the log', log],
+  ];
+  return texts.flatMap(([name, text]) => [
+    ...secrets.filter((secret) => text.includes(secret)).map((secret) => `${name} has ${secret}: ${text}`),
+    ...INSIDES.filter((inside) => inside.test(text)).map((inside) => `${name} has ${inside}: ${text}`),
+    ...(/"level":(50|60)/.test(text) ? [`an error line: ${text}`] : []),
+  ]);
+}
