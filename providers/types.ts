@@ -125,7 +125,10 @@ export interface RequestSettings {
   readonly forward?: readonly string[] | undefined;
 }
 
-/** Token counts as sent by the provider. A count that the provider does not send is absent. */
+/**
+ * Token counts as sent by the provider. A count that the provider does not send is absent. Cached tokens and those
+ * written to the cache are part of the input; reasoning is part of the output.
+ */
 export interface Usage {
   readonly inputTokens?: number;
   readonly outputTokens?: number;
@@ -135,6 +138,10 @@ export interface Usage {
   readonly cachedTokens?: number;
   /** Input tokens that the provider wrote to its cache. */
   readonly cacheWriteTokens?: number;
+  /** Part of `cacheWriteTokens` that the provider keeps for an hour, at a higher price. */
+  readonly longCacheWriteTokens?: number;
+  /** Cost in USD. Set by the LLM client if the price of the model is known. */
+  readonly cost?: number;
 }
 
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'other';
@@ -166,8 +173,8 @@ export interface FinishPart {
   readonly state?: AnswerState | ProviderState;
   /** The targets that answered, as `provider/model`, if there was more than one. Set by the LLM client. */
   readonly targets?: readonly string[];
-  /** Tokens in `usage` of calls that broke off: estimates. Set by the LLM client. */
-  readonly uncounted?: { readonly input: number; readonly output: number };
+  /** Tokens and cost in `usage` of calls that broke off: estimates. Set by the LLM client. */
+  readonly uncounted?: { readonly input: number; readonly output: number; readonly cost?: number };
 }
 
 /**

@@ -2,7 +2,7 @@ import { ProviderError } from '../errors.ts';
 import type { FinishPart, ReasoningDetail, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
 import { THINKING_FORMAT } from './anthropic-messages.ts';
-import { usageFrom } from './counts.ts';
+import { nonZero, usageFrom } from './counts.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
@@ -195,6 +195,7 @@ function withState(finish: FinishPart, blocks: readonly ThinkingBlock[], model: 
  */
 function usageOf(counts: Counts): Usage | undefined {
   const details = (counts.output_tokens_details ?? {}) as Counts;
+  const cacheCreation = (counts.cache_creation ?? {}) as Counts;
   const inputs = [counts.input_tokens, counts.cache_read_input_tokens, counts.cache_creation_input_tokens];
   const inputCounts = inputs.filter((count) => typeof count === 'number');
   return usageFrom({
@@ -203,5 +204,6 @@ function usageOf(counts: Counts): Usage | undefined {
     reasoningTokens: details.thinking_tokens,
     cachedTokens: counts.cache_read_input_tokens,
     cacheWriteTokens: counts.cache_creation_input_tokens,
+    longCacheWriteTokens: nonZero(cacheCreation.ephemeral_1h_input_tokens),
   });
 }

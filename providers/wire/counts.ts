@@ -13,6 +13,11 @@ export function mergeUsage(known: Usage | undefined, next: Usage | undefined): U
   return merged;
 }
 
+/** Returns undefined for 0, where 0 may mean that nobody has counted. */
+export function nonZero(value: unknown): unknown {
+  return value === 0 ? undefined : value;
+}
+
 /** Returns the counts that are numbers; undefined if there are none. */
 export function usageFrom(counts: Partial<Record<keyof Usage, unknown>>): Usage | undefined {
   const numbers = Object.entries(counts).filter(([, value]) => typeof value === 'number');

@@ -1,5 +1,5 @@
 import type { Usage } from '../types.ts';
-import { usageFrom } from './counts.ts';
+import { nonZero, usageFrom } from './counts.ts';
 
 type Counts = Record<string, unknown>;
 
@@ -15,9 +15,14 @@ export function openAIUsage(raw: unknown): Usage | undefined {
     outputTokens: outputTokens(counts, reasoningTokens),
     totalTokens: counts.total_tokens,
     reasoningTokens,
-    // The names of OpenAI, DeepSeek and Bella, in this order.
-    cachedTokens: prompt.cached_tokens ?? counts.prompt_cache_hit_tokens ?? nonZero(counts.cache_read_tokens),
-    cacheWriteTokens: nonZero(counts.cache_creation_tokens),
+    // The names of OpenAI, DeepSeek, Moonshot and Bella, in this order.
+    cachedTokens:
+      prompt.cached_tokens ??
+      counts.prompt_cache_hit_tokens ??
+      counts.cached_tokens ??
+      nonZero(counts.cache_read_tokens),
+    // The names of OpenAI and Bella. Most providers write to no cache, and send 0.
+    cacheWriteTokens: nonZero(prompt.cache_write_tokens) ?? nonZero(counts.cache_creation_tokens),
   });
 }
 
@@ -33,6 +38,7 @@ export function responsesUsage(raw: unknown): Usage | undefined {
     totalTokens: counts.total_tokens,
     reasoningTokens: output.reasoning_tokens,
     cachedTokens: input.cached_tokens,
+    cacheWriteTokens: nonZero(input.cache_write_tokens),
   });
 }
 
@@ -41,9 +47,4 @@ function outputTokens(counts: Counts, reasoning: unknown): unknown {
   const { prompt_tokens: input, completion_tokens: output, total_tokens: total } = counts;
   if (typeof input !== 'number' || typeof output !== 'number' || typeof reasoning !== 'number') return output;
   return total === input + output + reasoning ? output + reasoning : output;
-}
-
-/** Returns undefined for 0. Bella sends 0 if its channel does not count these tokens. */
-function nonZero(value: unknown): unknown {
-  return value === 0 ? undefined : value;
 }

@@ -50,6 +50,8 @@ const NAMES: Record<keyof Usage, string> = {
   reasoningTokens: 'reasoning_tokens',
   cachedTokens: 'cached_tokens',
   cacheWriteTokens: 'cache_write_tokens',
+  longCacheWriteTokens: 'long_cache_write_tokens',
+  cost: 'cost',
 };
 
 /** Returns a usage with the names of the manifest. */

@@ -93,10 +93,13 @@ function withSluiceNames({ file, expected: { usage, usage_raw: raw } }: Fixture)
   if (usage === null) return null;
   const { cache_read_tokens: cached, ...rest } = usage;
   const details = raw?.output_tokens_details as { thinking_tokens?: number } | undefined;
+  // Moonshot and Together have it beside the other counts, where the manifest does not look.
+  const cachedBeside = raw?.cached_tokens;
   const thinking = cached === undefined ? undefined : details?.thinking_tokens;
   return {
     ...rest,
     ...(cached !== undefined && { cached_tokens: cached }),
+    ...(typeof cachedBeside === 'number' && { cached_tokens: cachedBeside }),
     ...(thinking !== undefined && { reasoning_tokens: thinking }),
     ...(rest.output_tokens !== undefined && { output_tokens: rest.output_tokens + reasoningBesideOutput(raw) }),
     // The last report has 0, the first one 1.

@@ -96,6 +96,17 @@ const CHAT: Case[] = [
     chat({ prompt_tokens: 1, cache_read_tokens: 0, cache_creation_tokens: 0 }),
     { inputTokens: 1 },
   ],
+  ['cached tokens of Moonshot and Together', chat({ cached_tokens: 3 }), { cachedTokens: 3 }],
+  [
+    'tokens that OpenRouter wrote to a cache',
+    chat({ prompt_tokens_details: { cached_tokens: 3, cache_write_tokens: 4 } }),
+    { cachedTokens: 3, cacheWriteTokens: 4 },
+  ],
+  [
+    'zero tokens written to a cache: most models write to none',
+    chat({ prompt_tokens: 1, prompt_tokens_details: { cache_write_tokens: 0 } }),
+    { inputTokens: 1 },
+  ],
   ['zero cached tokens of OpenAI', chat({ prompt_tokens_details: { cached_tokens: 0 } }), { cachedTokens: 0 }],
   ['zero cached tokens of DeepSeek', chat({ prompt_cache_hit_tokens: 0 }), { cachedTokens: 0 }],
 ];
@@ -156,6 +167,26 @@ const ANTHROPIC: Case[] = [
     'cached tokens are part of the input tokens',
     messages({ input_tokens: 10, cache_read_input_tokens: 100, cache_creation_input_tokens: 0 }, { output_tokens: 5 }),
     { inputTokens: 110, outputTokens: 5, cachedTokens: 100, cacheWriteTokens: 0 },
+  ],
+  [
+    'tokens that are cached for an hour are part of those written to the cache',
+    messages(
+      {
+        input_tokens: 10,
+        cache_creation_input_tokens: 7,
+        cache_creation: { ephemeral_5m_input_tokens: 4, ephemeral_1h_input_tokens: 3 },
+      },
+      { output_tokens: 5 },
+    ),
+    { inputTokens: 17, outputTokens: 5, cacheWriteTokens: 7, longCacheWriteTokens: 3 },
+  ],
+  [
+    'no tokens that are cached for an hour, and lifetimes that are no object',
+    messages(
+      { input_tokens: 10, cache_creation: { ephemeral_1h_input_tokens: 0 } },
+      { output_tokens: 5, cache_creation: 'x' },
+    ),
+    { inputTokens: 10, outputTokens: 5 },
   ],
   ['only cached tokens', messages({ cache_read_input_tokens: 7 }), { inputTokens: 7, cachedTokens: 7 }],
   [
