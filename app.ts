@@ -29,6 +29,7 @@ import limitsScope from './plugins/limits/scope.ts';
 import llm from './plugins/llm/index.ts';
 import load from './plugins/load/index.ts';
 import metrics from './plugins/metrics/index.ts';
+import prices from './plugins/prices/index.ts';
 import providers from './plugins/providers.ts';
 import redis from './plugins/redis/index.ts';
 import sse from './plugins/sse/index.ts';
@@ -151,6 +152,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     connectTimeoutMs: deadlines.connectMs,
     headersTimeoutMs: deadlines.headersMs,
   });
+  await app.register(prices, { providers: settings.providers, table: settings.priceTable });
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },

@@ -38,6 +38,7 @@ export function findCrossReferenceProblems(config: Config): string[] {
   config.models.forEach((route, i) => {
     if (names.has(route.name)) problems.push(`models.${i}.name: duplicate name ${route.name}`);
     names.add(route.name);
+    problems.push(...emptyPrices(`models.${i}`, route));
     route.targets.forEach(({ provider }, j) => {
       if (!config.providers[provider]) problems.push(`models.${i}.targets.${j}.provider: no provider has this name`);
       providersWithModels.add(provider);
@@ -74,6 +75,16 @@ function findUnknownModels(config: Config): string[] {
     models
       .filter((name) => routes.find(name) === undefined)
       .map((name) => `${path}.models: ${name} is not configured; configured: ${routes.names.join(', ')}`),
+  );
+}
+
+/** Finds prices that name neither input nor output: no answer would have a cost. */
+function emptyPrices(path: string, { price, targets }: Config['models'][number]): string[] {
+  const prices = [price, ...targets.map((target) => target.price)];
+  return prices.flatMap((one, i) =>
+    one === undefined || one.input !== undefined || one.output !== undefined
+      ? []
+      : `${path}.${i === 0 ? '' : `targets.${i - 1}.`}price: set input, output, or both`,
   );
 }
 

@@ -11,6 +11,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   LOG_LEVEL: '/logLevel',
   PLAYGROUND: '/playground',
   DEFAULT_MODEL: '/defaultModel',
+  PRICES_FILE: '/pricesFile',
   TICKET_SECRET: '/ticketSecret',
   DRAIN_MS: '/drainMs',
   DRAIN_HANDOVER_MS: '/drainHandoverMs',

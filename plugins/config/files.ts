@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 
 /** Reads files of the configuration, and finds out later whether their contents have changed. */
@@ -7,10 +7,16 @@ import { readFile, stat } from 'node:fs/promises';
 /** Digest of each file by path, or the code of the error if it cannot be read. */
 export type FileDigests = Readonly<Record<string, string>>;
 
+/** Size of the largest file that is read. A file of prices has about four million bytes. */
+export const MAX_FILE_BYTES = 16 * 2 ** 20;
+
+/** Code of a file that is larger, as systems call it. */
+export const TOO_LARGE = 'EFBIG';
+
 export interface FileReader {
   /**
    * Returns the text of a file.
-   * @throws the error of the system
+   * @throws the error of the system, or one with the code `TOO_LARGE`
    */
   read(path: string): string;
   /** Digests of all files that `read` was called for. */
@@ -24,6 +30,7 @@ export function createFileReader(): FileReader {
     digests,
     read(path) {
       try {
+        if (statSync(path).size > MAX_FILE_BYTES) throw Object.assign(new Error('too large'), { code: TOO_LARGE });
         const content = readFileSync(path);
         digests[path] = digest(content);
         return content.toString();
@@ -55,6 +62,7 @@ export function createFileWatch(
     const stats = await stat(path, { bigint: true });
     // A pipe or a terminal has been read, and has no content to compare.
     if (!stats.isFile() && !stats.isDirectory()) return known;
+    if (stats.size > MAX_FILE_BYTES) return TOO_LARGE;
     const state = [stats.dev, stats.ino, stats.size, stats.mtimeNs, stats.ctimeNs].join(' ');
     const last = seen.get(path);
     if (last?.state === state) return last.digest;

@@ -5,6 +5,7 @@ import { readConfigFile } from './file.ts';
 import { createFileReader, type FileDigests } from './files.ts';
 import { describeError } from './messages.ts';
 import { originProblems } from './origins.ts';
+import { readPriceFile } from './price-file.ts';
 import { type Config, ConfigSchema } from './schema.ts';
 import { shapeProblems } from './shape.ts';
 import { findUnknownVariables, type UnknownVariable } from './unknown-variables.ts';
@@ -55,6 +56,12 @@ export function readConfig(env: Environment): LoadedConfig {
   const config = convertText(Value.Default(ConfigSchema, file));
   problems.push(...schemaProblems(config, overlay, problems));
   problems.push(...originProblems((config as Partial<Config>).corsOrigins));
+  const { pricesFile } = config as Partial<Config>;
+  const setting = overlay.names.get('/pricesFile') ?? 'pricesFile';
+  // A path that is not valid has a problem already.
+  if (typeof pricesFile === 'string' && !problems.some((problem) => problem.startsWith(`${setting}:`))) {
+    (config as Config).priceTable = readPriceFile(pricesFile, files, setting, problems);
+  }
   // Names are checked only if the sections that the check reads are valid.
   if (!problems.some((problem) => NAMES_DEPEND_ON.test(problem))) {
     addDemoProvider(config as Config);

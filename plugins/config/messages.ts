@@ -1,4 +1,5 @@
 import type { ValueError } from '@sinclair/typebox/value';
+import { MAX_FILE_BYTES, TOO_LARGE } from './files.ts';
 
 /** Messages about values that are not valid. They never repeat a value, which may be a secret. */
 
@@ -72,5 +73,6 @@ function isDecodable(text: string): boolean {
 /** Returns why a file cannot be read. */
 export function describeFileError(error: unknown): string {
   const { code } = error as NodeJS.ErrnoException;
+  if (code === TOO_LARGE) return `the file has more than ${MAX_FILE_BYTES} bytes`;
   return code === 'ENOENT' ? 'file not found' : `cannot be read (${code ?? 'unknown reason'})`;
 }

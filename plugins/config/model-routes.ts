@@ -1,4 +1,5 @@
 import type { RequestSettings } from '../../providers/types.ts';
+import type { ModelPrice } from './price-file.ts';
 import type { Config } from './schema.ts';
 
 /** Maps public model names to upstream models. Pure. In this folder because `check.ts` validates names by it. */
@@ -8,6 +9,8 @@ export interface Target {
   readonly provider: string;
   /** The provider's own name of the model. */
   readonly model: string;
+  /** Price of this target alone. */
+  readonly price?: ModelPrice | undefined;
 }
 
 /** Time limits of one call, in milliseconds. */
@@ -30,6 +33,8 @@ export interface ModelRoute {
   /** Asked in this order. */
   readonly targets: readonly [Target, ...Target[]];
   readonly deadlines: Deadlines;
+  /** Price of all targets that have none of their own. */
+  readonly price?: ModelPrice | undefined;
   /** Changes to the options of requests, besides those of the provider. */
   readonly settings?: RequestSettings;
   /** Reaction if a target fails in the middle of its answer. */
@@ -81,6 +86,7 @@ export function createModelRoutes({ models, providers, defaultModel, deadlines }
         thinkingMs: overrides.thinkingMs ?? deadlines.thinkingMs,
         totalMs: overrides.totalMs ?? deadlines.totalMs,
       },
+      ...(overrides.price && { price: overrides.price }),
       settings: { defaults: overrides.defaults, drop: overrides.drop, forward: overrides.forward },
       onMidStreamFailure: overrides.onMidStreamFailure ?? 'error',
       continuePrompt: overrides.continuePrompt ?? DEFAULT_CONTINUE_PROMPT,

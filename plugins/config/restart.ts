@@ -18,6 +18,8 @@ const RELOADED_SETTINGS: readonly string[] = [
   'anonymous',
   'models',
   'defaultModel',
+  'pricesFile',
+  'priceTable',
   'deadlines.firstTokenMs',
   'deadlines.idleMs',
   'deadlines.thinkingMs',

@@ -1,6 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { MODEL_NAME } from './patterns.ts';
+import type { PriceTable } from './price-file.ts';
 import { Anonymous, ApiKey, Jwt, KeyDefaults } from './schema-auth.ts';
 import { Redis } from './schema-redis.ts';
 
@@ -213,10 +214,27 @@ const ProviderEntry = Type.Object(
   { additionalProperties: false },
 );
 
+const usd = (description: string) => Type.Optional(Type.Number({ minimum: 0, maximum: 1_000_000, description }));
+
+const Price = (description: string) =>
+  Type.Optional(
+    Type.Object(
+      {
+        input: usd('USD per million input tokens'),
+        output: usd('USD per million output tokens'),
+        cached: usd('USD per million input tokens that were read from a cache; as `input` if absent'),
+        cacheWrite: usd('USD per million input tokens that were written to a cache; as `input` if absent'),
+        reasoning: usd('USD per million reasoning tokens; as `output` if absent'),
+      },
+      { additionalProperties: false, description },
+    ),
+  );
+
 const Target = Type.Object(
   {
     provider: Type.String({ minLength: 1, description: 'A name under `providers`' }),
     model: Type.String({ pattern: MODEL_NAME, description: "The provider's own name of the model" }),
+    price: Price('Overrides the price of the model for this target'),
   },
   { additionalProperties: false },
 );
@@ -232,6 +250,7 @@ const ModelRoute = Type.Object(
     idleMs: overrideMs('idleMs'),
     thinkingMs: overrideMs('thinkingMs'),
     totalMs: overrideMs('totalMs'),
+    price: Price('Price of all targets; overrides the price file'),
     ...requestSettings,
     onMidStreamFailure: Type.Optional(
       Type.Union([Type.Literal('error'), Type.Literal('continue')], {
@@ -313,6 +332,13 @@ export const ConfigSchema = Type.Object(
       }),
     ),
     models: Type.Array(ModelRoute, { default: [], maxItems: 1_000 }),
+    pricesFile: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 4_096,
+        description: "File of prices in the format of LiteLLM's `model_prices_and_context_window.json`",
+      }),
+    ),
     streams: Streams,
     deadlines: Deadlines,
     limits: Limits,
@@ -320,4 +346,7 @@ export const ConfigSchema = Type.Object(
   { additionalProperties: false },
 );
 
-export type Config = Static<typeof ConfigSchema>;
+export type Config = Static<typeof ConfigSchema> & {
+  /** The prices of `pricesFile`. */
+  priceTable?: PriceTable | undefined;
+};

@@ -321,7 +321,7 @@ t.test(
 
 /** The settings that docs/operations.md lists as applied by a reload. */
 const RELOADED =
-  /^(keys|keyDefaults|jwt|anonymous|models)\b|^defaultModel$|^deadlines\.(firstToken|idle|thinking|total)Ms$|^providers\.bella\.(apiKeys|models)$/;
+  /^(keys|keyDefaults|jwt|anonymous|models)\b|^(defaultModel|pricesFile)$|^deadlines\.(firstToken|idle|thinking|total)Ms$|^providers\.bella\.(apiKeys|models)$/;
 
 t.test('every setting is either reloaded or named as one that needs a restart', async (t) => {
   const paths = [...configurationReference().matchAll(/^\| `([^`]+)`/gm)].map(([, path]) => path as string);
