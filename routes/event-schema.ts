@@ -2,13 +2,21 @@ import { Type } from '@sinclair/typebox';
 
 /** Schema of Sluice's own events, as `sse-events.ts` encodes them. */
 
-const Usage = Type.Object({
-  inputTokens: Type.Optional(Type.Integer()),
-  outputTokens: Type.Optional(Type.Integer()),
-  totalTokens: Type.Optional(Type.Integer()),
-  cachedTokens: Type.Optional(Type.Integer()),
-  reasoningTokens: Type.Optional(Type.Integer()),
-});
+export const Usage = Type.Object(
+  {
+    inputTokens: Type.Optional(Type.Integer()),
+    outputTokens: Type.Optional(Type.Integer()),
+    totalTokens: Type.Optional(Type.Integer()),
+    cachedTokens: Type.Optional(Type.Integer({ description: 'Part of the input' })),
+    cacheWriteTokens: Type.Optional(Type.Integer({ description: 'Part of the input' })),
+    longCacheWriteTokens: Type.Optional(
+      Type.Integer({ description: 'Part of `cacheWriteTokens` that is cached for an hour' }),
+    ),
+    reasoningTokens: Type.Optional(Type.Integer({ description: 'Part of the output' })),
+    cost: Type.Optional(Type.Number({ description: 'USD, with at most 12 decimals; absent if it is unknown' })),
+  },
+  { description: 'Tokens as the provider counted them, and what they cost' },
+);
 
 const Start = Type.Object(
   {

@@ -59,12 +59,15 @@ async function startCollector(t: Test) {
   return { spans, services, bodies, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
 }
 
+const PRICES = JSON.stringify({ 'bella/gpt-4o': { input_cost_per_token: 2e-6, output_cost_per_token: 2.3e-5 } });
+
 async function setUp(t: Test, script: Script, env: Record<string, string> = {}) {
   const collector = await startCollector(t);
   const upstream = await startUpstream(t, script);
   const server = await runServer(
     t,
     bellaAt(upstream.url, {
+      PRICES_FILE: `${t.testdir({ 'prices.json': PRICES })}/prices.json`,
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
       OTEL_BSP_SCHEDULE_DELAY: '50',
       ...env,
@@ -119,6 +122,7 @@ t.test('a request, its provider call and its log line share the trace of the cal
         'gen_ai.response.finish_reasons': ['stop'],
         'gen_ai.usage.input_tokens': 7,
         'gen_ai.usage.output_tokens': 2,
+        'gen_ai.usage.cost': 0.00006,
       },
     },
     'the span of the provider call',

@@ -1,13 +1,14 @@
-import { ProviderError } from '../../providers/errors.ts';
 import type { AnswerPart, ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
 import { type PartSink, runAttempt } from './attempt.ts';
 import { createAttemptReport } from './attempt-report.ts';
+import type { PriceOf } from './call-price.ts';
 import { AnswerProgress } from './continuation.ts';
-import { countsAgainstTarget, isRateLimit, nextStep } from './next-step.ts';
+import { countsAgainstTarget, isRateLimit, nextStep, UNSUPPORTED } from './next-step.ts';
 import { type Prompt, requestFor } from './request-settings.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Choice, IsEligible, TargetSlot, Targets } from './targets.ts';
@@ -15,8 +16,8 @@ import type { Choice, IsEligible, TargetSlot, Targets } from './targets.ts';
 export type { Prompt };
 
 export interface AnswerSink extends PartSink {
-  /** Called before each call of a target. */
-  onTarget(target: Target): void;
+  /** Called before each call of a target, with its price if it is known. */
+  onTarget(target: Target, price: ModelPrice | undefined): void;
   /** Called before the first part of each call. */
   onFirstPart(): void;
 }
@@ -50,6 +51,7 @@ export interface ClientOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly tracing: Tracing;
+  readonly priceOf?: PriceOf;
   /** Returns a random number from 0 to 1. */
   readonly random?: () => number;
   /** Takes an error of a sink to which its fault cannot be reported. */
@@ -67,7 +69,7 @@ interface Step {
 }
 
 export function createLlmClient(options: ClientOptions): LlmClient {
-  const { targets, budget, clock, metrics, tracing, random = Math.random, onError = () => {} } = options;
+  const { targets, budget, clock, metrics, tracing, priceOf, random = Math.random, onError = () => {} } = options;
   return { generate, unsupported };
 
   function unsupported(route: ModelRoute, prompt: Prompt): string | undefined {
@@ -86,7 +88,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
     { owner = '', partialAnswer = '' }: GenerateOptions = {},
   ): void {
     budget.deposit();
-    const progress = new AnswerProgress(route, prompt, partialAnswer);
+    const progress = new AnswerProgress(route, prompt, partialAnswer, priceOf);
     const steps = runSteps(route, progress, sink, signal, owner);
     const slot = steps.reserve(0);
     if (slot) steps.run({ kind: 'first', slot, tries: 1 });
@@ -116,7 +118,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
       const { slot, tries } = step;
       const { target, provider } = slot;
       count(step);
-      const request = progress.limit(requestFor(progress.prompt ?? NO_PROMPT, target, provider, route));
+      const request = progress.startCall(target, requestFor(progress.prompt ?? NO_PROMPT, target, provider, route));
       const span = tracing.attempt(target.provider, request);
       const report = createAttemptReport({ provider: target.provider, span, clock, metrics });
       let hasBegun = false;
@@ -131,8 +133,9 @@ export function createLlmClient(options: ClientOptions): LlmClient {
         }
         if (part.type === 'finish') {
           slot.release(false);
-          report.onFinish(part);
-          return sink.onPart(progress.finish(part, target));
+          const priced = progress.withCost(part);
+          report.onFinish(priced);
+          return sink.onPart(progress.finish(priced, target));
         }
         progress.add(part);
         return sink.onPart(part);
@@ -148,7 +151,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
 
       const deadlines = { ...route.deadlines, totalMs: deadline - clock.now() };
       try {
-        sink.onTarget(target);
+        sink.onTarget(target, progress.price);
         runAttempt(callOf(provider, request, span.headers), deadlines, clock, { onPart, onFault }, signal);
       } catch (fault) {
         onFault(fault);
@@ -243,7 +246,3 @@ const NO_PROMPT: Prompt = { messages: [] };
 function callOf(provider: Provider, request: ChatRequest, traceHeaders: ChatRequest['traceHeaders']) {
   return (upstream: AbortSignal) => provider.stream({ ...request, traceHeaders }, upstream);
 }
-
-/** The settings have changed since the question was accepted. */
-const REFUSAL = { reason: 'unsupported_option', retryable: false, upstreamStatus: 400 };
-const UNSUPPORTED = new ProviderError('upstream_rejected', REFUSAL);

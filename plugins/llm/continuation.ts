@@ -1,5 +1,8 @@
 import type { AnswerPart, ChatRequest, FinishPart, Usage } from '../../providers/types.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
+import { costOf, sumCosts } from '../prices/cost.ts';
+import { commonPrice, type PriceOf, priceOfCall } from './call-price.ts';
 import type { Prompt } from './request-settings.ts';
 
 /** Characters per token in English. Other scripts have fewer. */
@@ -13,6 +16,7 @@ interface BrokenAttempt {
   readonly outputTokens: number;
   /** Text that later attempts have in their prompt. */
   readonly textTokens: number;
+  readonly price: ModelPrice | undefined;
 }
 
 /** Collects what the targets of one question have said, and makes the prompt with which another one continues it. */
@@ -20,7 +24,10 @@ export class AnswerProgress {
   /** Prompt of the next call. Undefined once no further call can follow, so that it is not held in memory. */
   prompt: Prompt | undefined;
   isContinuation: boolean;
-  readonly #original: Pick<ModelRoute, 'continuePrompt'>;
+  /** Price of the current call; undefined if it is unknown. */
+  price: ModelPrice | undefined;
+  readonly #route: ModelRoute;
+  readonly #priceOf: PriceOf;
   /** The prompt without the continuation; undefined if the answer will not be continued. */
   #question: Prompt | undefined;
   #text: string[];
@@ -29,19 +36,32 @@ export class AnswerProgress {
   readonly #broken: BrokenAttempt[] = [];
   readonly #answeredBy: string[] = [];
 
-  constructor(route: ModelRoute, prompt: Prompt, partialAnswer: string) {
-    this.#original = route;
+  constructor(route: ModelRoute, prompt: Prompt, partialAnswer: string, priceOf: PriceOf = () => undefined) {
+    this.#route = route;
+    this.#priceOf = priceOf;
     this.isContinuation = partialAnswer !== '';
     this.prompt = this.isContinuation ? appendContinuation(prompt, partialAnswer, route.continuePrompt) : prompt;
     this.#question = route.onMidStreamFailure === 'continue' ? prompt : undefined;
     this.#text = [partialAnswer];
     const tokens = estimateTokens(partialAnswer.length);
-    if (this.isContinuation) this.#broken.push({ outputTokens: tokens, textTokens: tokens });
+    // Nobody knows which target has produced the partial answer.
+    const price = commonPrice(priceOf, route);
+    if (this.isContinuation) this.#broken.push({ outputTokens: tokens, textTokens: tokens, price });
   }
 
   /** True if another target may continue the answer: the route allows it, and the answer is text. */
   get canContinue(): boolean {
     return this.#question !== undefined;
+  }
+
+  /**
+   * Call before each call. Returns the request with its token limit lowered by the text that the answer has already.
+   */
+  startCall(target: Target, request: ChatRequest): ChatRequest {
+    this.price = priceOfCall(this.#priceOf, this.#route, target, request);
+    if (request.maxTokens === undefined || this.#broken.length === 0) return request;
+    const said = this.#broken.reduce((sum, { textTokens }) => sum + textTokens, 0);
+    return { ...request, maxTokens: Math.max(1, request.maxTokens - said) };
   }
 
   /** Call before the first part of each call. */
@@ -70,6 +90,7 @@ export class AnswerProgress {
     this.#broken.push({
       outputTokens: estimateTokens(this.#attemptLength),
       textTokens: estimateTokens(this.#attemptTextLength),
+      price: this.price,
     });
     this.#attemptLength = 0;
     this.#attemptTextLength = 0;
@@ -78,17 +99,19 @@ export class AnswerProgress {
     this.#text = [text];
     this.isContinuation = true;
     // If the model produced only reasoning, there is no text to continue: start over.
-    this.prompt = text ? appendContinuation(this.#question, text, this.#original.continuePrompt) : this.#question;
+    this.prompt = text ? appendContinuation(this.#question, text, this.#route.continuePrompt) : this.#question;
   }
 
-  /** Returns the request with its token limit lowered by the text that the answer has already. */
-  limit(request: ChatRequest): ChatRequest {
-    if (request.maxTokens === undefined || this.#broken.length === 0) return request;
-    const said = this.#broken.reduce((sum, { textTokens }) => sum + textTokens, 0);
-    return { ...request, maxTokens: Math.max(1, request.maxTokens - said) };
+  /** Returns the last part of the current call with the cost of this call, if it is known. */
+  withCost(part: FinishPart): FinishPart {
+    const cost = costOf(part.usage, this.price);
+    return cost === undefined ? part : { ...part, usage: { ...part.usage, cost } };
   }
 
-  /** Returns the last part for the reader: with all targets that answered, and the usage of all of them. */
+  /**
+   * Returns the last part for the reader: with all targets that answered, and the usage and cost of all of them.
+   * @param part result of `withCost`
+   */
   finish(part: FinishPart, { provider }: Target): FinishPart {
     return {
       ...part,
@@ -98,23 +121,33 @@ export class AnswerProgress {
     };
   }
 
-  /** Adds the attempts that broke off. Their prompts had all that the last one has, but the text said after them. */
+  /**
+   * Adds the attempts that broke off, each at its own price. Their prompts had all that the last one has, but the text
+   * said after them.
+   */
   #addUsage(last: Usage): Pick<FinishPart, 'usage' | 'uncounted'> {
     let output = 0;
     let input = 0;
     let textAfter = 0;
-    for (const { outputTokens, textTokens } of [...this.#broken].reverse()) {
+    const { cost: costOfLast, ...counts } = last;
+    const costs: (number | undefined)[] = [];
+    for (const { outputTokens, textTokens, price } of [...this.#broken].reverse()) {
       textAfter += textTokens;
+      const inputTokens = Math.max(0, (last.inputTokens ?? 0) - textAfter);
       output += outputTokens;
-      input += Math.max(0, (last.inputTokens ?? 0) - textAfter);
+      input += inputTokens;
+      costs.push(costOf({ inputTokens, outputTokens }, price));
     }
+    const costOfBroken = sumCosts(costs);
+    const cost = sumCosts([costOfLast, costOfBroken]);
     const usage = {
-      ...last,
+      ...counts,
       ...(last.inputTokens !== undefined && { inputTokens: last.inputTokens + input }),
       ...(last.outputTokens !== undefined && { outputTokens: last.outputTokens + output }),
       ...(last.totalTokens !== undefined && { totalTokens: last.totalTokens + input + output }),
+      ...(cost !== undefined && { cost }),
     };
-    return { usage, uncounted: { input, output } };
+    return { usage, uncounted: { input, output, ...(costOfBroken !== undefined && { cost: costOfBroken }) } };
   }
 }
 

@@ -1,6 +1,8 @@
 import fp from 'fastify-plugin';
 import { type Identity, mayUseModel } from '../auth/identity.ts';
 import { createModelRoutes, type ModelRoute, type ModelSettings } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
+import { commonPrice } from './call-price.ts';
 import { createLlmClient, type LlmClient } from './client.ts';
 import { RetryBudget } from './retry-budget.ts';
 import { createTargets, type TargetState } from './targets.ts';
@@ -18,6 +20,8 @@ export interface Llm extends LlmClient {
    * @throws 404 with the names of models that the caller may use
    */
   route(model: string | undefined, identity?: Pick<Identity, 'models'>): ModelRoute;
+  /** Returns the price that all targets of a route have; undefined if they have none, or several. */
+  commonPrice(route: ModelRoute): ModelPrice | undefined;
   /** Public names, the default first. */
   readonly models: readonly string[];
   /** Returns true if one of the route's providers can take another call. */
@@ -34,7 +38,7 @@ export default fp<ModelSettings>(
       routes = createModelRoutes(next);
       targets.retain(routes.names.flatMap((name) => routes.find(name) ?? []));
     });
-    const { providers, clock, metrics, tracing, audit, log } = fastify;
+    const { providers, prices, clock, metrics, tracing, audit, log } = fastify;
     const maxConcurrent = (name: string) => settings.providers[name]?.maxConcurrent ?? Number.POSITIVE_INFINITY;
     const targets = createTargets({
       providers,
@@ -44,12 +48,15 @@ export default fp<ModelSettings>(
       onBreakerChange: audit.breakerChanged,
     });
     const onError = (err: unknown) => log.error({ err }, 'the end of an answer could not be reported');
-    const client = createLlmClient({ targets, budget: new RetryBudget(clock), clock, metrics, tracing, onError });
+    const budget = new RetryBudget(clock);
+    const priceOf = prices.find;
+    const client = createLlmClient({ targets, budget, clock, metrics, tracing, priceOf, onError });
     const llm: Llm = {
       ...client,
       get models() {
         return routes.names;
       },
+      commonPrice: (route) => commonPrice(priceOf, route),
       hasCapacity: targets.hasCapacity,
       targets: targets.states,
       route(model, identity = {}) {
@@ -62,5 +69,5 @@ export default fp<ModelSettings>(
     };
     fastify.decorate('llm', llm);
   },
-  { name: 'llm', dependencies: ['audit', 'config', 'providers', 'clock', 'metrics', 'tracing', 'errors'] },
+  { name: 'llm', dependencies: ['audit', 'config', 'prices', 'providers', 'clock', 'metrics', 'tracing', 'errors'] },
 );

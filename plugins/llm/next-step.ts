@@ -32,6 +32,13 @@ export type NextStep =
   /** Reports the fault. */
   | { readonly kind: 'end' };
 
+/** Fault of a question that no target can express: the settings have changed since it was accepted. */
+export const UNSUPPORTED = new ProviderError('upstream_rejected', {
+  reason: 'unsupported_option',
+  retryable: false,
+  upstreamStatus: 400,
+});
+
 /** Calls of one target per question. */
 const MAX_TRIES = 2;
 /** A longer `Retry-After` of a provider is not waited for. */

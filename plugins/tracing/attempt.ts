@@ -71,11 +71,13 @@ function requestAttributes({ model, maxTokens, temperature, topP, stop }: ChatRe
 }
 
 function responseAttributes({ reason, usage }: FinishPart): Attributes {
-  const { inputTokens, outputTokens } = usage ?? {};
+  const { inputTokens, outputTokens, cost } = usage ?? {};
   return {
     'gen_ai.response.finish_reasons': [reason],
     ...(inputTokens !== undefined && { 'gen_ai.usage.input_tokens': inputTokens }),
     ...(outputTokens !== undefined && { 'gen_ai.usage.output_tokens': outputTokens }),
+    // Not in the conventions, but in the products that read them.
+    ...(cost !== undefined && { 'gen_ai.usage.cost': cost }),
   };
 }
 

@@ -1,5 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
 import { ModelName, Resumable, sampling } from '../chat-request.ts';
+import { Usage } from '../event-schema.ts';
 
 /** The body that the AI SDK's `DefaultChatTransport` posts, and the chunks that it reads. */
 
@@ -56,8 +57,6 @@ const chunk = <T extends Record<string, TSchema>>(type: string, fields: T) =>
   Type.Object({ type: Type.Literal(type), ...fields });
 const text = Type.String();
 const toolCall = { toolCallId: text, toolName: text };
-
-const Usage = Type.Record(Type.String(), Type.Integer());
 
 const Metadata = Type.Optional(
   Type.Record(Type.String(), Type.Unknown(), {

@@ -47,6 +47,7 @@ const Usage = Type.Object(
     total_tokens: Type.Integer(),
     prompt_tokens_details: Type.Optional(Type.Object({ cached_tokens: Type.Integer() })),
     completion_tokens_details: Type.Optional(Type.Object({ reasoning_tokens: Type.Integer() })),
+    cost: Type.Optional(Type.Number({ description: 'USD; absent if it is unknown' })),
   },
   { $id: 'CompletionUsage', description: 'Tokens as the provider counted them' },
 );

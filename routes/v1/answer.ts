@@ -136,12 +136,13 @@ function toFinishReason({ finishReason }: End): string {
 function toUsage({ usage }: End): object | undefined {
   if (usage === undefined) return undefined;
   const { inputTokens = 0, outputTokens = 0, totalTokens = inputTokens + outputTokens } = usage;
-  const { cachedTokens, reasoningTokens } = usage;
+  const { cachedTokens, reasoningTokens, cost } = usage;
   return {
     prompt_tokens: inputTokens,
     completion_tokens: outputTokens,
     total_tokens: totalTokens,
     ...(cachedTokens !== undefined && { prompt_tokens_details: { cached_tokens: cachedTokens } }),
     ...(reasoningTokens !== undefined && { completion_tokens_details: { reasoning_tokens: reasoningTokens } }),
+    ...(cost !== undefined && { cost }),
   };
 }

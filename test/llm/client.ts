@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { Registry } from 'prom-client';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
+import type { PriceOf } from '../../plugins/llm/call-price.ts';
 import { createLlmClient, type LlmClient, type Prompt } from '../../plugins/llm/client.ts';
 import { RetryBudget } from '../../plugins/llm/retry-budget.ts';
 import { createTargets, type Targets } from '../../plugins/llm/targets.ts';
@@ -44,6 +45,7 @@ export interface SetUpOptions {
   readonly route?: Partial<ModelRoute>;
   readonly maxConcurrent?: number | ((provider: string) => number);
   readonly span?: AttemptSpan;
+  readonly priceOf?: PriceOf;
 }
 
 export interface TestClient {
@@ -69,7 +71,7 @@ export async function settle(): Promise<void> {
 }
 
 export function setUp(providers: readonly FakeProvider[], options: SetUpOptions = {}): TestClient {
-  const { maxConcurrent = Number.POSITIVE_INFINITY, span = NO_SPAN } = options;
+  const { maxConcurrent = Number.POSITIVE_INFINITY, span = NO_SPAN, priceOf = () => undefined } = options;
   const clock = manualClock();
   const registry = new Registry();
   const metrics = upstreamMetrics([registry]) as unknown as Metrics;
@@ -83,7 +85,7 @@ export function setUp(providers: readonly FakeProvider[], options: SetUpOptions 
   const tracing = { attempt: () => span };
   const errors: unknown[] = [];
   const onError = (error: unknown) => void errors.push(error);
-  const client = createLlmClient({ targets, budget, clock, metrics, tracing, random: () => 0.5, onError });
+  const client = createLlmClient({ targets, budget, clock, metrics, tracing, priceOf, random: () => 0.5, onError });
   const [first, ...rest] = providers.map(({ name }) => ({ provider: name, model: 'm' }));
   if (first === undefined) throw new Error('no provider');
   const route: ModelRoute = {

@@ -4,7 +4,7 @@ import fp from 'fastify-plugin';
 import { Registry } from 'prom-client';
 import t, { type Test } from 'tap';
 import type { Config } from '../../plugins/config/index.ts';
-import type { ModelSettings } from '../../plugins/config/model-routes.ts';
+import type { ModelSettings, Target } from '../../plugins/config/model-routes.ts';
 import llm from '../../plugins/llm/index.ts';
 import { upstreamMetrics } from '../../plugins/metrics/upstreams.ts';
 import { NO_SPAN } from '../../plugins/tracing/attempt.ts';
@@ -42,6 +42,8 @@ async function start(t: Test, settings: ModelSettings, providers: FakeProvider[]
   const stubs: Record<string, object> = {
     config: { onConfigReload: (listener: (next: Config) => void) => void listeners.push(listener) },
     providers: { providers: new Map(providers.map((provider) => [provider.name, provider])) },
+    // Only the model `m` has a price.
+    prices: { prices: { find: ({ model }: Target) => (model === 'm' ? { input: 1, output: 2 } : undefined) } },
     clock: { clock: manualClock() },
     metrics: { metrics: upstreamMetrics([registry]) },
     audit: { audit: { breakerChanged() {} } },
@@ -83,6 +85,16 @@ t.test('a configured model is answered by its target', async (t) => {
   t.same(service.app.llm.models, ['fast', 'both']);
   t.equal(service.app.llm.route(undefined).name, 'fast', 'the default model');
   t.same((await ask(service, 'fast')).parts, ANSWER);
+});
+
+t.test('an answer has the cost of its target, and a route the price of all its targets', async (t) => {
+  const usage = { inputTokens: 3, outputTokens: 4 };
+  const finish = { type: 'finish', reason: 'stop', usage } as const;
+  const service = await start(t, SETTINGS, [fake('a', [[finish]]), fake('b', [[finish]])]);
+  t.same((await ask(service, 'fast')).parts, [{ ...finish, usage: { ...usage, cost: 11 / 1e6 } }]);
+  const { llm } = service.app;
+  t.same(llm.commonPrice(llm.route('fast')), { input: 1, output: 2 });
+  t.equal(llm.commonPrice(llm.route('both')), undefined);
 });
 
 t.test('an unknown model is 404 with the configured names', async (t) => {
