@@ -97,15 +97,16 @@ t.test('no key can have a name that the label uses for others', async (t) => {
 t.test('a removed key keeps its series for a while, and the number of values stays bounded', async (t) => {
   const app = Fastify();
   await app.register(metrics, { hasRedis: false });
-  const { keyLabels, tokens, requests } = app.metrics;
+  const { keyLabels, tokens, cost, requests } = app.metrics;
   const reload = keyLabels.configure;
   const count = (name: string) => {
     const key = keyLabels.labelOf(`key:${name}`);
     tokens.inc({ key, model: 'm', kind: 'input', basis: 'counted' });
+    cost.inc({ key, model: 'm', basis: 'counted' });
     requests.inc({ key, method: 'GET', route: '/', status: '200' });
     requests.inc({ key, method: 'GET', route: '/', status: '404' });
   };
-  const keysOf = async (counter: typeof tokens | typeof requests) =>
+  const keysOf = async (counter: typeof tokens | typeof cost | typeof requests) =>
     new Set((await counter.get()).values.map(({ labels }) => labels.key));
 
   for (let i = 0; i < 10_000; i++) {
@@ -115,7 +116,7 @@ t.test('a removed key keeps its series for a while, and the number of values sta
     await turn(); // A reload reads files.
   }
   const kept = Array.from({ length: MAX_REMOVED_KEYS + 1 }, (_, i) => `k${9_999 - i}`);
-  for (const counter of [tokens, requests]) t.same(await keysOf(counter), new Set(['stays', ...kept]));
+  for (const counter of [tokens, cost, requests]) t.same(await keysOf(counter), new Set(['stays', ...kept]));
   const spent = (key: string) => metricValue(app, 'sluice_tokens_total', { key });
   t.equal(await spent('stays'), 10_000, 'a key that stays loses nothing');
   count('k9998');

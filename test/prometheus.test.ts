@@ -123,7 +123,7 @@ t.test('every query of the dashboard has data after a load', { skip: noPrometheu
   other: { type: vllm, baseUrl: "${upstream.url}/v1", models: [broken] }
   locked: { type: openai-compatible, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
 models:
-  - { name: steady, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
+  - { name: steady, price: { input: 1, output: 10 }, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
 deadlines: { firstTokenMs: 700 }
 defaultModel: bella/gpt-4o
 `,

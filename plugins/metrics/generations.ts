@@ -25,6 +25,12 @@ export function generationMetrics(registers: Registry[]) {
       labelNames: ['key', 'model', 'kind', 'basis'] as const,
       registers,
     }),
+    cost: new Counter({
+      name: 'sluice_cost_total',
+      help: 'Cost of ended generations in USD, where the price is known. basis: counted (tokens counted by the provider) or estimated. key: as in sluice_requests_total',
+      labelNames: ['key', 'model', 'basis'] as const,
+      registers,
+    }),
     generationsAborted: new Counter({
       name: 'sluice_generations_aborted_total',
       help: 'Generations that this service ended, by reason: readers (all readers left), stop, limit, shutdown (or taken over by another replica), revoked',

@@ -28,7 +28,7 @@ function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) 
   const ofResponses = responseMetrics(registers);
   return {
     registry,
-    keyLabels: createKeyLabels([ofGenerations.tokens, ofResponses.requests]),
+    keyLabels: createKeyLabels([ofGenerations.tokens, ofGenerations.cost, ofResponses.requests]),
     ...configurationMetrics(registers),
     ...ofGenerations,
     logLinesDropped: new Counter({

@@ -4,14 +4,18 @@ import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { TokenUse } from '../limits/tokens.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { type CostUse, countSpending } from './spending.ts';
 import type { Terminal, WritableLog } from './types.ts';
 
 /** Reports one generation to operators: one log line and its metrics, for every outcome. */
 export interface GenerationReport {
   onTarget(target: Target): void;
   onFirstPart(): void;
-  /** @param used undefined if another replica counts the tokens of the answer */
-  onEnd(terminal: Terminal, fault: unknown, used: TokenUse | undefined): void;
+  /**
+   * @param used undefined if another replica counts the tokens of the answer
+   * @param cost undefined if it is unknown, or if another replica counts it
+   */
+  onEnd(terminal: Terminal, fault: unknown, used?: TokenUse, cost?: CostUse): void;
 }
 
 export function createReport(
@@ -31,7 +35,7 @@ export function createReport(
     onFirstPart() {
       firstPartAt ??= clock.now();
     },
-    onEnd(terminal, fault, used) {
+    onEnd(terminal, fault, used, cost) {
       const durationMs = Math.round(clock.now() - startedAt);
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
@@ -40,7 +44,7 @@ export function createReport(
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
       const reason = ABORT_REASONS[outcome];
       if (reason !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason });
-      if (used !== undefined) countTokens(metrics, { model, owner: log.info.owner, used, terminal });
+      if (used !== undefined) countSpending(metrics, { model, owner: log.info.owner, used, cost, terminal });
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(
         {
@@ -57,6 +61,7 @@ export function createReport(
           durationMs,
           characters: log.length,
           ...(used && { tokens: used }),
+          ...(cost && { cost }),
         },
         'stream ended',
       );
@@ -80,30 +85,6 @@ const ABORT_REASONS: Readonly<Record<string, string>> = {
 /** Models of a provider that allows all models share one label, because clients choose their names. */
 function targetLabel({ provider, model }: Target, { label }: ModelRoute): string {
   return label === `${provider}/*` ? label : `${provider}/${model}`;
-}
-
-/** Tokens of one generation, for `countTokens`. */
-export interface Spending {
-  /** Label of the model. */
-  readonly model: string;
-  readonly owner: string;
-  readonly used: TokenUse;
-  readonly terminal: Terminal;
-}
-
-/** Counts the tokens of a generation that has ended. Call once, on the replica that has ended its log. */
-export function countTokens({ tokens, keyLabels }: Metrics, { model, owner, used, terminal }: Spending): void {
-  const key = keyLabels.labelOf(owner);
-  const { cachedTokens, reasoningTokens } = (terminal.type === 'end' && terminal.usage) || {};
-  const add = (kind: string, basis: string, count = 0) => {
-    if (count > 0 && Number.isFinite(count)) tokens.inc({ key, model, kind, basis }, count);
-  };
-  add('input', 'counted', used.counted.input);
-  add('output', 'counted', used.counted.output);
-  add('cached', 'counted', cachedTokens);
-  add('reasoning', 'counted', reasoningTokens);
-  add('input', 'estimated', used.estimated.input);
-  add('output', 'estimated', used.estimated.output);
 }
 
 function outcomeOf(terminal: Terminal): string {

@@ -4,6 +4,7 @@ import type { AnswerPart, FinishPart } from '../../providers/types.ts';
 import type { Credential } from '../auth/revocation.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
 import type { Reservation } from '../limits/index.ts';
 import { withUncounted } from '../limits/tokens.ts';
 import type { PartSink } from '../llm/attempt.ts';
@@ -13,6 +14,7 @@ import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
+import { costUsed } from './spending.ts';
 import { PRODUCER_LOST, REVOKED } from './terminals.ts';
 import type { WritableLog } from './types.ts';
 
@@ -77,17 +79,21 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
     let uncounted: FinishPart['uncounted'];
     let hasEnded = false;
     let removeListener: (() => void) | undefined;
+    /** Price of the target that was asked last. */
+    let price: ModelPrice | undefined;
     const report = createReport(log, route, { clock, metrics, logger });
-    const { onTarget, onFirstPart } = report;
     const toAnswerSink = (sink: PartSink): AnswerSink => ({
       ...sink,
       onPart(part) {
         if (part.type === 'finish') uncounted = part.uncounted;
         return sink.onPart(withToolCallId(part));
       },
-      onTarget,
+      onTarget(target, next) {
+        price = next;
+        report.onTarget(target);
+      },
       onFirstPart() {
-        onFirstPart();
+        report.onFirstPart();
         // From now on the prompt is not held, unless another target may continue the answer.
         if (route.onMidStreamFailure !== 'continue') releasePrompt?.();
       },
@@ -104,10 +110,10 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
         releasePrompt?.();
         const isFree = log.length === 0 && wasRefused(fault);
         const usage = terminal.type === 'end' ? terminal.usage : undefined;
-        const used = reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length);
+        const settled = reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length);
         // Another replica that has taken the log over counts the whole answer.
-        const isCountedElsewhere = terminal === PRODUCER_LOST;
-        report.onEnd(terminal, fault, isCountedElsewhere ? undefined : withUncounted(used, uncounted));
+        const used = terminal === PRODUCER_LOST ? undefined : withUncounted(settled, uncounted);
+        report.onEnd(terminal, fault, used, used && costUsed(terminal, used, price, uncounted));
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },
     });

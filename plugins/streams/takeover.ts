@@ -7,7 +7,7 @@ import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { AdmissionControl } from './admission.ts';
-import { countTokens } from './report.ts';
+import { costUsed, countSpending } from './spending.ts';
 import type { StartGeneration } from './start-generation.ts';
 import { PRODUCER_LOST, STOPPED } from './terminals.ts';
 import type { TakeoverHandler, Terminal, WritableLog } from './types.ts';
@@ -26,7 +26,7 @@ export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prom
 
 export interface TakeoverOptions {
   readonly metrics: Metrics;
-  readonly llm: Pick<Llm, 'route'>;
+  readonly llm: Pick<Llm, 'route' | 'commonPrice'>;
   readonly log: FastifyBaseLogger;
   readonly admission: AdmissionControl;
   readonly startGeneration: StartGeneration;
@@ -37,12 +37,17 @@ export interface TakeoverOptions {
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
   const { metrics, llm, log: logger, admission, startGeneration, findCredential } = options;
 
-  /** Ends a log in place of its producer, which cannot count the tokens of the answer. */
+  /**
+   * Ends a log in place of its producer, which cannot count the tokens of the answer. Nobody knows which target has
+   * produced it.
+   */
   const endInPlace = (log: WritableLog, terminal: Terminal) => {
     const { owner, model, estimate = NO_ESTIMATE } = log.info;
     const used = usedTokens(undefined, log.length, estimate);
     log.end(terminal);
-    countTokens(metrics, { model: labelOf(model, llm), owner, used, terminal });
+    const route = findRoute(model, llm);
+    const cost = costUsed(terminal, used, route && llm.commonPrice(route));
+    countSpending(metrics, { model: route?.label ?? UNKNOWN_MODEL, owner, used, cost, terminal });
   };
 
   const endAsLost = (log: WritableLog) => {
@@ -91,11 +96,11 @@ function chargedBefore(estimate = NO_ESTIMATE): Reservation {
 /** Label of a model that is not configured here, and whose name a client may have chosen. */
 const UNKNOWN_MODEL = '_unknown';
 
-function labelOf(model: string, llm: Pick<Llm, 'route'>): string {
+function findRoute(model: string, llm: Pick<Llm, 'route'>): ModelRoute | undefined {
   try {
-    return llm.route(model).label;
+    return llm.route(model);
   } catch {
-    return UNKNOWN_MODEL;
+    return undefined;
   }
 }
 

@@ -1,7 +1,9 @@
 import t, { type Test } from 'tap';
 import { createCredentials } from '../../plugins/auth/revocation.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
-import type { GenerateOptions, LlmClient, Prompt } from '../../plugins/llm/client.ts';
+import type { ModelPrice } from '../../plugins/config/price-file.ts';
+import type { GenerateOptions, Prompt } from '../../plugins/llm/client.ts';
+import type { Llm } from '../../plugins/llm/index.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
 import { AdmissionControl } from '../../plugins/streams/admission.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
@@ -19,7 +21,7 @@ import { follow } from './replica-pair.ts';
 const GRACE_MS = 1_000;
 /** Mark of the credential of the question. */
 const MARK = 'mark';
-/** What the dead producer has charged. */
+/** Estimate that the dead producer has charged. */
 const ESTIMATE = { prompt: 10, total: 100 };
 /** Everything happens within a few turns. */
 const WAIT_MS = 5_000;
@@ -28,22 +30,31 @@ const LOST = { type: 'error', code: 'stream_lost', retryable: true, status: 502 
 const route = (onMidStreamFailure: string) =>
   ({ name: 'm', label: 'm', onMidStreamFailure, targets: [{}] }) as unknown as ModelRoute;
 
-/** Metrics of which a test reads the takeovers and the tokens. */
+/** Metrics of which a test reads the takeovers, the tokens and the cost. */
 function fakeMetrics() {
   const outcomes: string[] = [];
   const spent: Record<string, string | number>[] = [];
+  const costs: Record<string, string | number>[] = [];
   const ignored = { inc() {}, dec() {}, observe() {} };
   const takeovers = { inc: ({ outcome }: { outcome: string }) => outcomes.push(outcome) };
   const tokens = { inc: (labels: object, count: number) => spent.push({ ...labels, count }) };
+  const cost = { inc: (labels: object, usd: number) => costs.push({ ...labels, usd }) };
   const keyLabels = { labelOf: (owner: string) => `label of ${owner}` };
-  const known: Record<string, unknown> = { takeovers, tokens, keyLabels };
+  const known: Record<string, unknown> = { takeovers, tokens, cost, keyLabels };
   const metrics = new Proxy(known, { get: (own, name) => own[String(name)] ?? ignored }) as unknown as Metrics;
-  return { metrics, outcomes, spent };
+  return { metrics, outcomes, spent, costs };
 }
 
-function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
+interface SetUpOptions {
+  readonly maxGenerations?: number;
+  readonly isModelKnown?: boolean;
+  /** Price that all targets of the model have. */
+  readonly price?: ModelPrice;
+}
+
+function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: SetUpOptions = {}) {
   const clock = manualClock();
-  const { metrics, outcomes, spent } = fakeMetrics();
+  const { metrics, outcomes, spent, costs } = fakeMetrics();
   const store = new MemoryStore({
     clock,
     highWaterMark: 1e6,
@@ -66,6 +77,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
       if (!isModelKnown) throw new Error('unknown model');
       return route('continue');
     },
+    commonPrice: () => price,
     generate(
       _route: unknown,
       prompt: Prompt,
@@ -76,7 +88,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
       const { owner, partialAnswer } = options ?? {};
       calls.push({ prompt, owner, partialAnswer, signal, onPart: sink.onPart });
     },
-  } as unknown as LlmClient & { route(): ModelRoute };
+  } as unknown as Llm;
   const logger = { warn() {}, info() {}, error() {} } as never;
   const startGeneration = createGenerationStarter({
     clock,
@@ -102,7 +114,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true } = {}) {
   /** Changes the key, or removes it. */
   const reload = (keys: readonly Partial<typeof key>[]) =>
     credentials.prepare(keys.map((changes) => ({ ...key, ...changes }))).apply();
-  return { clock, admission, calls, outcomes, spent, takeOver, createFilled, reload };
+  return { clock, admission, calls, outcomes, spent, costs, takeOver, createFilled, reload };
 }
 
 const serialized = JSON.stringify(PROMPT);
@@ -190,6 +202,26 @@ t.test('an answer that a client has stopped is not continued, and its estimate i
     { kind: 'output', count: 90 },
   ]);
 });
+
+t.test(
+  'an answer that ends in place of its producer costs what its estimate does, if the model has one price',
+  async (t) => {
+    const price = { input: 2, output: 10 };
+    const end = async (options: SetUpOptions, isStopped: boolean) => {
+      const { takeOver, createFilled, costs } = setUp(t, options);
+      const log = await createFilled([text('one')]);
+      const reader = await follow(log);
+      takeOver(log, undefined, isStopped);
+      await until(() => reader.last !== undefined, 'the log ends', WAIT_MS);
+      return costs;
+    };
+    const expected = [{ key: 'label of o', model: 'm', basis: 'estimated', usd: (10 * 2 + 90 * 10) / 1e6 }];
+    t.same(await end({ price }, false), expected, 'lost');
+    t.same(await end({ price }, true), expected, 'stopped');
+    t.same(await end({}, false), [], 'no price');
+    t.same(await end({ price, isModelKnown: false }, false), [], 'a model that is not configured here');
+  },
+);
 
 t.test('a continued answer is counted by its provider; what the dead producer had is estimated', async (t) => {
   const { takeOver, createFilled, calls, spent } = setUp(t);
