@@ -60,6 +60,10 @@ const MEMORY_RETRY_MS = 2_000;
 /** `Retry-After` in milliseconds if the concurrent answers of an owner are at the limit. */
 const CONCURRENCY_RETRY_MS = 2_000;
 
+/** Requests beyond the limit in one minute that are refused immediately. Each further one waits a little longer. */
+const IMMEDIATE_REFUSALS = 10;
+const REFUSAL_DELAY_MS = { step: 10, max: 1_000 };
+
 const MESSAGES = {
   requests: 'Too many requests in this minute; retry later.',
   tokens: 'Too many tokens in this minute; retry later.',
@@ -78,7 +82,7 @@ function shareOf(owner: string): string | undefined {
 /** Adds `fastify.limits`: requests per minute, tokens per minute and concurrent generations, by owner. */
 export default fp<LimitsOptions>(
   async (fastify, { expectedReplicas, ...bounds }) => {
-    const { cluster, metrics } = fastify;
+    const { clock, cluster, metrics } = fastify;
     const prompts = new Budget(bounds.prompts);
     const readers = new Budget(bounds.readers);
     const onDegraded = () => metrics.limiterDegraded.inc();
@@ -89,6 +93,26 @@ export default fp<LimitsOptions>(
     const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => {
       metrics.refusals.inc({ reason: `limit_${kind}` });
       return fastify.apiError({ status: 429, code: 'rate_limited', message: MESSAGES[kind], retryAfterMs });
+    };
+
+    const delayed = new Set<() => void>();
+    fastify.addHook('onClose', async () => {
+      for (const end of delayed) end();
+    });
+    /** A client that repeats refused requests as fast as it can would take the core from all others. */
+    const delayRefusal = async (excess: number) => {
+      const { step, max } = REFUSAL_DELAY_MS;
+      const ms = Math.min(max, (excess - IMMEDIATE_REFUSALS) * step);
+      if (ms <= 0) return;
+      await new Promise<void>((resolve) => {
+        const cancel = clock.after(ms, () => end());
+        const end = () => {
+          cancel();
+          delayed.delete(end);
+          resolve();
+        };
+        delayed.add(end);
+      });
     };
 
     /** @throws the refusal of a budget, if it refused */
@@ -114,11 +138,13 @@ export default fp<LimitsOptions>(
 
       async countRequest({ owner, payer = owner, requestsPerMinute }, reply) {
         if (requestsPerMinute === undefined) return;
-        const { passed, remaining, msBeforeNext } = await requestLimiter.count(payer, requestsPerMinute);
+        const { passed, remaining, excess, msBeforeNext } = await requestLimiter.count(payer, requestsPerMinute);
         reply.header('ratelimit-limit', requestsPerMinute);
         reply.header('ratelimit-remaining', remaining);
         reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
-        if (!passed) throw limited('requests', msBeforeNext);
+        if (passed) return;
+        await delayRefusal(excess);
+        throw limited('requests', msBeforeNext);
       },
 
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
@@ -154,5 +180,5 @@ export default fp<LimitsOptions>(
     };
     fastify.decorate('limits', limits);
   },
-  { name: 'limits', dependencies: ['metrics', 'errors', 'redis'] },
+  { name: 'limits', dependencies: ['clock', 'metrics', 'errors', 'redis'] },
 );

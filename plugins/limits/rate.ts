@@ -15,6 +15,8 @@ export interface RateResult {
   readonly passed: boolean;
   /** Requests that are left in the window. */
   readonly remaining: number;
+  /** Requests in the window beyond the limit, this one included. */
+  readonly excess: number;
   /** Milliseconds until the window ends. */
   readonly msBeforeNext: number;
 }
@@ -62,5 +64,6 @@ export function createRateLimiter({ cluster, expectedReplicas, onDegraded }: Rat
 }
 
 function compare({ count, msBeforeNext }: WindowCount, limit: number): RateResult {
-  return { passed: count <= limit, remaining: Math.max(0, limit - count), msBeforeNext };
+  const remaining = Math.max(0, limit - count);
+  return { passed: count <= limit, remaining, excess: Math.max(0, count - limit), msBeforeNext };
 }

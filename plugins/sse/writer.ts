@@ -18,9 +18,15 @@ const HEARTBEAT: EventMessage = { comment: ' hb' };
 const PIECES_PER_HIGH_WATER_MARK = 4;
 const MIN_PIECE_UNITS = 1_024;
 
+/** Units of an item from which the next one is written in another turn of the event loop. */
+const LONG_ITEM_UNITS = 4_096;
+
 /**
  * Writes the events of a feed to one response: one `write` per item, several for a long text. It asks for the next item only
  * when the socket accepts more. Never throws.
+ *
+ * A backlog takes a turn of the event loop for each item. The system accepts megabytes for a client that reads fast, and
+ * a socket reports each write as done before the event loop goes on: other responses would wait for all of it.
  */
 export class SseWriter<T> {
   /** Number of events and comments written. */
@@ -73,17 +79,20 @@ export class SseWriter<T> {
     if (!this.#isEnded) this.#feed?.next().then(this.#onItem, this.#onError);
   };
 
+  readonly #pullNextTurn = (): void => void setImmediate(this.#pull);
+
   readonly #onItem = (item: T): void => {
     if (this.#isEnded) return;
     try {
       const feed = this.#feed as EventFeed<T>;
-      const keepsUp = this.#write(feed.encode(item));
+      const { keepsUp, isLong } = this.#write(feed.encode(item));
       if (this.#lastItem > 0) this.#options.intervals.observe(this.#lastWrite - this.#lastItem);
       this.#lastItem = keepsUp ? this.#lastWrite : 0;
       if (this.#pieces) this.#writePieces();
       else if (feed.isLast(item)) this.#end();
-      else if (keepsUp) this.#pull();
-      else this.#raw.once('drain', this.#pull);
+      else if (!keepsUp) this.#raw.once('drain', isLong ? this.#pullNextTurn : this.#pull);
+      else if (isLong) this.#pullNextTurn();
+      else this.#pull();
     } catch (error) {
       this.#onError(error);
     }
@@ -108,10 +117,10 @@ export class SseWriter<T> {
       }
       this.#raw.write(value);
     }
-    this.#raw.once('drain', this.#writePieces);
+    this.#raw.once('drain', () => setImmediate(this.#writePieces));
   };
 
-  #write(events: readonly OutgoingEvent[]): boolean {
+  #write(events: readonly OutgoingEvent[]): { keepsUp: boolean; isLong: boolean } {
     let text = '';
     for (const event of events) {
       if ('before' in event) this.#pieces = longTextPieces(event, this.#pieceUnits());
@@ -119,7 +128,7 @@ export class SseWriter<T> {
     }
     this.count += events.length;
     this.#lastWrite = this.#options.clock.now();
-    return text === '' || this.#raw.write(text);
+    return { keepsUp: text === '' || this.#raw.write(text), isLong: text.length >= LONG_ITEM_UNITS };
   }
 
   #pieceUnits(): number {

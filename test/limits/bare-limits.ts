@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
-import clock from '../../plugins/clock.ts';
+import clock, { type Clock } from '../../plugins/clock.ts';
 import errors from '../../plugins/http/errors.ts';
 import limits from '../../plugins/limits/index.ts';
 import type { Prompt } from '../../plugins/llm/client.ts';
@@ -24,12 +24,13 @@ export interface BareLimits {
 export interface BareLimitsOptions {
   readonly redis?: { readonly url: string; readonly prefix: string };
   readonly expectedReplicas?: number;
+  readonly time?: Clock;
 }
 
 export async function bareLimits(t: Test, options: BareLimitsOptions = {}): Promise<BareLimits> {
-  const { redis, expectedReplicas = 1 } = options;
+  const { redis, expectedReplicas = 1, time } = options;
   const app = Fastify();
-  await app.register(clock);
+  await app.register(clock, { clock: time });
   await app.register(metrics, { hasRedis: redis !== undefined });
   await app.register(errors);
   await app.register(redisPlugin, { redis: redis && { ...redis, required: false } });

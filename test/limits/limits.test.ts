@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
 import t from 'tap';
@@ -5,6 +6,8 @@ import type { Identity } from '../../plugins/auth/identity.ts';
 import limitsScope from '../../plugins/limits/scope.ts';
 import type { Prompt } from '../../plugins/llm/client.ts';
 import type { Usage } from '../../providers/types.ts';
+import { until } from '../helper.ts';
+import { manualClock } from '../manual-clock.ts';
 import { manualDate } from '../manual-date.ts';
 import { metricValue } from '../metric-value.ts';
 import { bareLimits, refusal } from './bare-limits.ts';
@@ -39,6 +42,44 @@ t.test('maxConcurrent bounds the generations of each owner, and a settled one fr
   if (first?.status === 'fulfilled') first.value.settle(undefined, 0);
   await reserve(owner);
   t.match(await refusal(reserve(owner)), { statusCode: 429 }, 'after one end, one more is accepted and not two');
+});
+
+t.test('a client that goes on beyond its limit waits longer and longer for the refusal', async (t) => {
+  const time = manualClock();
+  const { app, request } = await bareLimits(t, { time });
+  const owner: Identity = { owner: 'a', requestsPerMinute: 1 };
+  await request(owner);
+  for (let i = 0; i < 10; i++) t.equal((await request(owner)).status, 429, 'ten refusals are immediate');
+  /** Milliseconds that the next refusal waits. */
+  const wait = async () => {
+    let isOver = false;
+    const answer = request(owner).then(() => {
+      isOver = true;
+    });
+    await until(() => time.pending === 1, 'the refusal waits');
+    let ms = 0;
+    for (; !isOver && ms < 2_000; ms += 10) {
+      time.advance(10);
+      for (let i = 0; i < 5 && !isOver; i++) await turn();
+    }
+    await answer;
+    t.equal(time.pending, 0, 'no timer is left');
+    return ms;
+  };
+  t.same([await wait(), await wait(), await wait()], [10, 20, 30]);
+  for (let i = 0; i < 100; i++) {
+    const answer = request(owner);
+    await until(() => time.pending === 1, 'the refusal waits');
+    time.advance(1_000);
+    await answer;
+  }
+  t.equal(await wait(), 1_000, 'and a second at most');
+  t.equal((await request({ owner: 'b', requestsPerMinute: 1 })).status, 200, 'another owner does not wait');
+  const answer = request(owner);
+  await until(() => time.pending === 1, 'the refusal waits');
+  const closing = app.close();
+  await until(() => time.pending === 0, 'a service that closes does not wait');
+  await Promise.all([answer, closing]);
 });
 
 t.test('a question that is refused for its tokens leaves the slots and the tokens as they were', async (t) => {

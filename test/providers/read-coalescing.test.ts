@@ -107,6 +107,18 @@ for (const [name, connect] of Object.entries({ plain, secure })) {
   });
 }
 
+t.test('the first reads after a request do not wait for an interval', async (t) => {
+  const { socket, intervals, send, endInterval } = await plain(t);
+  for (const request of ['one', 'two']) {
+    socket.write(request);
+    for (const part of ['headers ', 'opening ', 'ping ', 'token ']) await send(`${request} ${part}`);
+    t.equal(intervals.length, 0, `${request}: four reads in no time`);
+    await send(`${request} fifth `);
+    t.equal(intervals.length, 1, `${request}: the next one begins an interval`);
+    endInterval();
+  }
+});
+
 t.test('bytes that arrive more slowly than the read interval are read immediately', async (t) => {
   const { intervals, send, advance } = await plain(t);
   for (const word of ['a', 'b', 'c', 'd']) {
@@ -135,7 +147,7 @@ t.test('a new request on the connection ends the interval', async (t) => {
   socket.write('the next question');
   await send('the next answer');
   t.equal(intervals.length, 1, 'the first bytes of the new response are read immediately');
-  await send(' goes on');
+  for (const part of [' goes', ' on', ' and', ' on']) await send(part);
   t.equal(intervals.length, 2);
   endInterval();
   await send(' and on');

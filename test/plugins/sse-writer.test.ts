@@ -1,0 +1,94 @@
+import { EventEmitter } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import { setImmediate as turn } from 'node:timers/promises';
+import t from 'tap';
+import { systemClock } from '../../plugins/clock.ts';
+import type { OutgoingEvent } from '../../plugins/sse/api.ts';
+import { SseWriter } from '../../plugins/sse/writer.ts';
+
+/** The writer of one response whose client reads faster than the service writes. */
+
+/** A response that accepts everything at once, as a socket with much room does: `drain` follows without a turn. */
+class EagerResponse extends EventEmitter {
+  writes = 0;
+  isEnded = false;
+  destroyed = false;
+  writableNeedDrain = false;
+  readonly writableHighWaterMark = 16_384;
+  readonly #needsDrain: boolean;
+
+  constructor(needsDrain: boolean) {
+    super();
+    this.#needsDrain = needsDrain;
+  }
+
+  write(): boolean {
+    this.writes += 1;
+    if (!this.#needsDrain) return true;
+    this.writableNeedDrain = true;
+    process.nextTick(() => {
+      this.writableNeedDrain = false;
+      this.emit('drain');
+    });
+    return false;
+  }
+
+  flushHeaders(): void {}
+
+  end(): void {
+    this.isEnded = true;
+  }
+}
+
+const ITEMS = 20;
+
+/** Writes 20 items, and returns the response before the event loop has turned. */
+function writeItems(eventOf: (item: number) => OutgoingEvent, needsDrain: boolean): EagerResponse {
+  const response = new EagerResponse(needsDrain);
+  let last = 0;
+  const feed = {
+    next: async () => ++last,
+    close() {},
+    encode: (item: number) => [eventOf(item)],
+    isLast: (item: number) => item === ITEMS,
+  };
+  const options = { clock: systemClock, log: { error: t.fail } as never, intervals: { observe() {} } };
+  new SseWriter(response as unknown as ServerResponse, feed, options).start([]);
+  return response;
+}
+
+const data = (length: number): OutgoingEvent => ({ data: 'x'.repeat(length) });
+const longText = (length: number): OutgoingEvent => ({
+  id: '1',
+  before: '{"a":',
+  text: 'x'.repeat(length),
+  after: '}',
+});
+
+for (const needsDrain of [false, true]) {
+  const how = needsDrain ? 'the socket drains at once' : 'the socket has room';
+  t.test(`a backlog takes a turn of the event loop for each item: ${how}`, async (t) => {
+    const response = writeItems(() => data(4_096), needsDrain);
+    for (let turns = 0; !response.isEnded; turns += 1) {
+      t.ok(response.writes <= turns + 1, `${response.writes} writes after ${turns} turns`);
+      await turn();
+    }
+    t.equal(response.writes, ITEMS);
+  });
+}
+
+t.test('short items do not wait for a turn', async (t) => {
+  const response = writeItems(() => data(100), false);
+  await turn();
+  t.equal(response.writes, ITEMS);
+  t.equal(response.isEnded, true);
+});
+
+t.test('a long text takes a turn for each time that the socket is full', async (t) => {
+  const response = writeItems((item) => (item === 1 ? longText(40_960) : data(1)), true);
+  for (let turns = 0; !response.isEnded; turns += 1) {
+    t.ok(response.writes <= turns + 1, `${response.writes} writes after ${turns} turns`);
+    await turn();
+  }
+  t.equal(response.writes, 12, 'ten pieces, and what is around them');
+});
