@@ -20,17 +20,19 @@ export interface LineLimitOptions {
 
 const MINUTE_MS = 60_000;
 
-/** A minute begins with the first line. Holds at most `total` sources: those that have a line in this minute. */
+/**
+ * A minute begins with its first line. Holds at most `total` sources: those that have a line in this minute. A timer runs
+ * only while there are suppressed lines to report.
+ */
 export function createLineLimit({ clock, perSource, total, onSuppressed }: LineLimitOptions): LineLimit {
   const lines = new Map<string, number>();
+  let endsAt = Number.NEGATIVE_INFINITY;
   let written = 0;
   let suppressed = 0;
   let cancelTimer: (() => void) | undefined;
 
-  const endMinute = () => {
+  const report = () => {
     const count = suppressed;
-    lines.clear();
-    written = 0;
     suppressed = 0;
     cancelTimer?.();
     cancelTimer = undefined;
@@ -39,16 +41,23 @@ export function createLineLimit({ clock, perSource, total, onSuppressed }: LineL
 
   return {
     pass(source) {
-      cancelTimer ??= clock.after(MINUTE_MS, endMinute);
+      const now = clock.now();
+      if (now >= endsAt) {
+        report();
+        lines.clear();
+        written = 0;
+        endsAt = now + MINUTE_MS;
+      }
       const ofSource = lines.get(source) ?? 0;
       if (ofSource >= perSource || written >= total) {
         suppressed += 1;
+        cancelTimer ??= clock.after(endsAt - now, report);
         return false;
       }
       lines.set(source, ofSource + 1);
       written += 1;
       return true;
     },
-    close: endMinute,
+    close: report,
   };
 }

@@ -8,7 +8,7 @@ declare module 'fastify' {
     readonly addressLimit: AddressLimit;
   }
   interface FastifyContextConfig {
-    /** True for a route that a platform probes: its requests do not count against the limit of their address. */
+    /** True for a route that platforms and monitoring call: its requests do not count against the limit of their address. */
     isProbe?: boolean;
   }
 }

@@ -15,14 +15,15 @@ const metrics: FastifyPluginAsync = async (fastify) => {
     {
       exposeHeadRoute: true,
       logLevel: 'silent',
-      config: { isEssential: true },
+      // Not limited by address: during an attack, operators need the metrics most.
+      config: { isEssential: true, isProbe: true },
       schema: {
         tags: ['Operation'],
         summary: 'Get metrics in the text format of Prometheus',
         security: PUBLIC,
         response: {
           200: { description: 'All metrics', content: { 'text/plain': { schema: { type: 'string' } } } },
-          ...errorResponses(429),
+          ...errorResponses(),
         },
       },
     },

@@ -48,7 +48,7 @@ const run = fc
 interface Running {
   readonly reservation: Reservation;
   readonly estimate: number;
-  /** Where the estimate stands: Redis, or nowhere if Redis has lost it, or in the share of the replica. */
+  /** Holder of the estimate: Redis, nobody if Redis has lost it, or the share of the replica. */
   readonly charged: 'redis' | 'lost' | 'share';
 }
 
