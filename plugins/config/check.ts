@@ -26,6 +26,8 @@ export function findCrossReferenceProblems(config: Config): string[] {
       problems.push(
         `providers.${name}.baseUrl: is a link-local or metadata address; set allowPrivate: true if it is meant`,
       );
+    const apiPath = apiPathOf(provider.baseUrl);
+    if (apiPath) problems.push(`providers.${name}.baseUrl: must end before the path of the API; leave out ${apiPath}`);
     if (provider.proxy && !isProxyUrl(provider.proxy)) problems.push(`providers.${name}.proxy: ${NO_PROXY_URL}`);
     const type = PROVIDER_TYPES[provider.type];
     if (!type?.embedded && type?.baseUrl === undefined && !provider.baseUrl)
@@ -88,6 +90,24 @@ function emptyPrices(path: string, { price, targets }: Config['models'][number])
   );
 }
 
+/** Paths that adapters append. Addresses are often copied with them. */
+const API_PATHS = ['/chat/completions', '/completions', '/responses', '/messages', '/api/chat'];
+
+/** Returns the path of an API at the end of a base URL; undefined if there is none. */
+function apiPathOf(url: string | undefined): string | undefined {
+  if (url === undefined || !URL.canParse(url)) return undefined;
+  const { pathname } = new URL(url);
+  const path = pathname.endsWith('/') ? pathname.slice(0, -1) : pathname;
+  return API_PATHS.find((one) => path.endsWith(one));
+}
+
+/** Returns true for a date that exists. JavaScript takes the 31st of February for a day in March. */
+function isDate(text: string): boolean {
+  const day = text.slice(0, 10);
+  const midnight = Date.parse(`${day}T00:00:00Z`);
+  return !Number.isNaN(Date.parse(text)) && !Number.isNaN(midnight) && new Date(midnight).toISOString().startsWith(day);
+}
+
 function isForbiddenUrl(url: string | undefined): boolean {
   return url !== undefined && URL.canParse(url) && isForbiddenHost(new URL(url).hostname);
 }
@@ -120,8 +140,8 @@ function findAuthProblems(config: Config): string[] {
       if (seen.has(mark)) problems.push(`keys.${i}: duplicate ${mark.split(' ')[0]}`);
       seen.add(mark);
     }
-    if (expiresAt !== undefined && Number.isNaN(Date.parse(expiresAt)))
-      problems.push(`keys.${i}.expiresAt: must be a date`);
+    if (expiresAt !== undefined && !isDate(expiresAt))
+      problems.push(`keys.${i}.expiresAt: must be a date that exists, such as 2027-01-31 or 2027-01-31T12:00:00Z`);
   });
   if (jwt === undefined) return problems;
   if ((jwt.jwksUrl === undefined) === (jwt.secret === undefined)) problems.push('jwt: set either jwksUrl or secret');

@@ -179,7 +179,7 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
   });
 
   t.test('a replica grants its share while Redis is out of memory', async (t) => {
-    const { redis, a } = await startReplicas(t);
+    const { redis, a, b } = await startReplicas(t);
     await redis.client.config('SET', 'maxmemory', 1);
     const owner: Identity = { owner: 'a', tokensPerMinute: 500 };
     t.equal(await a.fits(owner, 250), true, 'half of the tokens');
@@ -188,6 +188,10 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     t.equal((await a.request({ owner: 'a', requestsPerMinute: 2 })).headers['ratelimit-remaining'], '0');
     await a.reserve({ owner: 'b', maxConcurrent: 2 });
     t.equal(await a.fits({ owner: 'b', maxConcurrent: 2 }), false, 'half of the slots');
+    await a.reserve({ owner: 'c', maxConcurrent: 2 });
+    await redis.client.config('SET', 'maxmemory', 0);
+    const isTaken = async () => !(await b.fits({ owner: 'c', maxConcurrent: 1 }));
+    await until(isTaken, 'the slot that was granted alone counts on the other replica');
   });
 
   t.test('tokens that Redis was charged with are not given back to the share of a replica', async (t) => {

@@ -65,6 +65,13 @@ t.test('problems name the variable', async (t) => {
   );
   const metadata = { OPENAI_API_KEY: 'k', OPENAI_BASE_URL: 'http://169.254.169.254/', DEFAULT_MODEL: 'openai/m' };
   t.match(problemsOf(metadata), /^providers\.openai\.baseUrl: is a link-local/);
+  for (const path of ['/chat/completions', '/completions', '/responses', '/messages', '/api/chat']) {
+    for (const end of ['', '/']) {
+      const url = `http://127.0.0.1:4000/v1${path}${end}`;
+      const found = problemsOf({ OPENAI_API_KEY: 'k', OPENAI_BASE_URL: url, DEFAULT_MODEL: 'openai/m' });
+      t.equal(found, `providers.openai.baseUrl: must end before the path of the API; leave out ${path}`, url);
+    }
+  }
 });
 
 t.test('a base URL without a path gets the path of the official SDKs', async (t) => {

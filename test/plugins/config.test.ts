@@ -219,7 +219,13 @@ t.test('base URLs of cloud metadata addresses need allowPrivate', async (t) => {
 t.test('invalid keys and invalid JWT settings are reported', async (t) => {
   const problemsOf = (yaml: string) => problems({ CONFIG_FILE: writeConfig(t, yaml) });
   const hash = 'a'.repeat(64);
-  t.same(problemsOf(`keys: [{ name: a, sha256: ${hash}, expiresAt: 2030-01-01 }]`), []);
+  const expiring = (expiresAt: string) => problemsOf(`keys: [{ name: a, sha256: ${hash}, expiresAt: "${expiresAt}" }]`);
+  for (const date of ['2030-01-01', '2028-02-29', '2030-01-01T12:00:00Z', '2030-12-31T23:59:59+02:00', '2020-01-01']) {
+    t.same(expiring(date), [], date);
+  }
+  for (const date of ['2027-02-31', '2027-02-29', '2027-13-01', '2027-04-31T12:00:00Z', '2027-01-01T25:00:00Z']) {
+    t.match(expiring(date), [/^keys\.0\.expiresAt: must be a date that exists, such as /], date);
+  }
   t.match(problemsOf(`keys: [{ name: a, sha256: ${hash} }, { name: a, sha256: ${'b'.repeat(64)} }]`), [
     /keys\.1: duplicate name/,
   ]);
