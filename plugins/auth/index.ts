@@ -217,7 +217,8 @@ function guesserOf(owner: string): Identity {
   return { owner, requestsPerMinute: GUESSES_PER_MINUTE };
 }
 
-/** Returns true if the request has a resume point. An empty id does not count, as in `parseLastEventId`. */
+/** Returns true if the request has a resume point. An empty id, or several in the query, do not count. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
-  return Boolean(headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId);
+  const { lastEventId } = query as { lastEventId?: unknown };
+  return Boolean(headers['last-event-id']) || (typeof lastEventId === 'string' && lastEventId !== '');
 }

@@ -105,6 +105,7 @@ t.test('an ask ticket starts a question for at most a minute, then it can only r
     ['lastEventId', '&lastEventId=x.1', {}, 200],
     ['an empty Last-Event-ID', '', { 'last-event-id': '' }, 401],
     ['an empty lastEventId', '&lastEventId=', {}, 401],
+    ['two lastEventId', '&lastEventId=x.1&lastEventId=x.2', {}, 401],
   ] as const) {
     const answer = await ask(service, ticket, query, headers);
     t.equal(answer.status, status, `an expired ticket with ${name}`);
