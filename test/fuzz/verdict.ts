@@ -2,6 +2,7 @@ import type { Operation } from '../openapi-document.ts';
 import type { Draft } from './requests.ts';
 import type { FuzzService, Outcome } from './service.ts';
 import type { Schema } from './values.ts';
+import { DUPLICATE_RESUME_POINT } from './wire-faults.ts';
 
 /** Judges the response to a fuzzed request. */
 
@@ -80,14 +81,17 @@ export function findFaults(service: FuzzService, draft: Draft, outcome: Outcome,
 
 /** Returns true if an operation accepts the credentials of a request. */
 export function isAccepted(
-  { credentials, operation, stream, query, headers }: Draft,
+  { credentials, operation, stream, query, headers, wrong }: Draft,
   { security = [] }: Operation,
 ): boolean {
   if (security.length === 0 || credentials === 'key' || credentials === 'spent key') return true;
   if (!security.some((scheme) => 'ticket' in scheme)) return false;
   const asks = operation === 'get /ask/stream';
   if (credentials === 'ticket') return asks;
-  if (credentials === 'expired ticket') return asks && Boolean(headers['last-event-id'] || query.lastEventId);
+  if (credentials === 'expired ticket') {
+    const inQuery = wrong?.name === DUPLICATE_RESUME_POINT ? undefined : query.lastEventId;
+    return asks && Boolean(headers['last-event-id'] || inQuery);
+  }
   return credentials === 'read ticket' && !asks && stream !== 'unknown' && stream !== 'odd';
 }
 

@@ -24,6 +24,9 @@ export interface WireFault {
   apply(wire: Wire): void;
 }
 
+/** Name of the fault after which the query has no resume point. */
+export const DUPLICATE_RESUME_POINT = 'a duplicate parameter';
+
 type Options = Partial<Pick<WireFault, 'isUnauthenticated' | 'isUnrouted' | 'isIgnoredByResume' | 'suits'>>;
 
 const fault = (name: string, status: number, apply: (wire: Wire) => void, options: Options = {}): WireFault => ({
@@ -122,7 +125,7 @@ export const WIRE_FAULTS: readonly WireFault[] = [
   fault('two idempotency keys', 400, header('idempotency-key', ['a', 'b']), at(KEYED)),
   fault('an unknown parameter', 400, (wire) => addParameter(wire, 'api_base=x'), at(CLOSED_QUERIES)),
   fault('__proto__ as parameter', 400, (wire) => addParameter(wire, '__proto__=x'), at(CLOSED_QUERIES)),
-  fault('a duplicate parameter', 400, (wire) => addParameter(wire, 'lastEventId=&lastEventId='), at(CLOSED_QUERIES)),
+  fault(DUPLICATE_RESUME_POINT, 400, (wire) => addParameter(wire, 'lastEventId=&lastEventId='), at(CLOSED_QUERIES)),
   fault('no question', 400, url('$1question=', /([?&])question=[^&]*/), at(['get /ask/stream'])),
   fault('an element of a page', 403, header('sec-fetch-site', 'cross-site'), {
     ...at(['get /ask/stream']),
