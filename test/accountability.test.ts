@@ -88,6 +88,9 @@ t.test('no key can have a name that the label uses for others', async (t) => {
   const { labelOf } = app.metrics.keyLabels;
   const words = [undefined, 'anybody', 'jwt:hash', 'key:not-configured', 'x'].map((owner) => labelOf(owner));
   t.same(words, ['_none', '_anonymous', '_token', '_unknown', '_unknown']);
+  app.metrics.keyLabels.configure(['web']);
+  const visitors = ['key:web#hash', 'key:other#hash', 'jwt:hash#hash'].map((owner) => labelOf(owner));
+  t.same(visitors, ['web', '_unknown', '_token'], 'a visitor has the label of its key');
   for (const name of words) {
     const CONFIG_FILE = writeConfig(t, `keys: [{ name: ${name}, sha256: ${sha256('x')} }]`);
     t.throws(() => loadConfig({ CONFIG_FILE }), { message: /keys\.0\.name/ }, name);

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Config } from '../config/index.ts';
 import type { Identity } from './identity.ts';
+import { ownerOfKey } from './owner.ts';
 import type { Credential, CredentialSettings, PreparedCredentials } from './revocation.ts';
 
 export interface ApiKeys {
@@ -12,19 +13,8 @@ export interface ApiKeys {
   findByMark(mark: string | undefined): Credential | undefined;
 }
 
-const OWNER_PREFIX = 'key:';
 /** Length of a mark in hexadecimal digits. It tells two keys apart and reveals nothing useful about the key. */
 const MARK_LENGTH = 12;
-
-/** Returns the owner that a key of this name is. */
-export function ownerOfKey(name: string): string {
-  return `${OWNER_PREFIX}${name}`;
-}
-
-/** Returns the name of the key that an owner is; undefined for any other owner. */
-export function keyNameOf(owner: string): string | undefined {
-  return owner.startsWith(OWNER_PREFIX) ? owner.slice(OWNER_PREFIX.length) : undefined;
-}
 
 /** Returns the SHA-256 of a key in hexadecimal, as the configuration holds it. */
 export function hashKey(key: string): string {

@@ -1,6 +1,7 @@
 import type { Config } from '../config/index.ts';
-import { hashKey, ownerOfKey } from './api-keys.ts';
+import { hashKey } from './api-keys.ts';
 import type { Identity } from './identity.ts';
+import { ownerOfKey } from './owner.ts';
 
 /** Reason for which credentials are refused. For operators alone: callers get the same answer for every reason. */
 export type RefusalReason =

@@ -1,6 +1,6 @@
 import type { Counter } from 'prom-client';
-import { keyNameOf } from '../auth/api-keys.ts';
 import { ANONYMOUS } from '../auth/identity.ts';
+import { keyNameOf } from '../auth/owner.ts';
 
 /** Values of the label `key` beside the names of keys, which begin with a letter or a digit. */
 const WORDS = {
