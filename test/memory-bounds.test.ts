@@ -2,7 +2,7 @@ import { request as httpRequest } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { duplicateKey, isTooComplex, textLength } from '../plugins/http/json-keys.ts';
-import { BodyClaim, Budget } from '../plugins/limits/budget.ts';
+import { BodyClaim, Budget, sharesOf } from '../plugins/limits/budget.ts';
 import { bearer, bellaAt, serve, sha256, until, writeConfig } from './helper.ts';
 import { metricValue } from './metric-value.ts';
 import { open } from './sse-client.ts';
@@ -139,20 +139,40 @@ t.test('readers are bounded for each stream, for each owner and over all', async
 });
 
 t.test('a budget is even after any order of claims', async (t) => {
-  const budget = new Budget({ total: 100, perOwner: 60 });
-  t.equal(budget.take('a', 1_000), 'taken', 'an owner that holds nothing may take any amount');
-  t.equal(budget.take('b', 1), 'total');
-  budget.give('a', 1_000);
-  const claim = new BodyClaim(budget, 'a');
+  const budget = new Budget(100);
+  const shares = (owner: string) => sharesOf({ owner }, { total: 100, perOwner: 60 });
+  t.equal(budget.take(shares('a'), 1_000), 'taken', 'an owner that holds nothing may take any amount');
+  t.equal(budget.take(shares('b'), 1), 'total');
+  budget.give(shares('a'), 1_000);
+  const claim = new BodyClaim(budget, shares('a'));
   t.equal(claim.grow(40), 'taken');
   t.equal(claim.grow(21), 'owner');
-  t.equal(new BodyClaim(budget, undefined).grow(61), 'total');
+  t.equal(new BodyClaim(budget, []).grow(61), 'total');
   const [first, second] = [claim.hold(), claim.hold()];
   first();
   first();
   t.equal(budget.used, 40, 'one holder is left');
   second();
   t.equal(budget.used, 0);
+});
+
+t.test('a visitor may hold a quarter of what its key may, and all visitors together what the key may', async (t) => {
+  const budget = new Budget(1_000);
+  const bounds = { total: 1_000, perOwner: 100 };
+  const shares = (visitor: string) => sharesOf({ owner: `key:a#${visitor}`, holder: { owner: 'key:a' } }, bounds);
+  const key = sharesOf({ owner: 'key:a' }, bounds);
+  t.equal(budget.take(shares('x'), 25), 'taken');
+  t.equal(budget.take(shares('x'), 1), 'owner', 'its quarter is in use');
+  t.equal(budget.used, 25, 'what is refused is not held');
+  for (const visitor of ['y', 'z']) t.equal(budget.take(shares(visitor), 25), 'taken');
+  t.equal(budget.take(key, 25), 'taken', 'the key itself has its whole share');
+  t.equal(budget.take(shares('w'), 1), 'owner', 'the share of the key is in use');
+  budget.give(shares('x'), 25);
+  t.equal(budget.take(shares('w'), 25), 'taken', 'what a visitor gives back is free for others of its key');
+  t.equal(budget.take(shares('x'), 1), 'owner');
+  for (const owner of [key, shares('w'), shares('y'), shares('z')]) budget.give(owner, 25);
+  t.equal(budget.used, 0);
+  t.equal(budget.take(shares('x'), 1_000), 'taken', 'one that holds nothing may take any amount');
 });
 
 t.test('JSON is bounded in its members and in its text', async (t) => {

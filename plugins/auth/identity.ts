@@ -7,6 +7,8 @@ export interface Quota {
   readonly requestsPerMinute?: number | undefined;
   /** Input and output tokens per minute. */
   readonly tokensPerMinute?: number | undefined;
+  /** Input and output tokens per day. */
+  readonly tokensPerDay?: number | undefined;
   /** Generations that may run at the same time. */
   readonly maxConcurrent?: number | undefined;
 }
@@ -16,6 +18,8 @@ export interface Identity extends Quota {
   readonly owner: string;
   /** Public names of the models that the caller may use; absent for all. */
   readonly models?: readonly string[] | undefined;
+  /** The key or subject whose limits a visitor uses up as well. */
+  readonly holder?: Identity | undefined;
   /** Owner of the limits that the caller uses up, if it is not `owner`. */
   readonly payer?: string | undefined;
   /** Identity by the claims of the token alone, if defaults were added. Tickets carry it, to get the defaults of their use. */

@@ -99,9 +99,9 @@ const MAX_COUNT = 1_000_000_000;
  * e-mail address.
  */
 function identityOf(payload: JWTPayload): Identity | undefined {
-  const { iss, sub, exp = 0, models, requestsPerMinute, tokensPerMinute, maxConcurrent } = payload;
+  const { iss, sub, exp = 0, models, requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent } = payload;
   if (!isListOfNames(models)) return undefined;
-  const counts = { requestsPerMinute, tokensPerMinute, maxConcurrent };
+  const counts = { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent };
   if (!Object.values(counts).every(isCount)) return undefined;
   const subject = createHash('sha256')
     .update(JSON.stringify([iss, sub]))

@@ -11,6 +11,9 @@ const limits = (absent: string) => ({
   tokensPerMinute: Type.Optional(
     Type.Integer({ ...COUNT_BOUNDS, description: `Input and output tokens per minute; ${absent}` }),
   ),
+  tokensPerDay: Type.Optional(
+    Type.Integer({ ...COUNT_BOUNDS, description: `Input and output tokens in 24 hours; ${absent}` }),
+  ),
   maxConcurrent: Type.Optional(
     Type.Integer({ ...COUNT_BOUNDS, description: `Answers that may run at the same time; ${absent}` }),
   ),

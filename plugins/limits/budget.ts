@@ -1,5 +1,13 @@
+import { ANONYMOUS, type Identity } from '../auth/identity.ts';
+
 /** Outcome of taking from a budget: `total` and `owner` name the bound that was reached. */
 export type Taken = 'taken' | 'total' | 'owner';
+
+/** What one owner holds of a budget, and the most that it may hold. */
+export interface Share {
+  readonly owner: string;
+  readonly bound: number;
+}
 
 export interface BudgetBounds {
   readonly total: number;
@@ -12,53 +20,68 @@ export interface BudgetBounds {
  * that a bound below the largest single amount refuses nobody for ever.
  */
 export class Budget {
-  readonly #bounds: BudgetBounds;
+  readonly #total: number;
   readonly #byOwner = new Map<string, number>();
   #used = 0;
 
-  constructor(bounds: BudgetBounds) {
-    this.#bounds = bounds;
+  /** @param total bound of all owners together */
+  constructor(total: number) {
+    this.#total = total;
   }
 
   get used(): number {
     return this.#used;
   }
 
-  /** @param owner undefined for a caller without a share of its own */
-  take(owner: string | undefined, amount: number): Taken {
-    if (this.#used > 0 && this.#used + amount > this.#bounds.total) return 'total';
-    if (owner !== undefined) {
+  /** @param shares of the caller; none for one that is not told apart */
+  take(shares: readonly Share[], amount: number): Taken {
+    if (this.#used > 0 && this.#used + amount > this.#total) return 'total';
+    for (const { owner, bound } of shares) {
       const used = this.#byOwner.get(owner) ?? 0;
-      if (used > 0 && used + amount > this.#bounds.perOwner) return 'owner';
-      this.#byOwner.set(owner, used + amount);
+      if (used > 0 && used + amount > bound) return 'owner';
     }
+    for (const { owner } of shares) this.#byOwner.set(owner, (this.#byOwner.get(owner) ?? 0) + amount);
     this.#used += amount;
     return 'taken';
   }
 
-  give(owner: string | undefined, amount: number): void {
+  give(shares: readonly Share[], amount: number): void {
     this.#used -= amount;
-    if (owner === undefined) return;
-    const rest = (this.#byOwner.get(owner) ?? 0) - amount;
-    if (rest > 0) this.#byOwner.set(owner, rest);
-    else this.#byOwner.delete(owner);
+    for (const { owner } of shares) {
+      const rest = (this.#byOwner.get(owner) ?? 0) - amount;
+      if (rest > 0) this.#byOwner.set(owner, rest);
+      else this.#byOwner.delete(owner);
+    }
   }
+}
+
+/** Part of its key's share that one visitor may hold, so that it leaves some to the others. */
+const VISITOR_PART = 1 / 4;
+
+/** Returns the shares of a caller. Without keys, all callers are one owner, which has none. */
+export function sharesOf({ owner, holder }: Identity, { perOwner }: BudgetBounds): Share[] {
+  if (owner === ANONYMOUS.owner) return [];
+  if (holder === undefined) return [{ owner, bound: perOwner }];
+  return [
+    { owner, bound: Math.ceil(perOwner * VISITOR_PART) },
+    { owner: holder.owner, bound: perOwner },
+  ];
 }
 
 /** The bytes of one body, and of the prompt in it. Held until every holder has released them. */
 export class BodyClaim {
   readonly #budget: Budget;
-  readonly #owner: string | undefined;
+  readonly #shares: readonly Share[];
   #bytes = 0;
   #holders = 0;
 
-  constructor(budget: Budget, owner: string | undefined) {
+  constructor(budget: Budget, shares: readonly Share[]) {
     this.#budget = budget;
-    this.#owner = owner;
+    this.#shares = shares;
   }
 
   grow(bytes: number): Taken {
-    const taken = this.#budget.take(this.#owner, bytes);
+    const taken = this.#budget.take(this.#shares, bytes);
     if (taken === 'taken') this.#bytes += bytes;
     return taken;
   }
@@ -72,7 +95,7 @@ export class BodyClaim {
       isHolding = false;
       this.#holders -= 1;
       if (this.#holders > 0) return;
-      this.#budget.give(this.#owner, this.#bytes);
+      this.#budget.give(this.#shares, this.#bytes);
       this.#bytes = 0;
     };
   }

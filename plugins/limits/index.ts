@@ -1,30 +1,18 @@
 import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import type { Usage } from '../../providers/types.ts';
-import { ANONYMOUS, type Identity } from '../auth/identity.ts';
+import type { Identity } from '../auth/identity.ts';
 import type { Prompt } from '../llm/client.ts';
-import { BodyClaim, Budget, type BudgetBounds, type Taken } from './budget.ts';
+import { BodyClaim, Budget, type BudgetBounds, sharesOf, type Taken } from './budget.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
-import { createRateLimiter } from './rate.ts';
+import { DAY, MINUTE, type Period } from './period.ts';
+import { createRateLimiter, type RateResult } from './rate.ts';
+import { payerOf, payersOf, type Reservation, reserve, type Take } from './reservation.ts';
 import { createTokenLimiter } from './token-limiter.ts';
-import { estimateTokens, sumOf, type TokenEstimate, type TokenUse, usedTokens } from './tokens.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
     readonly limits: Limits;
   }
-}
-
-/** The slot and the tokens that one generation has reserved from its owner's limits. */
-export interface Reservation {
-  readonly estimate: TokenEstimate;
-  /**
-   * Releases the slot and charges the tokens that were used instead of the estimate. Returns them, also of an owner
-   * without a limit. Call once.
-   * @param usage tokens as the provider counted them; without a count the estimate is charged, or more if the answer is longer
-   * @param characters length of the answer
-   */
-  settle(usage: Usage | undefined, characters: number): TokenUse;
 }
 
 export interface Limits {
@@ -67,6 +55,7 @@ const REFUSAL_DELAY_MS = { step: 10, max: 1_000 };
 const MESSAGES = {
   requests: 'Too many requests in this minute; retry later.',
   tokens: 'Too many tokens in this minute; retry later.',
+  tokens_per_day: 'Too many tokens in 24 hours; retry later.',
   concurrent: 'Too many of your answers are running; retry when one has ended.',
   prompts: 'Your questions in progress are too large together; retry when one is answered.',
   readers: 'Too many of your readers are connected; retry when one has left.',
@@ -74,20 +63,20 @@ const MESSAGES = {
 
 const FULL = { prompts: 'The questions in progress fill the memory', readers: 'Too many readers are connected' };
 
-/** Without keys, all callers are one owner, which has no share of its own. */
-function shareOf(owner: string): string | undefined {
-  return owner === ANONYMOUS.owner ? undefined : owner;
+function setRateHeaders(reply: FastifyReply, limit: number, { remaining, msBeforeNext }: RateResult): void {
+  reply.header('ratelimit-limit', limit);
+  reply.header('ratelimit-remaining', remaining);
+  reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
 }
 
-/** Adds `fastify.limits`: requests per minute, tokens per minute and concurrent generations, by owner. */
+/** Adds `fastify.limits`: requests per minute, tokens per minute and day, and concurrent generations, by owner. */
 export default fp<LimitsOptions>(
   async (fastify, { expectedReplicas, ...bounds }) => {
     const { clock, cluster, metrics } = fastify;
-    const prompts = new Budget(bounds.prompts);
-    const readers = new Budget(bounds.readers);
+    const prompts = new Budget(bounds.prompts.total);
+    const readers = new Budget(bounds.readers.total);
     const onDegraded = () => metrics.limiterDegraded.inc();
     const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
-    const tokenLimiter = createTokenLimiter({ cluster, expectedReplicas, onDegraded });
     const requestLimiter = createRateLimiter({ cluster, expectedReplicas, onDegraded });
 
     const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => {
@@ -124,59 +113,63 @@ export default fp<LimitsOptions>(
       throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: MEMORY_RETRY_MS });
     };
 
+    const takeSlot: Take = async ({ maxConcurrent }, payer) => {
+      if (maxConcurrent === undefined) return undefined;
+      if (!(await concurrency.reserve(payer, maxConcurrent))) throw limited('concurrent', CONCURRENCY_RETRY_MS);
+      return () => concurrency.release(payer);
+    };
+    /** Returns what reserves the estimated tokens of a generation for a period. */
+    const takeTokens = (
+      period: Period,
+      limitOf: (identity: Identity) => number | undefined,
+      kind: keyof typeof MESSAGES,
+    ): Take => {
+      const limiter = createTokenLimiter({ period, cluster, expectedReplicas, onDegraded });
+      return async (identity, payer, { total }) => {
+        const limit = limitOf(identity);
+        if (limit === undefined) return undefined;
+        const charge = await limiter.charge(payer, limit, total);
+        if (!charge.passed) throw limited(kind, charge.retryAfterMs);
+        return (tokens) => charge.adjust(tokens - total);
+      };
+    };
+    const takes = [
+      takeSlot,
+      takeTokens(MINUTE, ({ tokensPerMinute }) => tokensPerMinute, 'tokens'),
+      takeTokens(DAY, ({ tokensPerDay }) => tokensPerDay, 'tokens_per_day'),
+    ];
+
     const limits: Limits = {
-      claimBody: ({ owner }) => new BodyClaim(prompts, shareOf(owner)),
+      claimBody: (identity) => new BodyClaim(prompts, sharesOf(identity, bounds.prompts)),
       growClaim: (claim, bytes) => checkTaken('prompts', claim.grow(bytes)),
-      claimReader({ owner }) {
-        checkTaken('readers', readers.take(shareOf(owner), 1));
+      claimReader(identity) {
+        const shares = sharesOf(identity, bounds.readers);
+        checkTaken('readers', readers.take(shares, 1));
         let isHeld = true;
         return () => {
-          if (isHeld) readers.give(shareOf(owner), 1);
+          if (isHeld) readers.give(shares, 1);
           isHeld = false;
         };
       },
 
-      async countRequest({ owner, payer = owner, requestsPerMinute }, reply) {
-        if (requestsPerMinute === undefined) return;
-        const { passed, remaining, excess, msBeforeNext } = await requestLimiter.count(payer, requestsPerMinute);
-        reply.header('ratelimit-limit', requestsPerMinute);
-        reply.header('ratelimit-remaining', remaining);
-        reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
-        if (passed) return;
-        await delayRefusal(excess);
-        throw limited('requests', msBeforeNext);
+      async countRequest(identity, reply) {
+        let isShown = false;
+        for (const payer of payersOf(identity)) {
+          const { requestsPerMinute } = payer;
+          if (requestsPerMinute === undefined) continue;
+          const result = await requestLimiter.count(payerOf(payer), requestsPerMinute);
+          // A visitor is shown its own limit, and that of its key if that refuses.
+          if (!isShown || !result.passed) setRateHeaders(reply, requestsPerMinute, result);
+          isShown = true;
+          if (result.passed) continue;
+          await delayRefusal(result.excess);
+          throw limited('requests', result.msBeforeNext);
+        }
       },
 
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
-      async reserveGeneration({ owner, payer = owner, maxConcurrent, tokensPerMinute }, prompt) {
-        if (maxConcurrent !== undefined && !(await concurrency.reserve(payer, maxConcurrent))) {
-          throw limited('concurrent', CONCURRENCY_RETRY_MS);
-        }
-        const release = () => {
-          if (maxConcurrent !== undefined) concurrency.release(payer);
-        };
-        // A question that is larger than the limit is allowed and uses all tokens of the minute.
-        const estimate = estimateTokens(prompt, tokensPerMinute);
-        let adjust = (_tokens: number) => {};
-        if (tokensPerMinute !== undefined) {
-          const charge = await tokenLimiter.charge(payer, tokensPerMinute, estimate.total);
-          if (!charge.passed) {
-            release();
-            throw limited('tokens', charge.retryAfterMs);
-          }
-          adjust = charge.adjust;
-        }
-        return {
-          estimate,
-          settle(usage, characters) {
-            release();
-            const used = usedTokens(usage, characters, estimate);
-            adjust(sumOf(used) - estimate.total);
-            return used;
-          },
-        };
-      },
+      reserveGeneration: (identity, prompt) => reserve(takes, identity, prompt),
     };
     fastify.decorate('limits', limits);
   },

@@ -1,9 +1,9 @@
-const MINUTE_MS = 60_000;
+import type { Period } from './period.ts';
 
 interface Use {
   /** Used tokens that are not paid off. */
   readonly used: number;
-  /** End of the current minute. */
+  /** End of the current period. */
   readonly ends: number;
   readonly limit: number;
   /** Number of the time since everything was paid off last. */
@@ -18,15 +18,20 @@ let lastSeries = 0;
 /** The use of all owners in this process. Does what the scripts for Redis do. */
 export class LocalUse {
   readonly #byOwner = new Map<string, Use>();
+  readonly #periodMs: number;
   #sweepSize = MIN_SWEEP_SIZE;
+
+  constructor({ ms }: Period) {
+    this.#periodMs = ms;
+  }
 
   /** Charges tokens if they fit. Returns 0, or the milliseconds until they fit, and the series for `adjust`. */
   charge(owner: string, limit: number, tokens: number): { retryAfterMs: number; series: number } {
     const now = Date.now();
-    const use = currentUse(this.#byOwner.get(owner), limit, now);
+    const use = this.#currentUse(this.#byOwner.get(owner), limit, now);
     const excess = use.used + tokens - limit;
     this.#set(owner, excess > 0 ? use : { ...use, used: use.used + tokens }, now);
-    const retryAfterMs = excess > 0 ? use.ends - now + (Math.ceil(excess / limit) - 1) * MINUTE_MS : 0;
+    const retryAfterMs = excess > 0 ? use.ends - now + (Math.ceil(excess / limit) - 1) * this.#periodMs : 0;
     return { retryAfterMs, series: use.series };
   }
 
@@ -36,7 +41,7 @@ export class LocalUse {
    */
   adjust(owner: string, limit: number, tokens: number, series?: number): void {
     const now = Date.now();
-    const use = currentUse(this.#byOwner.get(owner), limit, now);
+    const use = this.#currentUse(this.#byOwner.get(owner), limit, now);
     if (tokens > 0 || use.series === series) {
       this.#set(owner, { ...use, used: Math.max(0, use.used + tokens) }, now);
     }
@@ -50,18 +55,18 @@ export class LocalUse {
   /** Removes owners whose use is paid off. */
   #sweep(now: number): void {
     for (const [owner, use] of this.#byOwner) {
-      if (currentUse(use, use.limit, now).used === 0) this.#byOwner.delete(owner);
+      if (this.#currentUse(use, use.limit, now).used === 0) this.#byOwner.delete(owner);
     }
     this.#sweepSize = Math.max(MIN_SWEEP_SIZE, this.#byOwner.size * 2);
   }
-}
 
-function currentUse(stored: Use | undefined, limit: number, now: number): Use {
-  if (stored === undefined) return { used: 0, ends: now + MINUTE_MS, limit, series: ++lastSeries };
-  // After a clock was set back, a minute must not last for longer than a minute.
-  const ends = Math.min(stored.ends, now + MINUTE_MS);
-  if (now < ends) return { ...stored, ends, limit };
-  const minutes = Math.floor((now - ends) / MINUTE_MS) + 1;
-  const used = Math.max(0, stored.used - minutes * limit);
-  return { used, ends: ends + minutes * MINUTE_MS, limit, series: used === 0 ? ++lastSeries : stored.series };
+  #currentUse(stored: Use | undefined, limit: number, now: number): Use {
+    if (stored === undefined) return { used: 0, ends: now + this.#periodMs, limit, series: ++lastSeries };
+    // After a clock was set back, a period must not last for longer than it is.
+    const ends = Math.min(stored.ends, now + this.#periodMs);
+    if (now < ends) return { ...stored, ends, limit };
+    const periods = Math.floor((now - ends) / this.#periodMs) + 1;
+    const used = Math.max(0, stored.used - periods * limit);
+    return { used, ends: ends + periods * this.#periodMs, limit, series: used === 0 ? ++lastSeries : stored.series };
+  }
 }

@@ -1,6 +1,7 @@
 import { RedisUnavailable } from '../redis/connection.ts';
 import type { Cluster } from '../redis/index.ts';
 import { loadScript, runScript } from '../redis/script.ts';
+import type { Period } from './period.ts';
 
 export interface Charge {
   readonly passed: boolean;
@@ -43,12 +44,12 @@ const SETTLE = loadScript(new URL('./scripts/settle-tokens.lua', import.meta.url
  * Charges in Redis. Every generation has an id, so that its end can be sent again after Redis was unavailable: it
  * counts once.
  */
-export function createSharedUse({ connection, key, lease, replica }: Cluster): SharedUse {
+export function createSharedUse({ connection, key, lease, replica }: Cluster, { name, ms }: Period): SharedUse {
   /** Ends that Redis may not know yet, by the id of their generation. */
   const unsent = new Map<string, End>();
   let last = 0;
 
-  const useKey = (owner: string) => key('limit', 'tokens', owner);
+  const useKey = (owner: string) => key('limit', name, owner);
 
   const keep = (id: string, end: End) => {
     const [oldest] = unsent.size >= MAX_UNSENT ? unsent.keys() : [];
@@ -63,7 +64,7 @@ export function createSharedUse({ connection, key, lease, replica }: Cluster): S
     try {
       await connection.run((redis) => {
         mayHaveArrived = true;
-        return runScript(redis, SETTLE, [useKey(owner)], [limit, id, estimate, used, isRepeated ? 1 : 0]);
+        return runScript(redis, SETTLE, [useKey(owner)], [limit, id, estimate, used, isRepeated ? 1 : 0, ms]);
       });
     } catch (error) {
       keep(id, { ...end, isRepeated: error instanceof RedisUnavailable ? mayHaveArrived : isRepeated });
@@ -83,7 +84,7 @@ export function createSharedUse({ connection, key, lease, replica }: Cluster): S
       try {
         const reply = await connection.run((redis) => {
           mayHaveArrived = true;
-          return runScript(redis, CHARGE, [useKey(owner)], [limit, id, estimate]);
+          return runScript(redis, CHARGE, [useKey(owner)], [limit, id, estimate, ms]);
         });
         const [charged, retryAfterMs] = reply as [number, number];
         return {

@@ -3,7 +3,7 @@ import fp from 'fastify-plugin';
 import { type Identity, mayUseModel } from '../auth/identity.ts';
 import type { Config } from '../config/index.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
-import type { Reservation } from '../limits/index.ts';
+import type { Reservation } from '../limits/reservation.ts';
 import type { Prompt } from '../llm/client.ts';
 import { AdmissionControl } from './admission.ts';
 import { createAnswerStates } from './answer-states.ts';

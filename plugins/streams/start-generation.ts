@@ -5,7 +5,7 @@ import type { Credential } from '../auth/revocation.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { ModelPrice } from '../config/price-file.ts';
-import type { Reservation } from '../limits/index.ts';
+import type { Reservation } from '../limits/reservation.ts';
 import { withUncounted } from '../limits/tokens.ts';
 import type { PartSink } from '../llm/attempt.ts';
 import type { AnswerSink, GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';

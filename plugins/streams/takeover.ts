@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { Credential } from '../auth/revocation.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
-import type { Reservation } from '../limits/index.ts';
+import type { Reservation } from '../limits/reservation.ts';
 import { type TokenEstimate, usedTokens } from '../limits/tokens.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';

@@ -9,7 +9,7 @@ import { bareAuth, keyOf } from './bare-auth.ts';
 const SECRET = 'a shared secret of more than thirty-two characters';
 const STREAM = 'S'.repeat(22);
 const JWT: NonNullable<AuthOptions['jwt']> = { issuer: 'i', audience: 'a', secret: SECRET, algorithms: ['HS256'] };
-const LIMITS = { requestsPerMinute: 10, tokensPerMinute: 100, maxConcurrent: 1 };
+const LIMITS = { requestsPerMinute: 10, tokensPerMinute: 100, tokensPerDay: 5_000, maxConcurrent: 1 };
 
 const tokenOf = (claims: Record<string, unknown> = {}) =>
   new SignJWT({ sub: 'u', iss: 'i', aud: 'a', ...claims })
@@ -19,7 +19,7 @@ const tokenOf = (claims: Record<string, unknown> = {}) =>
 
 /** Returns the limits and models of an identity. */
 function allowed(identity: object | undefined): Record<string, unknown> {
-  const names = ['models', 'requestsPerMinute', 'tokensPerMinute', 'maxConcurrent'];
+  const names = ['models', 'requestsPerMinute', 'tokensPerMinute', 'tokensPerDay', 'maxConcurrent'];
   return Object.fromEntries(Object.entries(identity ?? {}).filter(([name]) => names.includes(name)));
 }
 

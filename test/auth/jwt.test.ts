@@ -101,7 +101,7 @@ t.test('tokens that are signed with the shared secret', async (t) => {
 
 t.test('a token has the models and limits of its claims, and an owner that does not show its subject', async (t) => {
   const service = await bareAuth(t, { jwt: BY_SECRET });
-  const limits = { models: ['small'], requestsPerMinute: 1, tokensPerMinute: 2, maxConcurrent: 3 };
+  const limits = { models: ['small'], requestsPerMinute: 1, tokensPerMinute: 2, tokensPerDay: 4, maxConcurrent: 3 };
   const full = await identityOf(service, await hs(limits));
   t.match(full, limits);
   const plain = await identityOf(service, await hs({ extra: 1 }));
@@ -128,7 +128,7 @@ t.test('a limit that is no number from 1 to 1,000,000,000 refuses the token', as
   const withClaim = (name: string, value: string) =>
     signJson(`${JSON.stringify(claims()).slice(0, -1)},"${name}":${value}}`);
   const invalid = '0 -0 -1 0.5 1.5 1000000001 9007199254740993 1e308 1e999 -1e999 "1" "" "NaN" null true [] [1] {}';
-  for (const name of ['requestsPerMinute', 'tokensPerMinute', 'maxConcurrent']) {
+  for (const name of ['requestsPerMinute', 'tokensPerMinute', 'tokensPerDay', 'maxConcurrent']) {
     for (const value of invalid.split(' ')) {
       t.equal(await statusOf(service, withClaim(name, value)), 401, `${name}: ${value}`);
     }

@@ -12,7 +12,7 @@ const UNAUTHORIZED = {
 };
 
 t.test('a valid key is accepted, with the permissions of the configuration', async (t) => {
-  const limits = { models: ['m'], requestsPerMinute: 1, tokensPerMinute: 2, maxConcurrent: 3 };
+  const limits = { models: ['m'], requestsPerMinute: 1, tokensPerMinute: 2, tokensPerDay: 4, maxConcurrent: 3 };
   const keys = [keyOf('a', limits), keyOf('b')];
   const [first] = keys;
   const upper = { ...keyOf('c'), sha256: keyOf('c').sha256.toUpperCase() };

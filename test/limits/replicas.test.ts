@@ -284,12 +284,13 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     const { redis, a, b, isAvailable, used, settled } = await startReplicas(t);
     const owner: Identity = { owner: 'a', tokensPerMinute: 10_000 };
     const [cheap, expensive] = [await a.reserve(owner, 500), await b.reserve(owner, 300)];
-    // Longer than a replica waits for a reply. Redis runs the commands after the replicas have given up.
-    await redis.client.call('CLIENT', 'PAUSE', 400, 'ALL');
+    // Redis runs the scripts after the replicas have given up waiting for their replies.
+    await redis.client.call('CLIENT', 'PAUSE', 60_000, 'WRITE');
     cheap.settle({ totalTokens: 100 }, 0);
     expensive.settle({ totalTokens: 900 }, 0);
     const late = await a.reserve(owner, 40);
-    await redis.client.ping();
+    await until(() => !isAvailable(a) && !isAvailable(b), 'both replicas have given up');
+    await redis.client.call('CLIENT', 'UNPAUSE');
     await until(() => isAvailable(a) && isAvailable(b), 'Redis is available');
     await until(async () => (await used('a')) === 1_000, 'the late charge is taken back');
     late.settle({ totalTokens: 70 }, 0);
@@ -305,10 +306,10 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     const run = (name: string, ...args: (string | number)[]) =>
       redis.client.eval(scriptOf(name), 1, 'p:limit:tokens:a', ...args);
     await a.reserve({ owner: 'a', tokensPerMinute: 1_000 }, 100);
-    await run('settle-tokens', 1_000, 'r:1', 300, 0, 1);
-    t.same(await run('charge-tokens', 1_000, 'r:1', 300), [0, 60_000], 'its replica does not wait for it any more');
-    await run('settle-tokens', 1_000, 'r:2', 300, 900, 1);
-    await run('settle-tokens', 1_000, 'r:2', 300, 900, 0);
+    await run('settle-tokens', 1_000, 'r:1', 300, 0, 1, 60_000);
+    t.same(await run('charge-tokens', 1_000, 'r:1', 300, 60_000), [0, 60_000], 'its replica does not wait for it any more');
+    await run('settle-tokens', 1_000, 'r:2', 300, 900, 1, 60_000);
+    await run('settle-tokens', 1_000, 'r:2', 300, 900, 0, 60_000);
     t.equal(await used('a'), 100);
   });
 

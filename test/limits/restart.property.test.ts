@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
-import type { Reservation } from '../../plugins/limits/index.ts';
+import type { Reservation } from '../../plugins/limits/reservation.ts';
 import { noRedis, persistentRedis } from '../redis.ts';
 import { startReplicas } from './replicas.ts';
 
