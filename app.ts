@@ -140,7 +140,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   app.onConfigReload(labelKeys);
   await app.register(loopbackHost, { host, origins: settings.corsOrigins });
   await app.register(redis, { redis: settings.redis });
-  await app.register(limits, { expectedReplicas, ...memoryShares(settings) });
+  await app.register(limits, { expectedReplicas, streamTtlMs: ttlMs, ...memoryShares(settings) });
   await app.register(load, { minIntervalMs: flushMs, maxIntervalMs: maxFlushMs, maxEventLoopDelayMs });
   await app.register(providers, {
     entries: settings.providers,

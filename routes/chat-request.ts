@@ -29,6 +29,9 @@ export const Ticket = Type.Optional(
   Type.String({ description: 'For clients that cannot set the `Authorization` header; the header wins' }),
 );
 
+/** Query of routes whose question is in the body. */
+export const TicketQuery = Type.Object({ ticket: Ticket });
+
 /** Headers of SSE routes. `parseLastEventId` checks the value. */
 export const ResumeHeaders = Type.Object({
   'last-event-id': Type.Optional(
@@ -68,11 +71,13 @@ export const ReasoningEffort = Type.String({
   description: '`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`, as far as the model has them',
 });
 
+export const MaxTokens = Type.Integer({ minimum: 1, maximum: 10_000_000, description: 'Most tokens of an answer' });
+
 /** Fields that say how to answer. */
 export const sampling = {
   system: System,
   temperature: Type.Optional(Type.Number({ minimum: 0, maximum: 2 })),
-  maxTokens: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_000_000 })),
+  maxTokens: Type.Optional(MaxTokens),
   reasoningEffort: Type.Optional(ReasoningEffort),
   stop: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 1_000 }), { minItems: 1, maxItems: 16 })),
 };

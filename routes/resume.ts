@@ -73,8 +73,8 @@ export async function resume(
     const stream = await fastify.streams.find(id, request.identity);
     const reader = await stream?.read(position);
     count(reader ? 'hit' : 'unknown');
-    // A successful resume does not count against the limits; a guess does. A route with access `api` has counted it.
-    const isCounted = request.routeOptions.config.access === 'api';
+    // A successful resume does not count against the limits; a guess does. Of POST, the request was counted.
+    const isCounted = request.method === 'POST';
     if (!reader && !isCounted) await fastify.limits.countGuess(request.identity, reply);
     if (!stream || !reader) return reply.stream([errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(

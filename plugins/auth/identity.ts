@@ -13,6 +13,24 @@ export interface Quota {
   readonly maxConcurrent?: number | undefined;
 }
 
+/** What a ticket allows. */
+export interface TicketTerms {
+  /** Identifies the ticket, and the streams that it has started. */
+  readonly nonce: string;
+  /** Milliseconds since 1970. */
+  readonly expires: number;
+  /** Number of questions that it may start. */
+  readonly questions: number;
+  /** Public name of the only model. */
+  readonly model?: string | undefined;
+  /** System text of every question. */
+  readonly system?: string | undefined;
+  /** Most tokens of an answer. */
+  readonly maxTokens?: number | undefined;
+  /** SHA-256 of the only question, in base64url. */
+  readonly question?: string | undefined;
+}
+
 export interface Identity extends Quota {
   /** The owner of streams: unique, stable, and not a secret. */
   readonly owner: string;
@@ -24,8 +42,10 @@ export interface Identity extends Quota {
   readonly payer?: string | undefined;
   /** Identity by the claims of the token alone, if defaults were added. Tickets carry it, to get the defaults of their use. */
   readonly claims?: Identity | undefined;
-  /** Nonce of the ticket that the request came with. It identifies the stream that the ticket started. */
-  readonly ticket?: string | undefined;
+  /** The ticket that the request came with, if it was one for questions. */
+  readonly ticket?: TicketTerms | undefined;
+  /** Limits of the visitors of a key or subject, for those that their ticket does not set. */
+  readonly visitors?: Quota | undefined;
   /** Pays for requests for unknown streams in place of the owner, whose ticket anybody may repeat. */
   readonly guesser?: Identity | undefined;
   /** The key, or the issuer of the token, that the request came with. What the request has started ends with it. */
@@ -38,7 +58,7 @@ export interface Identity extends Quota {
 
 /**
  * Credentials that a route of the api scope accepts if keys or tokens are configured: a key or token (`api`),
- * also a ticket for one question (`ask`), also a ticket for this stream (`read`), or none (`public`).
+ * also a ticket for questions (`ask`), also a ticket for this stream (`read`), or none (`public`).
  */
 export type Access = 'api' | 'ask' | 'read' | 'public';
 

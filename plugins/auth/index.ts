@@ -8,7 +8,9 @@ import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
 import { createKeyRefusals, isRefusal, type Refusal } from './refusals.ts';
 import { type Credential, createCredentials } from './revocation.ts';
-import { createTickets, MAX_TICKET_MS, newNonce } from './tickets.ts';
+import { createTicketCheck } from './ticket-check.ts';
+import { type AskTicketOptions, createTicketIssuer } from './ticket-issuer.ts';
+import { createTickets } from './tickets.ts';
 import { createTokenCheck } from './token-check.ts';
 
 declare module 'fastify' {
@@ -34,11 +36,8 @@ export interface Auth {
   hasKey(request: FastifyRequest): boolean;
   /** Returns true if the caller may use the model with this public name. */
   mayUseModel(identity: Identity, model: string): boolean;
-  /**
-   * Creates a ticket that starts one question within `ms` milliseconds, at most 60,000.
-   * @throws 400 if a token has too many claims for a ticket
-   */
-  createAskTicket(identity: Identity, model: string | undefined, ms?: number): { ticket: string; expiresAt: Date };
+  /** Creates a ticket that starts questions. @throws 400 if it would be too long */
+  createAskTicket(identity: Identity, options?: AskTicketOptions): { ticket: string; expiresAt: Date };
   /**
    * Returns the query that lets an EventSource of the caller read a stream: `?ticket=…`, or an empty string if none is
    * needed.
@@ -67,6 +66,13 @@ export default fp<AuthOptions>(
     const credentials = createCredentials({ clock: fastify.clock, now: Date.now, log: fastify.log });
     fastify.addHook('onClose', async () => credentials.close());
     const checkToken = createTokenCheck(fastify.addressLimit);
+    const issuer = createTicketIssuer({
+      tickets,
+      badRequest: fastify.httpErrors.badRequest,
+      longestAnswerMs,
+      streamTtlMs,
+    });
+    const checkTicket = createTicketCheck({ authenticators: () => authenticators, longestAnswerMs, streamTtlMs });
     const authenticatorOptions = { credentials, findKeySet, markOf: tickets.markOf };
     let authenticators = createAuthenticators(callers, authenticatorOptions);
     authenticators.apply();
@@ -104,11 +110,14 @@ export default fp<AuthOptions>(
       if (authorization !== undefined) {
         const sent = credentialsOf(request);
         if (sent === undefined) return { reason: 'malformed' };
-        return authenticators.findByKey(sent) ?? (await identifyByToken(sent, request));
+        const holder = authenticators.findByKey(sent);
+        if (holder) return holder;
+        const ticket = tickets.open(sent);
+        return ticket ? checkTicket(ticket, request, access) : identifyByToken(sent, request);
       }
       const { ticket } = (request.query ?? {}) as { ticket?: unknown };
       if (access === 'api' || typeof ticket !== 'string') return { reason: 'missing' };
-      return identifyByTicket(ticket, request, access);
+      return checkTicket(tickets.open(ticket), request, access);
     }
 
     async function identifyByToken(token: string, request: FastifyRequest): Promise<Identity | Refusal> {
@@ -125,37 +134,6 @@ export default fp<AuthOptions>(
       }
     }
 
-    function identifyByTicket(text: string, request: FastifyRequest, access: Access): Identity | Refusal {
-      const ticket = tickets.open(text);
-      if (ticket === undefined) return { reason: 'signature' };
-      const { owner } = ticket;
-      const now = Date.now();
-      const isExpired = ticket.expires <= now;
-      // Permissions are looked up again, because the key may have been revoked, or the token may have expired.
-      const holder = authenticators.findByTicket(ticket);
-      if (holder === undefined)
-        return { reason: authenticators.isTicketExpired(ticket) ? 'expired' : 'revoked', owner };
-      if (ticket.kind === 'read') {
-        const { id } = (request.params ?? {}) as { id?: string };
-        if (access !== 'read' || ticket.stream !== id) return { reason: 'scope', owner };
-        if (isExpired) return { reason: 'expired', owner };
-        return { ...holder, guesser: guesserOf(`stream:${id}`) };
-      }
-      // A stream that the ticket has started has ended by then, and is no longer kept.
-      const isTooOld = ticket.expires + longestAnswerMs() + streamTtlMs <= now;
-      if (access !== 'ask') return { reason: 'scope', owner };
-      if (isTooOld || (isExpired && !isResuming(request))) return { reason: 'expired', owner };
-      const { model, nonce } = ticket;
-      if (model !== undefined && !mayUseModel(holder, model)) return { reason: 'scope', owner };
-      return {
-        ...holder,
-        ...(model !== undefined && { models: [model] }),
-        ticket: nonce,
-        guesser: guesserOf(`ticket:${nonce}`),
-        resumeOnly: isExpired,
-      };
-    }
-
     fastify.decorate('auth', {
       get required() {
         return authenticators.required;
@@ -166,25 +144,9 @@ export default fp<AuthOptions>(
         return credentials !== undefined && authenticators.findByKey(credentials) !== undefined;
       },
       mayUseModel,
-      createAskTicket(identity: Identity, model: string | undefined, ms = MAX_TICKET_MS) {
-        // A ticket stands for one question only as long as the stream of that question is kept.
-        const expires = expiryOf(identity, Math.min(ms, MAX_TICKET_MS, streamTtlMs));
-        const ticket = tickets.sign({
-          kind: 'ask',
-          nonce: newNonce(),
-          expires,
-          model,
-          ...ticketHolder(identity, identity.claims ?? identity),
-        });
-        if (ticket === undefined) throw fastify.httpErrors.badRequest('This token has too many claims for a ticket.');
-        return { ticket, expiresAt: new Date(expires) };
-      },
-      createReadTicketQuery(stream: string, identity: Identity) {
-        if (!authenticators.required) return '';
-        const expires = expiryOf(identity, longestAnswerMs() + streamTtlMs);
-        const { owner, tokenExpires } = identity;
-        return `?ticket=${tickets.sign({ kind: 'read', stream, expires, ...ticketHolder(identity, { owner, tokenExpires }) })}`;
-      },
+      createAskTicket: issuer.createAskTicket,
+      createReadTicketQuery: (stream, identity) =>
+        authenticators.required ? issuer.createReadTicketQuery(stream, identity) : '',
       findCredential: (mark: string | undefined) => authenticators.findCredential(mark),
     });
 
@@ -195,30 +157,7 @@ export default fp<AuthOptions>(
   { name: 'auth', dependencies: ['audit', 'clock', 'config', 'errors', 'address-limit'] },
 );
 
-/** Returns when a ticket of a caller expires: after `ms` milliseconds, or with the caller's token. */
-function expiryOf({ tokenExpires = Number.POSITIVE_INFINITY }: Identity, ms: number): number {
-  return Math.min(Date.now() + ms, tokenExpires);
-}
-
-/** Returns the holder of a ticket. Tickets of a token carry claims, because the service stores no tokens. */
-function ticketHolder({ owner, credential, tokenExpires }: Identity, claims: Identity) {
-  return { owner, mark: credential?.mark, ...(tokenExpires !== undefined && { claims }) };
-}
-
 /** Returns the key or token of the `Authorization` header. */
 function credentialsOf({ headers }: FastifyRequest): string | undefined {
   return /^Bearer ([\x21-\x7e]{1,8192})$/i.exec(headers.authorization ?? '')?.[1];
-}
-
-/** Requests for unknown streams per minute that one ticket may make. A page makes one. */
-const GUESSES_PER_MINUTE = 10;
-
-function guesserOf(owner: string): Identity {
-  return { owner, requestsPerMinute: GUESSES_PER_MINUTE };
-}
-
-/** Returns true if the request has a resume point. An empty id, or several in the query, do not count. */
-function isResuming({ headers, query }: FastifyRequest): boolean {
-  const { lastEventId } = query as { lastEventId?: unknown };
-  return Boolean(headers['last-event-id']) || (typeof lastEventId === 'string' && lastEventId !== '');
 }

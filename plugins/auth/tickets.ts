@@ -1,10 +1,10 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import type { Identity } from './identity.ts';
+import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Identity, Quota, TicketTerms } from './identity.ts';
 
 /**
- * Tickets for an EventSource, which cannot send headers: they are part of the URL. An `ask` ticket starts
- * one question. A `read` ticket reads and stops one stream. Tickets are signed, so that any replica can
- * check them without a look-up.
+ * Tickets for pages, which must not have a key, and for an EventSource, which cannot send headers. An `ask` ticket
+ * starts questions. A `read` ticket reads and stops one stream. Tickets are signed, so that any replica can check them
+ * without a look-up.
  */
 
 interface TicketBase {
@@ -15,23 +15,38 @@ interface TicketBase {
   readonly claims?: Identity | undefined;
   /** Mark of the key or of the token's issuer. A ticket ends with it, also if another key gets the name. */
   readonly mark?: string | undefined;
+  /** Hash of the visitor's name. */
+  readonly visitor?: string | undefined;
 }
 
 export type Ticket =
-  | (TicketBase & { readonly kind: 'ask'; readonly nonce: string; readonly model?: string | undefined })
+  | (TicketBase &
+      Omit<TicketTerms, 'questions'> & {
+        readonly kind: 'ask';
+        /** 1 if absent. */
+        readonly questions?: number | undefined;
+        /** Limits of the visitor. */
+        readonly limits?: Quota | undefined;
+      })
   | (TicketBase & { readonly kind: 'read'; readonly stream: string });
 
-/** Longest validity of an `ask` ticket, in milliseconds. */
+/** Validity of an `ask` ticket for one question in milliseconds, and the longest one for several questions. */
 export const MAX_TICKET_MS = 60_000;
+export const MAX_CONVERSATION_MS = 3_600_000;
 
 /** Longest ticket, in characters. */
 const MAX_TICKET_LENGTH = 4_096;
+
+/** Returns the hash by which a ticket knows its question. */
+export function hashQuestion(text: string): string {
+  return createHash('sha256').update(text).digest('base64url');
+}
 
 export function newNonce(): string {
   return randomBytes(16).toString('base64url');
 }
 
-/** Length of the mark of an issuer in characters. */
+/** Length of a mark in characters. */
 const MARK_LENGTH = 16;
 
 export function createTickets(secret: Buffer) {

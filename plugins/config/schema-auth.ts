@@ -22,10 +22,18 @@ const limits = (absent: string) => ({
 const models = (description: string) =>
   Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000, description }));
 
+/** Limits of each visitor of a key, or of the subject of a token. */
+const visitors = () =>
+  Type.Optional(Type.Object(limits('only that of the key if absent'), { additionalProperties: false }));
+
 /** Defaults of keys, or of tokens. */
 const defaults = () =>
   Type.Object(
-    { models: models('Public names of models; all if absent'), ...limits('no limit if absent') },
+    {
+      models: models('Public names of models; all if absent'),
+      ...limits('no limit if absent'),
+      visitors: visitors(),
+    },
     { additionalProperties: false },
   );
 
@@ -43,6 +51,7 @@ export const ApiKey = Type.Object(
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
     models: models('Public names of models that the key may use; as in `keyDefaults` if absent, else all'),
     ...limits('as in `keyDefaults` if absent, else no limit'),
+    visitors: visitors(),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',

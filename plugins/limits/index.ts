@@ -7,6 +7,7 @@ import { createConcurrencyLimiter } from './concurrency.ts';
 import { DAY, MINUTE, type Period } from './period.ts';
 import { createRateLimiter, type RateResult } from './rate.ts';
 import { payerOf, payersOf, type Reservation, reserve, type Take } from './reservation.ts';
+import { createTicketUse } from './ticket-use.ts';
 import { createTokenLimiter } from './token-limiter.ts';
 
 declare module 'fastify' {
@@ -20,8 +21,12 @@ export interface Limits {
   countRequest(identity: Identity, reply: FastifyReply): Promise<void>;
   /** Counts a request for an unknown stream: of a ticket by itself, of everybody else as `countRequest` does. */
   countGuess(identity: Identity, reply: FastifyReply): Promise<void>;
-  /** Reserves a slot for one generation and its estimated tokens. @throws 429 with `retryAfterMs` */
-  reserveGeneration(identity: Identity, prompt: Prompt): Promise<Reservation>;
+  /**
+   * Reserves a slot for one generation and its estimated tokens, and counts it for its ticket.
+   * @param question id of the question: the same one uses a ticket once. Needed with a ticket
+   * @throws 429 with `retryAfterMs`, 401 with `isTicketUsed` for a ticket that has started its questions
+   */
+  reserveGeneration(identity: Identity, prompt: Prompt, question?: string): Promise<Reservation>;
   /** Creates a claim on the memory of bodies and prompts, without bytes. */
   claimBody(identity: Identity): BodyClaim;
   /** Adds bytes to a claim. @throws 429 or 503 with `retryAfterMs` if the owner's or the whole memory is in use */
@@ -36,6 +41,8 @@ export interface Limits {
 export interface LimitsOptions {
   /** Number of replicas that share each limit while Redis is unavailable. */
   readonly expectedReplicas: number;
+  /** Milliseconds for which an ended stream stays readable. */
+  readonly streamTtlMs: number;
   /** Bytes of bodies that are received, and of prompts that are in use. */
   readonly prompts: BudgetBounds;
   /** Number of readers. */
@@ -71,12 +78,13 @@ function setRateHeaders(reply: FastifyReply, limit: number, { remaining, msBefor
 
 /** Adds `fastify.limits`: requests per minute, tokens per minute and day, and concurrent generations, by owner. */
 export default fp<LimitsOptions>(
-  async (fastify, { expectedReplicas, ...bounds }) => {
+  async (fastify, { expectedReplicas, streamTtlMs, ...bounds }) => {
     const { clock, cluster, metrics } = fastify;
     const prompts = new Budget(bounds.prompts.total);
     const readers = new Budget(bounds.readers.total);
     const onDegraded = () => metrics.limiterDegraded.inc();
     const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
+    const ticketUse = createTicketUse({ cluster, expectedReplicas, streamTtlMs, onDegraded });
     const requestLimiter = createRateLimiter({ cluster, expectedReplicas, onDegraded });
 
     const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => {
@@ -139,6 +147,12 @@ export default fp<LimitsOptions>(
       takeTokens(DAY, ({ tokensPerDay }) => tokensPerDay, 'tokens_per_day'),
     ];
 
+    const useTicket = async ({ ticket }: Identity, question: string) => {
+      if (ticket === undefined || (await ticketUse.count(ticket, question))) return;
+      const error = fastify.httpErrors.unauthorized('This ticket was used; request a new one.');
+      throw Object.assign(error, { isTicketUsed: true });
+    };
+
     const limits: Limits = {
       claimBody: (identity) => new BodyClaim(prompts, sharesOf(identity, bounds.prompts)),
       growClaim: (claim, bytes) => checkTaken('prompts', claim.grow(bytes)),
@@ -169,7 +183,8 @@ export default fp<LimitsOptions>(
 
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
-      reserveGeneration: (identity, prompt) => reserve(takes, identity, prompt),
+      reserveGeneration: (identity, prompt, question = '') =>
+        reserve(takes, identity, prompt, () => useTicket(identity, question)),
     };
     fastify.decorate('limits', limits);
   },

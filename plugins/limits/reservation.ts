@@ -34,8 +34,17 @@ export function payerOf({ owner, payer = owner }: Identity): string {
   return payer;
 }
 
-/** Reserves from all limits of all payers of a caller, or from none. @throws 429 with `retryAfterMs` */
-export async function reserve(takes: readonly Take[], identity: Identity, prompt: Prompt): Promise<Reservation> {
+/**
+ * Reserves from all limits of all payers of a caller, or from none.
+ * @param confirm called last; nothing is reserved if it rejects
+ * @throws 429 with `retryAfterMs`, and what `confirm` throws
+ */
+export async function reserve(
+  takes: readonly Take[],
+  identity: Identity,
+  prompt: Prompt,
+  confirm: () => Promise<void>,
+): Promise<Reservation> {
   const payers = payersOf(identity);
   // A question that is larger than a limit is allowed and uses all tokens of the period.
   const estimate = estimateTokens(prompt, smallestLimit(payers));
@@ -47,6 +56,7 @@ export async function reserve(takes: readonly Take[], identity: Identity, prompt
         if (hold !== undefined) holds.push(hold);
       }
     }
+    await confirm();
   } catch (error) {
     for (const hold of holds) hold(0);
     throw error;

@@ -4,6 +4,10 @@ import fp from 'fastify-plugin';
 import type { BodyClaim } from './budget.ts';
 
 declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** True for a route with access `ask` that counts its requests itself. */
+    countsLater?: boolean;
+  }
   interface FastifyRequest {
     /** The memory of the body. Undefined without a body. */
     bodyClaim: BodyClaim | undefined;
@@ -15,15 +19,19 @@ declare module 'fastify' {
 /**
  * Claims memory for each body before it is read: by its `Content-Length`, or as it grows.
  *
- * Counts each request to a route with access `api`, before its body is read: a body that is wrong or too long costs
- * as much as a good one. Other routes call `countRequest` themselves: `GET
- * /ask/stream` for a question, and the routes that read or stop a stream if it is unknown. A request that they refuse
- * before that is counted when it is refused.
+ * Counts each request to a route with access `api` or `ask`, before its body is read: a body that is wrong or too long
+ * costs as much as a good one. Routes with `countsLater` call `countRequest` themselves, as `GET /ask/stream` does for a
+ * question, and the routes that read or stop a stream if it is unknown. A request that they refuse before that is
+ * counted when it is refused.
  */
 export default fp(
   async (scope) => {
     scope.addHook('onRequest', async ({ identity, routeOptions }, reply) => {
-      if (routeOptions.config.access === 'api') await scope.limits.countRequest(identity, reply);
+      const { access, countsLater = false } = routeOptions.config;
+      if (countsLater || (access !== 'api' && access !== 'ask')) return;
+      // An expired ticket can only resume, which costs its key nothing.
+      if (identity.resumeOnly) await scope.limits.countGuess(identity, reply);
+      else await scope.limits.countRequest(identity, reply);
     });
 
     scope.addHook('onError', async ({ identity }, reply, { statusCode = 500 }) => {

@@ -1,13 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import { type Identity, mayUseModel } from '../auth/identity.ts';
+import { splitOwner } from '../auth/owner.ts';
+import { applyTicketTerms, TicketRefusal } from '../auth/ticket-terms.ts';
 import type { Config } from '../config/index.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { Reservation } from '../limits/reservation.ts';
 import type { Prompt } from '../llm/client.ts';
 import { AdmissionControl } from './admission.ts';
 import { createAnswerStates } from './answer-states.ts';
-import type { StartOptions, Stream, Streams } from './api.ts';
+import type { Question, StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
 import { createReaders } from './readers.ts';
@@ -69,7 +71,7 @@ export default fp<StreamsOptions>(
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
       const graceMs = resumable ? settings.graceMs : 0;
-      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket, chat };
+      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket: ticket?.nonce, chat };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -79,7 +81,7 @@ export default fp<StreamsOptions>(
         reservation?.settle({ totalTokens: 0 }, 0);
       };
       try {
-        reservation = await limits.reserveGeneration(identity, prompt);
+        reservation = await limits.reserveGeneration(identity, prompt, idempotency?.key ?? id);
         const { estimate } = reservation;
         const result = await store.create({ ...info, estimate }, idempotency, serializedPrompt);
         if (result.created) return { created: result.log, reservation };
@@ -88,6 +90,16 @@ export default fp<StreamsOptions>(
       } catch (error) {
         releaseAll();
         throw error;
+      }
+    };
+
+    /** Returns the question with what the caller's ticket sets. @throws 403 for one that it does not allow */
+    const withTicketTerms = (question: Question, { ticket }: Identity): Question => {
+      if (ticket === undefined) return question;
+      try {
+        return applyTicketTerms(question, ticket);
+      } catch (error) {
+        throw error instanceof TicketRefusal ? fastify.httpErrors.forbidden(error.message) : error;
       }
     };
 
@@ -108,15 +120,16 @@ export default fp<StreamsOptions>(
         return admission.active;
       },
 
-      async start({ model, ...question }, options) {
+      async start(asked, options) {
         const { identity, logger } = options;
         const { credential } = identity;
         // The body of the request may have arrived long after its key was checked.
         if (credential?.isRevoked)
           throw fastify.httpErrors.unauthorized('This key or token was revoked or has expired.');
-        if (question.messages.length > maxMessages) {
+        if (asked.messages.length > maxMessages) {
           throw fastify.httpErrors.badRequest(`Too many messages; at most ${maxMessages} are allowed.`);
         }
+        const { model, ...question } = withTicketTerms(asked, identity);
         // Nobody could read the answer.
         limits.claimReader(identity)();
         const route = llm.route(model, identity);
@@ -151,7 +164,7 @@ export default fp<StreamsOptions>(
 
       async findByChat(chat, identity) {
         const found = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
-        return found && toStream(found, identity);
+        return found && isOwnedBy(found.info, identity) ? toStream(found, identity) : undefined;
       },
 
       close: () => admission.close(),
@@ -169,12 +182,24 @@ export default fp<StreamsOptions>(
   },
 );
 
-/** Prefixes a name that clients choose, because two owners may choose the same one. */
-function scopeToOwner({ owner }: Identity, name: string): string {
-  return `${owner}\n${name}`;
+/** Prefixes a name that clients choose, because two owners, or pages with tickets, may choose the same one. */
+function scopeToOwner(identity: Identity, name: string): string {
+  const { owner } = identity;
+  const ticket = ownTicket(identity);
+  return ticket === undefined ? `${owner}\n${name}` : `${owner}\nticket ${ticket}\n${name}`;
 }
 
-/** Another owner's stream is treated as unknown. */
+/**
+ * Returns true for a stream of the caller. Another owner's stream is treated as unknown. The holder of a key or token
+ * also owns what its visitors have started.
+ */
 function isOwnedBy({ owner, ticket }: StreamInfo, identity: Identity): boolean {
-  return owner === identity.owner && (identity.ticket === undefined || ticket === identity.ticket);
+  const own = ownTicket(identity);
+  if (owner === identity.owner) return own === undefined || ticket === own;
+  return own === undefined && splitOwner(owner).holder === identity.owner;
+}
+
+/** Returns the nonce of the ticket that restricts a caller to the streams that it has started. Visitors own all theirs. */
+function ownTicket({ ticket, holder }: Identity): string | undefined {
+  return holder === undefined ? ticket?.nonce : undefined;
 }

@@ -8,19 +8,13 @@ import {
   questionFromBody,
   questionFromQuery,
   ResumeHeaders,
+  TicketQuery,
 } from '../chat-request.ts';
 import { isPageElement } from '../page-element.ts';
-import {
-  API_ERRORS,
-  BODY_ERRORS,
-  emptyResponse,
-  errorResponses,
-  KEY,
-  KEY_OR_TICKET,
-  sseResponse,
-} from '../responses.ts';
+import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY_OR_TICKET, sseResponse } from '../responses.ts';
 import { acceptsEvents, isEventSource, parseLastEventId, readFromStart, resume } from '../resume.ts';
 import { type ErrorPayload, errorEvent, retryEvent } from '../sse-events.ts';
+import { startStream } from '../start-stream.ts';
 
 /** Asks and reads the answer in one request: GET for an EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
@@ -32,7 +26,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.get(
     '/ask/stream',
     {
-      config: { access: 'ask' },
+      config: { access: 'ask', countsLater: true },
       onRequest: acceptsEvents,
       schema: {
         tags: ['Ask'],
@@ -49,28 +43,19 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       const point = parseLastEventId(fastify, request);
       if (point) return resume(fastify, point, request, reply);
       const { identity } = request;
-      if (identity.resumeOnly) {
-        throw fastify.httpErrors.unauthorized('This ticket has expired; request a new one.');
-      }
       if (isPrefetch(request)) return reply.code(204).send();
       if (isPageElement(request, fastify.config.corsOrigins)) {
         throw fastify.httpErrors.forbidden(
           'Elements and links of pages may not ask; use an EventSource, or fetch with Accept: text/event-stream.',
         );
       }
-      // A ticket stands for one question. The same question finds the stream that it started.
-      const key =
-        identity.ticket === undefined ? (request.query.key ?? gatewayRetryKey(request)) : `ticket ${identity.ticket}`;
+      const key = request.query.key ?? (identity.ticket === undefined ? gatewayRetryKey(request) : undefined);
       try {
-        await fastify.limits.countRequest(identity, reply);
-        const options = { logger: request.log, identity, key, resumable: true };
-        const stream = await fastify.streams.start(questionFromQuery(request.query), options);
+        // Nothing has been asked before, and resuming does not count.
+        if (!identity.resumeOnly) await fastify.limits.countRequest(identity, reply);
+        const stream = await startStream(request, questionFromQuery(request.query), { key, resumable: true });
         return await readFromStart(fastify, stream, reply);
       } catch (error) {
-        if (identity.ticket !== undefined && (error as { statusCode?: number }).statusCode === 409) {
-          fastify.audit.credentialsRefused(request, { reason: 'used', owner: identity.owner });
-          throw fastify.httpErrors.unauthorized('This ticket was used for another question; request a new one.');
-        }
         const failure = temporaryError(error);
         if (!failure || !isEventSource(request)) throw error;
         // Nothing has started. Without an event id, the EventSource asks again, and another replica answers.
@@ -83,7 +68,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/ask/stream',
     {
-      config: { access: 'api' },
+      config: { access: 'ask' },
       onRequest: acceptsEvents,
       // A client that resumes may send any body.
       attachValidation: true,
@@ -93,7 +78,8 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         summary: 'Ask a question or continue a conversation, and read the answer with `fetch`',
         description:
           'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored. The generation ends when the client disconnects, unless `resumable` is true.',
-        security: KEY,
+        security: KEY_OR_TICKET,
+        querystring: TicketQuery,
         body: askBody(fastify.config.limits.messages),
         headers: ResumeHeaders,
         response: { ...success, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 406) },
@@ -103,10 +89,8 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       const point = parseLastEventId(fastify, request);
       if (point) return resume(fastify, point, request, reply);
       if (request.validationError) throw request.validationError;
-      const { log: logger, identity, body, bodyClaim } = request;
-      const { resumable = false, ...question } = body;
-      const options = { logger, identity, resumable, bodyClaim };
-      const stream = await fastify.streams.start(questionFromBody(question), options);
+      const { resumable = false, ...question } = request.body;
+      const stream = await startStream(request, questionFromBody(question), { resumable });
       request.dropBody();
       return readFromStart(fastify, stream, reply);
     },

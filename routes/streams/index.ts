@@ -8,6 +8,7 @@ import {
   questionFromBody,
   ResumeHeaders,
   Ticket,
+  TicketQuery,
 } from '../chat-request.ts';
 import {
   API_ERRORS,
@@ -15,12 +16,12 @@ import {
   emptyResponse,
   errorResponses,
   jsonResponse,
-  KEY,
   KEY_OR_TICKET,
   sseResponse,
 } from '../responses.ts';
 import { acceptsEvents, parseLastEventId, readFromStart, readOrAskToReconnect, resume } from '../resume.ts';
 import { streamUrl } from '../sse-events.ts';
+import { startStream } from '../start-stream.ts';
 
 export interface StreamRoutesOptions {
   /** Longest time in milliseconds that an answer may take. */
@@ -56,12 +57,13 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
   fastify.post(
     '/streams',
     {
-      config: { access: 'api' },
+      config: { access: 'ask' },
       schemaErrorFormatter: createErrorFormatter(fastify),
       schema: {
         tags: ['Streams'],
         summary: 'Start an answer and get the URL that reads it',
-        security: KEY,
+        security: KEY_OR_TICKET,
+        querystring: TicketQuery,
         body: questionBody(config.limits.messages),
         headers: IdempotencyHeaders,
         response: {
@@ -74,10 +76,8 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
       },
     },
     async (request, reply) => {
-      const { log: logger, identity, headers, bodyClaim } = request;
-      const key = headers['idempotency-key'];
-      const question = questionFromBody(request.body);
-      const stream = await fastify.streams.start(question, { logger, identity, key, resumable: true, bodyClaim });
+      const key = request.headers['idempotency-key'];
+      const stream = await startStream(request, questionFromBody(request.body), { key, resumable: true });
       request.dropBody();
       const url = streamUrl(fastify, stream);
       const expiresAt = new Date(Date.now() + longestAnswerMs() + config.streams.ttlMs).toISOString();

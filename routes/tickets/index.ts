@@ -1,26 +1,73 @@
-import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
-import { ModelName } from '../chat-request.ts';
+import { type FastifyPluginAsyncTypebox, type Static, Type } from '@fastify/type-provider-typebox';
+import { MaxTokens, ModelName } from '../chat-request.ts';
 import { API_ERRORS, BODY_ERRORS, errorResponses, jsonResponse, KEY } from '../responses.ts';
+
+const COUNT = { minimum: 1, maximum: 1_000_000_000 };
+
+const VisitorLimits = {
+  requestsPerMinute: Type.Optional(Type.Integer({ ...COUNT, description: 'Requests of the visitor per minute' })),
+  tokensPerMinute: Type.Optional(
+    Type.Integer({ ...COUNT, description: 'Input and output tokens of the visitor per minute' }),
+  ),
+  tokensPerDay: Type.Optional(
+    Type.Integer({ ...COUNT, description: 'Input and output tokens of the visitor in 24 hours' }),
+  ),
+  maxConcurrent: Type.Optional(
+    Type.Integer({ ...COUNT, description: 'Answers of the visitor that may run at the same time' }),
+  ),
+};
 
 const TicketBody = Type.Object(
   {
-    model: Type.Optional(ModelName),
+    visitor: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 128,
+        description:
+          'Your name of the visitor, such as a session id: gives it streams and limits of its own. Only a keyed hash is kept. Limits that are absent are those of `visitors` of the key; none is above that of the key',
+      }),
+    ),
+    ...VisitorLimits,
+    questions: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 1_000, description: 'Number of questions that it may start; 1 if absent' }),
+    ),
     seconds: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 60, description: 'Time in which the ticket may start a question' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: 3_600,
+        description:
+          'Time in which questions may be started: at most and by default 60 for one question; 600 by default for several',
+      }),
+    ),
+    model: Type.Optional(ModelName),
+    system: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 2_500,
+        description: 'System text of every question. The page can read it in the ticket, and cannot change it',
+      }),
+    ),
+    maxTokens: Type.Optional(MaxTokens),
+    question: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 100_000, description: 'The only question that it may start' }),
     ),
   },
   { additionalProperties: false },
 );
 
 const TicketResponse = Type.Object({
-  ticket: Type.String({ description: 'Value of `?ticket=`' }),
+  ticket: Type.String({ description: 'Value of `?ticket=`, or of `Authorization: Bearer`' }),
   expiresAt: Type.String({
     format: 'date-time',
-    description: 'Resuming its own stream stays possible after this, while the key or token is valid',
+    description: 'Resuming its own streams stays possible after this, while the key or token is valid',
   }),
 });
 
-/** Gives tickets to backends that have a key, for pages whose EventSource cannot send one. */
+/** Longest and default validity for one question, and default for several, in seconds. */
+const ONE_QUESTION_S = 60;
+const CONVERSATION_S = 600;
+
+/** Gives tickets to backends that have a key, for pages, which must not have one. */
 const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/tickets',
@@ -28,7 +75,9 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
       config: { access: 'api', hasOptionalBody: true },
       schema: {
         tags: ['Identity'],
-        summary: 'Get a ticket with which an EventSource may ask one question',
+        summary: 'Get a ticket with which a page may ask',
+        description:
+          'A ticket is accepted by `GET` and `POST /ask/stream`, `POST /streams` and `/ui/chat`. What it fixes (`model`, `system`, `maxTokens`, `question`), a page may leave out and cannot change.',
         security: KEY,
         body: TicketBody,
         response: {
@@ -38,18 +87,47 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async ({ body, identity, log }, reply) => {
-      const { model, seconds = 60 } = body;
+      const problem = contradictionIn(body);
+      if (problem !== undefined) throw fastify.invalidRequest(problem.message, 400, problem.field);
+      const { model, seconds, visitor, requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent, ...terms } =
+        body;
       const route = model === undefined ? undefined : fastify.llm.route(model, identity);
-      const name = route?.name;
       if (route !== undefined && !fastify.auth.mayUseModel(identity, route.name)) {
         fastify.audit.modelRefused(log, identity.owner, route.label);
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
-      const { ticket, expiresAt } = fastify.auth.createAskTicket(identity, name, seconds * 1000);
+      const { ticket, expiresAt } = fastify.auth.createAskTicket(identity, {
+        ...terms,
+        model: route?.name,
+        visitor,
+        limits: { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent },
+        ms: (seconds ?? (isForSeveral(body) ? CONVERSATION_S : ONE_QUESTION_S)) * 1000,
+      });
       reply.code(201).header('cache-control', 'no-store');
       return { ticket, expiresAt: expiresAt.toISOString() };
     },
   );
 };
+
+type Body = Static<typeof TicketBody>;
+
+function isForSeveral({ questions = 1 }: Body): boolean {
+  return questions > 1;
+}
+
+/** Returns the field of a ticket that contradicts the others; undefined if there is none. */
+function contradictionIn(body: Body): { field: string; message: string } | undefined {
+  const limit = Object.keys(VisitorLimits).find((name) => body[name as keyof Body] !== undefined);
+  if (limit !== undefined && body.visitor === undefined) {
+    return { field: limit, message: `${limit} is a limit of a visitor; send visitor, too.` };
+  }
+  if (body.question !== undefined && isForSeveral(body)) {
+    return { field: 'questions', message: 'A ticket with a question starts one; leave out questions.' };
+  }
+  if ((body.seconds ?? 0) > ONE_QUESTION_S && !isForSeveral(body)) {
+    return { field: 'seconds', message: `seconds must be at most ${ONE_QUESTION_S}, or send questions.` };
+  }
+  return undefined;
+}
 
 export default tickets;

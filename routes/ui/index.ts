@@ -1,9 +1,10 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
 import type { Stream } from '../../plugins/streams/api.ts';
-import { createErrorFormatter } from '../chat-request.ts';
-import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY, sseResponse } from '../responses.ts';
+import { createErrorFormatter, TicketQuery } from '../chat-request.ts';
+import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY_OR_TICKET, sseResponse } from '../responses.ts';
 import { createEventFeed, streamUrl } from '../sse-events.ts';
+import { startStream } from '../start-stream.ts';
 import { chunkEncoder, openingChunks } from './chunks.ts';
 import { toQuestion } from './request.ts';
 import { ChatParams, uiBody } from './schema.ts';
@@ -22,22 +23,23 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/ui/chat',
     {
-      config: { access: 'api' },
+      config: { access: 'ask' },
       bodyLimit: limits.chatBodyBytes,
       schemaErrorFormatter: createErrorFormatter(fastify),
       schema: {
         tags: ['Vercel AI SDK'],
         summary: 'Answer a conversation of `useChat` with its `DefaultChatTransport`',
-        security: KEY,
+        security: KEY_OR_TICKET,
+        querystring: TicketQuery,
         body: uiBody(limits.messages),
         response: { 200: chunks, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404) },
       },
     },
     async (request, reply) => {
-      const { body, log: logger, identity, bodyClaim } = request;
+      const { body } = request;
       const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
-      const options = { logger, identity, resumable: body.resumable ?? false, chat: body.id, bodyClaim };
-      const stream = await fastify.streams.start(question, options);
+      const { resumable = false, id: chat } = body;
+      const stream = await startStream(request, question, { resumable, chat });
       request.dropBody();
       const last = body.messages.at(-1);
       // After a tool has run, the page's last message continues. A resumed answer is a new message.
@@ -49,12 +51,13 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.get(
     '/ui/chat/:id/stream',
     {
-      config: { access: 'api' },
+      config: { access: 'ask' },
       schema: {
         tags: ['Vercel AI SDK'],
         summary: 'Read the running answer of a conversation from its start, after a reload',
-        security: KEY,
+        security: KEY_OR_TICKET,
         params: ChatParams,
+        querystring: TicketQuery,
         response: {
           200: chunks,
           204: emptyResponse('No answer of this conversation is running.'),

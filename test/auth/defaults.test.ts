@@ -64,8 +64,8 @@ t.test('jwt.defaults apply to each claim that a token does not have', async (t) 
 t.test('tickets of a token have the defaults of their use, not those of their signing', async (t) => {
   const service = await bareAuth(t, { jwt: { ...JWT, defaults: { ...LIMITS, models: ['small', 'big'] } } });
   const identity = await service.identify(bearer(await tokenOf({ tokensPerMinute: 900 })));
-  const ask = `/ask?ticket=${service.app.auth.createAskTicket(identity, undefined).ticket}`;
-  const forBig = `/ask?ticket=${service.app.auth.createAskTicket(identity, 'big').ticket}`;
+  const ask = `/ask?ticket=${service.app.auth.createAskTicket(identity).ticket}`;
+  const forBig = `/ask?ticket=${service.app.auth.createAskTicket(identity, { model: 'big' }).ticket}`;
   const read = `/streams/${STREAM}${service.app.auth.createReadTicketQuery(STREAM, identity)}`;
   const of = async (path: string) => allowed((await service.get(path)).identity);
   t.same(await of(ask), { ...LIMITS, tokensPerMinute: 900, models: ['small', 'big'] }, 'the claim and the defaults');

@@ -309,8 +309,8 @@ t.test('a ticket of a token carries its claims, if they are few enough', async (
   const identity = await service.identify(bearer(await sign(limits)));
   const { owner } = identity;
   const ask = async (who: Identity, model?: string) =>
-    service.get(`/ask?ticket=${service.app.auth.createAskTicket(who, model).ticket}`);
-  const [body = ''] = service.app.auth.createAskTicket(identity, undefined).ticket.split('.');
+    service.get(`/ask?ticket=${service.app.auth.createAskTicket(who, { model }).ticket}`);
+  const [body = ''] = service.app.auth.createAskTicket(identity).ticket.split('.');
   const { claims } = JSON.parse(Buffer.from(body, 'base64url').toString()) as { claims: object };
   t.same(Object.keys(claims).sort(), ['maxConcurrent', 'models', 'owner', 'tokenExpires', 'tokensPerMinute']);
   t.match((await ask(identity)).identity, { owner, ...limits, resumeOnly: false }, 'its models and limits');
@@ -320,8 +320,8 @@ t.test('a ticket of a token carries its claims, if they are few enough', async (
   t.match(await service.get(`/streams/${STREAM}${query}`), { status: 200, identity: { owner } }, 'a read ticket');
   const models = Array.from({ length: 400 }, (_, i) => `model-${i}`);
   t.match(
-    await refusal((async () => service.app.auth.createAskTicket({ ...identity, models }, undefined))()),
-    { statusCode: 400, message: 'This token has too many claims for a ticket.' },
+    await refusal((async () => service.app.auth.createAskTicket({ ...identity, models }))()),
+    { statusCode: 400, message: 'The ticket would be too long: this token has too many claims.' },
     'too many claims',
   );
   const key = { ...(await service.identify(bearer('a'))), models };
@@ -359,7 +359,7 @@ t.test('a token that is valid for ever has tickets that expire as those of keys 
   const date = manualDate(t);
   const service = await bareAuth(t, { jwt: JWT });
   const identity = await service.identify(bearer(await sign({ exp: 1e300 })));
-  const { ticket } = service.app.auth.createAskTicket(identity, undefined);
+  const { ticket } = service.app.auth.createAskTicket(identity);
   const read = `/streams/${STREAM}${service.app.auth.createReadTicketQuery(STREAM, identity)}`;
   date.advance(59_999);
   t.equal((await service.get(`/ask?ticket=${ticket}`)).status, 200);
@@ -378,7 +378,7 @@ t.test('a ticket of a token ends when tokens of its issuer are no longer accepte
   ] as const) {
     const service = await bareAuth(t, { keys: [keyOf('a')], jwt: JWT });
     const identity = await service.identify(bearer(await sign()));
-    const { ticket } = service.app.auth.createAskTicket(identity, undefined);
+    const { ticket } = service.app.auth.createAskTicket(identity);
     t.same(await statuses(service, identity, ticket), [200, 200, 200], `${what}: before the reload`);
     service.reload([keyOf('a')], next as Jwt | undefined);
     t.same(await statuses(service, identity, ticket), [401, 401, 401], `${what}: after the reload`);
@@ -391,6 +391,6 @@ t.test('a ticket that a request gets after its key was replaced is not valid for
   const service = await bareAuth(t, { keys: [keyOf('a')] });
   const identity = await service.identify(bearer('a'));
   service.reload([{ ...keyOf('a'), sha256: keyOf('other').sha256 }]);
-  const { ticket } = service.app.auth.createAskTicket(identity, undefined);
+  const { ticket } = service.app.auth.createAskTicket(identity);
   t.same(await statuses(service, identity, ticket), [401, 401, 401]);
 });

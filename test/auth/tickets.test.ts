@@ -23,7 +23,7 @@ const caller = ({ app }: BareAuth, { owner, ...rest }: Identity): Identity => {
   return { owner, ...rest, credential: app.auth.findCredential(mark) };
 };
 const createAskTicket = (service: BareAuth, identity: Identity, model?: string, ms?: number) =>
-  service.app.auth.createAskTicket(caller(service, identity), model, ms);
+  service.app.auth.createAskTicket(caller(service, identity), { model, ms });
 const askTicket = (...args: Parameters<typeof createAskTicket>) => createAskTicket(...args).ticket;
 const readQuery = (service: BareAuth, identity: Identity) =>
   service.app.auth.createReadTicketQuery(STREAM, caller(service, identity));
@@ -35,11 +35,11 @@ t.test('an ask ticket has the permissions that its key has now, and a nonce of i
   const first = (await ask(service, askTicket(service, B))).identity;
   t.match(first, { owner: 'key:b', models: ['small', 'tiny'], requestsPerMinute: 7, resumeOnly: false });
   const second = (await ask(service, askTicket(service, B))).identity;
-  t.ok(Buffer.from(first?.ticket as string, 'base64url').length >= 16, 'a nonce of at least 128 bits');
-  t.not(second?.ticket, first?.ticket, 'another ticket has another nonce');
+  t.ok(Buffer.from(first?.ticket?.nonce as string, 'base64url').length >= 16, 'a nonce of at least 128 bits');
+  t.not(second?.ticket?.nonce, first?.ticket?.nonce, 'another ticket has another nonce');
   const ticket = askTicket(service, B);
   const uses = [await ask(service, ticket), await ask(service, ticket)];
-  t.equal(uses[0]?.identity?.ticket, uses[1]?.identity?.ticket, 'each use of a ticket has the same nonce');
+  t.same(uses[0]?.identity?.ticket, uses[1]?.identity?.ticket, 'each use of a ticket has the same nonce');
 
   service.reload([keyOf('b', { models: ['big'], maxConcurrent: 3 })]);
   t.match((await ask(service, ticket)).identity, { models: ['big'], maxConcurrent: 3 }, 'changed permissions');
@@ -85,12 +85,6 @@ t.test('an ask ticket starts a question for at most a minute, then it can only r
   const short = createAskTicket(service, A, undefined, 5_000);
   t.equal(short.expiresAt.getTime(), Date.now() + 5_000, 'or less');
   t.equal(createAskTicket(service, A, undefined, 600_000).expiresAt.getTime(), Date.now() + 60_000, 'but never more');
-  const brief = await bareAuth(t, { keys: KEYS, streamTtlMs: 2_000 });
-  t.equal(
-    createAskTicket(brief, A, undefined).expiresAt.getTime(),
-    Date.now() + 2_000,
-    'nor longer than a stream is kept',
-  );
 
   date.advance(4_999);
   t.match(await ask(service, short.ticket), { status: 200, identity: { resumeOnly: false } }, 'just before it expires');
@@ -99,7 +93,7 @@ t.test('an ask ticket starts a question for at most a minute, then it can only r
   t.match(await ask(service, ticket), { status: 200, identity: { resumeOnly: false } }, 'a longer one is still valid');
   date.advance(LONGEST_ANSWER_MS);
   t.equal((await ask(service, ticket)).status, 401, 'long after it has expired');
-  const nonce = (await ask(service, ticket, '&lastEventId=x.1')).identity?.ticket;
+  const terms = (await ask(service, ticket, '&lastEventId=x.1')).identity?.ticket;
   for (const [name, query, headers, status] of [
     ['a Last-Event-ID', '', { 'last-event-id': 'x.1' }, 200],
     ['lastEventId', '&lastEventId=x.1', {}, 200],
@@ -109,7 +103,7 @@ t.test('an ask ticket starts a question for at most a minute, then it can only r
   ] as const) {
     const answer = await ask(service, ticket, query, headers);
     t.equal(answer.status, status, `an expired ticket with ${name}`);
-    if (status === 200) t.match(answer.identity, { owner: 'key:a', ticket: nonce, resumeOnly: true }, 'only resumes');
+    if (status === 200) t.match(answer.identity, { owner: 'key:a', ticket: terms, resumeOnly: true }, 'only resumes');
   }
   const resumed = async () => (await ask(service, ticket, '&lastEventId=x.1')).status;
   date.advance(60_000 + STREAM_TTL_MS - 5_000 - 1);

@@ -34,7 +34,7 @@ export async function bareLimits(t: Test, options: BareLimitsOptions = {}): Prom
   await app.register(metrics, { hasRedis: redis !== undefined });
   await app.register(errors);
   await app.register(redisPlugin, { redis: redis && { ...redis, required: false } });
-  await app.register(limits, { expectedReplicas, prompts: UNBOUNDED, readers: UNBOUNDED });
+  await app.register(limits, { expectedReplicas, streamTtlMs: 300_000, prompts: UNBOUNDED, readers: UNBOUNDED });
   let identity: Identity = { owner: 'o' };
   app.get('/', async (_, reply) => {
     await app.limits.countRequest(identity, reply);

@@ -82,7 +82,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
   await app.register(metrics, { hasRedis: false });
   await app.register(errors);
   await app.register(redis, { redis: undefined });
-  await app.register(limits, { expectedReplicas: 1, prompts: UNBOUNDED, readers: UNBOUNDED });
+  await app.register(limits, { expectedReplicas: 1, streamTtlMs: 300_000, prompts: UNBOUNDED, readers: UNBOUNDED });
   await app.register(fp(auth, { name: 'auth' }));
   await app.register(fp(load, { name: 'load' }));
   await app.register(fp(llm, { name: 'llm' }));

@@ -16,7 +16,14 @@ const LIMITS = { maxConcurrent: 1, tokensPerMinute: 10_000 };
 /** Charged for a question with `maxTokens: 999`. */
 const ESTIMATE = 1_000;
 
-const caller = (owner: string, credential: Credential, ticket?: string) => ({ owner, credential, ticket, ...LIMITS });
+const ticketOf = (nonce?: string) =>
+  nonce === undefined ? undefined : { nonce, expires: Number.MAX_SAFE_INTEGER, questions: 1 };
+const caller = (owner: string, credential: Credential, ticket?: string) => ({
+  owner,
+  credential,
+  ticket: ticketOf(ticket),
+  ...LIMITS,
+});
 const say = ({ calls }: BareStreams, n: number, text: string) => void calls[n]?.sink.onPart({ type: 'text', text });
 
 /** Attaches a reader, and collects what it gets. */

@@ -329,19 +329,21 @@ t.test('a conversation belongs to its owner, and is found while its newest answe
   t.equal(await streams.findByChat('c', { owner: 'a' }), undefined, 'an ended answer');
 });
 
+const ticketOf = (nonce: string) => ({ nonce, expires: Date.now() + 60_000, questions: 1 });
+
 t.test('a stream is found by its owner, and by the ticket that started it', async (t) => {
   const service = await bareStreams(t);
   const { streams } = service.app;
-  const { id } = await service.start({ owner: 'a', ticket: 't1' });
+  const { id } = await service.start({ owner: 'a', ticket: ticketOf('t1') });
   const isFound = async (identity: Identity) => (await streams.find(id, identity)) !== undefined;
   t.equal(await isFound({ owner: 'a' }), true, 'the owner with a key');
-  t.equal(await isFound({ owner: 'a', ticket: 't1' }), true, 'its ticket');
-  t.equal(await isFound({ owner: 'a', ticket: 't2' }), false, 'another ticket of the owner');
+  t.equal(await isFound({ owner: 'a', ticket: ticketOf('t1') }), true, 'its ticket');
+  t.equal(await isFound({ owner: 'a', ticket: ticketOf('t2') }), false, 'another ticket of the owner');
   t.equal(await isFound({ owner: 'b' }), false, 'another owner');
-  t.equal(await isFound({ owner: 'b', ticket: 't1' }), false, 'a ticket of the same name of another owner');
+  t.equal(await isFound({ owner: 'b', ticket: ticketOf('t1') }), false, 'a ticket of the same name of another owner');
   const { id: withoutTicket } = await service.start({ owner: 'a' });
   t.equal(
-    await streams.find(withoutTicket, { owner: 'a', ticket: 't1' }),
+    await streams.find(withoutTicket, { owner: 'a', ticket: ticketOf('t1') }),
     undefined,
     'a ticket does not find a stream that was started with the key',
   );
