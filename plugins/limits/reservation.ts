@@ -15,7 +15,7 @@ export interface Reservation {
   settle(usage: Usage | undefined, characters: number): TokenUse;
 }
 
-/** What a generation holds of one limit. The function charges the tokens that it has used, and releases the rest. */
+/** Ends what a generation holds of one limit: charges the tokens that it has used, and releases the rest. */
 export type Hold = (tokens: number) => void;
 
 /**

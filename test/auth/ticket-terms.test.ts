@@ -4,7 +4,7 @@ import { applyTicketTerms } from '../../plugins/auth/ticket-terms.ts';
 import { hashQuestion } from '../../plugins/auth/tickets.ts';
 import type { ChatMessage } from '../../providers/types.ts';
 
-/** What a ticket sets in a question, and what it refuses. */
+/** A ticket sets parts of a question, and refuses others. */
 
 type Question = Parameters<typeof applyTicketTerms>[0];
 

@@ -31,15 +31,15 @@ async function starts({ app }: BareLimits, identity: Identity, question: string)
 for (const where of ['memory', 'Redis'] as const) {
   t.test(`${where}: a ticket starts its questions and no more`, { skip: where === 'Redis' && noRedis }, async (t) => {
     const { a, b } = where === 'Redis' ? await startReplicas(t) : await one(t);
-    const ticket = holderOf(3);
+    const ticket = ticketOf(3);
     t.equal(await starts(a, ticket, 'q1'), true);
     t.equal(await starts(b, ticket, 'q1'), true, 'the same question again');
     t.equal(await starts(b, ticket, 'q2'), true);
     t.equal(await starts(a, ticket, 'q3'), true);
     t.equal(await starts(b, ticket, 'q4'), false, 'a fourth one');
     t.equal(await starts(a, ticket, 'q2'), true, 'one of the three');
-    t.equal(await starts(a, holderOf(1, 'other'), 'q4'), true, 'another ticket');
-    t.equal(await starts(b, holderOf(1, 'other'), 'q5'), false);
+    t.equal(await starts(a, ticketOf(1, 'other'), 'q4'), true, 'another ticket');
+    t.equal(await starts(b, ticketOf(1, 'other'), 'q5'), false);
     const { owner } = ticket;
     t.equal(await starts(a, { owner }, 'q9'), true, 'no ticket');
   });
@@ -48,7 +48,7 @@ for (const where of ['memory', 'Redis'] as const) {
 t.test('a question counts again once its stream cannot be kept any more', async (t) => {
   const date = manualDate(t);
   const limits = await bareLimits(t);
-  const ticket = holderOf(2);
+  const ticket = ticketOf(2);
   t.equal(await starts(limits, ticket, 'q'), true);
   date.advance(STREAM_TTL_MS - 1);
   t.equal(await starts(limits, ticket, 'q'), true, 'the stream may be kept');
@@ -60,7 +60,7 @@ t.test('a question counts again once its stream cannot be kept any more', async 
 
 t.test('the same in Redis, which keeps the count as long as the ticket is valid', { skip: noRedis }, async (t) => {
   const { redis, a } = await startReplicas(t);
-  const ticket = holderOf(2);
+  const ticket = ticketOf(2);
   t.equal(await starts(a, ticket, 'q'), true);
   const key = 'p:ticket:n';
   const ttl = await redis.client.pttl(key);
@@ -75,7 +75,7 @@ t.test('the same in Redis, which keeps the count as long as the ticket is valid'
 
 t.test('a limit that refuses a question leaves the ticket, and a used ticket leaves the limits', async (t) => {
   const limits = await bareLimits(t);
-  const ticket = holderOf(1, 'n', { maxConcurrent: 1, tokensPerMinute: 10 });
+  const ticket = ticketOf(1, 'n', { maxConcurrent: 1, tokensPerMinute: 10 });
   const running = await limits.reserve({ owner: 'key:a', maxConcurrent: 1 });
   t.match(await refusal(starts(limits, ticket, 'q1')), { statusCode: 429 });
   running.settle({ totalTokens: 0 }, 0);
@@ -92,8 +92,8 @@ t.test('without Redis each replica grants its share of a ticket', { skip: noRedi
     for (let i = 0; i < 5; i++) if (await starts(replica, ticket, `q${i}`)) started += 1;
     return started;
   };
-  t.same([await count(a, holderOf(4)), await count(b, holderOf(4))], [2, 2]);
-  t.same([await count(a, holderOf(1, 'o')), await count(b, holderOf(1, 'o'))], [1, 1]);
+  t.same([await count(a, ticketOf(4)), await count(b, ticketOf(4))], [2, 2]);
+  t.same([await count(a, ticketOf(1, 'o')), await count(b, ticketOf(1, 'o'))], [1, 1]);
   t.ok(((await metricValue(a.app, 'sluice_limiter_degraded_total')) ?? 0) > 0, 'sluice_limiter_degraded_total');
 });
 
