@@ -13,7 +13,7 @@ export interface Quota {
   readonly maxConcurrent?: number | undefined;
 }
 
-/** What a ticket allows. */
+/** Permissions and bounds that a ticket sets. */
 export interface TicketTerms {
   /** Identifies the ticket, and the streams that it has started. */
   readonly nonce: string;
