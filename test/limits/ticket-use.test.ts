@@ -10,7 +10,7 @@ import { startReplicas } from './replicas.ts';
 
 const STREAM_TTL_MS = 300_000;
 
-const holderOf = (questions: number, nonce = 'n', rest: Partial<Identity> = {}): Identity => ({
+const ticketOf = (questions: number, nonce = 'n', rest: Partial<Identity> = {}): Identity => ({
   owner: 'key:a',
   ticket: { nonce, questions, expires: Date.now() + 3_600_000 },
   ...rest,
