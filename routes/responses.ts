@@ -19,7 +19,7 @@ const DESCRIPTIONS = {
   414: 'The URL is too long.',
   415: 'The body must be uncompressed `application/json` in UTF-8.',
   422: 'The provider could not process the question.',
-  429: 'A limit was reached. Retry later.',
+  429: 'A limit of the key, the visitor or the address was reached. Retry later.',
   431: 'The headers are too large or too many.',
   500: 'Internal error. The log line with the id of the `X-Request-Id` header says more.',
   502: 'The provider failed.',
@@ -37,6 +37,13 @@ export const BODY_ERRORS: readonly ErrorStatus[] = [408, 413];
 export const API_ERRORS: readonly ErrorStatus[] = [401, 429, 503];
 
 const RETRY_AFTER = { 'Retry-After': { type: 'integer', description: 'Seconds after which a retry may succeed' } };
+
+/** Limits of requests, on every counted response; documented where a client needs them. */
+const RATE_LIMIT = {
+  'RateLimit-Limit': { type: 'integer', description: 'Requests per minute, of the visitor if the ticket has one' },
+  'RateLimit-Remaining': { type: 'integer', description: 'Requests that are left in this minute' },
+  'RateLimit-Reset': { type: 'integer', description: 'Seconds until the minute ends' },
+};
 
 /** Returns a reference to a shared schema. */
 export function ref<T = unknown>(id: string) {
@@ -94,7 +101,8 @@ function describeErrors(statuses: readonly ErrorStatus[], schemaOf: (status: Err
   return Object.fromEntries(
     [...COMMON, ...statuses].map((status) => {
       const response = jsonResponse(schemaOf(status), DESCRIPTIONS[status]);
-      return [status, status === 429 || status === 503 ? { ...response, headers: RETRY_AFTER } : response];
+      if (status === 429) return [status, { ...response, headers: { ...RETRY_AFTER, ...RATE_LIMIT } }];
+      return [status, status === 503 ? { ...response, headers: RETRY_AFTER } : response];
     }),
   );
 }
