@@ -48,7 +48,7 @@ export async function createFileDestination(options: FileOptions): Promise<Desti
           await file.close().catch(() => {});
           file = next;
           // The line that the old file has a part of begins again.
-          batch.written = batch.bytes.lastIndexOf(LINE_BREAK, batch.written - 1) + 1;
+          batch.written = startOfLine(batch);
         }
         const { bytesWritten } = await file.write(batch.bytes, batch.written);
         batch.written += bytesWritten;
@@ -96,11 +96,15 @@ function nextBatch(backlog: Backlog): Batch | undefined {
   return { bytes: Buffer.from(`${records.join('\n')}\n`), records: records.length, written: 0 };
 }
 
+/** Returns the start of the first line that the file does not have whole. */
+function startOfLine({ bytes, written }: Batch): number {
+  return written === 0 ? 0 : bytes.lastIndexOf(LINE_BREAK, written - 1) + 1;
+}
+
 /** Returns the records of a batch that the file does not have, or has a part of. */
 function unwrittenRecords(batch: Batch | undefined): string[] {
   if (batch === undefined) return [];
-  const from = batch.bytes.lastIndexOf(LINE_BREAK, batch.written - 1) + 1;
-  return batch.bytes.toString('utf8', from).split('\n').slice(0, -1);
+  return batch.bytes.toString('utf8', startOfLine(batch)).split('\n').slice(0, -1);
 }
 
 /** Returns true if the path is no longer that of the open file. */
