@@ -16,6 +16,8 @@ export interface DeliveryOptions {
 }
 
 export function createDelivery({ destination, metrics, log }: DeliveryOptions): Delivery {
+  // An alert on the first dropped record needs the series before it.
+  for (const outcome of ['written', 'dropped']) metrics.usageRecords.inc({ destination, outcome }, 0);
   let isDelayed = false;
   /** Records dropped in this outage. */
   let dropped = 0;
