@@ -44,7 +44,7 @@ export function shareOut({ used, cost, usage, uncounted, attempts }: Shared): At
     return { ...share, cost: estimate.cost };
   });
   const isCounted = usage?.inputTokens !== undefined && usage.outputTokens !== undefined;
-  const others = shares.filter((share) => share.input + share.output > 0);
+  const others = shares.filter((_, i) => i !== main && attempts[i]?.outputTokens !== undefined);
   // The estimated cost of a whole answer is one number: the calls have no costs of their own.
   const knowsCosts = cost !== undefined && (isCounted || others.length === 0);
   const costOfOthers = sumCosts(others.map((share) => share.cost));
@@ -53,11 +53,8 @@ export function shareOut({ used, cost, usage, uncounted, attempts }: Shared): At
 
   return attempts.map(({ target, outcome }, i) => {
     const share = i === main ? { counted: used.counted, estimated: left } : { counted: NO_SHARE, estimated: shares[i] };
-    return recordOf(
-      { target, outcome },
-      share,
-      costOfMain === undefined ? undefined : i === main ? costOfMain : shares[i]?.cost,
-    );
+    const own = i === main ? costOfMain : shares[i]?.cost;
+    return recordOf({ target, outcome }, share, costOfMain === undefined ? undefined : own);
   });
 }
 

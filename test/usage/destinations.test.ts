@@ -145,6 +145,25 @@ t.test('a disk that fills in the middle of a line cuts no record and repeats non
   t.same(lines(path), records);
 });
 
+t.test('a line that a full disk has cut begins again in the next file, and the end writes what waits', async (t) => {
+  const dir = smallDisk(t);
+  if (dir === undefined) {
+    t.comment('skipped: needs the right to mount');
+    return;
+  }
+  const path = `${dir}/usage.jsonl`;
+  writeFileSync(`${dir}/ballast`, Buffer.alloc(40_000));
+  const { seen, file } = await fileIn(t, path);
+  const records = numbers(0, 3_000);
+  for (const record of records) file.write(record);
+  await until(() => seen.delayed.length > 0, 'the disk is full');
+  renameSync(path, `${path}.1`);
+  rmSync(`${dir}/ballast`);
+  t.same(await file.close(), [], 'nothing is left');
+  const whole = lines(`${path}.1`);
+  t.same([...whole, ...lines(path)], records, 'no record is lost, cut or repeated');
+});
+
 t.test('standard output that is not read drops records beyond its bound, and counts them', async (t) => {
   const output = new PassThrough({ highWaterMark: 1 });
   const { seen, delivery } = fakeDelivery();
