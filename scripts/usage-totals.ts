@@ -50,7 +50,7 @@ interface Sum {
 
 export function createTotals(by: readonly Field[]): Totals {
   const sums = new Map<string, Sum>();
-  /** What each generation adds, by its stream, so that a better record can replace it. */
+  /** The numbers of each generation, by its stream, so that a better record can replace them. */
   const known = new Map<string, Counted>();
   let duplicates = 0;
 

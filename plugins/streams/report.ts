@@ -10,7 +10,7 @@ import { countSpending } from './spending.ts';
 import { outcomeOf } from './terminals.ts';
 import type { Terminal, WritableLog } from './types.ts';
 
-/** What a usage record says about the calls of a generation. */
+/** The provider calls of a generation, for its usage record. */
 export type Calls = Pick<EndedGeneration, 'attempts' | 'uncounted'>;
 
 /** Reports one generation to operators: one log line, its metrics and its usage record, for every outcome. */
