@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import type { Writable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
 import audit from './plugins/audit/index.ts';
@@ -36,6 +37,7 @@ import sse from './plugins/sse/index.ts';
 import streams from './plugins/streams/index.ts';
 import type { StreamStore } from './plugins/streams/types.ts';
 import tracing from './plugins/tracing/index.ts';
+import usage from './plugins/usage/index.ts';
 import type { Provider } from './providers/types.ts';
 import ask from './routes/ask/index.ts';
 import docs from './routes/docs/index.ts';
@@ -59,6 +61,8 @@ export interface Overrides {
   readonly openFileLimit?: number;
   /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream & { readonly droppedLines?: number };
+  /** Destination of usage records, instead of standard output. */
+  readonly usageTo?: Writable;
 }
 
 /** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
@@ -154,6 +158,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   });
   await app.register(prices, { providers: settings.providers, table: settings.priceTable });
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
+  await app.register(usage, { settings: settings.usage, output: overrides.usageTo ?? process.stdout });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },
     maxMessages,

@@ -59,7 +59,11 @@ async function start(): Promise<void> {
   // If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
   // broken pipe for ever when the process exits.)
   process.stdout.on('error', () => {});
-  const app = await buildApp(config, { logTo: createLogDestination(process.stdout) });
+  const app = await buildApp(config, { logTo: createLogDestination(process.stdout) }).catch((error: unknown) => {
+    // A setting that only its use shows to be wrong.
+    if (error instanceof ConfigError) return exitWith(error.message);
+    throw error;
+  });
   try {
     await app.openListenSockets(config.host, config.port);
   } catch (error) {

@@ -162,6 +162,13 @@ export interface ToolCallPart {
   readonly arguments: string;
 }
 
+/** Estimated tokens of a call that broke off. Its cost is undefined if its price is unknown. */
+export interface UncountedCall {
+  readonly input: number;
+  readonly output: number;
+  readonly cost: number | undefined;
+}
+
 /** The last part of every complete answer. A failed answer has no finish part. */
 export interface FinishPart {
   readonly type: 'finish';
@@ -174,7 +181,13 @@ export interface FinishPart {
   /** The targets that answered, as `provider/model`, if there was more than one. Set by the LLM client. */
   readonly targets?: readonly string[];
   /** Tokens and cost in `usage` of calls that broke off: estimates. Set by the LLM client. */
-  readonly uncounted?: { readonly input: number; readonly output: number; readonly cost?: number };
+  readonly uncounted?: {
+    readonly input: number;
+    readonly output: number;
+    readonly cost?: number;
+    /** Each of these calls, in order. */
+    readonly calls?: readonly UncountedCall[];
+  };
 }
 
 /**

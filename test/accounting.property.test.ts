@@ -244,8 +244,23 @@ async function assertChargedByEnds(services: readonly Service[], run: number): P
     const charged = await chargedTokens(services, key);
     const counted = await countedTokens(services, key);
     if (counted !== charged) throw new Error(`${key}: sluice_tokens_total is ${counted}, charged are ${charged}`);
+    const recorded = recordedTokens(services, key);
+    if (recorded !== charged) throw new Error(`${key}: the usage records have ${recorded}, charged are ${charged}`);
     await assertCharged(services, owner, run, charged);
   }
+}
+
+/** Returns the tokens in the usage records of a key. Each generation has one record, and its calls have all tokens. */
+function recordedTokens(services: readonly Service[], key: string): number {
+  const records = services.flatMap((service) => service.records.filter((record) => record.key === key));
+  if (new Set(records.map(({ stream }) => stream)).size !== records.length) throw new Error('a stream has two records');
+  let sum = 0;
+  for (const { inputTokens, outputTokens, attempts } of records) {
+    const ofCalls = attempts.reduce((all, call) => all + call.inputTokens + call.outputTokens, 0);
+    if (ofCalls !== inputTokens + outputTokens) throw new Error(`${key}: the calls of a record have ${ofCalls} tokens`);
+    sum += ofCalls;
+  }
+  return sum;
 }
 
 /** Returns the tokens that all processes have counted for a key. */

@@ -2,9 +2,11 @@ import { type ClientRequest, request } from 'node:http';
 import { Writable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
+import type { UsageRecord } from '../plugins/usage/record.ts';
 import { ProviderError } from '../providers/errors.ts';
 import type { ChatRequest, Provider, StreamPart, Usage } from '../providers/types.ts';
 import { type BuildOptions, bearer, serve, sha256, until, writeConfig } from './helper.ts';
+import { captureUsage } from './usage/capture.ts';
 
 /** A service whose questions, answers and ends a test plays one by one, and whose capacity it can count. */
 
@@ -98,6 +100,8 @@ export interface Service {
   readonly calls: Call[];
   /** Ends of streams that this process has logged. The test may empty the list. */
   readonly ends: Ended[];
+  /** Usage records that this process has written. */
+  readonly records: readonly UsageRecord[];
 }
 
 /** A line of the log, `stream ended`. */
@@ -129,6 +133,7 @@ models:
   - { name: m12, targets: [{ provider: one, model: m }, { provider: two, model: m }] }`;
   const calls: Call[] = [];
   const ends: Ended[] = [];
+  const { usageTo, records } = captureUsage();
   const logTo = new Writable({
     write(line, _, done) {
       if (String(line).includes('"stream ended"')) ends.push(JSON.parse(String(line)));
@@ -147,9 +152,10 @@ models:
     },
     providers: { one: playedProvider('one', calls), two: playedProvider('two', calls) },
     logTo,
+    usageTo,
     ...overrides,
   });
-  return { app, url, calls, ends };
+  return { app, url, calls, ends, records };
 }
 
 /** Sends a request and returns immediately. */

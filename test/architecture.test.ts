@@ -33,7 +33,7 @@ const RULES: readonly [from: RegExp, allowed: RegExp][] = [
   [/^providers\/wire\//, /^providers\/(types|errors|addresses|proxy)\.ts$|^providers\/wire\//],
   [/^providers\/registry\.ts$/, /^providers\//],
   [/^providers\//, /^providers\/(types|errors)\.ts$|^providers\/wire\//],
-  [/^scripts\//, /^plugins\/(auth|config)\//],
+  [/^scripts\//, /^plugins\/(auth|config)\/|^scripts\//],
 ];
 
 /** Operations that need no key. */
@@ -48,7 +48,7 @@ const PACKAGES: readonly [name: string, folder: RegExp][] = [
   ['@fastify/swagger', /^routes\/docs\//],
   ['@fastify/static', /^routes\/playground\//],
   ['yaml', /^plugins\/config\//],
-  ['ioredis', /^plugins\/(redis|streams\/redis)\//],
+  ['ioredis', /^plugins\/(redis|streams\/redis)\/|^scripts\/usage\.ts$/],
   ['@opentelemetry/api', /^plugins\/tracing\//],
   ['@opentelemetry/sdk-trace-node', /^plugins\/tracing\//],
   ['@opentelemetry/resources', /^plugins\/tracing\//],

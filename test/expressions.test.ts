@@ -117,7 +117,7 @@ const TRUSTED: ReadonlySet<string> = new Set([
   '/^([^/]+)(?:\\/(\\d{1,3}))?$/',
   '/^\\d+$/',
   '/\\$?\\$\\{(\\w+)\\}/g',
-  '/^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\\w+_API_KEY|\\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\\b/',
+  '/^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|usage|USAGE_(TO|FILE)|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\\w+_API_KEY|\\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\\b/',
   '/^Max open files\\s+(\\d+)/m',
   '/^maxmemory_policy:(\\S+)/m',
   '/[\\s,]+/',

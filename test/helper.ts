@@ -23,7 +23,7 @@ export async function build(t: Test, { env = {}, ...overrides }: BuildOptions = 
     MAX_EVENT_LOOP_DELAY_MS: '0',
     ...env,
   });
-  const app = await buildApp(config, overrides);
+  const app = await buildApp(config, { usageTo: ignored(), ...overrides });
   t.teardown(() => app.close());
   return app;
 }
@@ -33,6 +33,11 @@ export async function serve(t: Test, options: BuildOptions = {}): Promise<{ app:
   const app = await build(t, options);
   const url = await app.listen({ port: 0, host: '127.0.0.1' });
   return { app, url };
+}
+
+/** Returns a stream that forgets what is written to it. */
+function ignored(): Writable {
+  return new Writable({ write: (_bytes, _encoding, done) => done() });
 }
 
 /** Returns the environment of a service whose only provider is a Bella at `url`. */

@@ -17,7 +17,7 @@ export function findCrossReferenceProblems(config: Config): string[] {
     const url = config.proxy?.[name];
     if (url !== undefined && !isProxyUrl(url)) problems.push(`${name.toUpperCase()}_PROXY: ${NO_PROXY_URL}`);
   }
-  problems.push(...findAuthProblems(config), ...findUnknownModels(config));
+  problems.push(...findUsageProblems(config), ...findAuthProblems(config), ...findUnknownModels(config));
   const providersWithModels = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
@@ -61,6 +61,15 @@ export function findCrossReferenceProblems(config: Config): string[] {
       `DEFAULT_MODEL: provider ${name} has no model; set DEFAULT_MODEL=${name}/<model>, or add models to the file`,
     );
   }
+  return problems;
+}
+
+/** Finds usage records without a destination. */
+function findUsageProblems({ usage: { to, file }, redis }: Config): string[] {
+  const problems: string[] = [];
+  if (to === 'file' && file === undefined) problems.push('USAGE_FILE: required with USAGE_TO=file');
+  if (to !== 'file' && file !== undefined) problems.push('USAGE_FILE: has no effect without USAGE_TO=file');
+  if (to === 'redis' && redis === undefined) problems.push('REDIS_URL: required with USAGE_TO=redis');
   return problems;
 }
 

@@ -18,6 +18,8 @@ const SETTINGS: Readonly<Record<string, string>> = {
   REDIS_URL: '/redis/url',
   REDIS_PREFIX: '/redis/prefix',
   REDIS_REQUIRED: '/redis/required',
+  USAGE_TO: '/usage/to',
+  USAGE_FILE: '/usage/file',
   MAX_GENERATIONS: '/streams/maxGenerations',
   STREAM_HIGH_WATER_MARK: '/streams/highWaterMark',
   STREAM_GRACE_MS: '/streams/graceMs',

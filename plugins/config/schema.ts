@@ -4,6 +4,7 @@ import { MODEL_NAME } from './patterns.ts';
 import type { PriceTable } from './price-file.ts';
 import { Anonymous, ApiKey, Jwt, KeyDefaults } from './schema-auth.ts';
 import { Redis } from './schema-redis.ts';
+import { UsageRecords } from './schema-usage.ts';
 
 /** The schema of all settings, with bounds and defaults. */
 
@@ -316,6 +317,7 @@ export const ConfigSchema = Type.Object(
     drainMs: ms('How long running answers may continue after SIGTERM', 25_000, 0),
     drainHandoverMs: ms('With Redis: how much longer answers continue for readers on other replicas', 30_000, 0),
     redis: Type.Optional(Redis),
+    usage: UsageRecords,
     proxy: Type.Optional(ProxySettings),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,

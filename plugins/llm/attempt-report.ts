@@ -43,7 +43,8 @@ export function createAttemptReport({ provider, span, clock, metrics }: AttemptR
   };
 }
 
-function outcomeOf(fault: unknown): string {
+/** Returns the reason of a failure, as a word of a bounded list. */
+export function outcomeOf(fault: unknown): string {
   if (fault instanceof ProviderError || fault instanceof OverloadedError) return fault.reason;
   return (fault as Error | undefined)?.name === 'AbortError' ? 'aborted' : 'internal';
 }

@@ -1,7 +1,8 @@
 import { ProviderError, type TimeoutStage } from '../../providers/errors.ts';
 import type { AnswerPart, StreamPart } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
-import type { Deadlines } from '../config/model-routes.ts';
+import type { Deadlines, Target } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
 
 /** Takes an answer part by part. */
 export interface PartSink {
@@ -12,6 +13,27 @@ export interface PartSink {
   onPart(part: AnswerPart): Promise<void> | undefined;
   /** Called if the answer ended before it was complete. Nothing follows. */
   onFault(fault: unknown): void;
+}
+
+/** A call that has ended, complete or not. */
+export interface EndedCall {
+  readonly target: Target;
+  /** `ok`, or the reason of the failure. */
+  readonly outcome: string;
+  /** Undefined for a complete answer. */
+  readonly fault?: unknown;
+  /** Estimated tokens of the answer, if the call has failed after its first part. */
+  readonly outputTokens?: number | undefined;
+}
+
+/** Takes the answer to a question, which several calls may produce. */
+export interface AnswerSink extends PartSink {
+  /** Called before each call of a target, with its price if it is known. */
+  onTarget(target: Target, price: ModelPrice | undefined): void;
+  /** Called before the first part of each call. */
+  onFirstPart(): void;
+  /** Called when a call has ended, before its `finish` or its fault. Not called for a call that the signal aborts. */
+  onCallEnd?(call: EndedCall): void;
 }
 
 /**

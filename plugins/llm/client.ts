@@ -1,11 +1,10 @@
 import type { AnswerPart, ChatRequest, Provider } from '../../providers/types.ts';
 import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
-import type { ModelPrice } from '../config/price-file.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Tracing } from '../tracing/index.ts';
-import { type PartSink, runAttempt } from './attempt.ts';
-import { createAttemptReport } from './attempt-report.ts';
+import { type AnswerSink, runAttempt } from './attempt.ts';
+import { createAttemptReport, outcomeOf } from './attempt-report.ts';
 import type { PriceOf } from './call-price.ts';
 import { AnswerProgress } from './continuation.ts';
 import { countsAgainstTarget, isRateLimit, nextStep, UNSUPPORTED } from './next-step.ts';
@@ -13,14 +12,7 @@ import { type Prompt, requestFor } from './request-settings.ts';
 import type { RetryBudget } from './retry-budget.ts';
 import type { Choice, IsEligible, TargetSlot, Targets } from './targets.ts';
 
-export type { Prompt };
-
-export interface AnswerSink extends PartSink {
-  /** Called before each call of a target, with its price if it is known. */
-  onTarget(target: Target, price: ModelPrice | undefined): void;
-  /** Called before the first part of each call. */
-  onFirstPart(): void;
-}
+export type { AnswerSink, Prompt };
 
 export interface GenerateOptions {
   /** Owner of the question. Failures of one owner alone close a target to no other. */
@@ -135,6 +127,7 @@ export function createLlmClient(options: ClientOptions): LlmClient {
           slot.release(false);
           const priced = progress.withCost(part);
           report.onFinish(priced);
+          sink.onCallEnd?.({ target, outcome: 'ok' });
           return sink.onPart(progress.finish(priced, target));
         }
         progress.add(part);
@@ -165,7 +158,8 @@ export function createLlmClient(options: ClientOptions): LlmClient {
       hasBegun: boolean,
       fault: unknown,
     ): void {
-      if (hasBegun) progress.breakOff();
+      const outputTokens = hasBegun ? progress.breakOff() : undefined;
+      sink.onCallEnd?.({ target, outcome: outcomeOf(fault), fault, outputTokens });
       const step = nextStep(fault, {
         tries,
         hasBegun,

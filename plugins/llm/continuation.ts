@@ -1,4 +1,4 @@
-import type { AnswerPart, ChatRequest, FinishPart, Usage } from '../../providers/types.ts';
+import type { AnswerPart, ChatRequest, FinishPart, UncountedCall, Usage } from '../../providers/types.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { ModelPrice } from '../config/price-file.ts';
 import { costOf, sumCosts } from '../prices/cost.ts';
@@ -85,21 +85,23 @@ export class AnswerProgress {
     if (this.#question !== undefined) this.#text.push(part.text);
   }
 
-  /** Call if a call has failed after its first part. The next call continues the text. */
-  breakOff(): void {
+  /** Call if a call has failed after its first part. The next call continues the text. Returns its estimated output tokens. */
+  breakOff(): number {
+    const outputTokens = estimateTokens(this.#attemptLength);
     this.#broken.push({
-      outputTokens: estimateTokens(this.#attemptLength),
+      outputTokens,
       textTokens: estimateTokens(this.#attemptTextLength),
       price: this.price,
     });
     this.#attemptLength = 0;
     this.#attemptTextLength = 0;
-    if (this.#question === undefined) return;
+    if (this.#question === undefined) return outputTokens;
     const text = this.#text.join('');
     this.#text = [text];
     this.isContinuation = true;
     // If the model produced only reasoning, there is no text to continue: start over.
     this.prompt = text ? appendContinuation(this.#question, text, this.#route.continuePrompt) : this.#question;
+    return outputTokens;
   }
 
   /** Returns the last part of the current call with the cost of this call, if it is known. */
@@ -130,15 +132,15 @@ export class AnswerProgress {
     let input = 0;
     let textAfter = 0;
     const { cost: costOfLast, ...counts } = last;
-    const costs: (number | undefined)[] = [];
+    const calls: UncountedCall[] = [];
     for (const { outputTokens, textTokens, price } of [...this.#broken].reverse()) {
       textAfter += textTokens;
       const inputTokens = Math.max(0, (last.inputTokens ?? 0) - textAfter);
       output += outputTokens;
       input += inputTokens;
-      costs.push(costOf({ inputTokens, outputTokens }, price));
+      calls.unshift({ input: inputTokens, output: outputTokens, cost: costOf({ inputTokens, outputTokens }, price) });
     }
-    const costOfBroken = sumCosts(costs);
+    const costOfBroken = sumCosts(calls.map(({ cost }) => cost));
     const cost = sumCosts([costOfLast, costOfBroken]);
     const usage = {
       ...counts,
@@ -147,7 +149,8 @@ export class AnswerProgress {
       ...(last.totalTokens !== undefined && { totalTokens: last.totalTokens + input + output }),
       ...(cost !== undefined && { cost }),
     };
-    return { usage, uncounted: { input, output, ...(costOfBroken !== undefined && { cost: costOfBroken }) } };
+    const uncounted = { input, output, calls, ...(costOfBroken !== undefined && { cost: costOfBroken }) };
+    return { usage, uncounted };
   }
 }
 

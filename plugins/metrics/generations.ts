@@ -31,6 +31,12 @@ export function generationMetrics(registers: Registry[]) {
       labelNames: ['key', 'model', 'basis'] as const,
       registers,
     }),
+    usageRecords: new Counter({
+      name: 'sluice_usage_records_total',
+      help: 'Usage records, by destination (stdout, file, redis) and outcome: written, dropped',
+      labelNames: ['destination', 'outcome'] as const,
+      registers,
+    }),
     generationsAborted: new Counter({
       name: 'sluice_generations_aborted_total',
       help: 'Generations that this service ended, by reason: readers (all readers left), stop, limit, shutdown (or taken over by another replica), revoked',

@@ -10,6 +10,13 @@ import type { ModelPrice, TokenPrices } from '../config/price-file.ts';
 const UNITS_PER_USD = 1e12;
 const UNITS_PER_MILLIONTH = 1e6;
 
+/** Cost of a generation in USD. Both parts together are its cost. */
+export interface CostUse {
+  /** Of tokens that providers have counted. */
+  readonly counted: number;
+  readonly estimated: number;
+}
+
 /**
  * Returns the cost of one call in USD; undefined if a count or a price that it needs is unknown. Cached tokens, tokens
  * written to the cache, and reasoning are parts of input and output, and are charged once.

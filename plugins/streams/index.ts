@@ -41,16 +41,16 @@ export interface StreamsOptions {
 /** Adds `fastify.streams`: starts generations and finds their streams. */
 export default fp<StreamsOptions>(
   async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, ...options }) => {
-    const { clock, metrics, auth, llm, limits, load, cluster, audit, log } = fastify;
+    const { clock, metrics, usage, auth, llm, limits, load, cluster, audit, log } = fastify;
     const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
     fastify.addHook('onClose', () => store.close());
 
     const admission = new AdmissionControl(settings.maxGenerations);
     const states = createAnswerStates({ ttlMs: settings.ttlMs, clock, cluster });
     const { maxChars } = settings;
-    const startGeneration = createGenerationStarter({ clock, metrics, llm, admission, states, maxChars });
+    const startGeneration = createGenerationStarter({ clock, metrics, usage, llm, admission, states, maxChars });
     const { findCredential } = auth;
-    store.onTakeover?.(createTakeoverHandler({ metrics, llm, log, admission, startGeneration, findCredential }));
+    store.onTakeover?.(createTakeoverHandler({ metrics, usage, llm, log, admission, startGeneration, findCredential }));
     const { apiError } = fastify;
     const attachReader = createReaders({ limits, metrics, apiError, maxPerStream: maxReadersPerStream });
     const { overloaded, mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
@@ -178,7 +178,7 @@ export default fp<StreamsOptions>(
   },
   {
     name: 'streams',
-    dependencies: ['audit', 'clock', 'metrics', 'errors', 'auth', 'redis', 'load', 'limits', 'llm'],
+    dependencies: ['audit', 'clock', 'metrics', 'usage', 'errors', 'auth', 'redis', 'load', 'limits', 'llm'],
   },
 );
 

@@ -4,10 +4,16 @@ import type { Clock } from '../clock.ts';
 import type { ModelRoute, Target } from '../config/model-routes.ts';
 import type { TokenUse } from '../limits/tokens.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { type CostUse, countSpending } from './spending.ts';
+import type { CostUse } from '../prices/cost.ts';
+import type { EndedGeneration, UsageRecords } from '../usage/index.ts';
+import { countSpending } from './spending.ts';
+import { outcomeOf } from './terminals.ts';
 import type { Terminal, WritableLog } from './types.ts';
 
-/** Reports one generation to operators: one log line and its metrics, for every outcome. */
+/** The provider calls of a generation, for its usage record. */
+export type Calls = Pick<EndedGeneration, 'attempts' | 'uncounted'>;
+
+/** Reports one generation to operators: one log line, its metrics and its usage record, for every outcome. */
 export interface GenerationReport {
   onTarget(target: Target): void;
   onFirstPart(): void;
@@ -15,14 +21,15 @@ export interface GenerationReport {
    * @param used undefined if another replica counts the tokens of the answer
    * @param cost undefined if it is unknown, or if another replica counts it
    */
-  onEnd(terminal: Terminal, fault: unknown, used?: TokenUse, cost?: CostUse): void;
+  onEnd(terminal: Terminal, fault: unknown, calls: Calls, used?: TokenUse, cost?: CostUse): void;
 }
 
 export function createReport(
   log: WritableLog,
   route: ModelRoute,
-  { clock, metrics, logger }: { clock: Clock; metrics: Metrics; logger: FastifyBaseLogger },
+  options: { clock: Clock; metrics: Metrics; usage: UsageRecords; logger: FastifyBaseLogger },
 ): GenerationReport {
+  const { clock, metrics, usage: usageRecords, logger } = options;
   const startedAt = clock.now();
   let target: Target = route.targets[0];
   let firstPartAt: number | undefined;
@@ -35,7 +42,7 @@ export function createReport(
     onFirstPart() {
       firstPartAt ??= clock.now();
     },
-    onEnd(terminal, fault, used, cost) {
+    onEnd(terminal, fault, calls, used, cost) {
       const durationMs = Math.round(clock.now() - startedAt);
       const outcome = outcomeOf(terminal);
       metrics.generationsActive.dec();
@@ -44,12 +51,19 @@ export function createReport(
       metrics.generationSeconds.observe({ model, outcome }, durationMs / 1000);
       const reason = ABORT_REASONS[outcome];
       if (reason !== undefined && fault === undefined) metrics.generationsAborted.inc({ reason });
-      if (used !== undefined) countSpending(metrics, { model, owner: log.info.owner, used, cost, terminal });
+      const firstTokenMs = firstPartAt === undefined ? undefined : Math.round(firstPartAt - startedAt);
+      const { id: stream, owner } = log.info;
+      if (used !== undefined) {
+        countSpending(metrics, { model, owner, used, cost, terminal });
+        const { finishReason, usage } = terminal.type === 'end' ? terminal : {};
+        const names = { stream, owner, model: route.name, outcome, finishReason };
+        usageRecords.record({ ...names, usage, used, cost, ...calls, durationMs, firstTokenMs });
+      }
       if (outcome === 'internal') logger.error({ err: fault }, 'internal error');
       logger.info(
         {
-          stream: log.info.id,
-          owner: log.info.owner,
+          stream,
+          owner,
           model: route.name,
           provider: target.provider,
           upstreamModel: target.model,
@@ -57,7 +71,7 @@ export function createReport(
           ...(terminal.type === 'end' && { finishReason: terminal.finishReason, usage: terminal.usage }),
           ...(fault instanceof ProviderError && faultFields(fault)),
           ...(fault instanceof OverloadedError && { reason: fault.reason }),
-          ...(firstPartAt !== undefined && { firstTokenMs: Math.round(firstPartAt - startedAt) }),
+          ...(firstTokenMs !== undefined && { firstTokenMs }),
           durationMs,
           characters: log.length,
           ...(used && { tokens: used }),
@@ -85,9 +99,4 @@ const ABORT_REASONS: Readonly<Record<string, string>> = {
 /** Models of a provider that allows all models share one label, because clients choose their names. */
 function targetLabel({ provider, model }: Target, { label }: ModelRoute): string {
   return label === `${provider}/*` ? label : `${provider}/${model}`;
-}
-
-function outcomeOf(terminal: Terminal): string {
-  if (terminal.type === 'error') return terminal.code;
-  return terminal.finishReason === 'stopped' ? 'stopped' : 'ok';
 }

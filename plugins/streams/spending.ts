@@ -2,17 +2,10 @@ import type { FinishPart } from '../../providers/types.ts';
 import type { ModelPrice } from '../config/price-file.ts';
 import type { TokenUse } from '../limits/tokens.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { costOf, sumCosts } from '../prices/cost.ts';
+import { type CostUse, costOf, sumCosts } from '../prices/cost.ts';
 import type { Terminal } from './types.ts';
 
 /** Counts what a generation that has ended has used. */
-
-/** Cost of a generation in USD. Both parts together are its cost. */
-export interface CostUse {
-  /** Of tokens that providers have counted. */
-  readonly counted: number;
-  readonly estimated: number;
-}
 
 /** Tokens and cost of one generation. */
 export interface Spending {

@@ -1,5 +1,4 @@
 import type { FastifyBaseLogger } from 'fastify';
-import { ProviderError } from '../../providers/errors.ts';
 import type { AnswerPart, FinishPart } from '../../providers/types.ts';
 import type { Credential } from '../auth/revocation.ts';
 import type { Clock } from '../clock.ts';
@@ -7,9 +6,11 @@ import type { ModelRoute } from '../config/model-routes.ts';
 import type { ModelPrice } from '../config/price-file.ts';
 import type { Reservation } from '../limits/reservation.ts';
 import { withUncounted } from '../limits/tokens.ts';
-import type { PartSink } from '../llm/attempt.ts';
-import type { AnswerSink, GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';
+import type { AnswerSink, PartSink } from '../llm/attempt.ts';
+import type { GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { createAttempts, wasRefused } from '../usage/attempts.ts';
+import type { UsageRecords } from '../usage/index.ts';
 import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
@@ -40,24 +41,12 @@ export type StartGeneration = (options: StartGenerationOptions) => void;
 export interface GenerationStarterOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
+  readonly usage: UsageRecords;
   readonly llm: LlmClient;
   readonly admission: AdmissionControl;
   readonly states: AnswerStates;
   /** Longest answer, in UTF-16 units. */
   readonly maxChars: number;
-}
-
-/** Codes of calls that a provider has not begun to answer, so that it bills nothing. */
-const UNANSWERED: ReadonlySet<unknown> = new Set([
-  'upstream_unreachable',
-  'upstream_rate_limited',
-  'upstream_rejected',
-  'upstream_failed',
-]);
-
-/** Returns true if no provider has begun to answer. Any other error than a `ProviderError` is a fault of this service. */
-function wasRefused(fault: unknown): boolean {
-  return fault instanceof ProviderError ? UNANSWERED.has(fault.code) : fault !== undefined;
 }
 
 /** Returns the call of the model. A function of its own, so that no closure of a running answer holds the prompt. */
@@ -72,7 +61,7 @@ function callOf(
 }
 
 export function createGenerationStarter(options: GenerationStarterOptions): StartGeneration {
-  const { clock, metrics, llm, admission, states, maxChars } = options;
+  const { clock, metrics, usage: usageRecords, llm, admission, states, maxChars } = options;
   return ({ log, route, prompt, logger, reservation, credential, releasePrompt, partialAnswer }) => {
     const { id, owner } = log.info;
     const toolCallIds: string[] = [];
@@ -81,7 +70,8 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
     let removeListener: (() => void) | undefined;
     /** Price of the target that was asked last. */
     let price: ModelPrice | undefined;
-    const report = createReport(log, route, { clock, metrics, logger });
+    const report = createReport(log, route, { clock, metrics, usage: usageRecords, logger });
+    const attempts = createAttempts(partialAnswer);
     const toAnswerSink = (sink: PartSink): AnswerSink => ({
       ...sink,
       onPart(part) {
@@ -91,7 +81,9 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
       onTarget(target, next) {
         price = next;
         report.onTarget(target);
+        attempts.onStart(target);
       },
+      onCallEnd: attempts.onEnd,
       onFirstPart() {
         report.onFirstPart();
         // From now on the prompt is not held, unless another target may continue the answer.
@@ -113,7 +105,8 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
         const settled = reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length);
         // Another replica that has taken the log over counts the whole answer.
         const used = terminal === PRODUCER_LOST ? undefined : withUncounted(settled, uncounted);
-        report.onEnd(terminal, fault, used, used && costUsed(terminal, used, price, uncounted));
+        const calls = { attempts: attempts.list(), uncounted: uncounted?.calls };
+        report.onEnd(terminal, fault, calls, used, used && costUsed(terminal, used, price, uncounted));
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },
     });

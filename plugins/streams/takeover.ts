@@ -6,10 +6,11 @@ import { type TokenEstimate, usedTokens } from '../limits/tokens.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';
 import type { Metrics } from '../metrics/index.ts';
+import type { UsageRecords } from '../usage/index.ts';
 import type { AdmissionControl } from './admission.ts';
 import { costUsed, countSpending } from './spending.ts';
 import type { StartGeneration } from './start-generation.ts';
-import { PRODUCER_LOST, STOPPED } from './terminals.ts';
+import { outcomeOf, PRODUCER_LOST, STOPPED } from './terminals.ts';
 import type { TakeoverHandler, Terminal, WritableLog } from './types.ts';
 
 /** Handles a log whose producer is dead: it ends as lost, or continues if its model has `onMidStreamFailure: continue`. */
@@ -26,6 +27,7 @@ export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prom
 
 export interface TakeoverOptions {
   readonly metrics: Metrics;
+  readonly usage: UsageRecords;
   readonly llm: Pick<Llm, 'route' | 'commonPrice'>;
   readonly log: FastifyBaseLogger;
   readonly admission: AdmissionControl;
@@ -35,19 +37,20 @@ export interface TakeoverOptions {
 }
 
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
-  const { metrics, llm, log: logger, admission, startGeneration, findCredential } = options;
+  const { metrics, usage, llm, log: logger, admission, startGeneration, findCredential } = options;
 
   /**
    * Ends a log in place of its producer, which cannot count the tokens of the answer. Nobody knows which target has
    * produced it.
    */
   const endInPlace = (log: WritableLog, terminal: Terminal) => {
-    const { owner, model, estimate = NO_ESTIMATE } = log.info;
+    const { id: stream, owner, model, estimate = NO_ESTIMATE } = log.info;
     const used = usedTokens(undefined, log.length, estimate);
     log.end(terminal);
     const route = findRoute(model, llm);
     const cost = costUsed(terminal, used, route && llm.commonPrice(route));
     countSpending(metrics, { model: route?.label ?? UNKNOWN_MODEL, owner, used, cost, terminal });
+    usage.record({ stream, owner, model, outcome: outcomeOf(terminal), used, cost });
   };
 
   const endAsLost = (log: WritableLog) => {

@@ -59,6 +59,12 @@ export function isRepeatable(terminal: Terminal, length: number): boolean {
   return terminal.type === 'error' && terminal.retryable && length === 0;
 }
 
+/** Returns how a generation ended: `ok`, `stopped`, or the code of the error. */
+export function outcomeOf(terminal: Terminal): string {
+  if (terminal.type === 'error') return terminal.code;
+  return terminal.finishReason === 'stopped' ? 'stopped' : 'ok';
+}
+
 /** Returns the terminal of a complete answer. */
 export function endTerminal({ reason, usage, state, targets }: FinishPart): Terminal {
   return { type: 'end', finishReason: reason, usage, state: state as ProviderState | undefined, targets };

@@ -15,6 +15,7 @@ import redis from '../../plugins/redis/index.ts';
 import type { Question, StartOptions, Stream } from '../../plugins/streams/api.ts';
 import streams, { type StreamsOptions } from '../../plugins/streams/index.ts';
 import type { StreamStore, Terminal } from '../../plugins/streams/types.ts';
+import usage from '../../plugins/usage/index.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 
 const UNBOUNDED = { total: Number.POSITIVE_INFINITY, perOwner: Number.POSITIVE_INFINITY };
@@ -86,6 +87,7 @@ export async function bareStreams(t: Test, { store, ...settings }: BareStreamsOp
   await app.register(fp(auth, { name: 'auth' }));
   await app.register(fp(load, { name: 'load' }));
   await app.register(fp(llm, { name: 'llm' }));
+  await app.register(usage, { settings: { to: 'none', maxLength: 1 }, output: process.stdout });
   await app.register(streams, {
     settings: {
       ...loadConfig({}).streams,

@@ -10,6 +10,7 @@ import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import { createGenerationStarter } from '../../plugins/streams/start-generation.ts';
 import { createTakeoverHandler, serializePrompt } from '../../plugins/streams/takeover.ts';
 import type { StreamInfo, WritableLog } from '../../plugins/streams/types.ts';
+import type { EndedGeneration } from '../../plugins/usage/index.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
@@ -90,9 +91,12 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
     },
   } as unknown as Llm;
   const logger = { warn() {}, info() {}, error() {} } as never;
+  const records: EndedGeneration[] = [];
+  const usage = { record: (ended: EndedGeneration) => void records.push(ended) };
   const startGeneration = createGenerationStarter({
     clock,
     metrics,
+    usage,
     llm,
     admission,
     states: { save: () => {}, isMissing: () => false, restore: async (_owner, messages) => messages },
@@ -104,7 +108,15 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   const accepted = credentials.prepare([key]);
   accepted.apply();
   const findCredential = (mark: string | undefined) => (mark === MARK ? accepted.get('k') : undefined);
-  const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration, findCredential });
+  const takeOver = createTakeoverHandler({
+    metrics,
+    usage,
+    llm,
+    log: logger,
+    admission,
+    startGeneration,
+    findCredential,
+  });
   const createFilled = async (parts: readonly ContentPart[], changes: Partial<StreamInfo> = {}) => {
     const info = { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o', mark: MARK, estimate: ESTIMATE };
     const log = await createLog(store, { ...info, ...changes });
@@ -114,7 +126,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   /** Changes the key, or removes it. */
   const reload = (keys: readonly Partial<typeof key>[]) =>
     credentials.prepare(keys.map((changes) => ({ ...key, ...changes }))).apply();
-  return { clock, admission, calls, outcomes, spent, costs, takeOver, createFilled, reload };
+  return { clock, admission, calls, outcomes, spent, costs, records, takeOver, createFilled, reload };
 }
 
 const serialized = JSON.stringify(PROMPT);
