@@ -19,17 +19,31 @@ const limits = (absent: string) => ({
   ),
 });
 
+/** What the answers of one owner may cost. */
+export const Budget = (absent: string) =>
+  Type.Object(
+    {
+      period: Type.Union([Type.Literal('day'), Type.Literal('month')], {
+        description: 'Calendar period in UTC after which the budget is renewed',
+      }),
+      amount: Type.Number({
+        exclusiveMinimum: 0,
+        maximum: 1_000_000,
+        description: 'USD that answers may cost in a period',
+      }),
+    },
+    { additionalProperties: false, description: `What answers may cost; ${absent}` },
+  );
+
 const models = (description: string) =>
   Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000, description }));
 
-/** Defaults of keys, or of tokens. */
-const defaults = () =>
-  Type.Object(
-    { models: models('Public names of models; all if absent'), ...limits('no limit if absent') },
-    { additionalProperties: false },
-  );
+const defaults = () => ({ models: models('Public names of models; all if absent'), ...limits('no limit if absent') });
 
-export const KeyDefaults = defaults();
+export const KeyDefaults = Type.Object(
+  { ...defaults(), budget: Type.Optional(Budget('no budget if absent')) },
+  { additionalProperties: false },
+);
 
 /** Limits of each client address of a service without keys and tokens. */
 export const Anonymous = Type.Object(limits('no limit if absent'), { additionalProperties: false });
@@ -43,6 +57,7 @@ export const ApiKey = Type.Object(
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
     models: models('Public names of models that the key may use; as in `keyDefaults` if absent, else all'),
     ...limits('as in `keyDefaults` if absent, else no limit'),
+    budget: Type.Optional(Budget('as in `keyDefaults` if absent, else no budget')),
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
@@ -71,7 +86,7 @@ export const Jwt = Type.Object(
       ),
       { minItems: 1, description: 'Accepted algorithms: HS… with a secret, all others with a key set' },
     ),
-    defaults: Type.Optional(defaults()),
+    defaults: Type.Optional(Type.Object(defaults(), { additionalProperties: false })),
   },
   { additionalProperties: false },
 );

@@ -307,7 +307,11 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
       redis.client.eval(scriptOf(name), 1, 'p:limit:tokens:a', ...args);
     await a.reserve({ owner: 'a', tokensPerMinute: 1_000 }, 100);
     await run('settle-tokens', 1_000, 'r:1', 300, 0, 1, 60_000);
-    t.same(await run('charge-tokens', 1_000, 'r:1', 300, 60_000), [0, 60_000], 'its replica does not wait for it any more');
+    t.same(
+      await run('charge-tokens', 1_000, 'r:1', 300, 60_000),
+      [0, 60_000],
+      'its replica does not wait for it any more',
+    );
     await run('settle-tokens', 1_000, 'r:2', 300, 900, 1, 60_000);
     await run('settle-tokens', 1_000, 'r:2', 300, 900, 0, 60_000);
     t.equal(await used('a'), 100);

@@ -2,6 +2,8 @@ import t, { type Test } from 'tap';
 import { createCredentials } from '../../plugins/auth/revocation.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
 import type { ModelPrice } from '../../plugins/config/price-file.ts';
+import type { Limits } from '../../plugins/limits/index.ts';
+import { reservationOf, type Spent } from '../../plugins/limits/reservation.ts';
 import type { GenerateOptions, Prompt } from '../../plugins/llm/client.ts';
 import type { Llm } from '../../plugins/llm/index.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
@@ -78,6 +80,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
       return route('continue');
     },
     commonPrice: () => price,
+    prices: () => price && [price],
     generate(
       _route: unknown,
       prompt: Prompt,
@@ -104,7 +107,22 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   const accepted = credentials.prepare([key]);
   accepted.apply();
   const findCredential = (mark: string | undefined) => (mark === MARK ? accepted.get('k') : undefined);
-  const takeOver = createTakeoverHandler({ metrics, llm, log: logger, admission, startGeneration, findCredential });
+  const charged: (number | undefined)[] = [];
+  const limits: Pick<Limits, 'adoptReservation'> = {
+    adoptReservation({ estimate, charges = [] }, prices) {
+      const holds = charges.map(() => ({ settle: ({ cost }: Spent) => void charged.push(cost) }));
+      return reservationOf(estimate, holds, prices, 0.5);
+    },
+  };
+  const takeOver = createTakeoverHandler({
+    metrics,
+    llm,
+    limits,
+    log: logger,
+    admission,
+    startGeneration,
+    findCredential,
+  });
   const createFilled = async (parts: readonly ContentPart[], changes: Partial<StreamInfo> = {}) => {
     const info = { id: newId(), model: 'm', graceMs: GRACE_MS, owner: 'o', mark: MARK, estimate: ESTIMATE };
     const log = await createLog(store, { ...info, ...changes });
@@ -114,7 +132,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   /** Changes the key, or removes it. */
   const reload = (keys: readonly Partial<typeof key>[]) =>
     credentials.prepare(keys.map((changes) => ({ ...key, ...changes }))).apply();
-  return { clock, admission, calls, outcomes, spent, costs, takeOver, createFilled, reload };
+  return { clock, admission, calls, outcomes, spent, costs, charged, takeOver, createFilled, reload };
 }
 
 const serialized = JSON.stringify(PROMPT);

@@ -1,0 +1,26 @@
+import fp from 'fastify-plugin';
+import type { Config } from '../config/index.ts';
+
+/** Logs at the start and after each reload what keeps budgets from working as somebody may expect. */
+export default fp(
+  async ({ cluster, config, llm, log, onConfigReload }) => {
+    const warn = (settings: Config) => {
+      if (!hasBudget(settings)) return;
+      // Open providers are listed without the names of their models.
+      const models = llm.models.filter((name) => !name.endsWith('/*') && llm.prices(llm.route(name)) === undefined);
+      if (models.length > 0) {
+        log.warn({ models }, 'models without a price cannot be used with a budget; set models[].price or PRICES_FILE');
+      }
+      if (cluster === undefined) {
+        log.warn('budgets are kept in memory and begin anew at a restart; set REDIS_URL to keep them');
+      }
+    };
+    warn(config);
+    onConfigReload(warn);
+  },
+  { name: 'budget-warnings', dependencies: ['config', 'llm', 'redis'] },
+);
+
+function hasBudget({ keys, keyDefaults }: Pick<Config, 'keys' | 'keyDefaults'>): boolean {
+  return [...keys, keyDefaults].some((quota) => quota?.budget !== undefined);
+}
