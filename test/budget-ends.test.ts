@@ -7,7 +7,7 @@ import { noRedis, startRedis } from './redis.ts';
 import { deltaText, open, type Reading } from './sse-client.ts';
 import { type Call, DONE, type Script, STOP, sse, startUpstream, text } from './upstream.ts';
 
-/** What each end of an answer is charged to a budget, in this process and in Redis. */
+/** Tests the charge of each end of an answer to a budget, in this process and in Redis. */
 
 const AMOUNT = 100;
 /** Three tokens of the question, and `maxTokens`, at the prices of the first target. */

@@ -19,20 +19,20 @@ const limits = (absent: string) => ({
   ),
 });
 
-/** What the answers of one owner may cost. */
+/** Costs that the answers of one owner may have. */
 export const Budget = (absent: string) =>
   Type.Object(
     {
       period: Type.Union([Type.Literal('day'), Type.Literal('month')], {
-        description: 'Calendar period in UTC after which the budget is renewed',
+        description: 'Calendar period of the budget, in UTC',
       }),
       amount: Type.Number({
         exclusiveMinimum: 0,
         maximum: 1_000_000,
-        description: 'USD that answers may cost in a period',
+        description: `USD that answers may cost in a period, above 0 and at most 1000000; ${absent}`,
       }),
     },
-    { additionalProperties: false, description: `What answers may cost; ${absent}` },
+    { additionalProperties: false },
   );
 
 const models = (description: string) =>

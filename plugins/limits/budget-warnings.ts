@@ -18,7 +18,7 @@ export default fp(
         log.warn({ models }, 'models without a price cannot be used with a budget; set models[].price or PRICES_FILE');
       }
       if (cluster === undefined) {
-        log.warn('budgets are kept in memory and begin anew at a restart; set REDIS_URL to keep them');
+        log.warn('budgets are kept in memory and lost at a restart; set REDIS_URL to keep them');
       }
     };
     warn(config);

@@ -3,7 +3,7 @@ import { ANONYMOUS, type Identity } from '../auth/identity.ts';
 /** Outcome of taking from a budget: `total` and `owner` name the bound that was reached. */
 export type Taken = 'taken' | 'total' | 'owner';
 
-/** What one owner holds of a budget, and the most that it may hold. */
+/** Part of a budget that one owner holds, and the most that it may hold. */
 export interface Share {
   readonly owner: string;
   readonly bound: number;

@@ -20,7 +20,7 @@ export interface ChargeRef extends CostUse {
   readonly estimate: number;
 }
 
-/** What a generation is charged while it runs. Call one of its functions, once. */
+/** Charge of a running generation. Call one of its functions, once. */
 export interface OpenCharge {
   readonly id: string;
   /** Replaces the estimate by the cost. */

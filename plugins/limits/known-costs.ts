@@ -1,6 +1,6 @@
 import type { CostUse } from './costs.ts';
 
-/** What Redis said of the budget of one owner last. */
+/** Last reply of Redis about the budget of one owner. */
 export interface KnownCost {
   /** Tells the data in Redis apart from that before Redis has lost it. */
   readonly since: string;
@@ -15,7 +15,7 @@ export interface KnownCost {
 /** Budgets that are remembered. Beyond them, the one that was used longest ago is forgotten. */
 const MAX_KNOWN = 10_000;
 
-/** What this replica knows of budgets: for the time in which Redis is unavailable, and to restore what Redis has lost. */
+/** Remembers budgets: for the time in which Redis is unavailable, and to restore what Redis has lost. */
 export class KnownCosts {
   readonly #known = new Map<string, KnownCost>();
   readonly #unconfirmed = new Map<string, number>();

@@ -9,7 +9,7 @@ import { estimateTokens, sumOf, type TokenEstimate, type Tokens, type TokenUse, 
 /** Returns the cost of tokens in USD; undefined if it is unknown. */
 export type CostOf = (used: TokenUse) => number | undefined;
 
-/** What a generation was charged when it began, as another replica needs it to end the generation. */
+/** Charges of the beginning of a generation, as another replica needs them to end it. */
 export interface Charged {
   readonly estimate: TokenEstimate;
   /** Charges of budgets. */
@@ -29,14 +29,14 @@ export interface Reservation extends Charged {
   settle(usage: Usage | undefined, characters: number, costOf?: CostOf): TokenUse;
 }
 
-/** What a generation has used. */
+/** Tokens and cost that a generation has used. */
 export interface Spent {
   readonly tokens: number;
   /** USD; undefined if another replica ends the generation. */
   readonly cost: number | undefined;
 }
 
-/** What a generation holds of one limit. */
+/** Part of one limit that a generation holds. */
 export interface Hold {
   /** Charges what was used, and releases the rest. */
   settle(spent: Spent): void;
@@ -44,7 +44,7 @@ export interface Hold {
   readonly ref?: ChargeRef;
 }
 
-/** What a generation is expected to use. */
+/** Tokens and cost that a generation is expected to use. */
 export interface Expected {
   readonly tokens: TokenEstimate;
   /** USD; undefined if no payer has a budget. */

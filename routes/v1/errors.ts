@@ -13,7 +13,7 @@ export interface OpenAIError {
 /** Refusals that the operator has to fix, not the client. */
 const OPERATOR_REASONS: ReadonlySet<string> = new Set(['credentials', 'quota_exhausted']);
 
-/** The SDKs do not wait for longer than a minute: they retry after seconds, in vain. */
+/** The SDKs wait for a minute at most. After a longer `Retry-After` they would retry within seconds. */
 const MAX_RETRY_MS = 60_000;
 
 /**

@@ -19,7 +19,6 @@ const end = ({ settle }: Reservation, tokens: number) => settle({ totalTokens: t
 const adopt = ({ app }: Awaited<ReturnType<typeof bareLimits>>, { estimate, charges }: Reservation) =>
   app.limits.adoptReservation({ estimate, charges }, [{ input: 1, output: 1 }]);
 
-/** Sends commands to Redis that wait until the next command of the replicas has run. */
 t.test('with Redis', { skip: noRedis, timeout: 120_000 }, async (t) => {
   const { redis, a, b, settled, cost } = await startReplicas(t);
   const tokens = async ({ owner }: Identity) => (await cost(owner)) / 1_000;

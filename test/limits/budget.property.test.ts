@@ -76,9 +76,9 @@ async function play(t: Test, isPersistent: boolean): Promise<void> {
       const owner: Identity = { owner: name, budget: { period: 'day', amount: AMOUNT / 1e6 } };
       const running: Running[] = [];
       let expected = 0;
-      /** What the sum may exceed the amount by. */
+      /** Number by which the sum may exceed the amount. */
       let excess = 0;
-      /** What was charged when each replica heard of it last. */
+      /** Sum when each replica heard of it last. */
       const heard: Record<Name, number> = { a: 0, b: 0 };
       const largestAlone: Record<Name, number> = { a: 0, b: 0 };
       let isStopped = false;
