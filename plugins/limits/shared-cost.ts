@@ -134,7 +134,7 @@ export function createSharedCosts(
   return {
     async charge(use, amount, estimate) {
       // What this replica has charged alone comes first.
-      if (known.unconfirmed(use.key) !== 0) sendUnsent();
+      if (connection.isAvailable && known.unconfirmed(use.key) !== 0) sendUnsent();
       const entry = open(use);
       update(entry, { cost: estimate });
       let isCharged = false;

@@ -124,6 +124,14 @@ t.test('while Redis is unavailable', { skip: noRedis, timeout: 120_000 }, async 
     const spent = ownerOf(1_000);
     const unknown = ownerOf(1_000);
     const tiny = ownerOf(1_000);
+    /** Budgets of which only one replica has heard the last answer. */
+    const ofA = ownerOf(1_000);
+    const ofB = ownerOf(1_000);
+    end(await b.reserve(ofA, 100), 100);
+    end(await a.reserve(ofB, 100), 100);
+    await settled();
+    end(await a.reserve(ofA, 300), 300);
+    end(await b.reserve(ofB, 300), 300);
     const before = await a.reserve(running, 100);
     const ended = await b.reserve(running, 200);
     end(await a.reserve(known, 400), 400);
@@ -159,6 +167,7 @@ t.test('while Redis is unavailable', { skip: noRedis, timeout: 120_000 }, async 
     t.equal(await tokens(spent), 1_500);
     t.equal(await tokens(unknown), 500);
     t.equal(await tokens(tiny), 10);
+    t.same([await tokens(ofA), await tokens(ofB)], [400, 400], 'the replica that has heard the most counts');
     t.equal(await a.fits(known, 201), false, 'the whole budget holds again, on every replica');
     end(still, 300);
     end(before, 50);

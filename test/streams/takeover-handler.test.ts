@@ -241,6 +241,35 @@ t.test(
   },
 );
 
+t.test('an answer that ends in place of its producer is settled for budgets', async (t) => {
+  const charges = [{ key: '2026-11-27:o', ends: 1, id: 'a:1', estimate: 5e8 }];
+  const end = async (options: SetUpOptions, isStopped: boolean) => {
+    const { takeOver, createFilled, charged } = setUp(t, options);
+    const log = await createFilled([text('one')], { charges });
+    const reader = await follow(log);
+    takeOver(log, undefined, isStopped);
+    await until(() => reader.last !== undefined && charged.length > 0, 'the log ends, and the charge', WAIT_MS);
+    return charged;
+  };
+  const price = { input: 2, output: 10 };
+  t.same(await end({ price }, false), [920 / 1e6], 'lost: the cost of the estimated tokens');
+  t.same(await end({ price }, true), [920 / 1e6], 'stopped');
+  t.same(await end({}, false), [0.5], 'no price: the estimate');
+  t.same(await end({ price, isModelKnown: false }, false), [0.5], 'a model that is not configured here');
+});
+
+t.test('a continued answer is settled for budgets at its end', async (t) => {
+  const { takeOver, createFilled, calls, charged } = setUp(t);
+  const charges = [{ key: '2026-11-27:o', ends: 1, id: 'a:1', estimate: 5e8 }];
+  const log = await createFilled([text('one')], { charges });
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  t.same(charged, [], 'not before');
+  const usage = { inputTokens: 50, outputTokens: 17, cost: 0.25 };
+  calls[0]?.onPart({ type: 'finish', reason: 'stop', usage });
+  t.same(charged, [0.25]);
+});
+
 t.test('a continued answer is counted by its provider; what the dead producer had is estimated', async (t) => {
   const { takeOver, createFilled, calls, spent } = setUp(t);
   const log = await createFilled([text('x'.repeat(40))]);
