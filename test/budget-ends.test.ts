@@ -96,16 +96,18 @@ const keyOf = (name: string) => name.replaceAll(' ', '-');
 
 /** Returns a configuration with a key of this name for each end. */
 function configOf(t: Test, url: string, keys: readonly string[]): string {
-  const provider = (path: string) => `{ type: openai-compatible, baseUrl: "${url}/${path}/v1" }`;
+  const provider = (path: string, more = '') => `{ type: openai-compatible, baseUrl: "${url}/${path}/v1"${more} }`;
   const first = '{ provider: a, model: m, price: { input: 100, output: 1000 } }';
   const entries = keys.map(
     (name) => `{ name: ${name}, sha256: ${sha256(name)}, budget: { period: day, amount: ${AMOUNT} } }`,
   );
   return writeConfig(
     t,
-    `providers: { a: ${provider('a')}, b: ${provider('b')} }
+    `providers: { a: ${provider('a')}, b: ${provider('b')}, c: ${provider('c', ', apiKeys: [k]')} }
 models:
   - { name: one, targets: [${first}] }
+  - { name: steady, onMidStreamFailure: continue, targets: [${first}] }
+  - { name: locked, price: { input: 1, output: 1 }, targets: [{ provider: c, model: m }] }
   - { name: hasty, firstTokenMs: 100, targets: [${first}] }
   - name: two
     onMidStreamFailure: continue
@@ -141,13 +143,14 @@ async function testEnds(t: Test, env: Record<string, string>): Promise<void> {
   const calls = new Map<string, Call[]>();
   const script: Script = async (call) => {
     const { messages } = JSON.parse(call.body);
+    if (call.request.url?.startsWith('/c/')) return void fail(call, 401);
     const name = ENDS.find((_, i) => messages[0].content === questionOf(i))?.name ?? '';
     const before = calls.get(name) ?? [];
     calls.set(name, [...before, call]);
     await ENDS.find((one) => one.name === name)?.play(call, before.length + 1);
   };
   const upstream = await startUpstream(t, script);
-  const keys = [...ENDS.map(({ name }) => keyOf(name)), 'repeated'];
+  const keys = [...ENDS.map(({ name }) => keyOf(name)), 'repeated', 'locked'];
   const service = await serve(t, {
     env: { CONFIG_FILE: configOf(t, upstream.url, keys), TICKET_SECRET: 'x'.repeat(32), ...env },
   });
@@ -172,10 +175,19 @@ async function testEnds(t: Test, env: Record<string, string>): Promise<void> {
 
   const body = { question: questionOf(0), model: 'one' };
   const headers = { authorization: 'Bearer repeated', 'idempotency-key': 'k' };
-  for (let i = 0; i < 3; i++)
-    t.ok([200, 201].includes((await postJson(`${service.url}/streams`, body, headers)).status));
+  const post = () => postJson(`${service.url}/streams`, body, headers);
+  for (const { ok } of [...(await Promise.all([post(), post(), post()])), await post()]) t.ok(ok);
   await until(() => service.app.streams.active === 0, 'the answer has ended');
   await assertCharged(t, service, 'repeated', WHOLE);
+
+  const before = upstream.calls.length;
+  for (let i = 0; i < 2; i++) {
+    const question = { question: 'q', model: 'locked' };
+    await (await postJson(`${service.url}/ask/stream`, question, { authorization: 'Bearer locked' })).text();
+  }
+  await until(() => service.app.streams.active === 0, 'both have ended');
+  t.equal(upstream.calls.length, before + 1, 'the second one reached no provider: the key of the only one is refused');
+  await assertCharged(t, service, 'locked', 0);
 }
 
 t.jobs = 3;
@@ -213,4 +225,30 @@ t.test('an answer whose replica died is settled by another one', { skip: noRedis
   await assertCharged(t, b, 'lost', ESTIMATE);
   // The targets have different prices, so that the cost before the takeover is unknown: the highest one is charged.
   await assertCharged(t, b, 'killed', Number((3 * 0.0002 + 100 * 0.002).toFixed(9)));
+});
+
+t.test('an answer that is handed over is settled by the replica that ends it', { skip: noRedis }, async (t) => {
+  const redis = await startRedis(t);
+  const upstream = await startUpstream(t, (call) => void begin(call));
+  const env = {
+    CONFIG_FILE: configOf(t, upstream.url, ['moved']),
+    REDIS_URL: redis.url,
+    TICKET_SECRET: 'x'.repeat(32),
+  };
+  const [a, b] = await Promise.all([serve(t, { env }), serve(t, { env })]);
+  const isShared = ({ app }: Service) => app.cluster?.connection.isAvailable === true;
+  await until(() => isShared(a) && isShared(b), 'Redis is connected');
+  const headers = { authorization: 'Bearer moved' };
+  const body = { question: questionOf(0), model: 'steady', maxTokens: 100, resumable: true };
+  const local = await open(`${a.url}/ask/stream`, { headers, body });
+  const reading = await open(`${b.url}${(await local.until('start')).json.url}`);
+  await until(() => deltaText(reading) === '12345678', 'B reads the answer');
+  await a.app.lifecycle.drain();
+  const call = await upstream.call(2);
+  await assertCharged(t, b, 'moved', ESTIMATE);
+  call.response.end(text('x') + STOP + last(USAGE) + DONE);
+  await reading.until('end');
+  await until(() => b.app.streams.active === 0, 'the answer has ended');
+  // The part before had two tokens of output, and the input without them.
+  await assertCharged(t, b, 'moved', 8 * TOKEN.input + 2 * TOKEN.output + WHOLE);
 });

@@ -74,6 +74,24 @@ t.test('with Redis', { skip: noRedis, timeout: 120_000 }, async (t) => {
     (await b.reserve(owner, 1)).settle({}, 0, () => 1e-9);
     await settled();
     t.equal(await cost('key:rich'), 999_999_999_999_001);
+    const huge: Identity = { owner: 'key:huge', budget: { period: 'day', amount: 1_000_000 } };
+    (await b.reserve(huge, 1)).settle({}, 0, () => Number.MAX_VALUE);
+    await settled();
+    t.equal(await cost('key:huge'), 1e15, 'one answer counts as the largest budget at most');
+  });
+
+  t.test('a question that is larger than the budget needs all of it, a free one nothing', async (t) => {
+    const owner = ownerOf(1_000);
+    t.equal(await a.fits(owner, 5_000), true);
+    end(await a.reserve(owner, 5_000), 1);
+    await settled();
+    t.equal(await b.fits(owner, 5_000), false);
+    end(await b.reserve(owner, 999), 2_000);
+    await settled();
+    t.equal(await a.fits(owner, 1), false);
+    end(await a.reserve(owner, 100, [{ input: 0, output: 0 }]), 0);
+    await settled();
+    t.equal(await tokens(owner), 2_001);
   });
 
   t.test('another replica settles the charge of a dead one, exactly and once', async (t) => {

@@ -244,9 +244,17 @@ t.test('budgets of past periods are forgotten', async (t) => {
   const { fits, reserve } = await bareLimits(t);
   const of = (name: string): Identity => ({ owner: name, budget: micro(100) });
   end(await reserve(of('old'), 100), 100);
+  const fill = async (name: string) => {
+    for (let i = 0; i < 1_000; i++) end(await reserve(of(`${name}${i}`), 1), 1);
+  };
+  setDate('2026-11-28T23:59:59Z');
+  await fill('a');
+  setDate('2026-11-27T12:00:00Z');
+  t.equal(await fits(of('old'), 100), false, 'for a day, ends of answers may be charged');
   setDate('2026-11-29T00:00:00.001Z');
-  for (let i = 0; i < 1_000; i++) end(await reserve(of(`o${i}`), 1), 1);
-  t.equal(await fits(of('o0'), 100), false, 'those of today are kept');
+  await fill('b');
+  await fill('c');
+  t.equal(await fits(of('b0'), 100), false, 'those of today are kept');
   setDate('2026-11-27T12:00:00Z');
   t.equal(await fits(of('old'), 100), true);
 });

@@ -52,9 +52,11 @@ interface SetUpOptions {
   readonly isModelKnown?: boolean;
   /** Price that all targets of the model have. */
   readonly price?: ModelPrice;
+  /** Prices of its targets, if they differ. */
+  readonly prices?: readonly ModelPrice[];
 }
 
-function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: SetUpOptions = {}) {
+function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price, prices }: SetUpOptions = {}) {
   const clock = manualClock();
   const { metrics, outcomes, spent, costs } = fakeMetrics();
   const store = new MemoryStore({
@@ -80,7 +82,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
       return route('continue');
     },
     commonPrice: () => price,
-    prices: () => price && [price],
+    prices: () => prices ?? (price && [price]),
     generate(
       _route: unknown,
       prompt: Prompt,
@@ -255,6 +257,8 @@ t.test('an answer that ends in place of its producer is settled for budgets', as
   t.same(await end({ price }, false), [920 / 1e6], 'lost: the cost of the estimated tokens');
   t.same(await end({ price }, true), [920 / 1e6], 'stopped');
   t.same(await end({}, false), [0.5], 'no price: the estimate');
+  const prices = [price, { input: 1e6, output: 2e6 }];
+  t.same(await end({ prices }, false), [10 + 180], 'several prices: the highest one');
   t.same(await end({ price, isModelKnown: false }, false), [0.5], 'a model that is not configured here');
 });
 

@@ -30,11 +30,8 @@ elseif known_since ~= '' and known_ended > restored then
   restored = known_ended
 end
 
-local is_charged = true
-if amount >= 0 then
-  -- The end of this generation has arrived first: its replica has given up waiting for the reply.
-  is_charged = not charged and (cost == 0 or ended + running + math.min(cost, amount) <= amount)
-end
+local is_charged = amount < 0 or cost == 0 or ended + running + math.min(cost, amount) <= amount
+-- The end may arrive before the charge: the replica has given up waiting for the reply.
 if is_charged and charged ~= 'ended' then
   running = running - (tonumber(charged) or 0)
   if has_ended then ended = ended + cost else running = running + cost end
