@@ -24,6 +24,7 @@ import requestLog from './plugins/http/request-log.ts';
 import schemas from './plugins/http/schemas.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
 import lifecycle from './plugins/lifecycle.ts';
+import budgetWarnings from './plugins/limits/budget-warnings.ts';
 import limits from './plugins/limits/index.ts';
 import { memoryShares } from './plugins/limits/memory-shares.ts';
 import limitsScope from './plugins/limits/scope.ts';
@@ -158,6 +159,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   });
   await app.register(prices, { providers: settings.providers, table: settings.priceTable });
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
+  await app.register(budgetWarnings);
   await app.register(usage, { settings: settings.usage, output: overrides.usageTo ?? process.stdout });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },

@@ -26,8 +26,13 @@ export interface Cluster {
 export const noCluster: string | false = noRedis || noNginx;
 
 /** Starts a cluster that asks an upstream with this script. */
-export async function startCluster(t: Test, script: Script, env: Record<string, string> = {}): Promise<Cluster> {
-  const redis = await startRedis(t);
+export async function startCluster(
+  t: Test,
+  script: Script,
+  env: Record<string, string> = {},
+  redisArgs: readonly string[] = [],
+): Promise<Cluster> {
+  const redis = await startRedis(t, ...redisArgs);
   const upstream = await startUpstream(t, script);
   const ports = [await freePort(), await freePort()];
   const envOf = (port: number) =>

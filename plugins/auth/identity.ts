@@ -11,6 +11,8 @@ export interface Quota {
   readonly tokensPerDay?: number | undefined;
   /** Generations that may run at the same time. */
   readonly maxConcurrent?: number | undefined;
+  /** USD that answers may cost in a calendar period. */
+  readonly budget?: { readonly period: 'day' | 'month'; readonly amount: number } | undefined;
 }
 
 /** Permissions and bounds that a ticket sets. */

@@ -19,25 +19,43 @@ const limits = (absent: string) => ({
   ),
 });
 
-const models = (description: string) =>
-  Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000, description }));
-
-/** Limits of each visitor of a key, or of the subject of a token. */
-const visitors = () =>
-  Type.Optional(Type.Object(limits('only that of the key if absent'), { additionalProperties: false }));
-
-/** Defaults of keys, or of tokens. */
-const defaults = () =>
+/** Costs that the answers of one owner may have. */
+export const Budget = (absent: string) =>
   Type.Object(
     {
-      models: models('Public names of models; all if absent'),
-      ...limits('no limit if absent'),
-      visitors: visitors(),
+      period: Type.Union([Type.Literal('day'), Type.Literal('month')], {
+        description: 'Calendar period of the budget, in UTC',
+      }),
+      amount: Type.Number({
+        exclusiveMinimum: 0,
+        maximum: 1_000_000,
+        description: `USD that answers may cost in a period, above 0 and at most 1000000; ${absent}`,
+      }),
     },
     { additionalProperties: false },
   );
 
-export const KeyDefaults = defaults();
+const models = (description: string) =>
+  Type.Optional(Type.Array(Type.String({ pattern: MODEL_NAME }), { maxItems: 1_000, description }));
+
+/** Limits of each visitor of a key, or of the subject of a token. */
+const Visitors = Type.Optional(
+  Type.Object(
+    { ...limits('only that of the key if absent'), budget: Type.Optional(Budget('only that of the key if absent')) },
+    { additionalProperties: false },
+  ),
+);
+
+const defaults = () => ({
+  models: models('Public names of models; all if absent'),
+  ...limits('no limit if absent'),
+  visitors: Visitors,
+});
+
+export const KeyDefaults = Type.Object(
+  { ...defaults(), budget: Type.Optional(Budget('no budget if absent')) },
+  { additionalProperties: false },
+);
 
 /** Limits of each client address of a service without keys and tokens. */
 export const Anonymous = Type.Object(limits('no limit if absent'), { additionalProperties: false });
@@ -51,7 +69,8 @@ export const ApiKey = Type.Object(
     sha256: Type.String({ pattern: '^[0-9A-Fa-f]{64}$', description: 'SHA-256 of the key, in hexadecimal' }),
     models: models('Public names of models that the key may use; as in `keyDefaults` if absent, else all'),
     ...limits('as in `keyDefaults` if absent, else no limit'),
-    visitors: visitors(),
+    budget: Type.Optional(Budget('as in `keyDefaults` if absent, else no budget')),
+    visitors: Visitors,
     expiresAt: Type.Optional(
       Type.String({
         pattern: '^\\d{4}-\\d{2}-\\d{2}(T[0-9:.]+(Z|[+-]\\d{2}:\\d{2}))?$',
@@ -80,7 +99,7 @@ export const Jwt = Type.Object(
       ),
       { minItems: 1, description: 'Accepted algorithms: HS… with a secret, all others with a key set' },
     ),
-    defaults: Type.Optional(defaults()),
+    defaults: Type.Optional(Type.Object(defaults(), { additionalProperties: false })),
   },
   { additionalProperties: false },
 );

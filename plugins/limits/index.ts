@@ -1,14 +1,14 @@
 import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
+import type { ModelPrice } from '../config/price-file.ts';
 import type { Prompt } from '../llm/client.ts';
 import { BodyClaim, Budget, type BudgetBounds, sharesOf, type Taken } from './budget.ts';
-import { createConcurrencyLimiter } from './concurrency.ts';
-import { DAY, MINUTE, type Period } from './period.ts';
+import { UNITS_PER_USD } from './costs.ts';
 import { createRateLimiter, type RateResult } from './rate.ts';
-import { payerOf, payersOf, type Reservation, reserve, type Take } from './reservation.ts';
+import { type Charged, payerOf, payersOf, type Reservation, reservationOf, reserve } from './reservation.ts';
+import { createTakes } from './takes.ts';
 import { createTicketUse } from './ticket-use.ts';
-import { createTokenLimiter } from './token-limiter.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -22,11 +22,19 @@ export interface Limits {
   /** Counts a request for an unknown stream: of a ticket by itself, of everybody else as `countRequest` does. */
   countGuess(identity: Identity, reply: FastifyReply): Promise<void>;
   /**
-   * Reserves a slot for one generation and its estimated tokens, and counts it for its ticket.
+   * Reserves a slot for one generation, its estimated tokens, and their cost, and counts it for its ticket.
+   * @param prices of all calls that the prompt may lead to; required for a caller with a budget
    * @param question id of the question: the same one uses a ticket once. Needed with a ticket
    * @throws 429 with `retryAfterMs`, 401 with `isTicketUsed` for a ticket that has started its questions
    */
-  reserveGeneration(identity: Identity, prompt: Prompt, question?: string): Promise<Reservation>;
+  reserveGeneration(
+    identity: Identity,
+    prompt: Prompt,
+    prices?: readonly ModelPrice[],
+    question?: string,
+  ): Promise<Reservation>;
+  /** Returns the reservation of a generation that another replica has begun. Its slot and tokens stay with that replica. */
+  adoptReservation(charged: Charged, prices: readonly ModelPrice[]): Reservation;
   /** Creates a claim on the memory of bodies and prompts, without bytes. */
   claimBody(identity: Identity): BodyClaim;
   /** Adds bytes to a claim. @throws 429 or 503 with `retryAfterMs` if the owner's or the whole memory is in use */
@@ -52,18 +60,12 @@ export interface LimitsOptions {
 /** `Retry-After` in milliseconds if memory is in use. */
 const MEMORY_RETRY_MS = 2_000;
 
-/** `Retry-After` in milliseconds if the concurrent answers of an owner are at the limit. */
-const CONCURRENCY_RETRY_MS = 2_000;
-
 /** Requests beyond the limit in one minute that are refused immediately. Each further one waits a little longer. */
 const IMMEDIATE_REFUSALS = 10;
 const REFUSAL_DELAY_MS = { step: 10, max: 1_000 };
 
 const MESSAGES = {
   requests: 'Too many requests in this minute; retry later.',
-  tokens: 'Too many tokens in this minute; retry later.',
-  tokens_per_day: 'Too many tokens in 24 hours; retry later.',
-  concurrent: 'Too many of your answers are running; retry when one has ended.',
   prompts: 'Your questions in progress are too large together; retry when one is answered.',
   readers: 'Too many of your readers are connected; retry when one has left.',
 };
@@ -76,21 +78,21 @@ function setRateHeaders(reply: FastifyReply, limit: number, { remaining, msBefor
   reply.header('ratelimit-reset', Math.ceil(msBeforeNext / 1000));
 }
 
-/** Adds `fastify.limits`: requests per minute, tokens per minute and day, and concurrent generations, by owner. */
+/** Adds `fastify.limits`: requests per minute, tokens per minute and day, concurrent generations, and costs, by owner. */
 export default fp<LimitsOptions>(
   async (fastify, { expectedReplicas, streamTtlMs, ...bounds }) => {
     const { clock, cluster, metrics } = fastify;
     const prompts = new Budget(bounds.prompts.total);
     const readers = new Budget(bounds.readers.total);
     const onDegraded = () => metrics.limiterDegraded.inc();
-    const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
     const ticketUse = createTicketUse({ cluster, expectedReplicas, streamTtlMs, onDegraded });
     const requestLimiter = createRateLimiter({ cluster, expectedReplicas, onDegraded });
 
-    const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => {
+    const refused = (kind: string, message: string, retryAfterMs: number) => {
       metrics.refusals.inc({ reason: `limit_${kind}` });
-      return fastify.apiError({ status: 429, code: 'rate_limited', message: MESSAGES[kind], retryAfterMs });
+      return fastify.apiError({ status: 429, code: 'rate_limited', message, retryAfterMs });
     };
+    const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => refused(kind, MESSAGES[kind], retryAfterMs);
 
     const delayed = new Set<() => void>();
     fastify.addHook('onClose', async () => {
@@ -121,31 +123,7 @@ export default fp<LimitsOptions>(
       throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: MEMORY_RETRY_MS });
     };
 
-    const takeSlot: Take = async ({ maxConcurrent }, payer) => {
-      if (maxConcurrent === undefined) return undefined;
-      if (!(await concurrency.reserve(payer, maxConcurrent))) throw limited('concurrent', CONCURRENCY_RETRY_MS);
-      return () => concurrency.release(payer);
-    };
-    /** Returns what reserves the estimated tokens of a generation for a period. */
-    const takeTokens = (
-      period: Period,
-      limitOf: (identity: Identity) => number | undefined,
-      kind: keyof typeof MESSAGES,
-    ): Take => {
-      const limiter = createTokenLimiter({ period, cluster, expectedReplicas, onDegraded });
-      return async (identity, payer, { total }) => {
-        const limit = limitOf(identity);
-        if (limit === undefined) return undefined;
-        const charge = await limiter.charge(payer, limit, total);
-        if (!charge.passed) throw limited(kind, charge.retryAfterMs);
-        return (tokens) => charge.adjust(tokens - total);
-      };
-    };
-    const takes = [
-      takeSlot,
-      takeTokens(MINUTE, ({ tokensPerMinute }) => tokensPerMinute, 'tokens'),
-      takeTokens(DAY, ({ tokensPerDay }) => tokensPerDay, 'tokens_per_day'),
-    ];
+    const { takes, adopt } = createTakes({ cluster, expectedReplicas, onDegraded, refused });
 
     const useTicket = async ({ ticket }: Identity, question: string) => {
       if (ticket === undefined || (await ticketUse.count(ticket, question))) return;
@@ -183,8 +161,13 @@ export default fp<LimitsOptions>(
 
       countGuess: (identity, reply) => limits.countRequest(identity.guesser ?? identity, reply),
 
-      reserveGeneration: (identity, prompt, question = '') =>
-        reserve(takes, identity, prompt, () => useTicket(identity, question)),
+      reserveGeneration: (identity, prompt, prices, question = '') =>
+        reserve(takes, identity, prompt, () => useTicket(identity, question), prices),
+
+      adoptReservation({ estimate, charges = [] }, prices) {
+        const expected = Math.max(0, ...charges.map((charge) => charge.estimate)) / UNITS_PER_USD;
+        return reservationOf(estimate, charges.map(adopt), prices, expected);
+      },
     };
     fastify.decorate('limits', limits);
   },

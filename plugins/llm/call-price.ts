@@ -26,3 +26,20 @@ export function commonPrice(priceOf: PriceOf, route: ModelRoute): ModelPrice | u
   const [first, ...others] = route.targets.map((target) => priceOf(target, route));
   return others.every((price) => isDeepStrictEqual(price, first)) ? first : undefined;
 }
+
+/** Returns the prices of all calls that a question may lead to; undefined if one is unknown. */
+export function pricesOfCalls(
+  priceOf: PriceOf,
+  route: ModelRoute,
+  requestOf: (target: Target) => ChatRequest,
+): readonly ModelPrice[] | undefined {
+  const prices = route.targets.map((target) => priceOfCall(priceOf, route, target, requestOf(target)));
+  // A price of input or output alone is no price of an answer.
+  const isKnown = (price?: ModelPrice) => price?.input !== undefined && price.output !== undefined;
+  return prices.every(isKnown) ? (prices as ModelPrice[]) : undefined;
+}
+
+/** Returns the prices of all targets of a route; undefined if one is unknown. */
+export function pricesOfTargets(priceOf: PriceOf, route: ModelRoute): readonly ModelPrice[] | undefined {
+  return pricesOfCalls(priceOf, route, ({ model }) => ({ model, messages: [] }));
+}

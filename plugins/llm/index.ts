@@ -2,8 +2,9 @@ import fp from 'fastify-plugin';
 import { type Identity, mayUseModel } from '../auth/identity.ts';
 import { createModelRoutes, type ModelRoute, type ModelSettings } from '../config/model-routes.ts';
 import type { ModelPrice } from '../config/price-file.ts';
-import { commonPrice } from './call-price.ts';
-import { createLlmClient, type LlmClient } from './client.ts';
+import { commonPrice, pricesOfCalls, pricesOfTargets } from './call-price.ts';
+import { createLlmClient, type LlmClient, type Prompt } from './client.ts';
+import { requestFor } from './request-settings.ts';
 import { RetryBudget } from './retry-budget.ts';
 import { createTargets, type TargetState } from './targets.ts';
 
@@ -22,6 +23,8 @@ export interface Llm extends LlmClient {
   route(model: string | undefined, identity?: Pick<Identity, 'models'>): ModelRoute;
   /** Returns the price that all targets of a route have; undefined if they have none, or several. */
   commonPrice(route: ModelRoute): ModelPrice | undefined;
+  /** Returns the prices of all calls that a prompt, or any prompt, may lead to; undefined if one is unknown. */
+  prices(route: ModelRoute, prompt?: Prompt): readonly ModelPrice[] | undefined;
   /** Public names, the default first. */
   readonly models: readonly string[];
   /** Returns true if one of the route's providers can take another call. */
@@ -57,6 +60,12 @@ export default fp<ModelSettings>(
         return routes.names;
       },
       commonPrice: (route) => commonPrice(priceOf, route),
+      prices(route, prompt) {
+        if (prompt === undefined) return pricesOfTargets(priceOf, route);
+        return pricesOfCalls(priceOf, route, (target) =>
+          requestFor(prompt, target, targets.providerOf(target, route), route),
+        );
+      },
       hasCapacity: targets.hasCapacity,
       targets: targets.states,
       route(model, identity = {}) {

@@ -56,6 +56,16 @@ export function sumCosts(costs: readonly (number | undefined)[]): number | undef
   return toUsd(units);
 }
 
+/** Returns the cost of tokens at the highest of these prices; undefined if one is unknown. */
+export function highestCost(
+  tokens: { readonly input: number; readonly output: number },
+  prices: readonly ModelPrice[],
+): number | undefined {
+  const usage = { inputTokens: tokens.input, outputTokens: tokens.output };
+  const costs = prices.map((price) => costOf(usage, price));
+  return costs.includes(undefined) ? undefined : Math.max(0, ...(costs as number[]));
+}
+
 /** Returns the prices of a call: with much input, some models cost more for all tokens. */
 function pricesFor(inputTokens: number, { tiers = [], ...base }: ModelPrice): TokenPrices {
   return tiers.findLast(({ above }) => inputTokens > above) ?? base;

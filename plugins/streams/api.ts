@@ -55,7 +55,7 @@ export interface Streams {
   /**
    * Starts one generation, or finds the stream of an idempotency key.
    * @throws 400 for too many messages and for an option that no target of the model can express, 401 for a caller whose key
-   *   was revoked meanwhile, 404 for an unknown model, 403 for one that the caller may not use, 409 for a key of another question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
+   *   was revoked meanwhile, 404 for an unknown model, 403 for one that the caller may not use, or whose price its budget needs, 409 for a key of another question, 429 with `retryAfterMs` beyond a limit, 503 with `retryAfterMs` while draining, overloaded
    *   or without a store
    */
   start(question: Question, options: StartOptions): Promise<Stream>;

@@ -5,6 +5,7 @@ import { splitOwner } from '../auth/owner.ts';
 import { applyTicketTerms, TicketRefusal } from '../auth/ticket-terms.ts';
 import type { Config } from '../config/index.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
+import type { ModelPrice } from '../config/price-file.ts';
 import type { Reservation } from '../limits/reservation.ts';
 import type { Prompt } from '../llm/client.ts';
 import { AdmissionControl } from './admission.ts';
@@ -12,6 +13,7 @@ import { createAnswerStates } from './answer-states.ts';
 import type { Question, StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
+import { createPriceCheck } from './price-check.ts';
 import { createReaders } from './readers.ts';
 import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
@@ -50,9 +52,12 @@ export default fp<StreamsOptions>(
     const { maxChars } = settings;
     const startGeneration = createGenerationStarter({ clock, metrics, usage, llm, admission, states, maxChars });
     const { findCredential } = auth;
-    store.onTakeover?.(createTakeoverHandler({ metrics, usage, llm, log, admission, startGeneration, findCredential }));
+    store.onTakeover?.(
+      createTakeoverHandler({ metrics, usage, llm, limits, log, admission, startGeneration, findCredential }),
+    );
     const { apiError } = fastify;
     const attachReader = createReaders({ limits, metrics, apiError, maxPerStream: maxReadersPerStream });
+    const findPrices = createPriceCheck({ llm, apiError, invalidRequest: fastify.invalidRequest });
     const { overloaded, mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
 
     /** Finds the stream of the idempotency key, or admits the question and creates its log. */
@@ -60,6 +65,7 @@ export default fp<StreamsOptions>(
       route: ModelRoute,
       prompt: Prompt,
       { identity, resumable, ...options }: StartOptions,
+      prices: readonly ModelPrice[] | undefined,
       idempotency?: Idempotency,
     ): Promise<{ existing: ReadableLog } | { created: WritableLog; reservation: Reservation }> => {
       const existing = idempotency && (await store.openByKey(idempotency));
@@ -78,12 +84,12 @@ export default fp<StreamsOptions>(
       let reservation: Reservation | undefined;
       const releaseAll = () => {
         admission.release(id);
-        reservation?.settle({ totalTokens: 0 }, 0);
+        reservation?.settle({ totalTokens: 0 }, 0, () => 0);
       };
       try {
-        reservation = await limits.reserveGeneration(identity, prompt, idempotency?.key ?? id);
-        const { estimate } = reservation;
-        const result = await store.create({ ...info, estimate }, idempotency, serializedPrompt);
+        reservation = await limits.reserveGeneration(identity, prompt, prices, idempotency?.key ?? id);
+        const { estimate, charges } = reservation;
+        const result = await store.create({ ...info, estimate, charges }, idempotency, serializedPrompt);
         if (result.created) return { created: result.log, reservation };
         releaseAll();
         return { existing: result.log };
@@ -144,12 +150,13 @@ export default fp<StreamsOptions>(
           const message = `The model ${route.name} does not support ${name ?? 'an option'}; leave it out, or use another model.`;
           throw fastify.invalidRequest(message, 400, name);
         }
+        const prices = findPrices(route, question, identity);
         const key = options.key && scopeToOwner(identity, options.key);
         const idempotency = key === undefined ? undefined : { key, fingerprint: fingerprint(route.name, question) };
         const prompt = states.isMissing(question.messages)
           ? { ...question, messages: await states.restore(identity.owner, question.messages) }
           : question;
-        const found = await mapStoreErrors(findOrCreate(route, prompt, options, idempotency));
+        const found = await mapStoreErrors(findOrCreate(route, prompt, options, prices, idempotency));
         if ('existing' in found) return toStream(found.existing, identity);
         const { created, reservation } = found;
         const releasePrompt = options.bodyClaim?.hold();

@@ -43,6 +43,11 @@ export function costUsed(
   return cost === undefined ? undefined : { counted: 0, estimated: cost };
 }
 
+/** Returns the whole cost in USD; undefined if it is unknown. */
+export function totalOf(cost: CostUse | undefined): number | undefined {
+  return cost && sumCosts([cost.counted, cost.estimated]);
+}
+
 /** Counts the tokens and the cost of a generation that has ended. Call once, on the replica that has ended its log. */
 export function countSpending(metrics: Metrics, { model, owner, used, cost, terminal }: Spending): void {
   const key = metrics.keyLabels.labelOf(owner);

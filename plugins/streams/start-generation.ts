@@ -5,17 +5,18 @@ import type { Clock } from '../clock.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
 import type { ModelPrice } from '../config/price-file.ts';
 import type { Reservation } from '../limits/reservation.ts';
-import { withUncounted } from '../limits/tokens.ts';
+import { type TokenUse, withUncounted } from '../limits/tokens.ts';
 import type { AnswerSink, PartSink } from '../llm/attempt.ts';
 import type { GenerateOptions, LlmClient, Prompt } from '../llm/client.ts';
 import type { Metrics } from '../metrics/index.ts';
+import type { CostUse } from '../prices/cost.ts';
 import { createAttempts, wasRefused } from '../usage/attempts.ts';
 import type { UsageRecords } from '../usage/index.ts';
 import type { AdmissionControl } from './admission.ts';
 import type { AnswerStates } from './answer-states.ts';
 import { runGeneration } from './generation.ts';
 import { createReport } from './report.ts';
-import { costUsed } from './spending.ts';
+import { costUsed, totalOf } from './spending.ts';
 import { PRODUCER_LOST, REVOKED } from './terminals.ts';
 import type { WritableLog } from './types.ts';
 
@@ -102,11 +103,18 @@ export function createGenerationStarter(options: GenerationStarterOptions): Star
         releasePrompt?.();
         const isFree = log.length === 0 && wasRefused(fault);
         const usage = terminal.type === 'end' ? terminal.usage : undefined;
-        const settled = reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length);
+        let used: TokenUse | undefined;
+        let cost: CostUse | undefined;
+        const costOf = (settled: TokenUse) => {
+          used = withUncounted(settled, uncounted);
+          cost = costUsed(terminal, used, price, uncounted);
+          return isFree ? 0 : totalOf(cost);
+        };
         // Another replica that has taken the log over counts the whole answer.
-        const used = terminal === PRODUCER_LOST ? undefined : withUncounted(settled, uncounted);
+        const isLost = terminal === PRODUCER_LOST;
+        reservation.settle(isFree ? { totalTokens: 0 } : usage, log.length, isLost ? undefined : costOf);
         const calls = { attempts: attempts.list(), uncounted: uncounted?.calls };
-        report.onEnd(terminal, fault, calls, used, used && costUsed(terminal, used, price, uncounted));
+        report.onEnd(terminal, fault, calls, used, cost);
         if (terminal.type === 'end' && terminal.state) states.save(owner, toolCallIds, terminal.state);
       },
     });

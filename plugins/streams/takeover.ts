@@ -1,14 +1,15 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { Credential } from '../auth/revocation.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
+import type { Limits } from '../limits/index.ts';
 import type { Reservation } from '../limits/reservation.ts';
-import { type TokenEstimate, usedTokens } from '../limits/tokens.ts';
+import type { TokenEstimate, TokenUse } from '../limits/tokens.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { Llm } from '../llm/index.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { UsageRecords } from '../usage/index.ts';
 import type { AdmissionControl } from './admission.ts';
-import { costUsed, countSpending } from './spending.ts';
+import { costUsed, countSpending, totalOf } from './spending.ts';
 import type { StartGeneration } from './start-generation.ts';
 import { outcomeOf, PRODUCER_LOST, STOPPED } from './terminals.ts';
 import type { TakeoverHandler, Terminal, WritableLog } from './types.ts';
@@ -28,7 +29,8 @@ export function serializePrompt({ onMidStreamFailure }: ModelRoute, prompt: Prom
 export interface TakeoverOptions {
   readonly metrics: Metrics;
   readonly usage: UsageRecords;
-  readonly llm: Pick<Llm, 'route' | 'commonPrice'>;
+  readonly llm: Pick<Llm, 'route' | 'commonPrice' | 'prices'>;
+  readonly limits: Pick<Limits, 'adoptReservation'>;
   readonly log: FastifyBaseLogger;
   readonly admission: AdmissionControl;
   readonly startGeneration: StartGeneration;
@@ -37,18 +39,25 @@ export interface TakeoverOptions {
 }
 
 export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler {
-  const { metrics, usage, llm, log: logger, admission, startGeneration, findCredential } = options;
+  const { metrics, usage, llm, limits, log: logger, admission, startGeneration, findCredential } = options;
+
+  /** Returns the reservation of the dead producer, which has charged its estimates. */
+  const adoptReservation = ({ info }: WritableLog, route: ModelRoute | undefined): Reservation => {
+    const { estimate = NO_ESTIMATE, charges } = info;
+    return limits.adoptReservation({ estimate, charges }, (route && llm.prices(route)) ?? []);
+  };
 
   /**
    * Ends a log in place of its producer, which cannot count the tokens of the answer. Nobody knows which target has
    * produced it.
    */
   const endInPlace = (log: WritableLog, terminal: Terminal) => {
-    const { id: stream, owner, model, estimate = NO_ESTIMATE } = log.info;
-    const used = usedTokens(undefined, log.length, estimate);
+    const { id: stream, owner, model } = log.info;
     log.end(terminal);
     const route = findRoute(model, llm);
-    const cost = costUsed(terminal, used, route && llm.commonPrice(route));
+    const costOf = (used: TokenUse) => costUsed(terminal, used, route && llm.commonPrice(route));
+    const used = adoptReservation(log, route).settle(undefined, log.length, (used) => totalOf(costOf(used)));
+    const cost = costOf(used);
     countSpending(metrics, { model: route?.label ?? UNKNOWN_MODEL, owner, used, cost, terminal });
     usage.record({ stream, owner, model, outcome: outcomeOf(terminal), used, cost });
   };
@@ -61,7 +70,7 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
   };
 
   const continueOrEnd = async (log: WritableLog, serializedPrompt: string | undefined) => {
-    const { id, model, owner, estimate, mark } = log.info;
+    const { id, model, owner, mark } = log.info;
     const partialAnswer = serializedPrompt === undefined ? undefined : await readText(log);
     const credential = findCredential(mark);
     // Of a question whose key this replica does not accept, it asks nothing.
@@ -69,8 +78,9 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
     if (partialAnswer === undefined || !isAccepted || admission.reserve(id) !== 'reserved') return endAsLost(log);
     try {
       const prompt = JSON.parse(serializedPrompt as string) as Prompt;
-      const reservation = chargedBefore(estimate);
-      startGeneration({ log, route: llm.route(model), prompt, logger, reservation, credential, partialAnswer });
+      const route = llm.route(model);
+      const reservation = adoptReservation(log, route);
+      startGeneration({ log, route, prompt, logger, reservation, credential, partialAnswer });
       metrics.takeovers.inc({ outcome: 'continued' });
       logger.warn({ stream: id, owner }, 'producer of a stream is dead; this replica continues the answer');
     } catch {
@@ -90,11 +100,6 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
 
 /** The producer ran a version that did not store its estimate. */
 const NO_ESTIMATE: TokenEstimate = { prompt: 0, total: 0 };
-
-/** Returns the reservation of a generation whose first producer has charged its estimate. */
-function chargedBefore(estimate = NO_ESTIMATE): Reservation {
-  return { estimate, settle: (usage, characters) => usedTokens(usage, characters, estimate) };
-}
 
 /** Label of a model that is not configured here, and whose name a client may have chosen. */
 const UNKNOWN_MODEL = '_unknown';

@@ -1,4 +1,5 @@
 import type { ContentPart, FinishReason, ProviderState, Usage } from '../../providers/types.ts';
+import type { ChargeRef } from '../limits/costs.ts';
 import type { TokenEstimate } from '../limits/tokens.ts';
 
 /**
@@ -79,6 +80,8 @@ export interface StreamInfo {
   readonly chat?: string | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */
   readonly estimate?: TokenEstimate | undefined;
+  /** Charges to budgets, for the same replica. */
+  readonly charges?: readonly ChargeRef[] | undefined;
 }
 
 /** Events that a producer receives from its log. */

@@ -13,6 +13,9 @@ export interface OpenAIError {
 /** Refusals that the operator has to fix, not the client. */
 const OPERATOR_REASONS: ReadonlySet<string> = new Set(['credentials', 'quota_exhausted']);
 
+/** The SDKs wait for a minute at most. After a longer `Retry-After` they would retry within seconds. */
+const MAX_RETRY_MS = 60_000;
+
 /**
  * Returns an error as the official SDKs read it, both in a body and in a stream. The reason of a refusal replaces the
  * code, because clients look for OpenAI's codes: they shorten the conversation after `context_length_exceeded`.
@@ -27,9 +30,10 @@ export function toOpenAIError({ status, code, message, reason, param }: PublicEr
 export function useOpenAIErrors(scope: FastifyInstance): void {
   const sendError = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
     const publicError = withParam(scope.toPublicError(error, request, reply));
-    const { status, code } = publicError;
+    const { status, code, retryAfterMs = 0 } = publicError;
     // The SDKs retry 409, 429 and 5xx by themselves unless they are told not to.
-    if (code !== 'rate_limited' && code !== 'overloaded') reply.header('x-should-retry', 'false');
+    const isTemporary = code === 'rate_limited' || code === 'overloaded';
+    if (!isTemporary || retryAfterMs > MAX_RETRY_MS) reply.header('x-should-retry', 'false');
     // Sent as a string: the route's serializer, made for its successful answers, would drop fields.
     const body = JSON.stringify(toOpenAIError(publicError));
     reply.code(status).type('application/json; charset=utf-8').send(body);

@@ -2,6 +2,7 @@ import Fastify, { type FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
 import type { Identity } from '../../plugins/auth/identity.ts';
 import clock, { type Clock } from '../../plugins/clock.ts';
+import type { ModelPrice } from '../../plugins/config/price-file.ts';
 import errors from '../../plugins/http/errors.ts';
 import limits from '../../plugins/limits/index.ts';
 import type { Prompt } from '../../plugins/llm/client.ts';
@@ -13,8 +14,12 @@ const UNBOUNDED = { total: Number.POSITIVE_INFINITY, perOwner: Number.POSITIVE_I
 /** The limits without the rest of the service. */
 export interface BareLimits {
   readonly app: FastifyInstance;
-  /** Reserves a generation of `tokens` estimated tokens. */
-  reserve(identity: Identity, tokens?: number): ReturnType<FastifyInstance['limits']['reserveGeneration']>;
+  /** Reserves a generation of `tokens` estimated tokens. A token costs a millionth of a USD, unless `prices` say otherwise. */
+  reserve(
+    identity: Identity,
+    tokens?: number,
+    prices?: readonly ModelPrice[],
+  ): ReturnType<FastifyInstance['limits']['reserveGeneration']>;
   /** Returns true if a generation of `tokens` tokens would be accepted now. Leaves the limits as they are. */
   fits(identity: Identity, tokens?: number): Promise<boolean>;
   /** Counts a request, and returns the status and the headers that its client gets. */
@@ -43,13 +48,14 @@ export async function bareLimits(t: Test, options: BareLimitsOptions = {}): Prom
   await app.ready();
   t.teardown(() => app.close());
 
-  const reserve = (who: Identity, tokens = 1) => app.limits.reserveGeneration(who, promptOf(tokens));
+  const reserve = (who: Identity, tokens = 1, prices: readonly ModelPrice[] = [{ input: 1, output: 1 }]) =>
+    app.limits.reserveGeneration(who, promptOf(tokens), prices);
   return {
     app,
     reserve,
     async fits(who, tokens) {
       try {
-        (await reserve(who, tokens)).settle({ totalTokens: 0 }, 0);
+        (await reserve(who, tokens)).settle({ totalTokens: 0 }, 0, () => 0);
         return true;
       } catch (error) {
         if ((error as { statusCode?: number }).statusCode === 429) return false;

@@ -30,5 +30,11 @@ export async function startReplicas(
     await settled();
   };
   const used = async (owner: string) => Number(await redis.client.hget(`p:limit:tokens:${owner}`, 'used'));
-  return { redis, a, b, settled, isAvailable, stopRedis, startRedisAgain, used };
+  /** Returns what the answers of an owner cost in the current day, in billionths of a USD. */
+  const cost = async (owner: string) => {
+    const day = new Date().toISOString().slice(0, 10);
+    const sums = await redis.client.hmget(`p:limit:budget:${day}:${owner}`, 'ended', 'running');
+    return Number(sums[0]) + Number(sums[1]);
+  };
+  return { redis, a, b, settled, isAvailable, stopRedis, startRedisAgain, used, cost };
 }

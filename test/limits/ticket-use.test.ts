@@ -19,7 +19,7 @@ const ticketOf = (questions: number, nonce = 'n', rest: Partial<Identity> = {}):
 /** Returns true if the ticket may start the question. */
 async function starts({ app }: BareLimits, identity: Identity, question: string): Promise<boolean> {
   try {
-    (await app.limits.reserveGeneration(identity, promptOf(1), question)).settle({ totalTokens: 0 }, 0);
+    (await app.limits.reserveGeneration(identity, promptOf(1), undefined, question)).settle({ totalTokens: 0 }, 0);
     return true;
   } catch (error) {
     const { statusCode, isTicketUsed } = error as Record<string, unknown>;

@@ -2,6 +2,8 @@ import t, { type Test } from 'tap';
 import { createCredentials } from '../../plugins/auth/revocation.ts';
 import type { ModelRoute } from '../../plugins/config/model-routes.ts';
 import type { ModelPrice } from '../../plugins/config/price-file.ts';
+import type { Limits } from '../../plugins/limits/index.ts';
+import { reservationOf, type Spent } from '../../plugins/limits/reservation.ts';
 import type { GenerateOptions, Prompt } from '../../plugins/llm/client.ts';
 import type { Llm } from '../../plugins/llm/index.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
@@ -51,9 +53,11 @@ interface SetUpOptions {
   readonly isModelKnown?: boolean;
   /** Price that all targets of the model have. */
   readonly price?: ModelPrice;
+  /** Prices of its targets, if they differ. */
+  readonly prices?: readonly ModelPrice[];
 }
 
-function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: SetUpOptions = {}) {
+function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price, prices }: SetUpOptions = {}) {
   const clock = manualClock();
   const { metrics, outcomes, spent, costs } = fakeMetrics();
   const store = new MemoryStore({
@@ -79,6 +83,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
       return route('continue');
     },
     commonPrice: () => price,
+    prices: () => prices ?? (price && [price]),
     generate(
       _route: unknown,
       prompt: Prompt,
@@ -108,10 +113,18 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   const accepted = credentials.prepare([key]);
   accepted.apply();
   const findCredential = (mark: string | undefined) => (mark === MARK ? accepted.get('k') : undefined);
+  const charged: (number | undefined)[] = [];
+  const limits: Pick<Limits, 'adoptReservation'> = {
+    adoptReservation({ estimate, charges = [] }, prices) {
+      const holds = charges.map(() => ({ settle: ({ cost }: Spent) => void charged.push(cost) }));
+      return reservationOf(estimate, holds, prices, 0.5);
+    },
+  };
   const takeOver = createTakeoverHandler({
     metrics,
     usage,
     llm,
+    limits,
     log: logger,
     admission,
     startGeneration,
@@ -126,7 +139,7 @@ function setUp(t: Test, { maxGenerations = 10, isModelKnown = true, price }: Set
   /** Changes the key, or removes it. */
   const reload = (keys: readonly Partial<typeof key>[]) =>
     credentials.prepare(keys.map((changes) => ({ ...key, ...changes }))).apply();
-  return { clock, admission, calls, outcomes, spent, costs, records, takeOver, createFilled, reload };
+  return { clock, admission, calls, outcomes, spent, costs, records, charged, takeOver, createFilled, reload };
 }
 
 const serialized = JSON.stringify(PROMPT);
@@ -234,6 +247,37 @@ t.test(
     t.same(await end({ price, isModelKnown: false }, false), [], 'a model that is not configured here');
   },
 );
+
+t.test('an answer that ends in place of its producer is settled for budgets', async (t) => {
+  const charges = [{ key: '2026-11-27:o', ends: 1, id: 'a:1', estimate: 5e8 }];
+  const end = async (options: SetUpOptions, isStopped: boolean) => {
+    const { takeOver, createFilled, charged } = setUp(t, options);
+    const log = await createFilled([text('one')], { charges });
+    const reader = await follow(log);
+    takeOver(log, undefined, isStopped);
+    await until(() => reader.last !== undefined && charged.length > 0, 'the log ends, and the charge', WAIT_MS);
+    return charged;
+  };
+  const price = { input: 2, output: 10 };
+  t.same(await end({ price }, false), [920 / 1e6], 'lost: the cost of the estimated tokens');
+  t.same(await end({ price }, true), [920 / 1e6], 'stopped');
+  t.same(await end({}, false), [0.5], 'no price: the estimate');
+  const prices = [price, { input: 1e6, output: 2e6 }];
+  t.same(await end({ prices }, false), [10 + 180], 'several prices: the highest one');
+  t.same(await end({ price, isModelKnown: false }, false), [0.5], 'a model that is not configured here');
+});
+
+t.test('a continued answer is settled for budgets at its end', async (t) => {
+  const { takeOver, createFilled, calls, charged } = setUp(t);
+  const charges = [{ key: '2026-11-27:o', ends: 1, id: 'a:1', estimate: 5e8 }];
+  const log = await createFilled([text('one')], { charges });
+  takeOver(log, serialized);
+  await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+  t.same(charged, [], 'not before');
+  const usage = { inputTokens: 50, outputTokens: 17, cost: 0.25 };
+  calls[0]?.onPart({ type: 'finish', reason: 'stop', usage });
+  t.same(charged, [0.25]);
+});
 
 t.test('a continued answer is counted by its provider; what the dead producer had is estimated', async (t) => {
   const { takeOver, createFilled, calls, spent } = setUp(t);
