@@ -12,7 +12,7 @@ import { startReplicas } from './replicas.ts';
  * answers cost beyond their estimate, what a replica had not heard of, and one answer that each has accepted alone.
  */
 
-const RUNS = Number(process.env.RUNS || 4);
+const RUNS = Number(process.env.RUNS || 3);
 const SEED = process.env.SEED === undefined ? Date.now() % 2 ** 31 : Number(process.env.SEED);
 /** Tokens. One costs a millionth of a USD. */
 const AMOUNT = 5_000;
