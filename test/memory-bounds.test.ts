@@ -2,7 +2,7 @@ import { request as httpRequest } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { duplicateKey, isTooComplex, textLength } from '../plugins/http/json-keys.ts';
-import { BodyClaim, Budget, sharesOf } from '../plugins/limits/budget.ts';
+import { BodyClaim, MemoryBudget, sharesOf } from '../plugins/limits/memory-budget.ts';
 import { bearer, bellaAt, serve, sha256, until, writeConfig } from './helper.ts';
 import { metricValue } from './metric-value.ts';
 import { open } from './sse-client.ts';
@@ -139,7 +139,7 @@ t.test('readers are bounded for each stream, for each owner and over all', async
 });
 
 t.test('a budget is even after any order of claims', async (t) => {
-  const budget = new Budget(100);
+  const budget = new MemoryBudget(100);
   const shares = (owner: string) => sharesOf({ owner }, { total: 100, perOwner: 60 });
   t.equal(budget.take(shares('a'), 1_000), 'taken', 'an owner that holds nothing may take any amount');
   t.equal(budget.take(shares('b'), 1), 'total');
@@ -157,7 +157,7 @@ t.test('a budget is even after any order of claims', async (t) => {
 });
 
 t.test('a visitor may hold a quarter of what its key may, and all visitors together what the key may', async (t) => {
-  const budget = new Budget(1_000);
+  const budget = new MemoryBudget(1_000);
   const bounds = { total: 1_000, perOwner: 100 };
   const shares = (visitor: string) => sharesOf({ owner: `key:a#${visitor}`, holder: { owner: 'key:a' } }, bounds);
   const key = sharesOf({ owner: 'key:a' }, bounds);

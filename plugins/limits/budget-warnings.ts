@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin';
+import type { Quota } from '../auth/identity.ts';
 import type { Config } from '../config/index.ts';
 import type { Prompt } from '../llm/client.ts';
 
@@ -28,7 +29,10 @@ export default fp(
 );
 
 function hasBudget({ keys, keyDefaults, jwt }: Pick<Config, 'keys' | 'keyDefaults' | 'jwt'>): boolean {
-  return [...keys, keyDefaults, jwt?.defaults].some(
-    (caller) => (caller?.budget ?? caller?.visitors?.budget) !== undefined,
-  );
+  const callers: ((Quota & { readonly visitors?: Quota | undefined }) | undefined)[] = [
+    ...keys,
+    keyDefaults,
+    jwt?.defaults,
+  ];
+  return callers.some((caller) => (caller?.budget ?? caller?.visitors?.budget) !== undefined);
 }

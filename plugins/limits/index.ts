@@ -3,8 +3,8 @@ import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import type { ModelPrice } from '../config/price-file.ts';
 import type { Prompt } from '../llm/client.ts';
-import { BodyClaim, Budget, type BudgetBounds, sharesOf, type Taken } from './budget.ts';
 import { UNITS_PER_USD } from './costs.ts';
+import { BodyClaim, type MemoryBounds, MemoryBudget, sharesOf, type Taken } from './memory-budget.ts';
 import { createRateLimiter, type RateResult } from './rate.ts';
 import { type Charged, payerOf, payersOf, type Reservation, reservationOf, reserve } from './reservation.ts';
 import { createTakes } from './takes.ts';
@@ -52,9 +52,9 @@ export interface LimitsOptions {
   /** Milliseconds for which an ended stream stays readable. */
   readonly streamTtlMs: number;
   /** Bytes of bodies that are received, and of prompts that are in use. */
-  readonly prompts: BudgetBounds;
+  readonly prompts: MemoryBounds;
   /** Number of readers. */
-  readonly readers: BudgetBounds;
+  readonly readers: MemoryBounds;
 }
 
 /** `Retry-After` in milliseconds if memory is in use. */
@@ -82,8 +82,8 @@ function setRateHeaders(reply: FastifyReply, limit: number, { remaining, msBefor
 export default fp<LimitsOptions>(
   async (fastify, { expectedReplicas, streamTtlMs, ...bounds }) => {
     const { clock, cluster, metrics } = fastify;
-    const prompts = new Budget(bounds.prompts.total);
-    const readers = new Budget(bounds.readers.total);
+    const prompts = new MemoryBudget(bounds.prompts.total);
+    const readers = new MemoryBudget(bounds.readers.total);
     const onDegraded = () => metrics.limiterDegraded.inc();
     const ticketUse = createTicketUse({ cluster, expectedReplicas, streamTtlMs, onDegraded });
     const requestLimiter = createRateLimiter({ cluster, expectedReplicas, onDegraded });

@@ -1,11 +1,11 @@
 import { getHeapStatistics } from 'node:v8';
 import type { Config } from '../config/index.ts';
-import type { BudgetBounds } from './budget.ts';
+import type { MemoryBounds } from './memory-budget.ts';
 
 /** Returns the memory bounds: as configured, else shares of the largest heap that this process may have. */
 export function memoryShares({ limits, streams }: Pick<Config, 'limits' | 'streams'>): {
-  prompts: BudgetBounds;
-  readers: BudgetBounds;
+  prompts: MemoryBounds;
+  readers: MemoryBounds;
 } {
   const heap = getHeapStatistics().heap_size_limit;
   const promptBytes = limits.promptBytes ?? Math.floor(heap / 8);

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
-import type { BodyClaim } from './budget.ts';
+import type { BodyClaim } from './memory-budget.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify';
 import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
-import type { BodyClaim } from '../limits/budget.ts';
+import type { BodyClaim } from '../limits/memory-budget.ts';
 import type { Prompt } from '../llm/client.ts';
 import type { LogReader, PlacedPart, Slice, Terminal } from './types.ts';
 

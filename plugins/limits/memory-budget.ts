@@ -9,7 +9,7 @@ export interface Share {
   readonly bound: number;
 }
 
-export interface BudgetBounds {
+export interface MemoryBounds {
   readonly total: number;
   /** Share of one owner. */
   readonly perOwner: number;
@@ -19,7 +19,7 @@ export interface BudgetBounds {
  * Bounds what is held at the same time, over all and for each owner. An owner that holds nothing may take any amount, so
  * that a bound below the largest single amount refuses nobody for ever.
  */
-export class Budget {
+export class MemoryBudget {
   readonly #total: number;
   readonly #byOwner = new Map<string, number>();
   #used = 0;
@@ -59,7 +59,7 @@ export class Budget {
 const VISITOR_PART = 1 / 4;
 
 /** Returns the shares of a caller. Without keys, all callers are one owner, which has none. */
-export function sharesOf({ owner, holder }: Identity, { perOwner }: BudgetBounds): Share[] {
+export function sharesOf({ owner, holder }: Identity, { perOwner }: MemoryBounds): Share[] {
   if (owner === ANONYMOUS.owner) return [];
   if (holder === undefined) return [{ owner, bound: perOwner }];
   return [
@@ -70,12 +70,12 @@ export function sharesOf({ owner, holder }: Identity, { perOwner }: BudgetBounds
 
 /** The bytes of one body, and of the prompt in it. Held until every holder has released them. */
 export class BodyClaim {
-  readonly #budget: Budget;
+  readonly #budget: MemoryBudget;
   readonly #shares: readonly Share[];
   #bytes = 0;
   #holders = 0;
 
-  constructor(budget: Budget, shares: readonly Share[]) {
+  constructor(budget: MemoryBudget, shares: readonly Share[]) {
     this.#budget = budget;
     this.#shares = shares;
   }
