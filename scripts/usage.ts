@@ -7,7 +7,7 @@ import { createTotals, FIELDS, type Field, type Total } from './usage-totals.ts'
 
 /**
  * Adds up usage records. Usage: `npm run usage -- <file | - | redis://…> … [--by key,model,day] [--json]`. Reads line by
- * line; only about 300 bytes for each generation stay in memory, so that it counts once.
+ * line; only about 500 bytes for each generation stay in memory, so that it counts once.
  */
 
 const HELP = `Usage: npm run usage -- <file | - | redis://...> ... [--by ${FIELDS.join(',')}] [--json]`;
