@@ -13,7 +13,9 @@ import {
 import { StreamCommands } from './commands.ts';
 import { ProducerRegistry } from './producer/registry.ts';
 import { ReplicaHandle } from './replica/handle.ts';
+import { Orphans } from './replica/orphans.ts';
 import { ReplicaWatcher } from './replica/watcher.ts';
+import { RunningCommands } from './running.ts';
 
 export interface RedisStoreOptions extends MemoryStoreOptions {
   readonly cluster: Cluster;
@@ -35,11 +37,13 @@ export class RedisStore implements StreamStore {
   readonly #local: MemoryStore;
   readonly #producers: ProducerRegistry;
   readonly #watcher: ReplicaWatcher;
+  readonly #orphans: Orphans;
 
   constructor(options: RedisStoreOptions) {
     const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark } = options;
     this.#options = options;
     const commands = new StreamCommands({ cluster, ttlMs, maxLogMs });
+    const running = new RunningCommands(cluster, () => maxLogMs() + ttlMs);
     // Writes to Redis are already delayed by `flushMs`, so readers do not wait again.
     const local = new MemoryStore({ ...options, flushMs: 0 });
     this.#commands = commands;
@@ -49,6 +53,7 @@ export class RedisStore implements StreamStore {
       clock,
       metrics,
       commands,
+      running,
       local,
       flushMs,
       adopt: (memory) => this.#watcher.adopt(memory),
@@ -60,6 +65,12 @@ export class RedisStore implements StreamStore {
       local,
       progressUnits: highWaterMark / 2,
       onTakenOverHere: (memory, takeover) => this.#producers.produceTakenOver(memory, takeover),
+    });
+    this.#orphans = new Orphans({
+      cluster,
+      commands,
+      running,
+      takeOver: (meta) => this.#watcher.takeOverOrphan(meta),
     });
   }
 
@@ -119,6 +130,7 @@ export class RedisStore implements StreamStore {
   }
 
   async close(): Promise<void> {
+    this.#orphans.close();
     await this.#producers.close();
     this.#watcher.close();
     await this.#local.close();

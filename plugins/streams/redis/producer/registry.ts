@@ -6,8 +6,10 @@ import type { MemoryStore } from '../../memory/store.ts';
 import type { TakeoverHandler } from '../../types.ts';
 import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
 import { ALIVE, LOOK } from '../messages.ts';
+import type { RunningCommands } from '../running.ts';
 import { ProducerLog, type ProducerLogObserver } from './log.ts';
 import { RemoteReaders } from './remote-readers.ts';
+import { RunningStreams } from './running-streams.ts';
 import { handleStopRequests, stopIfRequested } from './stop-requests.ts';
 import { UnsyncedLogs } from './unsynced.ts';
 
@@ -16,6 +18,7 @@ export interface ProducerRegistryOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly commands: StreamCommands;
+  readonly running: RunningCommands;
   readonly local: MemoryStore;
   /** Least milliseconds between two writes of a log. */
   readonly flushMs: number;
@@ -31,13 +34,15 @@ export class ProducerRegistry implements ProducerLogObserver {
   readonly #running = new Map<string, ProducerLog>();
   readonly #unsynced: UnsyncedLogs;
   readonly #remoteReaders: RemoteReaders;
+  readonly #names: RunningStreams;
   #takeoverHandler: TakeoverHandler = () => {};
 
   constructor(options: ProducerRegistryOptions) {
-    const { cluster, clock, commands, local } = options;
+    const { cluster, clock, commands, running, local } = options;
     this.#options = options;
     this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
     this.#remoteReaders = new RemoteReaders({ cluster, clock, running: this.#running });
+    this.#names = new RunningStreams({ cluster, running, logs: this.#running });
     handleStopRequests(cluster, commands, this.#running);
     const { lease, mailbox } = cluster;
     mailbox.on(LOOK, (from) => {
@@ -63,6 +68,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease, connection }, this);
     this.#logs.set(memory, log);
     this.#running.set(memory.info.id, log);
+    this.#names.add(memory.info.id);
     return log;
   }
 
@@ -105,6 +111,7 @@ export class ProducerRegistry implements ProducerLogObserver {
 
   async close(): Promise<void> {
     await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
+    await this.#names.close();
     this.#unsynced.close();
     this.#remoteReaders.close();
   }
@@ -116,6 +123,7 @@ export class ProducerRegistry implements ProducerLogObserver {
 
   onDone(log: ProducerLog): void {
     this.#running.delete(log.info.id);
+    this.#names.remove(log.info.id);
     this.#unsynced.delete(log);
   }
 

@@ -3,7 +3,7 @@ import type { Cluster } from '../../../redis/index.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
 import type { EndableReader, StreamInfo } from '../../types.ts';
-import type { Producer, StreamCommands, Takeover } from '../commands.ts';
+import type { Meta, Producer, StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, RELEASED, type Released, STOP } from '../messages.ts';
 import { ProducerLiveness } from './liveness.ts';
 import { ReplicaLog, type ReplicaLogObserver } from './log.ts';
@@ -93,6 +93,21 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     const { commands, cluster } = this.#options;
     const replica = (await commands.requestStop(id)) ?? producer.replica;
     cluster.mailbox.send(replica, STOP, id);
+  }
+
+  /** Takes over a stream of a dead producer. Does nothing if it has readers here: they are looked after. @throws StoreFull */
+  async takeOverOrphan({ info, ...producer }: Meta): Promise<void> {
+    const { local } = this.#options;
+    if (local.get(info.id)) return;
+    const log = this.#add(local.add(info), producer);
+    try {
+      await this.#tryTakeOver(log, true);
+    } finally {
+      if (this.#isWatched(log) && log.readers === 0) {
+        this.#forget(log);
+        local.remove(log.memory);
+      }
+    }
   }
 
   /** Continues a log of this process that another replica has taken over, for its readers here. */
@@ -198,19 +213,21 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     }
   }
 
-  async #tryTakeOver(log: ReplicaLog): Promise<void> {
+  async #tryTakeOver(log: ReplicaLog, isOrphan = false): Promise<void> {
     const { commands, onTakenOverHere } = this.#options;
     await log.fill();
-    if (log.ended || log.readers === 0) return;
+    if (log.ended || (log.readers === 0 && !isOrphan)) return;
     const takeover = await commands.takeOver(log.id, log.producer);
     if (takeover === undefined) return log.refreshProducer();
     // The last entries of the dead producer may have arrived after the read.
     for (let tries = 0; tries < MAX_FILL_TRIES && log.length < takeover.position; tries++) {
       await log.fill().catch(() => {});
     }
+    // An answer that nobody reads is not continued.
+    const isRead = log.readers > 0;
     const memory = log.release();
     this.#forget(log);
-    onTakenOverHere(memory, takeover);
+    onTakenOverHere(memory, isRead ? takeover : { ...takeover, serializedPrompt: undefined });
   }
 
   #byProducer(): Map<string, ReplicaLog[]> {
