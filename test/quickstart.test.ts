@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { BrowserContext, Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
+import { codeBlock } from './code-blocks.ts';
 import { bellaAt, until } from './helper.ts';
 import { noNginx, startNginx } from './nginx.ts';
 import { runServer } from './process.ts';
@@ -17,13 +18,7 @@ import { completeAnswer, DONE, STOP, sse, startUpstream, text, type Upstream } f
 
 const [, SECTION = ''] = readFileSync('docs/quickstart.md', 'utf8').split('## A public page');
 
-/** Returns the only code block of the section in a language. */
-function block(language: string): string {
-  const pattern = new RegExp(`^ {3}\`\`\`${language}\\n(.*?)^ {3}\`\`\``, 'gms');
-  const [only, ...others] = [...SECTION.matchAll(pattern)].map(([, text = '']) => text);
-  if (only === undefined || others.length > 0) throw new Error(`not one block of ${language}`);
-  return only.replaceAll(/^ {3}/gm, '');
-}
+const block = (language: string) => codeBlock(SECTION, language);
 
 interface PublicPage {
   readonly url: string;
