@@ -1,17 +1,19 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, sep } from 'node:path';
+import { USE_CHAT } from './use-chat.ts';
 
 /** Packages of the project as modules of a browser, without a bundler. */
 
 const ROOT = process.cwd();
 const PREFIX = '/node_modules/';
 
-/** Packages that a page has as a script, or does not need. */
+/** Packages that a page has as a script, does not need, or that are not installed. */
 const REPLACED: Record<string, string> = {
   react: `const { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore, StrictMode } = React;
 export { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore, StrictMode };
 export default React;`,
+  '@ai-sdk/react': USE_CHAT,
   '@vercel/oidc': 'export const getContext = () => ({}), getVercelOidcToken = async () => undefined;',
 };
 
@@ -26,14 +28,17 @@ export function moduleUrl(specifier: string, parent: string = join(ROOT, 'packag
 export function readModule(path: string): string | undefined {
   if (!path.startsWith(PREFIX)) return undefined;
   const replaced = REPLACED[path.slice(PREFIX.length).replace('/replaced.js', '')];
-  if (replaced !== undefined) return replaced;
+  if (replaced !== undefined) return withUrls(replaced);
   // Some packages import their own files without an extension.
-  const file = [path, `${path}.js`, `${path}/index.js`]
-    .map((name) => join(ROOT, name))
-    .find((name) => /js$/.test(name) && existsSync(name));
-  if (file === undefined) return undefined;
-  return readFileSync(file, 'utf8').replace(
-    /^((?:import|export|\}).*\bfrom |import )(["'])([^"'.][^"']*)\2;?$/gm,
+  const files = [path, `${path}.js`, `${path}/index.js`].map((name) => join(ROOT, name));
+  const file = files.find((name) => /js$/.test(name) && existsSync(name));
+  return file && withUrls(readFileSync(file, 'utf8'), file);
+}
+
+/** Replaces the packages that a module imports by their URLs. */
+export function withUrls(source: string, file?: string): string {
+  return source.replace(
+    /^((?:import|export|\}).*\bfrom |import )(["'])([^"'./][^"']*)\2;?$/gm,
     (_, before, quote, specifier) => `${before}${quote}${moduleUrl(specifier, file)}${quote};`,
   );
 }

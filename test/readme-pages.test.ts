@@ -2,11 +2,10 @@
 import { readFileSync } from 'node:fs';
 import type { Browser, Page } from 'playwright-core';
 import t from 'tap';
-import ts from 'typescript';
 import { launch, noBrowser } from './browser.ts';
-import { moduleUrl } from './browser-modules.ts';
 import { codeBlock } from './code-blocks.ts';
 import { bearer, bellaAt, serve, sha256, until, writeConfig } from './helper.ts';
+import { compileReact, REACT_PAGE } from './react-page.ts';
 import { type Site, startSite } from './site.ts';
 import { completeAnswer, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
 
@@ -85,14 +84,6 @@ t.test('the page of the README', { skip: noBrowser, timeout: 60_000 }, async (t)
   });
 });
 
-/** Compiles a module with JSX for a page that has React. */
-const compile = (source: string) =>
-  ts
-    .transpileModule(source, {
-      compilerOptions: { jsx: ts.JsxEmit.React, module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ESNext },
-    })
-    .outputText.replaceAll(/from ['"]react['"]/g, `from '${moduleUrl('react')}'`);
-
 const APP = `
 import { StrictMode, useState } from 'react';
 import { Answer } from '/answer.js';
@@ -124,12 +115,9 @@ ReactDOM.createRoot(document.getElementById('root')).render(<StrictMode><App /><
 `;
 
 const REACT_FILES = {
-  '/page': `<!doctype html><meta charset="utf-8"><div id="root"></div>
-<script src="/node_modules/react/umd/react.development.js"></script>
-<script src="/node_modules/react-dom/umd/react-dom.development.js"></script>
-<script type="module" src="/app.js"></script>`,
-  '/answer.js': compile(`import React from 'react';\n${codeBlock(README, 'jsx', 'useEffect')}`),
-  '/app.js': compile(`import React from 'react';\n${APP}`),
+  '/page': REACT_PAGE,
+  '/answer.js': compileReact(codeBlock(README, 'jsx', 'useEffect')),
+  '/app.js': compileReact(APP),
 };
 
 interface ReactGlobals {
