@@ -200,7 +200,6 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     await ask(page, 'long');
     await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
     await page.reload();
-    await new Promise((r) => setTimeout(r, 1000)); console.error('DBG', await page.evaluate(() => JSON.stringify(history.state)), await page.innerText('body'), problems);
     await page.waitForSelector('.running .text');
     t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the complete answer');
     t.same(await page.locator('.turn.user').allInnerTexts(), ['first', 'long'], 'the questions');

@@ -57,7 +57,8 @@ function onChange(own) {
   const { type, answer: text, finishReason } = own.last;
   if (type === 'end') messages.push({ role: 'assistant', content: text || '(no text)' });
   if (own !== answer) return;
-  save({ messages });
+  // A failed answer stays one to read again: a browser that leaves the page reports a failure, too.
+  if (type === 'end') save({ messages });
   // Screen readers hear this once, not token by token.
   if (type === 'error') setStatus('The answer failed.');
   else setStatus(finishReason === 'stopped' ? 'Stopped.' : 'The answer is complete.');
