@@ -18,8 +18,8 @@ const CONFIG = `
 keys:
   - name: web
     sha256: "${sha256('sk-web')}"
-    requestsPerMinute: 70
-    visitors: { requestsPerMinute: 15, maxConcurrent: 3 }
+    requestsPerMinute: 75
+    visitors: { requestsPerMinute: 20, maxConcurrent: 3 }
 `;
 
 const lastOf = ({ body }: Call): string => JSON.parse(body).messages.at(-1).content;
@@ -256,7 +256,7 @@ async function check(t: Test, upstream: Upstream, replicas: [string, string]): P
     );
     t.match(events.at(-1), { type: 'end', answer: `plain ${turn}: 1 你好🚀` }, `turn ${turn} with an EventSource`);
   }
-  await noisy.waitForFunction(() => (globalThis as unknown as PageGlobals).sent > 75);
+  await noisy.waitForFunction(() => (globalThis as unknown as PageGlobals).sent > 80);
   const { refusals, sent } = await noisy.evaluate(async () => {
     const globals = globalThis as unknown as PageGlobals;
     globals.stopped = true;
@@ -264,7 +264,7 @@ async function check(t: Test, upstream: Upstream, replicas: [string, string]): P
     const { refusals, sent } = globals;
     return { refusals, sent };
   });
-  t.ok(sent > 75, `one visitor has sent more than its key may: ${sent}`);
+  t.ok(sent > 80, `one visitor has sent more than its key may: ${sent}`);
   for (const refusal of refusals.responses)
     t.ok(refusal.status === 429 && refusal.retryAfter > 0, JSON.stringify(refusal));
   for (const refusal of refusals.events) t.match(refusal, { code: 'rate_limited', retryAfter: /^[1-9]/ });
