@@ -88,7 +88,6 @@ const APP = `
 import { StrictMode, useState } from 'react';
 import { Answer } from '/answer.js';
 
-globalThis.mints = 0;
 globalThis.sources = [];
 globalThis.EventSource = class extends EventSource {
   constructor(url) {
@@ -100,7 +99,6 @@ const wait = setTimeout;
 globalThis.setTimeout = (run, ms = 0) => wait(run, ms / 50);
 
 async function ticket() {
-  mints += 1;
   const response = await fetch('/ticket');
   if (!response.ok) throw new Error('no ticket');
   return response.text();
@@ -122,7 +120,6 @@ const REACT_FILES = {
 };
 
 interface ReactGlobals {
-  mints: number;
   sources: EventSource[];
   setAsked(asked: unknown): void;
 }
@@ -137,6 +134,11 @@ t.test('the React component of the README, in StrictMode', { skip: noBrowser, ti
     await page.goto(`${site.url}/page`);
     await waitForText(page, '#root p', 'Because ');
     t.equal(questionsOf(site).length, 1, 'one request, although effects run twice');
+    t.equal(
+      await page.evaluate(() => (globalThis as unknown as ReactGlobals).sources.length),
+      1,
+      'the first of the two mounts opens nothing',
+    );
     (await upstream.call(1)).response.write(text('of light.'));
     await waitForText(page, '#root p', 'Because of light.');
     await page.evaluate(() => (globalThis as unknown as ReactGlobals).setAsked(undefined));
