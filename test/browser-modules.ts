@@ -24,9 +24,16 @@ export function moduleUrl(specifier: string, parent: string = join(ROOT, 'packag
   return file.slice(ROOT.length).split(sep).join('/');
 }
 
+const texts = new Map<string, string | undefined>();
+
 /** Returns the text of a served module, with the URLs of what it imports; undefined for any other path. */
 export function readModule(path: string): string | undefined {
   if (!path.startsWith(PREFIX)) return undefined;
+  if (!texts.has(path)) texts.set(path, compileModule(path));
+  return texts.get(path);
+}
+
+function compileModule(path: string): string | undefined {
   const replaced = REPLACED[path.slice(PREFIX.length).replace('/replaced.js', '')];
   if (replaced !== undefined) return withUrls(replaced);
   // Some packages import their own files without an extension.

@@ -195,6 +195,10 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
 
   t.test('a reload in the middle of an answer reads it again and keeps the conversation', async (t) => {
     const { page, calls, problems } = await setUp(t, browser);
+    let posts = 0;
+    page.on('request', (request) => {
+      if (request.method() === 'POST') posts += 1;
+    });
     await ask(page, 'first');
     await waitForAnswer(page);
     await ask(page, 'long');
@@ -204,6 +208,7 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the complete answer');
     t.same(await page.locator('.turn.user').allInnerTexts(), ['first', 'long'], 'the questions');
     t.equal(calls.length, 2, 'one call for each question');
+    t.equal(posts, 2, 'a known answer is read by its URL, so that it is not asked for when it has expired');
     await page.reload();
     t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the answer after another reload');
     await ask(page, 'third');

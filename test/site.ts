@@ -28,7 +28,8 @@ export async function startSite(t: Test, service: string, files: Files): Promise
     const text = file ?? readModule(path);
     if (text !== undefined) {
       const isPage = file !== undefined && !path.endsWith('.js');
-      response.writeHead(200, { 'content-type': isPage ? 'text/html; charset=utf-8' : 'text/javascript' });
+      response.setHeader('content-type', isPage ? 'text/html; charset=utf-8' : 'text/javascript');
+      if (file === undefined) response.setHeader('cache-control', 'max-age=3600');
       return response.end(text);
     }
     requests.push(`${method} ${url}`);
