@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Browser, Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
-import { bellaAt, serve, sha256, writeConfig } from './helper.ts';
+import { bellaAt, serve, sha256, until, writeConfig } from './helper.ts';
 import { type Call, chunk, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
 
 /** Uses the playground in a real Chromium. With `SCREENSHOTS=docs/images` it also takes the screenshots. */
@@ -193,6 +193,53 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     t.equal(calls.length, 1, 'the upstream is called once');
   });
 
+  t.test('a reload in the middle of an answer reads it again and keeps the conversation', async (t) => {
+    const { page, calls, problems } = await setUp(t, browser);
+    let posts = 0;
+    page.on('request', (request) => {
+      if (request.method() === 'POST') posts += 1;
+    });
+    await ask(page, 'first');
+    await waitForAnswer(page);
+    await ask(page, 'long');
+    await page.waitForFunction(() => document.querySelector('.running .text')?.textContent?.includes('word3'));
+    await page.reload();
+    await page.waitForSelector('.running .text');
+    t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the complete answer');
+    t.same(await page.locator('.turn.user').allInnerTexts(), ['first', 'long'], 'the questions');
+    t.equal(calls.length, 2, 'one call for each question');
+    t.equal(posts, 2, 'a known answer is read by its URL, so that it is not asked for when it has expired');
+    await page.reload();
+    t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the answer after another reload');
+    await ask(page, 'third');
+    await page.waitForFunction(() => document.querySelectorAll('.turn.assistant').length === 3);
+    await waitForAnswer(page);
+    t.equal(JSON.parse(calls[2]?.body ?? '').messages.length, 5, 'the prompt has the whole conversation');
+    await page.click('#new');
+    await page.reload();
+    await page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);
+    t.equal(await page.locator('.turn').count(), 0, 'a new conversation stays empty');
+    t.same(problems, [], 'the page has no error');
+  });
+
+  t.test('a reload before the service has answered asks with the same key', async (t) => {
+    const { page, calls } = await setUp(t, browser);
+    const keys: (string | undefined)[] = [];
+    await page.route('**/streams', async (route) => {
+      keys.push(route.request().headers()['idempotency-key']);
+      const response = await route.fetch();
+      // The page is reloaded before it gets the first response.
+      if (keys.length > 1) await route.fulfill({ response });
+    });
+    await ask(page, 'once');
+    await until(() => calls.length === 1, 'the provider is called');
+    await page.reload();
+    t.equal(await waitForAnswer(page), words(6), 'the answer');
+    t.equal(keys.length, 2, 'two requests');
+    t.equal(keys[0], keys[1], 'the same key');
+    t.equal(calls.length, 1, 'one call');
+  });
+
   t.test('a second tab reads the same stream', async (t) => {
     const { page, calls } = await setUp(t, browser);
     await ask(page, 'long');
@@ -202,6 +249,9 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     t.equal((await waitForAnswer(page)).replace(/\s+/g, ' '), words(120), 'the first tab has the complete answer');
     t.equal(calls.length, 1, 'the upstream is called once');
     t.notMatch(tab.url(), /streams/, 'the address of the tab has no ticket');
+    await tab.reload();
+    t.equal((await waitForAnswer(tab)).replace(/\s+/g, ' '), words(120), 'the second tab after a reload');
+    t.equal(calls.length, 1, 'the upstream is still called once');
   });
 
   t.test('the selected model is asked, and an error is shown as a sentence', async (t) => {

@@ -7,23 +7,17 @@ import { EventSource } from 'eventsource';
 import t, { type Test } from 'tap';
 import ts from 'typescript';
 import { launch, noBrowser } from './browser.ts';
+import { codeBlock, codeBlocks } from './code-blocks.ts';
 import { bellaAt, serve, sha256, writeConfig } from './helper.ts';
 import { noNginx, startNginx } from './nginx.ts';
 import { completeAnswer, startUpstream } from './upstream.ts';
 
-/** Runs the examples of the README and of the quick start unchanged, except for their host. */
+/** Runs the examples of the README and of the quick start unchanged, except for their host. `readme-pages` has those of a browser. */
 
 const README = readFileSync('README.md', 'utf8');
 const HOST = 'http://localhost:3000';
-/** Returns the code blocks of the README in this language. */
-const blocks = (language: string) =>
-  [...README.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map((match) => match[1] as string);
-/** Returns the only code block that contains `mark`. */
-const snippet = (language: string, mark: string) => {
-  const found = blocks(language).filter((block) => block.includes(mark));
-  if (found.length !== 1) throw new Error(`${found.length} ${language} blocks with ${mark}`);
-  return found[0] as string;
-};
+const blocks = (language: string) => codeBlocks(README, language);
+const snippet = (language: string, mark: string) => codeBlock(README, language, mark);
 
 /** Imports a module of the README with `url` as its host, from a folder in which packages are found. */
 async function importSnippet(
@@ -58,19 +52,6 @@ t.test('the OpenAI SDK example of the README prints an answer', async (t) => {
   t.match(stdout, /You asked: “hello”.*ask again/s, 'the program prints the answer');
 });
 
-t.test('the page of the README shows an answer', { skip: noBrowser, timeout: 60_000 }, async (t) => {
-  const { url } = await serve(t);
-  const page = await (await launch(t)).newPage();
-  await page.route(`${url}/page`, (route) =>
-    route.fulfill({ contentType: 'text/html', body: snippet('html', 'EventSource') }),
-  );
-  await page.goto(`${url}/page`);
-  await page.waitForFunction(() =>
-    (globalThis as unknown as { answer: { textContent: string } }).answer.textContent.includes('ask again'),
-  );
-  t.match(await page.innerText('#answer'), /Why is the sky blue/, 'the page shows the answer');
-});
-
 t.test('the conversation example of the README sends earlier questions and answers', async (t) => {
   const upstream = await startUpstream(t, completeAnswer('I am ', 'Sluice.'));
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
@@ -89,6 +70,20 @@ t.test('the conversation example of the README sends earlier questions and answe
     ['Who are you?', 'I am Sluice.', 'And me?'],
     'the prompt has the whole conversation',
   );
+  await t.rejects(async () => say?.('x'.repeat(2_000_000), () => {}), /too large/i, 'a refusal is an error');
+  t.equal(await say?.('Still there?', () => {}), 'I am Sluice.', 'a refused question is not kept');
+});
+
+t.test('the conversation example of the README asks several questions with one ticket', async (t) => {
+  const file = writeConfig(t, `keys: [{ name: web, sha256: "${sha256('sk-web')}" }]\n`);
+  const { url } = await serve(t, { env: { CONFIG_FILE: file } });
+  Object.assign(globalThis, { EventSource: absoluteEventSource(url) });
+  const modules = snippet('js', 'mintTicket') + snippet('js', 'export async function say');
+  const { mintTicket, say } = await importSnippet(t, modules, url);
+  const ticket = await mintTicket?.('sk-web', 'visitor 1');
+  await t.rejects(async () => say?.('hi', () => {}), /Authorization/, 'a question without a ticket');
+  t.match(await say?.('hi', () => {}, ticket), /You asked: “hi”/, 'the first question');
+  t.match(await say?.('and me?', () => {}, ticket), /You asked: “and me\?”/, 'the second question, after a refusal');
 });
 
 t.test('the React component of the README shows the answer and closes its EventSource', async (t) => {
@@ -114,7 +109,7 @@ t.test('the React component of the README shows the answer and closes its EventS
   const { create } = await import('react-test-renderer');
   let root: { toJSON(): { children: string[] | null }; unmount(): void } | undefined;
   await act(async () => {
-    root = create(createElement(Answer as never, { question: 'Why?' } as never));
+    root = create(createElement(Answer as never, { question: 'Why?', id: 'one' } as never));
   });
   while (root?.toJSON().children?.join('') !== 'Because of light.') {
     await act(() => new Promise((resolve) => setTimeout(resolve, 10)));
@@ -147,7 +142,11 @@ t.test(
   async (t) => {
     const upstream = await startUpstream(t, completeAnswer('Through ', 'the gateway.'));
     const { url } = await serve(t, { env: bellaAt(upstream.url, { TRUST_PROXY: '1' }) });
-    const [, server = ''] = /^ {3}```nginx\n(.*?)^ {3}```/ms.exec(readFileSync('docs/quickstart.md', 'utf8')) ?? [];
+    const server = codeBlock(
+      readFileSync('docs/quickstart.md', 'utf8'),
+      'nginx',
+      'location / {\n    proxy_pass http://127.0.0.1:3000;',
+    );
     t.match(server, 'proxy_buffering off', 'the quick start has a server block');
     const configuration = `error_log /dev/stderr; events {} http { access_log /dev/stdout; ${server} }`;
     const gateway = await startNginx(t, configuration, (text) => text.replace('http://127.0.0.1:3000', url));

@@ -1,6 +1,7 @@
 import { Answer } from './answer.js';
+import { load, newKey, save } from './conversation.js';
 import { ask, models, useKey } from './service.js';
-import { assistantTurn, errorBox, userTurn } from './view.js';
+import { assistantTurn, errorBox, pastTurn, userTurn } from './view.js';
 
 /** Connects the form, the conversation and the controls. */
 
@@ -56,6 +57,8 @@ function onChange(own) {
   const { type, answer: text, finishReason } = own.last;
   if (type === 'end') messages.push({ role: 'assistant', content: text || '(no text)' });
   if (own !== answer) return;
+  // A failed answer stays one to read again: a browser that leaves the page reports a failure, too.
+  if (type === 'end') save({ messages });
   // Screen readers hear this once, not token by token.
   if (type === 'error') setStatus('The answer failed.');
   else setStatus(finishReason === 'stopped' ? 'Stopped.' : 'The answer is complete.');
@@ -85,13 +88,30 @@ async function send(text) {
   question.value = '';
   messages.push({ role: 'user', content: text });
   show(userTurn(text));
+  await start({ messages, model: $('model').value, key: newKey() });
+}
+
+/** Asks the last question. It is kept until its answer has ended, so that a reload reads the answer. */
+async function start(asked) {
+  save(asked);
   try {
-    follow(await ask(messages, $('model').value));
+    const url = await ask(asked);
+    if (asked.messages !== messages) return; // A new conversation has begun.
+    save({ ...asked, url });
+    follow(url);
   } catch (error) {
-    messages.pop();
-    question.value = text;
+    question.value = asked.messages.pop().content;
+    save({ messages });
     showError(error);
   }
+}
+
+/** Shows the conversation of before the reload, and goes on with its last answer. */
+function restore(saved) {
+  messages = saved.messages;
+  for (const { role, content } of messages) show(role === 'user' ? userTurn(content) : pastTurn(content));
+  if (saved.url) follow(saved.url);
+  else if (saved.key) void start(saved);
 }
 
 async function listModels() {
@@ -126,6 +146,7 @@ $('new').addEventListener('click', () => {
   answer?.close();
   answer = undefined;
   messages = [];
+  save({ messages });
   for (const turn of [...conversation.children]) if (turn !== welcome) turn.remove();
   welcome.hidden = false;
   drawTools();
@@ -146,5 +167,9 @@ void listModels();
 const shared = location.hash.slice(1);
 if (/^(\/[\w.~-]+)*\/streams\/[\w-]+(\?ticket=[\w.-]+)?$/.test(shared)) {
   history.replaceState(null, '', location.pathname);
+  save({ messages, url: shared });
   follow(shared);
+} else {
+  const saved = load();
+  if (saved) restore(saved);
 }

@@ -38,11 +38,14 @@ export async function models() {
   return data.map(({ id }) => id).filter((id) => !id.endsWith('/*'));
 }
 
-/** Starts an answer and returns the URL that reads it. */
-export async function ask(messages, model) {
+/**
+ * Starts the answer of a question and returns the URL that reads it. The same question with the same key is asked once.
+ * @param {{ messages: object[], model: string, key: string }} asked
+ */
+export async function ask({ messages, model, key }) {
   const { url } = await call('streams', {
     method: 'POST',
-    headers: { 'content-type': 'application/json', 'idempotency-key': crypto.randomUUID?.() ?? String(Math.random()) },
+    headers: { 'content-type': 'application/json', 'idempotency-key': key },
     body: JSON.stringify({ messages, ...(model && { model }) }),
   });
   return url;

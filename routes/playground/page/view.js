@@ -14,6 +14,16 @@ export function userTurn(text) {
   return element('article', 'turn user', text);
 }
 
+/** Creates the turn of an answer that is complete. */
+export function pastTurn(text) {
+  const turn = element('article', 'turn assistant');
+  turn.setAttribute('aria-busy', 'false');
+  const made = element('div', 'text');
+  render(made, text);
+  turn.append(made);
+  return turn;
+}
+
 export function errorBox(error) {
   const made = element('div', 'fault');
   made.setAttribute('role', 'alert');
