@@ -59,11 +59,16 @@ export async function runServer(
     child.kill('SIGKILL');
     await exit;
   });
-  const lines = () =>
-    output()
-      .split('\n')
-      .filter((line) => line.startsWith('{'))
-      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  const parsed: Record<string, unknown>[] = [];
+  let parsedLength = 0;
+  /** Parses each line once: some tests look often, at many lines. */
+  const lines = () => {
+    const rest = output().slice(parsedLength);
+    const complete = rest.slice(0, rest.lastIndexOf('\n') + 1);
+    parsedLength += complete.length;
+    for (const line of complete.split('\n')) if (line.startsWith('{')) parsed.push(JSON.parse(line));
+    return [...parsed];
+  };
   let ended = false;
   void exit.then(() => (ended = true));
   for (;;) {

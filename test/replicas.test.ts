@@ -148,8 +148,8 @@ t.test('streams across replicas', { skip: noRedis }, async (t) => {
     (await upstream.call(1)).response.end(STOP + DONE);
     await reading.until('end');
     const keys = () => redis.client.keys('*');
-    await until(async () => (await keys()).every((key) => key.includes('replica')), 'only leases are left');
-    t.equal((await keys()).length, 2, 'each replica has one lease');
+    await until(async () => (await keys()).every((key) => key.includes('replica')), 'only the replicas are left');
+    t.equal((await keys()).length, 3, 'the lease of each, and their names');
     t.equal((await fetch(`${b.url}${json.url}`)).status, 404, 'the expired stream is unknown');
   });
 });

@@ -411,7 +411,7 @@ t.test('a generation that holds no slot frees none', async (t) => {
   t.equal(await fits(limited), false, 'it began before its owner had a limit');
 });
 
-t.test('the scope counts each request to a route with access `api`, before its handler', async (t) => {
+t.test('the scope counts each request to a route with access `api` or `ask`, before its handler', async (t) => {
   const app = Fastify();
   const counted: string[] = [];
   const handled: string[] = [];
@@ -436,12 +436,17 @@ t.test('the scope counts each request to a route with access `api`, before its h
       return url;
     });
   }
-  for (const access of ['api', 'ask', 'read', 'public']) await app.inject(`/${access}`);
-  t.same(counted, ['/api'], 'counted requests');
-  t.same(handled, ['/api', '/ask', '/read', '/public'], 'all of them are handled');
+  app.get('/later', { config: { access: 'ask', countsLater: true } }, async ({ url }) => {
+    handled.push(url);
+    return url;
+  });
+  const paths = ['/api', '/ask', '/read', '/public', '/later'];
+  for (const path of paths) await app.inject(path);
+  t.same(counted, ['/api', '/ask'], 'counted requests');
+  t.same(handled, paths, 'all of them are handled');
   const refused = await app.inject({ url: '/api', headers: { 'x-refuse': '1' } });
   t.equal(refused.statusCode, 429, 'a refused request');
-  t.equal(handled.length, 4, 'does not reach its handler');
+  t.equal(handled.length, paths.length, 'does not reach its handler');
 });
 
 t.test('an owner without limits is neither refused nor told of limits', async (t) => {

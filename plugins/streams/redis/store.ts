@@ -10,7 +10,7 @@ import {
   type StreamStore,
   type TakeoverHandler,
 } from '../types.ts';
-import { StreamCommands } from './commands.ts';
+import { StreamCommands, type StreamKeys } from './commands.ts';
 import { ProducerRegistry } from './producer/registry.ts';
 import { ReplicaHandle } from './replica/handle.ts';
 import { Orphans } from './replica/orphans.ts';
@@ -83,22 +83,15 @@ export class RedisStore implements StreamStore {
     if (known) return { created: false, log: this.#producers.find(known) };
     const replaced = idempotency && this.#local.findLastByKey(idempotency)?.info.id;
     const keys = { info, idempotency, replaced };
-    // If Redis is unavailable or full, the question is still accepted. While other replicas cannot reach this one,
-    // they must not find its streams.
-    const found = this.#options.cluster.connection.isAvailable
-      ? await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const)
-      : 'unavailable';
-    if (found !== undefined && found !== 'unavailable') {
-      const log = await this.#openExisting(found, idempotency as Idempotency);
-      if (log) return { created: false, log };
-    }
-    const { log: memory, created } = await this.#local.create(info, idempotency).catch(async (error: unknown) => {
-      await this.#commands.deleteStream(keys).catch(() => {});
+    const named = this.#producers.addName(info.id);
+    try {
+      const [result] = await Promise.all([this.#create(keys, serializedPrompt), named]);
+      if (!result.created) this.#producers.removeName(info.id);
+      return result;
+    } catch (error) {
+      this.#producers.removeName(info.id);
       throw error;
-    });
-    if (!created) return { created, log: this.#producers.find(memory) };
-    const isSynced = found === undefined;
-    return { created, log: this.#producers.produce(memory, keys, { epoch: 1, isSynced }) };
+    }
   }
 
   async openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined> {
@@ -134,6 +127,26 @@ export class RedisStore implements StreamStore {
     await this.#producers.close();
     this.#watcher.close();
     await this.#local.close();
+  }
+
+  async #create(keys: StreamKeys, serializedPrompt: string | undefined): Promise<CreateResult> {
+    const { info, idempotency } = keys;
+    // If Redis is unavailable or full, the question is still accepted. While other replicas cannot reach this one,
+    // they must not find its streams.
+    const found = this.#options.cluster.connection.isAvailable
+      ? await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const)
+      : 'unavailable';
+    if (found !== undefined && found !== 'unavailable') {
+      const log = await this.#openExisting(found, idempotency as Idempotency);
+      if (log) return { created: false, log };
+    }
+    const { log: memory, created } = await this.#local.create(info, idempotency).catch(async (error: unknown) => {
+      await this.#commands.deleteStream(keys).catch(() => {});
+      throw error;
+    });
+    if (!created) return { created, log: this.#producers.find(memory) };
+    const isSynced = found === undefined;
+    return { created, log: this.#producers.produce(memory, keys, { epoch: 1, isSynced }) };
   }
 
   async #openExisting(found: { id: string; fingerprint: string }, { fingerprint }: Idempotency) {

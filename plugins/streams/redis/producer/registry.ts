@@ -42,7 +42,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     this.#options = options;
     this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
     this.#remoteReaders = new RemoteReaders({ cluster, clock, running: this.#running });
-    this.#names = new RunningStreams({ cluster, running, logs: this.#running });
+    this.#names = new RunningStreams({ cluster, running });
     handleStopRequests(cluster, commands, this.#running);
     const { lease, mailbox } = cluster;
     mailbox.on(LOOK, (from) => {
@@ -61,6 +61,16 @@ export class ProducerRegistry implements ProducerLogObserver {
     });
   }
 
+  /** Names a stream before its creation, so that another replica finds it after the death of this one. Never rejects. */
+  addName(id: string): Promise<void> {
+    return this.#names.add(id);
+  }
+
+  /** Removes the name of a stream that was not created. */
+  removeName(id: string): void {
+    this.#names.remove(id);
+  }
+
   /** Starts to produce a log. `isSynced` is true if Redis has the stream. */
   produce(memory: MemoryLog, keys: StreamKeys, { epoch, isSynced }: { epoch: number; isSynced: boolean }): ProducerLog {
     const { commands, clock, flushMs, cluster } = this.#options;
@@ -68,7 +78,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease, connection }, this);
     this.#logs.set(memory, log);
     this.#running.set(memory.info.id, log);
-    this.#names.add(memory.info.id);
+    void this.#names.add(memory.info.id);
     return log;
   }
 
