@@ -1,19 +1,20 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, sep } from 'node:path';
-import { USE_CHAT } from './use-chat.ts';
 
 /** Packages of the project as modules of a browser, without a bundler. */
 
 const ROOT = process.cwd();
 const PREFIX = '/node_modules/';
 
-/** Packages that a page has as a script, does not need, or that are not installed. */
+/** Packages that a page has as a script, or does not need. */
 const REPLACED: Record<string, string> = {
-  react: `const { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore, StrictMode } = React;
-export { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore, StrictMode };
+  react: `const { useCallback, useEffect, useId, useMemo, useRef, useState, useSyncExternalStore, StrictMode } = React;
+export { useCallback, useEffect, useId, useMemo, useRef, useState, useSyncExternalStore, StrictMode };
 export default React;`,
-  '@ai-sdk/react': USE_CHAT,
+  // Of the other hooks of `@ai-sdk/react`.
+  swr: 'export default () => ({});',
+  throttleit: 'export default (call) => call;',
   '@vercel/oidc': 'export const getContext = () => ({}), getVercelOidcToken = async () => undefined;',
 };
 
