@@ -1,6 +1,7 @@
 import fp from 'fastify-plugin';
 import { StreamEvent } from './event-schema.ts';
 import { UiMessageChunk } from './ui/schema.ts';
+import { UsageRecord } from './usage-schema.ts';
 import { ANSWER_SCHEMAS } from './v1/answer-schema.ts';
 
 /**
@@ -9,7 +10,7 @@ import { ANSWER_SCHEMAS } from './v1/answer-schema.ts';
  */
 export default fp(
   async (fastify) => {
-    for (const schema of [StreamEvent, UiMessageChunk, ...ANSWER_SCHEMAS]) fastify.addSchema(schema);
+    for (const schema of [StreamEvent, UiMessageChunk, UsageRecord, ...ANSWER_SCHEMAS]) fastify.addSchema(schema);
   },
   { name: 'route-schemas', dependencies: ['schemas'] },
 );

@@ -1,3 +1,4 @@
+import { request } from 'node:http';
 import t, { type Test } from 'tap';
 import { type BuildOptions, bearer, captureLog, serve, sha256, until, writeConfig } from './helper.ts';
 import { postJson } from './post-json.ts';
@@ -162,14 +163,22 @@ for (const way of Object.keys(WAYS) as Way[]) {
 
   t.test(`${way}: limits of a visitor refuse it, and not another visitor of the key`, async (t) => {
     const page = await servePage(t, { key: 'visitors: { requestsPerMinute: 2 }' });
-    const askAs = async (visitor: string, body = {}) =>
-      ask(page, way, await page.ticket({ visitor, ...body }), { question: 'q' });
-    t.ok(isOk(await askAs('busy')));
-    t.ok(isOk(await askAs('busy')));
-    for (let i = 0; i < 3; i++) t.match(await askAs('busy'), { status: 429, error: { code: 'rate_limited' } });
-    t.ok(isOk(await askAs('other')));
-    t.ok(isOk(await askAs('third', { requestsPerMinute: 1 })));
-    t.equal((await askAs('third', { requestsPerMinute: 1 })).status, 429, 'the limit of its ticket');
+    const visitor = async (name: string, limits = {}) => {
+      const ticket = await page.ticket({ visitor: name, questions: 9, ...limits });
+      return (question: string) => ask(page, way, ticket, { question });
+    };
+    const [busy, other, third] = [
+      await visitor('busy'),
+      await visitor('other'),
+      await visitor('third', { requestsPerMinute: 1 }),
+    ];
+    t.ok(isOk(await busy('a')));
+    t.ok(isOk(await busy('b')));
+    for (let i = 0; i < 3; i++) t.match(await busy(`c${i}`), { status: 429, error: { code: 'rate_limited' } });
+    t.equal((await (await visitor('busy'))('d')).status, 429, 'also with another ticket');
+    t.ok(isOk(await other('a')));
+    t.ok(isOk(await third('a')));
+    t.equal((await third('b')).status, 429, 'the limit of its ticket');
     await until(() => page.upstream.calls.length >= 4, 'the provider is asked');
     t.equal(page.upstream.calls.length, 4);
   });
@@ -327,6 +336,50 @@ t.test('an expired ticket of a page resumes by POST, charged to the ticket, and 
   const statuses = [];
   for (let i = 0; i < 12; i++) statuses.push(await resume());
   t.ok(statuses.includes(429), 'ten requests per minute of the ticket');
+});
+
+t.test(
+  'a visitor gets as many tickets as it may ask questions, and no more of them cost its key nothing',
+  async (t) => {
+    const page = await servePage(t, { key: 'requestsPerMinute: 7, visitors: { requestsPerMinute: 2 }' });
+    const statuses = async (body: object, count: number) => {
+      const responses = [];
+      for (let i = 0; i < count; i++) responses.push((await page.mint(body)).status);
+      return responses;
+    };
+    t.same(await statuses({ visitor: 'busy' }, 6), [201, 201, 429, 429, 429, 429]);
+    t.same(await statuses({ visitor: 'other', requestsPerMinute: 1 }, 2), [201, 429]);
+    const ticket = await page.ticket({ visitor: 'third' });
+    t.ok(isOk(await ask(page, 'POST /streams', ticket, { question: 'q' })), 'tickets and questions count apart');
+    t.same(await statuses({}, 3), [201, 201, 429], 'the key has paid for seven');
+  },
+);
+
+t.test('a body of POST /tickets that is wrong, too large or cut counts for the key', async (t) => {
+  const page = await servePage(t, { key: 'requestsPerMinute: 100' });
+  const left = async () => Number((await page.mint()).headers.get('ratelimit-remaining'));
+  let expected = await left();
+  const json = { ...bearer(KEY), 'content-type': 'application/json' };
+  const post = (body: string) => fetch(`${page.url}/tickets`, { method: 'POST', headers: json, body });
+  for (const body of ['{', '{"visitor":1}', `"${'x'.repeat(2_000_000)}"`]) {
+    await (await post(body)).text();
+    expected -= 2;
+    t.equal(await left(), expected, body.slice(0, 20));
+  }
+  const { limits } = page.app;
+  const { countGuess } = limits;
+  const counted = new Promise<void>((resolve) => {
+    limits.countGuess = async (...args) => {
+      await countGuess(...args);
+      resolve();
+    };
+  });
+  const cut = request(`${page.url}/tickets`, { method: 'POST', headers: { ...json, 'content-length': 1_000 } });
+  cut.on('error', () => {});
+  await new Promise((sent) => cut.write('{"visitor":', sent));
+  cut.destroy();
+  await counted;
+  t.equal(await left(), expected - 2, 'a cut one');
 });
 
 t.test('POST /tickets refuses what contradicts itself, and says which field', async (t) => {

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { RestartRequired } from '../config/index.ts';
 import { type CallerSettings, createAuthenticators } from './authenticators.ts';
-import { type Access, ANONYMOUS, type Identity, mayUseModel } from './identity.ts';
+import { type Access, ANONYMOUS, type Identity, mayUseModel, type Quota } from './identity.ts';
 import { createKeySets, KeySetUnavailable } from './key-set.ts';
 import { isLoopback } from './loopback-host.ts';
 import { createKeyRefusals, isRefusal, type Refusal } from './refusals.ts';
@@ -36,6 +36,8 @@ export interface Auth {
   hasKey(request: FastifyRequest): boolean;
   /** Returns true if the caller may use the model with this public name. */
   mayUseModel(identity: Identity, model: string): boolean;
+  /** Returns the identity of a visitor of the caller, by the name that the caller has chosen. */
+  findVisitor(identity: Identity, visitor: string, limits?: Quota): Identity;
   /** Creates a ticket that starts questions. @throws 400 if it would be too long */
   createAskTicket(identity: Identity, options?: AskTicketOptions): { ticket: string; expiresAt: Date };
   /**
@@ -144,6 +146,7 @@ export default fp<AuthOptions>(
         return credentials !== undefined && authenticators.findByKey(credentials) !== undefined;
       },
       mayUseModel,
+      findVisitor: issuer.findVisitor,
       createAskTicket: issuer.createAskTicket,
       createReadTicketQuery: (stream, identity) =>
         authenticators.required ? issuer.createReadTicketQuery(stream, identity) : '',

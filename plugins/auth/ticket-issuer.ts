@@ -1,6 +1,7 @@
 import type { Identity, Quota, TicketTerms } from './identity.ts';
 import { splitOwner } from './owner.ts';
 import { type createTickets, hashQuestion, MAX_CONVERSATION_MS, MAX_TICKET_MS, newNonce } from './tickets.ts';
+import { asVisitor } from './visitors.ts';
 
 /** Issues tickets to callers with a key or a token. */
 
@@ -16,6 +17,8 @@ export interface AskTicketOptions extends Partial<Pick<TicketTerms, 'model' | 's
 }
 
 export interface TicketIssuer {
+  /** Returns the identity of a visitor of the caller, by the name that the caller has chosen. */
+  findVisitor(identity: Identity, visitor: string, limits?: Quota): Identity;
   /** Creates a ticket that starts questions. @throws 400 if it would be too long */
   createAskTicket(identity: Identity, options?: AskTicketOptions): { ticket: string; expiresAt: Date };
   /** Returns the query that lets the caller read and stop a stream. */
@@ -38,6 +41,7 @@ export function createTicketIssuer({
   streamTtlMs,
 }: TicketIssuerOptions): TicketIssuer {
   return {
+    findVisitor: (identity, visitor, limits) => asVisitor(identity, hashVisitor(identity.owner, visitor), limits),
     createAskTicket(identity, options = {}) {
       const { questions = 1, ms, question, visitor, limits, ...terms } = options;
       const longestMs = questions === 1 ? MAX_TICKET_MS : MAX_CONVERSATION_MS;

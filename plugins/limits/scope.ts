@@ -5,7 +5,7 @@ import type { BodyClaim } from './memory-budget.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** True for a route with access `ask` that counts its requests itself. */
+    /** True for a route that counts its requests itself, when it knows who pays. */
     countsLater?: boolean;
   }
   interface FastifyRequest {

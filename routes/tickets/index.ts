@@ -72,7 +72,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/tickets',
     {
-      config: { access: 'api', hasOptionalBody: true },
+      config: { access: 'api', hasOptionalBody: true, countsLater: true },
       schema: {
         tags: ['Identity'],
         summary: 'Get a ticket with which a page may ask',
@@ -91,6 +91,13 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
       if (problem !== undefined) throw fastify.invalidRequest(problem.message, 400, problem.field);
       const { model, seconds, visitor, requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent, ...terms } =
         body;
+      const limits = { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent };
+      const payer = visitor === undefined ? identity : fastify.auth.findVisitor(identity, visitor, limits);
+      // A visitor gets as many tickets as it may ask questions; what is refused costs the key nothing.
+      await fastify.limits.countRequest(
+        visitor === undefined ? payer : { ...payer, payer: `${payer.owner} tickets` },
+        reply,
+      );
       const route = model === undefined ? undefined : fastify.llm.route(model, identity);
       if (route !== undefined && !fastify.auth.mayUseModel(identity, route.name)) {
         fastify.audit.modelRefused(log, identity.owner, route.label);
@@ -100,7 +107,7 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
         ...terms,
         model: route?.name,
         visitor,
-        limits: { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent },
+        limits,
         ms: (seconds ?? (isForSeveral(body) ? CONVERSATION_S : ONE_QUESTION_S)) * 1000,
       });
       reply.code(201).header('cache-control', 'no-store');

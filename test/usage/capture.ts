@@ -1,7 +1,10 @@
 import { Writable } from 'node:stream';
+import { FormatRegistry } from '@sinclair/typebox';
+import { Value } from '@sinclair/typebox/value';
 import type { FastifyInstance } from 'fastify';
 import type { Test } from 'tap';
 import type { UsageRecord } from '../../plugins/usage/record.ts';
+import { UsageRecord as Schema } from '../../routes/usage-schema.ts';
 import { metricValue } from '../metric-value.ts';
 
 /** Returns a stream for `usageTo`, and the records that were written to it. */
@@ -22,12 +25,25 @@ export function recordsIn(text: string): UsageRecord[] {
   return lines.map((line) => JSON.parse(line) as UsageRecord);
 }
 
+FormatRegistry.Set('date-time', (text) => new Date(text).toISOString() === text);
+
+/** Returns what is wrong with a record by the schema of the API reference: also a field that it lacks. */
+function errorsOf(record: UsageRecord): string[] {
+  const attempt = Schema.properties.attempts.items.properties;
+  const unknown = [
+    ...Object.keys(record).filter((name) => !(name in Schema.properties)),
+    ...record.attempts.flatMap((one) => Object.keys(one)).filter((name) => !(name in attempt)),
+  ];
+  return [...unknown, ...[...Value.Errors(Schema, record)].map(({ path, message }) => `${path}: ${message}`)];
+}
+
 const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0);
 /** Costs are multiples of 1e-12 USD. */
 const units = (usd: number) => Math.round(usd * 1e12);
 
-/** Asserts that the calls of each record have its tokens together, and its cost if they have one. */
+/** Asserts that records are as the API reference says, that the calls of each record have its tokens together, and its cost if they have one. */
 export function assertShares(t: Test, records: readonly UsageRecord[]): void {
+  for (const record of records) t.same(errorsOf(record), [], `${record.stream} is as its schema says`);
   for (const { stream, inputTokens, outputTokens, cost, attempts, ...record } of records) {
     const ofAttempts = [sum(attempts.map((one) => one.inputTokens)), sum(attempts.map((one) => one.outputTokens))];
     t.same(ofAttempts, [inputTokens, outputTokens], `${stream}: tokens of all calls`);
