@@ -1,8 +1,8 @@
 /** Milliseconds below which times are not compared: the kernel counts CPU time in steps of a few. */
 const MIN_MS = 40;
 
-/** Ratio that is certainly linear at four times the length. */
-const LINEAR = 5;
+/** Ratio up to which tests take a run for linear at four times the length. */
+const LINEAR = 6;
 /** On a busy machine, caches and the clock of the CPU change while it is measured: a higher ratio is measured again. */
 const MAX_ROUNDS = 4;
 

@@ -385,11 +385,12 @@ t.test('a body of POST /tickets that is wrong, too large or cut counts for the k
 t.test('POST /tickets refuses what contradicts itself, and says which field', async (t) => {
   const page = await servePage(t);
   const cases: [body: object, status: number, message: RegExp][] = [
-    [{ requestsPerMinute: 1 }, 400, /^requestsPerMinute is a limit of a visitor; send visitor, too\.$/],
-    [{ tokensPerMinute: 1 }, 400, /^tokensPerMinute is a limit of a visitor/],
-    [{ tokensPerDay: 1 }, 400, /^tokensPerDay is a limit of a visitor/],
-    [{ maxConcurrent: 1 }, 400, /^maxConcurrent is a limit of a visitor/],
-    [{ question: 'q', questions: 2 }, 400, /^A ticket with a question starts one; leave out questions\.$/],
+    [{ requestsPerMinute: 1 }, 400, /^Limits are those of a visitor; send visitor, too\.$/],
+    [{ tokensPerMinute: 1 }, 400, /^Limits are those of a visitor; send visitor, too\.$/],
+    [{ tokensPerDay: 1 }, 400, /^Limits are those of a visitor; send visitor, too\.$/],
+    [{ maxConcurrent: 1 }, 400, /^Limits are those of a visitor; send visitor, too\.$/],
+    [{ question: 'q', questions: 2 }, 201, /^$/],
+    [{ requestsPerMinute: 0 }, 400, /requestsPerMinute/],
     [{ seconds: 61 }, 400, /^seconds must be at most 60, or send questions\.$/],
     [{ seconds: 61, questions: 1 }, 400, /^seconds must be at most 60/],
     [{ seconds: 3_601, questions: 2 }, 400, /seconds/],

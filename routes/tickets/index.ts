@@ -1,4 +1,5 @@
 import { type FastifyPluginAsyncTypebox, type Static, Type } from '@fastify/type-provider-typebox';
+import type { FastifyInstance, FastifySchemaValidationError } from 'fastify';
 import { MaxTokens, ModelName } from '../chat-request.ts';
 import { API_ERRORS, BODY_ERRORS, errorResponses, jsonResponse, KEY } from '../responses.ts';
 
@@ -17,19 +18,25 @@ const VisitorLimits = {
   ),
 };
 
-const TicketBody = Type.Object(
+const Visitor = Type.String({
+  minLength: 1,
+  maxLength: 128,
+  description:
+    'Your name of the visitor, such as a session id: gives it streams and limits of its own. Only a keyed hash is kept. Limits that are absent are those of `visitors` of the key; none is above that of the key',
+});
+
+const MAX_QUESTIONS = 1_000;
+
+const Fields = Type.Object(
   {
-    visitor: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: 128,
-        description:
-          'Your name of the visitor, such as a session id: gives it streams and limits of its own. Only a keyed hash is kept. Limits that are absent are those of `visitors` of the key; none is above that of the key',
-      }),
-    ),
+    visitor: Type.Optional(Visitor),
     ...VisitorLimits,
     questions: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 1_000, description: 'Number of questions that it may start; 1 if absent' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_QUESTIONS,
+        description: 'Number of questions that it may start; 1 if absent',
+      }),
     ),
     seconds: Type.Optional(
       Type.Integer({
@@ -55,6 +62,29 @@ const TicketBody = Type.Object(
   { additionalProperties: false },
 );
 
+/** Longest validity for one question, and defaults for one and for several, in seconds. */
+const ONE_QUESTION_S = 60;
+const CONVERSATION_S = 600;
+
+/** Fields that depend on others: limits are those of a visitor, and a ticket for one question is short. */
+const LIMITS_NEED_VISITOR = {
+  if: { anyOf: Object.keys(VisitorLimits).map((name) => ({ required: [name] })) },
+  // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+  then: { required: ['visitor'], properties: { visitor: Visitor } },
+};
+const LONG_NEEDS_QUESTIONS = {
+  if: { required: ['seconds'], properties: { seconds: { minimum: ONE_QUESTION_S + 1 } } },
+  // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+  then: {
+    required: ['questions'],
+    properties: { questions: { type: 'integer', minimum: 2, maximum: MAX_QUESTIONS } },
+  },
+};
+const TicketBody = Type.Unsafe<Static<typeof Fields>>({
+  type: 'object',
+  allOf: [Fields, LIMITS_NEED_VISITOR, LONG_NEEDS_QUESTIONS],
+});
+
 const TicketResponse = Type.Object({
   ticket: Type.String({ description: 'Value of `?ticket=`, or of `Authorization: Bearer`' }),
   expiresAt: Type.String({
@@ -63,16 +93,13 @@ const TicketResponse = Type.Object({
   }),
 });
 
-/** Longest and default validity for one question, and default for several, in seconds. */
-const ONE_QUESTION_S = 60;
-const CONVERSATION_S = 600;
-
 /** Gives tickets to backends that have a key, for pages, which must not have one. */
 const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   fastify.post(
     '/tickets',
     {
       config: { access: 'api', hasOptionalBody: true, countsLater: true },
+      schemaErrorFormatter: createErrorFormatter(fastify),
       schema: {
         tags: ['Identity'],
         summary: 'Get a ticket with which a page may ask',
@@ -87,8 +114,6 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async ({ body, identity, log }, reply) => {
-      const problem = contradictionIn(body);
-      if (problem !== undefined) throw fastify.invalidRequest(problem.message, 400, problem.field);
       const { model, seconds, visitor, requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent, ...terms } =
         body;
       const limits = { requestsPerMinute, tokensPerMinute, tokensPerDay, maxConcurrent };
@@ -103,12 +128,13 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
         fastify.audit.modelRefused(log, identity.owner, route.label);
         throw fastify.httpErrors.forbidden('This key may not use this model.');
       }
+      const { questions = 1 } = terms;
       const { ticket, expiresAt } = fastify.auth.createAskTicket(identity, {
         ...terms,
         model: route?.name,
         visitor,
         limits,
-        ms: (seconds ?? (isForSeveral(body) ? CONVERSATION_S : ONE_QUESTION_S)) * 1000,
+        ms: (seconds ?? (questions > 1 ? CONVERSATION_S : ONE_QUESTION_S)) * 1000,
       });
       reply.code(201).header('cache-control', 'no-store');
       return { ticket, expiresAt: expiresAt.toISOString() };
@@ -116,25 +142,16 @@ const tickets: FastifyPluginAsyncTypebox = async (fastify) => {
   );
 };
 
-type Body = Static<typeof TicketBody>;
-
-function isForSeveral({ questions = 1 }: Body): boolean {
-  return questions > 1;
-}
-
-/** Returns the field of a ticket that contradicts the others; undefined if there is none. */
-function contradictionIn(body: Body): { field: string; message: string } | undefined {
-  const limit = Object.keys(VisitorLimits).find((name) => body[name as keyof Body] !== undefined);
-  if (limit !== undefined && body.visitor === undefined) {
-    return { field: limit, message: `${limit} is a limit of a visitor; send visitor, too.` };
-  }
-  if (body.question !== undefined && isForSeveral(body)) {
-    return { field: 'questions', message: 'A ticket with a question starts one; leave out questions.' };
-  }
-  if ((body.seconds ?? 0) > ONE_QUESTION_S && !isForSeveral(body)) {
-    return { field: 'seconds', message: `seconds must be at most ${ONE_QUESTION_S}, or send questions.` };
-  }
-  return undefined;
+/** Says what to do about fields that contradict one another. Ajv checks each field first. */
+function createErrorFormatter({ invalidRequest }: FastifyInstance) {
+  return (errors: FastifySchemaValidationError[]): Error => {
+    const fails = (name: string) => errors.some(({ schemaPath }) => schemaPath.startsWith(`#/allOf/${name}/`));
+    if (fails('1')) return invalidRequest('Limits are those of a visitor; send visitor, too.', 400, 'visitor');
+    if (fails('2')) {
+      return invalidRequest(`seconds must be at most ${ONE_QUESTION_S}, or send questions.`, 400, 'seconds');
+    }
+    return new Error('The request is not valid.'); // The error handler names the field.
+  };
 }
 
 export default tickets;

@@ -169,9 +169,15 @@ function allOfValue(all: readonly Schema[], options: ValueOptions, place: string
   });
 }
 
-/** Returns true if an object has the enumerated values of a condition. */
-function holds({ properties = {} }: Schema, value: Fields): boolean {
-  return Object.entries(properties).every(([name, field]) => field.enum?.includes(value[name]) ?? true);
+/** Returns true if an object has the fields, the enumerated values and the least values of a condition. */
+function holds({ anyOf, required = [], properties = {} }: Schema, value: Fields): boolean {
+  if (anyOf) return anyOf.some((one) => holds(one, value));
+  const isAllowed = (field: Schema, current: unknown) =>
+    (field.enum?.includes(current) ?? true) && (field.minimum === undefined || Number(current) >= field.minimum);
+  return (
+    required.every((name) => name in value) &&
+    Object.entries(properties).every(([name, field]) => isAllowed(field, value[name]))
+  );
 }
 
 /** A change of one place in a value. */

@@ -56,6 +56,9 @@ const CODES: Readonly<Record<number, readonly string[]>> = {
   431: ['invalid_request'],
 };
 
+/** Operations that start or find an answer, and so accept a ticket for questions. */
+const ASKING = /^(get|post) \/ask\/stream$|^post \/streams$|\/ui\/chat/;
+
 /** Statuses of requests that are not wrong. */
 const BUSINESS = [403, 404, 409];
 
@@ -86,7 +89,7 @@ export function isAccepted(
 ): boolean {
   if (security.length === 0 || credentials === 'key' || credentials === 'spent key') return true;
   if (!security.some((scheme) => 'ticket' in scheme)) return false;
-  const asks = operation === 'get /ask/stream';
+  const asks = ASKING.test(operation);
   if (credentials === 'ticket') return asks;
   if (credentials === 'expired ticket') {
     const inQuery = wrong?.name === DUPLICATE_RESUME_POINT ? undefined : query.lastEventId;
@@ -123,9 +126,13 @@ function faultsOfStatus(
   if (!isAccepted(draft, operation))
     return status === 401 ? [] : [`status ${status} with credentials that are not accepted`];
   if (status === 429) {
-    return credentials === 'spent key' || credentials.includes('ticket') ? [] : ['a limit that is not reached'];
+    const isOfVisitor = name === 'post /tickets' && draft.body?.includes('requestsPerMinute');
+    const isReached = credentials === 'spent key' || credentials.includes('ticket') || isOfVisitor;
+    return isReached ? [] : ['a limit that is not reached'];
   }
-  const isCounted = operation.security?.every((scheme) => !('ticket' in scheme)) && operation.security.length > 0;
+  const acceptsTickets = operation.security?.some((scheme) => 'ticket' in scheme);
+  const countsFirst = !acceptsTickets || (ASKING.test(name) && name !== 'get /ask/stream');
+  const isCounted = operation.security?.length !== 0 && countsFirst;
   if (credentials === 'spent key' && isCounted && Number(headers['ratelimit-reset']) < 59)
     return ['a spent key is let in'];
   if (isOddId(draft, operation)) return status === 400 ? [] : [`status ${status} with the id ${draft.oddId}`];
