@@ -73,7 +73,7 @@ const LIMITS_NEED_VISITOR = {
   then: { required: ['visitor'], properties: { visitor: Visitor } },
 };
 const LONG_NEEDS_QUESTIONS = {
-  if: { required: ['seconds'], properties: { seconds: { minimum: ONE_QUESTION_S + 1 } } },
+  if: { required: ['seconds'], properties: { seconds: { type: 'integer', minimum: ONE_QUESTION_S + 1 } } },
   // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
   then: {
     required: ['questions'],
