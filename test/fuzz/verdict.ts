@@ -131,7 +131,9 @@ function faultsOfStatus(
     return isReached ? [] : ['a limit that is not reached'];
   }
   const acceptsTickets = operation.security?.some((scheme) => 'ticket' in scheme);
-  const countsFirst = !acceptsTickets || (ASKING.test(name) && name !== 'get /ask/stream');
+  // Of a ticket, the body says who pays.
+  const countsLater = name === 'get /ask/stream' || name === 'post /tickets';
+  const countsFirst = !countsLater && (!acceptsTickets || ASKING.test(name));
   const isCounted = operation.security?.length !== 0 && countsFirst;
   if (credentials === 'spent key' && isCounted && Number(headers['ratelimit-reset']) < 59)
     return ['a spent key is let in'];
