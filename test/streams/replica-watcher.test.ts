@@ -297,5 +297,10 @@ t.test('a look at many logs of one producer takes time in proportion to their nu
   };
   await timeOf(200);
   const [few, many] = [await timeOf(750), await timeOf(3_000)];
-  t.ok(many <= 10 * few, `${few} ms for 750 logs, ${many} ms for 3,000: four times as many, not sixteen times`);
+  // A look that compares all logs with one another takes longer than that.
+  const negligibleMs = 5;
+  t.ok(
+    many <= Math.max(negligibleMs, 10 * few),
+    `${few} ms for 750 logs, ${many} ms for 3,000: four times as many, not sixteen times`,
+  );
 });
