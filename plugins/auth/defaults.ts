@@ -21,7 +21,7 @@ export function createTokenDefaults(jwt: Config['jwt']): (claims: Identity) => I
 }
 
 /** Merges settings that are present: an undefined limit must not replace a default. */
-function merge<T extends object>(defaults: object, own: T): T {
+export function merge<T extends object>(defaults: object, own: T): T {
   const present = Object.entries(own).filter(([, value]) => value !== undefined);
   return { ...defaults, ...(Object.fromEntries(present) as T) };
 }

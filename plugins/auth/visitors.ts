@@ -1,3 +1,4 @@
+import { merge } from './defaults.ts';
 import type { Identity, Quota } from './identity.ts';
 import { ownerOfVisitor } from './owner.ts';
 
@@ -13,7 +14,7 @@ const COUNTS = ['requestsPerMinute', 'tokensPerMinute', 'tokensPerDay', 'maxConc
 export function asVisitor(holder: Identity, visitor: string, own: Quota = {}): Identity {
   const { owner, models, credential, tokenExpires, visitors } = holder;
   return {
-    ...withinLimits(withDefaults(visitors, own), holder),
+    ...withinLimits(merge(visitors ?? {}, own), holder),
     owner: ownerOfVisitor(owner, visitor),
     models,
     credential,
@@ -26,12 +27,6 @@ export function asVisitor(holder: Identity, visitor: string, own: Quota = {}): I
 function withinLimits(limits: Quota, holder: Quota): Quota {
   const bounded = COUNTS.map((name) => [name, smaller(limits[name], holder[name])]);
   return { ...limits, ...Object.fromEntries(bounded) };
-}
-
-/** An undefined limit must not replace a default. */
-function withDefaults(defaults: Quota | undefined, own: Quota): Quota {
-  const present = Object.entries(own).filter(([, value]) => value !== undefined);
-  return { ...defaults, ...Object.fromEntries(present) };
 }
 
 function smaller(own: number | undefined, bound: number | undefined): number | undefined {

@@ -51,8 +51,7 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       }
       const key = request.query.key ?? (identity.ticket === undefined ? gatewayRetryKey(request) : undefined);
       try {
-        // Nothing has been asked before, and resuming does not count.
-        if (!identity.resumeOnly) await fastify.limits.countRequest(identity, reply);
+        await fastify.limits.countRequest(identity, reply);
         const stream = await startStream(request, questionFromQuery(request.query), { key, resumable: true });
         return await readFromStart(fastify, stream, reply);
       } catch (error) {

@@ -39,9 +39,9 @@ export class RunningCommands {
     await connection.run((redis) => Promise.all([redis.hset(key, fields), redis.pexpire(key, this.#ttlMs())]));
   }
 
-  async remove(ids: readonly string[]): Promise<void> {
+  async remove(id: string): Promise<void> {
     const { connection, replica } = this.#cluster;
-    await connection.run((redis) => redis.hdel(this.#running(replica), ...ids));
+    await connection.run((redis) => redis.hdel(this.#running(replica), id));
   }
 
   /** Returns the streams that a replica produces, or has produced until its death. */

@@ -9,17 +9,16 @@ export interface RunningStreamsOptions {
 /** Most names that are sent together. */
 const BATCH = 500;
 
-/** Keeps the names of the streams of this replica in Redis up to date. What Redis misses is sent again. */
+/** Keeps the names of the streams of this replica in Redis up to date. Those that Redis misses are sent again. */
 export class RunningStreams {
   readonly #options: RunningStreamsOptions;
   readonly #names = new Map<string, Promise<void>>();
   readonly #unadded = new Set<string>();
-  readonly #unremoved = new Set<string>();
 
   constructor(options: RunningStreamsOptions) {
     this.#options = options;
     const { lease, connection } = options.cluster;
-    lease.onRenewed(() => this.#sendAll());
+    lease.onRenewed(() => this.#sendUnadded());
     /** Redis was emptied, or has older data. */
     const onLost = () => {
       for (const id of this.#names.keys()) this.#unadded.add(id);
@@ -41,8 +40,8 @@ export class RunningStreams {
   remove(id: string): void {
     this.#names.delete(id);
     this.#unadded.delete(id);
-    this.#unremoved.add(id);
-    this.#remove([id]);
+    // A name that is left is that of a stream that has ended, and goes with this replica.
+    this.#options.running.remove(id).catch(() => {});
   }
 
   /** Leaves no trace in Redis if this replica produces nothing. Else another one ends what it leaves. Never rejects. */
@@ -51,25 +50,14 @@ export class RunningStreams {
     if (this.#names.size === 0) await running.forget(cluster.replica).catch(() => {});
   }
 
-  #sendAll(): void {
-    const next = (ids: ReadonlySet<string>) => [...ids].slice(0, BATCH);
-    if (this.#unadded.size > 0) void this.#add(next(this.#unadded));
-    if (this.#unremoved.size > 0) this.#remove(next(this.#unremoved));
+  #sendUnadded(): void {
+    if (this.#unadded.size > 0) void this.#add([...this.#unadded].slice(0, BATCH));
   }
 
   #add(ids: readonly string[]): Promise<void> {
     return this.#options.running.add(ids).then(
       () => {
         for (const id of ids) this.#unadded.delete(id);
-      },
-      () => {}, // Sent again when the lease is renewed.
-    );
-  }
-
-  #remove(ids: readonly string[]): void {
-    this.#options.running.remove(ids).then(
-      () => {
-        for (const id of ids) this.#unremoved.delete(id);
       },
       () => {}, // Sent again when the lease is renewed.
     );
