@@ -12,7 +12,7 @@ export interface GenerationOptions {
   readonly maxLength: number;
   /** Asks the model: one call, or several after a retry, fallback or continuation. Stops when the signal aborts. */
   generate(sink: PartSink, signal: AbortSignal): void;
-  /** Called once, with the fault itself if there was one. */
+  /** Called once, before the log ends, with the fault itself if there was one. */
   onEnd(terminal: Terminal, fault?: unknown): void;
 }
 
@@ -53,8 +53,12 @@ export function runGeneration({ log, clock, maxLength, generate, onEnd }: Genera
     if (hasEnded) return;
     hasEnded = true;
     lifetime.cancel();
-    log.end(terminal);
-    onEnd(terminal, fault);
+    // First what the answer has used: with the end in Redis, no other replica counts it if this process is killed.
+    try {
+      onEnd(terminal, fault);
+    } finally {
+      log.end(terminal);
+    }
   }
 
   function abort(terminal: Terminal): void {

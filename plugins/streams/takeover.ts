@@ -53,13 +53,13 @@ export function createTakeoverHandler(options: TakeoverOptions): TakeoverHandler
    */
   const endInPlace = (log: WritableLog, terminal: Terminal) => {
     const { id: stream, owner, model } = log.info;
-    log.end(terminal);
     const route = findRoute(model, llm);
     const costOf = (used: TokenUse) => costUsed(terminal, used, route && llm.commonPrice(route));
     const used = adoptReservation(log, route).settle(undefined, log.length, (used) => totalOf(costOf(used)));
     const cost = costOf(used);
     countSpending(metrics, { model: route?.label ?? UNKNOWN_MODEL, owner, used, cost, terminal });
     usage.record({ stream, owner, model, outcome: outcomeOf(terminal), used, cost });
+    log.end(terminal);
   };
 
   const endAsLost = (log: WritableLog) => {

@@ -1,4 +1,6 @@
 import t, { type Test } from 'tap';
+import { RedisUnavailable } from '../../plugins/redis/connection.ts';
+import type { Cluster } from '../../plugins/redis/index.ts';
 import type { LogReader, Slice, Terminal, WritableLog } from '../../plugins/streams/types.ts';
 import { until } from '../helper.ts';
 import { noRedis, type RedisServer, startRedis } from '../redis.ts';
@@ -41,6 +43,18 @@ async function lastOf(reader: LogReader | undefined): Promise<Slice | undefined>
     const slice = await reader?.next();
     if (slice === undefined || slice.terminal !== undefined) return slice;
   }
+}
+
+/** Lets a command fail that Redis has run, if `isLost` says so. */
+function loseReply({ connection }: Cluster, isLost: () => Promise<boolean>): void {
+  const run = connection.run.bind(connection) as (call: unknown) => Promise<unknown>;
+  Object.assign(connection, {
+    async run(call: unknown) {
+      const reply = await run(call);
+      if (await isLost()) throw new RedisUnavailable('no reply');
+      return reply;
+    },
+  });
 }
 
 const create = async ({ store }: Replica, content: string, prompt?: string): Promise<WritableLog> => {
@@ -105,6 +119,41 @@ t.test('orphans', { skip: noRedis }, async (t) => {
     t.same(taken.find(({ id }) => id === log.info.id)?.prompt, 'the prompt');
     t.same(taken.find(({ id }) => id === other.info.id)?.prompt, undefined);
   });
+
+  for (const readers of ['no reader', 'readers that leave', 'readers that stay'] as const) {
+    t.test(`a stream with ${readers} is ended once if the reply to its takeover is lost`, async (t) => {
+      const redis = await startRedis(t);
+      const { replicas, taken } = await startReplicas(t, redis, 3);
+      const [dead, ...others] = replicas;
+      const { info } = await create(dead, 'one');
+      const attached: LogReader[] = [];
+      for (const { store } of readers === 'no reader' ? [] : others) {
+        const reader = await (await store.open(info.id))?.read(0);
+        t.ok((await reader?.next())?.parts);
+        attached.push(reader as LogReader);
+      }
+      let lost = 0;
+      for (const { cluster } of others) {
+        loseReply(cluster, async () => {
+          const isTakenOver = (await redis.client.hget(`p:meta:${info.id}`, 'producer')) === cluster.replica;
+          if (!isTakenOver || lost > 0) return false;
+          lost += 1;
+          if (readers === 'readers that leave') for (const reader of attached) reader.close();
+          return true;
+        });
+      }
+      dead.die();
+      await until(() => taken.length > 0, 'the stream is taken over');
+      t.equal(lost, 1, 'by a replica that had no reply first');
+      t.match(taken, [{ id: info.id, length: 3 }]);
+      if (readers === 'readers that stay') {
+        for (const reader of attached) t.same((await lastOf(reader))?.terminal, LOST, 'its readers get the end');
+      }
+      const late = await others[0]?.store.open(info.id);
+      t.same((await lastOf(await late?.read(0)))?.terminal, LOST, 'and so does a later one');
+      t.equal(taken.length, 1, 'once');
+    });
+  }
 
   t.test('names that Redis has lost are sent again, and those of a replica that has closed are gone', async (t) => {
     const redis = await startRedis(t);

@@ -279,6 +279,28 @@ t.test('a continued answer is settled for budgets at its end', async (t) => {
   t.same(charged, [0.25]);
 });
 
+t.test('an answer has its record before its end, after which no other replica would write one', async (t) => {
+  for (const [what, prompt, isStopped] of [
+    ['an answer that is continued', serialized, false],
+    ['a lost answer', undefined, false],
+    ['a stopped answer', undefined, true],
+  ] as const) {
+    const { takeOver, createFilled, calls, records } = setUp(t);
+    const log = await createFilled([text('one')]);
+    let recordsAtEnd: number | undefined;
+    const end = log.end.bind(log);
+    log.end = (terminal) => {
+      recordsAtEnd = records.length;
+      end(terminal);
+    };
+    takeOver(log, prompt, isStopped);
+    if (prompt !== undefined) await until(() => calls.length === 1, 'the model is asked', WAIT_MS);
+    calls[0]?.onPart({ type: 'finish', reason: 'stop' });
+    await until(() => recordsAtEnd !== undefined, 'the log ends', WAIT_MS);
+    t.equal(recordsAtEnd, 1, what);
+  }
+});
+
 t.test('a continued answer is counted by its provider; what the dead producer had is estimated', async (t) => {
   const { takeOver, createFilled, calls, spent } = setUp(t);
   const log = await createFilled([text('x'.repeat(40))]);

@@ -71,6 +71,7 @@ export class RedisStore implements StreamStore {
       commands,
       running,
       takeOver: (meta) => this.#watcher.takeOverOrphan(meta),
+      confirmTakeovers: () => this.#watcher.confirmTakeovers(),
     });
   }
 

@@ -8,6 +8,8 @@ export interface OrphansOptions {
   readonly running: RunningCommands;
   /** Takes over a stream of a dead producer, unless it has readers here. @throws StoreFull */
   takeOver(meta: Meta): Promise<void>;
+  /** Repeats what `takeOver` could not finish because Redis did not reply. @throws StoreFull */
+  confirmTakeovers(): Promise<void>;
 }
 
 /** Renewals of the lease between two looks: two seconds. */
@@ -57,6 +59,7 @@ export class Orphans {
   async #look(): Promise<void> {
     const { cluster, commands, running } = this.#options;
     await running.announce();
+    await this.#options.confirmTakeovers();
     if (cluster.lease.renewedForMs < MIN_RENEWED_MS) return this.#missing.clear();
     const others = await running.others();
     for (const replica of this.#missing.keys()) if (!others.includes(replica)) this.#missing.delete(replica);

@@ -44,6 +44,8 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
   /** Producers whose lease is being checked. */
   readonly #checking = new Set<string>();
+  /** Streams of which Redis may have made this replica the producer, although no reply has said so. */
+  readonly #unconfirmed = new Set<string>();
   readonly #liveness: ProducerLiveness;
   #ticks = 0;
   #cancelTick: (() => void) | undefined;
@@ -107,6 +109,19 @@ export class ReplicaWatcher implements ReplicaLogObserver {
         this.#forget(log);
         local.remove(log.memory);
       }
+    }
+  }
+
+  /**
+   * Produces streams of which Redis has made this replica the producer without its knowledge, and which have no readers
+   * here. @throws StoreFull, RedisUnavailable, or the error reply of Redis
+   */
+  async confirmTakeovers(): Promise<void> {
+    const { commands, cluster } = this.#options;
+    for (const id of [...this.#unconfirmed]) {
+      const meta = await commands.meta(id);
+      if (meta?.replica === cluster.replica) await this.takeOverOrphan(meta);
+      else this.#unconfirmed.delete(id);
     }
   }
 
@@ -190,6 +205,9 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     // Readers get the end even if all messages are lost, at most two seconds later.
     if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.readNew();
     const producers = this.#byProducer();
+    const own = producers.get(this.#options.cluster.replica) ?? [];
+    for (const log of own) this.#tryTakeOver(log).catch(() => {}); // The next tick tries again.
+    producers.delete(this.#options.cluster.replica);
     if (!this.#liveness.canLook(producers)) return;
     for (const [replica, logs] of producers) {
       if (this.#checking.has(replica)) continue;
@@ -214,11 +232,27 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   }
 
   async #tryTakeOver(log: ReplicaLog, isOrphan = false): Promise<void> {
-    const { commands, onTakenOverHere } = this.#options;
     await log.fill();
-    if (log.ended || (log.readers === 0 && !isOrphan)) return;
+    if (log.ended) this.#unconfirmed.delete(log.id);
+    if (log.ended || log.isBeingTakenOver || (log.readers === 0 && !isOrphan)) return;
+    log.isBeingTakenOver = true;
+    try {
+      await this.#takeOver(log);
+    } finally {
+      log.isBeingTakenOver = false;
+    }
+  }
+
+  async #takeOver(log: ReplicaLog): Promise<void> {
+    const { cluster, commands, onTakenOverHere } = this.#options;
+    this.#unconfirmed.add(log.id);
     const takeover = await commands.takeOver(log.id, log.producer);
-    if (takeover === undefined) return log.refreshProducer();
+    if (takeover === undefined) {
+      await log.refreshProducer();
+      if (log.producer.replica !== cluster.replica) this.#unconfirmed.delete(log.id);
+      return;
+    }
+    this.#unconfirmed.delete(log.id);
     // The last entries of the dead producer may have arrived after the read.
     for (let tries = 0; tries < MAX_FILL_TRIES && log.length < takeover.position; tries++) {
       await log.fill().catch(() => {});

@@ -1,5 +1,6 @@
 -- Makes a replica the producer of a log whose producer is dead or has released it. Of several replicas exactly one succeeds.
--- Redis then rejects entries of the old producer, because their epoch is lower.
+-- Redis then rejects entries of the old producer, because their epoch is lower. A replica that did not get the reply
+-- repeats the script with itself as the old producer.
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
@@ -17,7 +18,7 @@ local replica, old_replica, old_epoch = ARGV[1], ARGV[2], ARGV[3]
 local meta = redis.call('HMGET', meta_key, 'producer', 'epoch', 'ended', 'released', 'stop')
 local producer, epoch, ended, released, stop = meta[1], meta[2], meta[3], meta[4], meta[5]
 if producer ~= old_replica or epoch ~= old_epoch or ended then return false end
-if not released and redis.call('EXISTS', lease_key) == 1 then return false end
+if old_replica ~= replica and not released and redis.call('EXISTS', lease_key) == 1 then return false end
 local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)[1]
 if not last then return false end
 
