@@ -54,12 +54,17 @@ export function chunkEncoder(
 /** Collects slices into one `chat.completion`. */
 export function createCompletionCollector(stream: Stream) {
   let reasoning = '';
+  let refusal = '';
+  /** The text without the refusal. */
+  let text = '';
   const calls = new Map<number, Call>();
 
   return {
     add({ parts }: Slice): void {
       for (const { part } of parts) {
         if (part.type === 'reasoning') reasoning += part.text;
+        else if (part.type === 'text' && part.isRefusal) refusal += part.text;
+        else if (part.type === 'text') text += part.text;
         if (part.type !== 'tool_call') continue;
         const call = calls.get(part.index) ?? {
           id: part.id ?? '',
@@ -71,7 +76,7 @@ export function createCompletionCollector(stream: Stream) {
         call.function.arguments += part.arguments;
       }
     },
-    completion(terminal: End, answer: string): object {
+    completion(terminal: End): object {
       const usage = toUsage(terminal);
       const { state } = terminal;
       const details = state && detailsForClient(state);
@@ -81,8 +86,8 @@ export function createCompletionCollector(stream: Stream) {
       });
       const message = {
         role: 'assistant',
-        content: answer === '' && calls.size > 0 ? null : answer,
-        refusal: null,
+        content: text === '' && (calls.size > 0 || refusal !== '') ? null : text,
+        refusal: refusal === '' ? null : refusal,
         ...(reasoning !== '' && { reasoning_content: reasoning }),
         ...(details && { reasoning_details: details }),
         ...(calls.size > 0 && { tool_calls: toolCalls }),
@@ -119,8 +124,10 @@ function commonFields({ id, model }: Stream) {
 }
 
 function toDelta(part: ContentPart): object {
-  if (part.type !== 'tool_call')
-    return part.type === 'text' ? { content: part.text } : { reasoning_content: part.text };
+  if (part.type !== 'tool_call') {
+    if (part.type === 'reasoning') return { reasoning_content: part.text };
+    return part.isRefusal ? { refusal: part.text } : { content: part.text };
+  }
   const call =
     part.id === undefined
       ? { function: { arguments: part.arguments } }

@@ -42,7 +42,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
               ...sseContent('ChatCompletionEvent', '[DONE]'),
             },
           },
-          ...openAIErrorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 409, 422, 502, 504),
+          ...openAIErrorResponses(...BODY_ERRORS, ...API_ERRORS, 402, 404, 409, 502, 504),
         },
       },
     },
@@ -83,7 +83,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
         const slice = await reader.next();
         answer.add(slice);
         if (slice.terminal?.type === 'error') throw toApiError(slice.terminal);
-        if (slice.terminal) return answer.completion(slice.terminal, slice.answer ?? '');
+        if (slice.terminal) return answer.completion(slice.terminal);
       }
     };
     try {
