@@ -63,7 +63,7 @@ export function emptyResponse(description: string) {
 /**
  * Returns a response of Server-Sent Events whose `data` is JSON of the shared schema. OpenAPI describes
  * events by `itemSchema` since 3.2. Fastify insists on a `schema` next to it.
- * @param sentinel text of a last event whose `data` is not JSON
+ * @param sentinel `data` of an event that does not follow the schema
  */
 export function sseResponse(event: string, { description = 'Server-Sent Events', sentinel = '' } = {}) {
   return { description, content: sseContent(event, sentinel) };
@@ -76,11 +76,21 @@ export function sseContent(event: string, sentinel = '') {
     required: ['data'],
     properties: {
       id: { type: 'string' },
+      event: { type: 'string', description: 'Name of the event' },
       retry: { type: 'integer', description: 'Reconnect delay in milliseconds' },
       data: sentinel === '' ? json : { anyOf: [json, { const: sentinel }] },
     },
   };
   return { 'text/event-stream': { schema: {}, itemSchema } };
+}
+
+/** Returns a response of Sluice's own events. */
+export function streamResponse() {
+  return sseResponse('StreamEvent', {
+    description:
+      'Server-Sent Events. The first one is named `ready`: it has `data: {}`, the reconnect delay as `retry`, and as `id` the position that the answer continues after. An `EventSource` with only `onmessage` does not hear it. All others are unnamed.',
+    sentinel: '{}',
+  });
 }
 
 /** Returns the given error responses and the common ones. */

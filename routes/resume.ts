@@ -1,17 +1,17 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Stream } from '../plugins/streams/api.ts';
-import { createEventEncoder, createEventFeed, errorEvent, retryEvent, startEvent } from './sse-events.ts';
+import {
+  createEventEncoder,
+  createEventFeed,
+  errorEvent,
+  lastEventIdOf,
+  openingBlock,
+  parseEventId,
+  type ResumePoint,
+  startEvent,
+} from './sse-events.ts';
 
 /** Reads a stream over SSE: from its start, or from the position where a connection was cut. */
-
-/** A position in a stream that a client has reached. */
-export interface ResumePoint {
-  readonly stream: string;
-  /** `end` if the terminal event was delivered. */
-  readonly position: number | 'end';
-}
-
-const LAST_EVENT_ID = /^([A-Za-z0-9_-]{16,64})\.(\d{1,15}|end)$/;
 
 const STREAM_UNKNOWN = {
   code: 'stream_unknown',
@@ -24,15 +24,12 @@ const STREAM_UNKNOWN = {
  * client. An empty value counts as none.
  * @throws 400 for an id that is not an event id
  */
-export function parseLastEventId(
-  fastify: FastifyInstance,
-  { headers, query }: FastifyRequest,
-): ResumePoint | undefined {
-  const given = headers['last-event-id'] || (query as { lastEventId?: string } | undefined)?.lastEventId;
-  if (!given) return undefined;
-  const [, stream, position] = LAST_EVENT_ID.exec(String(given)) ?? [];
-  if (stream === undefined) throw fastify.httpErrors.badRequest('Last-Event-ID is not the id of an event.');
-  return { stream, position: position === 'end' ? 'end' : Number(position) };
+export function parseLastEventId(fastify: FastifyInstance, request: FastifyRequest): ResumePoint | undefined {
+  const id = lastEventIdOf(request);
+  if (id === undefined) return undefined;
+  const point = parseEventId(id);
+  if (point === undefined) throw fastify.httpErrors.badRequest('Last-Event-ID is not the id of an event.');
+  return point;
 }
 
 /** An `onRequest` hook of SSE routes. @throws 406 if the client does not accept events */
@@ -51,7 +48,7 @@ export async function readFromStart(
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('log without a beginning');
   return reply.stream(
-    [startEvent(fastify, stream)],
+    [openingBlock(), startEvent(fastify, stream)],
     createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
   );
 }
@@ -76,9 +73,9 @@ export async function resume(
     // A successful resume does not count against the limits; a guess does. Of POST, the request was counted.
     const isCounted = request.method === 'POST';
     if (!reader && !isCounted) await fastify.limits.countGuess(request.identity, reply);
-    if (!stream || !reader) return reply.stream([errorEvent(STREAM_UNKNOWN, id)]);
+    if (!stream || !reader) return reply.stream([openingBlock(point), errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(
-      [retryEvent()],
+      [openingBlock(point)],
       createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
     );
   });
@@ -104,7 +101,7 @@ export async function readOrAskToReconnect(
     const isTemporary = statusCode === 503 || (statusCode === 429 && retryAfterMs !== undefined);
     if (!isTemporary || !isEventSource(request)) throw error;
     request.server.metrics.resumes.inc({ outcome: 'unavailable' });
-    return reply.stream([retryEvent()]);
+    return reply.stream([openingBlock(parseLastEventId(request.server, request))]);
   }
 }
 

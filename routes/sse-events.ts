@@ -1,10 +1,26 @@
 import { randomBytes } from 'node:crypto';
 import type { EventMessage, FastifyInstance, FastifyRequest } from 'fastify';
 import type { PublicError } from '../plugins/http/api.ts';
-import type { EventFeed, OutgoingEvent } from '../plugins/sse/api.ts';
+import type { EventFeed, OpeningBlock, OutgoingEvent } from '../plugins/sse/api.ts';
 import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../plugins/streams/api.ts';
 
 /** Sluice's own SSE events: JSON in `data`, a position in `id`. */
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** True for GET routes with Sluice's own events: an EventSource gets a temporary refusal as an event. */
+    refusesInBand?: boolean;
+  }
+}
+
+/** A position in a stream that a client has reached. */
+export interface ResumePoint {
+  readonly stream: string;
+  /** `end` if the terminal event was delivered. */
+  readonly position: number | 'end';
+}
+
+const EVENT_ID = /^([A-Za-z0-9_-]{16,64})\.(\d{1,15}|end)$/;
 
 /** Length from which the text of an answer is written in pieces. */
 const LONG_TEXT_UNITS = 4_096;
@@ -12,16 +28,33 @@ const LONG_TEXT_UNITS = 4_096;
 /** Reconnect delay in milliseconds. Spread, so that readers do not all return at the same time after a restart. */
 const RETRY_MS = { min: 500, spread: 1_000 };
 
-/** Returns an event that only sets the reconnect delay. Sent alone, it is the first byte that a gateway sees. */
-export function retryEvent(): { retry: number } {
-  return { retry: RETRY_MS.min + Math.floor(Math.random() * RETRY_MS.spread) };
+/** Returns the resume point that an event id names; undefined if this is not the id of an event. */
+export function parseEventId(id: string): ResumePoint | undefined {
+  const [, stream, position] = EVENT_ID.exec(id) ?? [];
+  if (stream === undefined) return undefined;
+  return { stream, position: position === 'end' ? 'end' : Number(position) };
 }
 
-/** Returns the first event of a stream. It is sent before the provider has answered. */
+/** Returns the value of the `Last-Event-ID` header, else of `?lastEventId=`. An empty value counts as none. */
+export function lastEventIdOf({ headers, query }: FastifyRequest): string | undefined {
+  const id = headers['last-event-id'] || (query as { lastEventId?: unknown } | undefined)?.lastEventId;
+  return id ? String(id) : undefined;
+}
+
+/**
+ * Returns the opening block of a response to an EventSource. Sent alone, it tells the client to come back.
+ * @param point position that the answer continues after; undefined for an answer from its beginning
+ */
+export function openingBlock(point?: ResumePoint): OpeningBlock {
+  const lastEventId = point === undefined ? '' : `${point.stream}.${point.position}`;
+  return { lastEventId, retryMs: RETRY_MS.min + Math.floor(Math.random() * RETRY_MS.spread) };
+}
+
+/** Returns the first event of a stream. It is sent with the opening block, before the provider has answered. */
 export function startEvent(fastify: FastifyInstance, stream: Stream): EventMessage {
   const { id, model, resumable } = stream;
   const start = { type: 'start', stream: id, model, url: streamUrl(fastify, stream), resumable };
-  return { id: `${id}.0`, ...retryEvent(), data: JSON.stringify(start) };
+  return { id: `${id}.0`, data: JSON.stringify(start) };
 }
 
 /** Reports whether the stream can be resumed. Has no id, because it is not a position in the answer. */
@@ -79,7 +112,7 @@ export interface ErrorPayload {
 }
 
 /**
- * Returns an error as the only event of a response. The id ends in `.end`, so a reconnect gets 204. A
+ * Returns an error as the only event behind the opening block. The id ends in `.end`, so a reconnect gets 204. A
  * browser treats every status other than 200 and 204 as fatal.
  */
 export function errorEvent(error: ErrorPayload, id: string = randomBytes(16).toString('base64url')): EventMessage {
@@ -88,18 +121,21 @@ export function errorEvent(error: ErrorPayload, id: string = randomBytes(16).toS
 
 /**
  * Returns the response to an EventSource for which there is no room: an error for a question, the order to come back
- * for a resume. Returns undefined for every other request, which gets the status.
+ * for a resume. Returns undefined for every other request, which gets the status, and for an invalid Last-Event-ID,
+ * which a repetition would not fix.
  */
 export function refusalEvents(
   { code, message, retryAfterMs = 0 }: PublicError,
-  { method, headers, query, routeOptions }: FastifyRequest,
-): EventMessage[] | undefined {
-  const { access } = routeOptions.config;
-  const isSse = method === 'GET' && (access === 'ask' || access === 'read');
-  if (!isSse || !/text\/event-stream/i.test(headers.accept ?? '')) return undefined;
-  const isResume = headers['last-event-id'] || (query as { lastEventId?: string }).lastEventId || access === 'read';
-  if (isResume) return [retryEvent()];
-  return [errorEvent({ code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) })];
+  request: FastifyRequest,
+): OutgoingEvent[] | undefined {
+  const { access, refusesInBand } = request.routeOptions.config;
+  if (!refusesInBand || !/text\/event-stream/i.test(request.headers.accept ?? '')) return undefined;
+  const lastEventId = lastEventIdOf(request);
+  const point = lastEventId === undefined ? undefined : parseEventId(lastEventId);
+  if (lastEventId !== undefined && point === undefined) return undefined;
+  const opening = openingBlock(point);
+  if (point !== undefined || access === 'read') return [opening];
+  return [opening, errorEvent({ code, message, retryable: true, retryAfter: Math.ceil(retryAfterMs / 1000) })];
 }
 
 function contentPayload(part: ContentPart): object {

@@ -15,7 +15,10 @@ export interface Event {
 /** One response and the events received until now. */
 export interface Reading {
   readonly response: IncomingMessage;
+  /** Unnamed events, as `onmessage` of an EventSource receives them. */
   readonly events: Event[];
+  /** Events with a name. */
+  readonly named: Event[];
   readonly comments: string[];
   retry: number | undefined;
   /** Resolves when the response has ended: true if it is complete, false if the connection was cut. */
@@ -43,6 +46,7 @@ export async function open(url: string, options: RequestOptions & { body?: unkno
 
 function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   const events: Event[] = [];
+  const named: Event[] = [];
   const comments: string[] = [];
   const listeners = new Set<() => void>();
   const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -58,7 +62,8 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
     if (line === '') {
       const data = fields.data.join('\n');
       if (fields.data.length > 0) {
-        events.push({ id: lastId, event: fields.event || 'message', data, json: parse(data) });
+        const event = { id: lastId, event: fields.event || 'message', data, json: parse(data) };
+        (fields.event === '' ? events : named).push(event);
       }
       fields = { event: '', data: [] };
       return;
@@ -95,6 +100,7 @@ function read(outgoing: ClientRequest, response: IncomingMessage): Reading {
   const reading: Reading = {
     response,
     events,
+    named,
     comments,
     retry: undefined,
     ended,

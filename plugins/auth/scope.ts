@@ -1,4 +1,4 @@
-import type { EventMessage, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Access } from './identity.ts';
 
@@ -10,10 +10,11 @@ declare module 'fastify' {
 }
 
 type PublicError = Parameters<FastifyInstance['apiError']>[0];
+type Events = Parameters<FastifyReply['stream']>[0];
 
 export interface AuthScopeOptions {
   /** Returns the response to an EventSource that is refused; undefined if it gets the status, as other clients do. */
-  refusalEvents?(error: PublicError, request: FastifyRequest): EventMessage[] | undefined;
+  refusalEvents?(error: PublicError, request: FastifyRequest): Events | undefined;
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import type { EventMessage, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { PublicError } from './api.ts';
 import { ConnectionTable } from './connection-table.ts';
@@ -16,6 +16,8 @@ declare module 'fastify' {
   }
 }
 
+type Events = Parameters<FastifyReply['stream']>[0];
+
 export interface ConnectionsOptions {
   /** Most connections of clients. */
   readonly maxConnections: number;
@@ -26,7 +28,7 @@ export interface ConnectionsOptions {
   /** Milliseconds after which a client that reads nothing is cut off. */
   readonly stallMs: number;
   /** Returns the response to an EventSource that is refused; undefined if it gets the status, as other clients do. */
-  refusalEvents(error: PublicError, request: FastifyRequest): EventMessage[] | undefined;
+  refusalEvents(error: PublicError, request: FastifyRequest): Events | undefined;
 }
 
 const RETRY_AFTER_MS = 1_000;

@@ -16,7 +16,18 @@ export interface LongTextEvent {
   readonly after: string;
 }
 
-export type OutgoingEvent = EventMessage | LongTextEvent;
+/**
+ * The first block of a response to an EventSource. It sets the reconnect delay, and discards the half-received event
+ * that a browser has kept from the response before.
+ */
+export interface OpeningBlock {
+  /** Id of the event that the answer continues after; empty if it starts from its beginning. */
+  readonly lastEventId: string;
+  /** Reconnect delay in milliseconds. */
+  readonly retryMs: number;
+}
+
+export type OutgoingEvent = EventMessage | LongTextEvent | OpeningBlock;
 
 /** The source of the events of one response. */
 export interface EventFeed<T> {

@@ -1,17 +1,17 @@
-import type { EventMessage, FastifyReply } from 'fastify';
+import type { FastifyReply } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import { waitAtMost } from '../clock.ts';
-import type { EventFeed } from './api.ts';
+import type { EventFeed, OutgoingEvent } from './api.ts';
 import { SseWriter } from './writer.ts';
 
 declare module 'fastify' {
   interface FastifyReply {
     /**
      * Streams a feed as Server-Sent Events until its last item or until the client leaves, then closes
-     * the feed. Sends headers and the `opening` events immediately. Without a feed the response ends there.
+     * the feed. Sends headers and the `opening` events immediately, in one write. Without a feed the response ends there.
      */
-    stream<T>(opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply;
+    stream<T>(opening: readonly OutgoingEvent[], feed?: EventFeed<T>): FastifyReply;
   }
   interface FastifyInstance {
     readonly responses: Responses;
@@ -21,7 +21,11 @@ declare module 'fastify' {
 /** The SSE responses of this process. */
 export interface Responses {
   readonly open: number;
-  /** Ends the responses whose clients can resume on another replica, and tells them when to reconnect. */
+  /**
+   * Ends the responses whose clients can resume on another replica. They reconnect after the delay of their opening
+   * block, which spreads them. A shorter delay would need an event of its own, which some decoders take for a message
+   * without data, and it would stay in force after the drain.
+   */
   disconnectResumable(): void;
   /** Resolves when all open responses have closed. After `ms` milliseconds it destroys the rest. */
   waitUntilClosed(ms: number): Promise<void>;
@@ -35,14 +39,11 @@ export interface SseOptions {
 }
 
 interface OpenResponse {
-  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(reconnectEvent: EventMessage): void };
+  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(): void };
   readonly closed: Promise<void>;
 }
 
 const TICKS_PER_HEARTBEAT = 4;
-
-/** Reconnect delay for clients that are sent to another replica. Spread, so that they do not arrive at the same time. */
-const RECONNECT_MS = { min: 50, spread: 450 };
 
 /** Time that the last event of a caller whose key was revoked gets to reach a client that reads slowly. */
 const REVOKED_CUT_MS = 3_000;
@@ -51,6 +52,8 @@ const HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
   'cache-control': 'no-cache, no-transform',
   'x-accel-buffering': 'no',
+  // Asks proxies to pass on each piece of the body at once (RFC 10036).
+  incremental: '?1',
 };
 
 /** Adds `reply.stream()` and `fastify.responses`. */
@@ -69,7 +72,7 @@ export default fp<SseOptions>(
     }
     fastify.addHook('onClose', async () => cancelTick());
 
-    function stream<T>(this: FastifyReply, opening: readonly EventMessage[], feed?: EventFeed<T>): FastifyReply {
+    function stream<T>(this: FastifyReply, opening: readonly OutgoingEvent[], feed?: EventFeed<T>): FastifyReply {
       const { raw, log, request } = this;
       const { socket } = request.raw;
       this.headers(HEADERS);
@@ -126,9 +129,7 @@ export default fp<SseOptions>(
         return open.size;
       },
       disconnectResumable() {
-        for (const { writer } of open.values()) {
-          writer.disconnect({ retry: RECONNECT_MS.min + Math.floor(Math.random() * RECONNECT_MS.spread) });
-        }
+        for (const { writer } of open.values()) writer.disconnect();
       },
       async waitUntilClosed(ms: number) {
         await waitAtMost(clock, ms, Promise.all([...open.values()].map(({ closed }) => closed)));

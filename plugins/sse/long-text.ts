@@ -1,14 +1,15 @@
 import type { LongTextEvent } from './api.ts';
+import { escapeLineSeparators } from './bytes.ts';
 
 /** Serializes an event with a long text piece by piece. The pieces together are the event as a whole. */
 export function* longTextPieces({ id, before, text, after }: LongTextEvent, maxUnits: number): Generator<string> {
-  yield `id: ${id}\ndata: ${before}"`;
+  yield escapeLineSeparators(`id: ${id}\ndata: ${before}"`);
   for (let from = 0; from < text.length; ) {
     const end = pieceEnd(text, from + Math.max(1, maxUnits));
-    yield JSON.stringify(text.slice(from, end)).slice(1, -1);
+    yield escapeLineSeparators(JSON.stringify(text.slice(from, end)).slice(1, -1));
     from = end;
   }
-  yield `"${after}\n\n`;
+  yield escapeLineSeparators(`"${after}\n\n`);
 }
 
 /** Returns `end`, or one more to keep a surrogate pair whole: JSON escapes a half. */

@@ -1,8 +1,8 @@
 import type { ServerResponse } from 'node:http';
-import type { EventMessage, FastifyBaseLogger } from 'fastify';
-import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
+import type { FastifyBaseLogger } from 'fastify';
 import type { Clock } from '../clock.ts';
 import type { EventFeed, OutgoingEvent } from './api.ts';
+import { HEARTBEAT, serializeEvent } from './bytes.ts';
 import { longTextPieces } from './long-text.ts';
 
 export interface SseWriterOptions {
@@ -11,8 +11,6 @@ export interface SseWriterOptions {
   /** Observes the milliseconds between two items, while the client keeps up. */
   readonly intervals: { observe(ms: number): void };
 }
-
-const HEARTBEAT: EventMessage = { comment: ' hb' };
 
 /** Units of one piece of a long text, as a share of the high-water mark: most units have up to three bytes. */
 const PIECES_PER_HIGH_WATER_MARK = 4;
@@ -48,7 +46,7 @@ export class SseWriter<T> {
   }
 
   /** Writes the first events, then follows the feed to its last item. */
-  start(opening: readonly EventMessage[]): void {
+  start(opening: readonly OutgoingEvent[]): void {
     if (opening.length > 0) this.#write(opening);
     else this.#raw.flushHeaders();
     if (this.#feed === undefined) this.#end();
@@ -58,13 +56,14 @@ export class SseWriter<T> {
   /** Writes a comment if nothing was written since `silentSince` and the client keeps up. */
   sendHeartbeat(silentSince: number): void {
     if (this.#isEnded || this.#pieces || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
-    this.#write([HEARTBEAT]);
+    this.count += 1;
+    this.#lastWrite = this.#options.clock.now();
+    this.#raw.write(HEARTBEAT);
   }
 
-  /** Writes `reconnectEvent` and ends the response if the client can resume on another replica. */
-  disconnect(reconnectEvent: EventMessage): void {
+  /** Ends the response if the client can resume on another replica. */
+  disconnect(): void {
     if (this.#isEnded || this.#pieces || !this.#feed?.canResumeElsewhere?.()) return;
-    this.#write([reconnectEvent]);
     this.#end();
   }
 
@@ -124,7 +123,7 @@ export class SseWriter<T> {
     let text = '';
     for (const event of events) {
       if ('before' in event) this.#pieces = longTextPieces(event, this.#pieceUnits());
-      else text += serializeSSEEvent(event);
+      else text += serializeEvent(event);
     }
     this.count += events.length;
     this.#lastWrite = this.#options.clock.now();

@@ -11,28 +11,28 @@ import {
   TicketQuery,
 } from '../chat-request.ts';
 import { isPageElement } from '../page-element.ts';
-import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY_OR_TICKET, sseResponse } from '../responses.ts';
+import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY_OR_TICKET, streamResponse } from '../responses.ts';
 import { acceptsEvents, isEventSource, parseLastEventId, readFromStart, resume } from '../resume.ts';
-import { type ErrorPayload, errorEvent, retryEvent } from '../sse-events.ts';
+import { type ErrorPayload, errorEvent, openingBlock } from '../sse-events.ts';
 import { startStream } from '../start-stream.ts';
 
 /** Asks and reads the answer in one request: GET for an EventSource, POST for `fetch`. */
 const ask: FastifyPluginAsyncTypebox = async (fastify) => {
   const success = {
-    200: sseResponse('StreamEvent'),
+    200: streamResponse(),
     204: emptyResponse('The terminal event was already delivered, so a browser stops reconnecting. Or a prefetch.'),
   };
 
   fastify.get(
     '/ask/stream',
     {
-      config: { access: 'ask', countsLater: true },
+      config: { access: 'ask', countsLater: true, refusesInBand: true },
       onRequest: acceptsEvents,
       schema: {
         tags: ['Ask'],
         summary: 'Ask a question and read its answer with an EventSource',
         description:
-          'With `Last-Event-ID`, the answer continues where the connection was cut, and no question is asked. An EventSource gives up for good on every status but 200, so a temporary refusal (429, 503) is sent to it as 200 with one `error` event. While the replica shuts down, it gets 200 with only a `retry:` line, asks again, and another replica answers.',
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and no question is asked. An EventSource gives up for good on every status but 200, so a temporary refusal (429, 503) is sent to it as 200 with one `error` event. While the replica shuts down, it gets 200 with only the opening block, asks again, and another replica answers.',
         security: KEY_OR_TICKET,
         querystring: AskQuery,
         headers: ResumeHeaders,
@@ -58,8 +58,8 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         const failure = temporaryError(error);
         if (!failure || !isEventSource(request)) throw error;
         // Nothing has started. Without an event id, the EventSource asks again, and another replica answers.
-        if (failure.isDraining) return reply.header('connection', 'close').stream([retryEvent()]);
-        return reply.stream([errorEvent(failure.payload)]);
+        if (failure.isDraining) return reply.header('connection', 'close').stream([openingBlock()]);
+        return reply.stream([openingBlock(), errorEvent(failure.payload)]);
       }
     },
   );

@@ -17,7 +17,7 @@ import {
   errorResponses,
   jsonResponse,
   KEY_OR_TICKET,
-  sseResponse,
+  streamResponse,
 } from '../responses.ts';
 import { acceptsEvents, parseLastEventId, readFromStart, readOrAskToReconnect, resume } from '../resume.ts';
 import { streamUrl } from '../sse-events.ts';
@@ -88,19 +88,19 @@ const streams: FastifyPluginAsyncTypebox<StreamRoutesOptions> = async (fastify, 
   fastify.get(
     '/streams/:id',
     {
-      config: { access: 'read' },
+      config: { access: 'read', refusesInBand: true },
       onRequest: acceptsEvents,
       schema: {
         tags: ['Streams'],
         summary: 'Read a stream from its start, or from a `Last-Event-ID`',
         description:
-          'If the stream store is unavailable, an EventSource gets 200 with only a `retry:` line, so that it reconnects.',
+          'If the stream store is unavailable, an EventSource gets 200 with only the opening block, so that it reconnects.',
         security: KEY_OR_TICKET,
         params: StreamParams,
         querystring: Type.Object({ lastEventId: LastEventId, ticket: Ticket }, { additionalProperties: false }),
         headers: ResumeHeaders,
         response: {
-          200: sseResponse('StreamEvent'),
+          200: streamResponse(),
           204: emptyResponse('The terminal event was already delivered. A browser stops reconnecting.'),
           ...errorResponses(...API_ERRORS, 404, 406),
         },

@@ -178,7 +178,7 @@ t.test('a token that cannot be verified now does not count', async (t) => {
   t.equal((await service.get('/api')).status, 401, 'nothing was counted');
   const asked = await service.get('/ask', { ...EVENTS, ...bearer(token) });
   t.equal(asked.status, 200, 'an EventSource gets an event');
-  t.match(JSON.parse(asked.events?.[0]?.data ?? ''), { type: 'error', code: 'overloaded', retryAfter: 5 });
+  t.match(JSON.parse(asked.events?.[1]?.data ?? ''), { type: 'error', code: 'overloaded', retryAfter: 5 });
 });
 
 t.test('beyond the limit an EventSource gets 401 for what was checked, and an event for what was not', async (t) => {
@@ -199,14 +199,14 @@ t.test('beyond the limit an EventSource gets 401 for what was checked, and an ev
   const fresh = { ...EVENTS, ...bearer(await tokenOf('fresh')) };
   const asked = await service.get('/ask', fresh);
   t.equal(asked.status, 200, 'a token that is not verified');
-  t.match(JSON.parse(asked.events?.[0]?.data ?? ''), {
+  t.match(JSON.parse(asked.events?.[1]?.data ?? ''), {
     type: 'error',
     code: 'rate_limited',
     retryable: true,
     retryAfter: Number,
   });
   const resumed = await service.get(`/ask?lastEventId=${STREAM}.1`, fresh);
-  t.match(resumed, { status: 200, events: [{ retry: Number }] }, 'for a resume, only the order to come back');
+  t.match(resumed, { status: 200, events: [{ lastEventId: `${STREAM}.1` }] }, 'for a resume, only the opening block');
   t.equal(resumed.events?.length, 1);
   t.equal((await service.get('/api', fresh)).status, 429, 'a route that is not for an EventSource');
 });

@@ -31,7 +31,7 @@ export interface Answer {
   readonly headers: Record<string, unknown>;
   readonly error: { readonly code: string; readonly message: string } | undefined;
   /** Events of a response to an EventSource. */
-  readonly events: readonly { readonly data?: string; readonly retry?: number }[] | undefined;
+  readonly events: readonly { readonly data?: string; readonly lastEventId?: string }[] | undefined;
 }
 
 export const SECRET = 'a ticket secret of thirty-two bytes';
@@ -85,9 +85,9 @@ export async function bareAuth(
       return identity;
     };
     scope.get('/api', { config: { access: 'api' } }, handler);
-    scope.get('/ask', { config: { access: 'ask' } }, handler);
+    scope.get('/ask', { config: { access: 'ask', refusesInBand: true } }, handler);
     scope.get('/ask/:id', { config: { access: 'ask' } }, handler);
-    scope.get('/streams/:id', { config: { access: 'read' } }, handler);
+    scope.get('/streams/:id', { config: { access: 'read', refusesInBand: true } }, handler);
     scope.get('/read', { config: { access: 'read' } }, handler);
     scope.get('/public', { config: { access: 'public' } }, handler);
   });

@@ -48,7 +48,7 @@ t.test('Chromium resumes after kill -9 of a replica and gets no 5xx when none is
   const response = await fetch(`${cluster.url}${stream}`, { headers: { accept: 'text/event-stream' } });
   t.match(
     [response.status, await response.text()],
-    [200, /^retry: \d+\n\n$/],
+    [200, /^event: ready\nid: \nevent: ready\nretry: \d+\ndata: \{\}\n\n$/],
     'without replicas, EventSource gets 200',
   );
   const other = await fetch(`${cluster.url}/streams`, { method: 'POST' });

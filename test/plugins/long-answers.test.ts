@@ -89,14 +89,18 @@ t.test('a heartbeat and a disconnect never interrupt a long event', async (t) =>
 });
 
 t.test('the pieces of a text are its JSON, wherever it is cut', async (t) => {
-  const units = ['"', '\\', '\n', '\u2028', 'ä', '😀', '\ud83d', '\ude00', 'x', ''];
+  const units = ['"', '\\', '\n', '\u2028', '\u2029', '\u0085', 'ä', '😀', '\ud83d', '\ude00', 'x', ''];
   for (let seed = 1; seed <= 300; seed++) {
     let state = seed * 7919;
     const next = () => (state = (state * 48_271) % 2_147_483_647);
     const text = Array.from({ length: next() % 40 }, () => units[next() % units.length]).join('');
     for (const size of [1, 2, 3, 7, 100]) {
       const pieces = [...longTextPieces({ id: 'i.end', before: '{"a":', text, after: ',"b":1}' }, size)];
-      t.equal(pieces.join(''), `id: i.end\ndata: {"a":${JSON.stringify(text)},"b":1}\n\n`);
+      const json = JSON.stringify(text)
+        .replaceAll('\u2028', '\\u2028')
+        .replaceAll('\u2029', '\\u2029')
+        .replaceAll('\u0085', '\\u0085');
+      t.equal(pieces.join(''), `id: i.end\ndata: {"a":${json},"b":1}\n\n`);
       t.ok(pieces.every((piece) => piece.length <= Math.max(40, 6 * (size + 1))));
     }
   }

@@ -16,6 +16,7 @@ t.test('GET /ask/stream streams the answer as start, deltas and end, from one up
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-cache, no-transform',
     'x-accel-buffering': 'no',
+    incremental: '?1',
     'x-request-id': /.+/,
   });
   const [start, ...rest] = reading.events;

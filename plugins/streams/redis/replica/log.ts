@@ -35,7 +35,6 @@ export class ReplicaLog {
   producer: Producer;
   /** Number of consecutive replies of the producer that it does not produce this log. */
   goneReplies = 0;
-  isBeingTakenOver = false;
   readonly #tail: LogTail;
   readonly #clock: Clock;
   #readers = 0;

@@ -7,6 +7,7 @@ import type { Meta, Producer, StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, RELEASED, type Released, STOP } from '../messages.ts';
 import { ProducerLiveness } from './liveness.ts';
 import { ReplicaLog, type ReplicaLogObserver } from './log.ts';
+import { Takeovers } from './takeovers.ts';
 
 export interface ReplicaWatcherOptions {
   readonly cluster: Cluster;
@@ -26,8 +27,6 @@ const TICKS_PER_KEEPALIVE = 2;
 const TICKS_PER_READ = 4;
 /** Logs of a dead producer that are taken over at the same time. */
 const TAKEOVER_BATCH = 64;
-/** Reads that wait for the last entries of a dead producer. */
-const MAX_FILL_TRIES = 5;
 /** Replies of a producer that it does not produce a log, before the log counts as lost. */
 const MAX_GONE_REPLIES = 3;
 /** Stands for a producer that Redis has not named yet. The next tick asks again. */
@@ -44,15 +43,15 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
   /** Producers whose lease is being checked. */
   readonly #checking = new Set<string>();
-  /** Streams of which Redis may have made this replica the producer, although no reply has said so. */
-  readonly #unconfirmed = new Set<string>();
   readonly #liveness: ProducerLiveness;
+  readonly #takeovers: Takeovers;
   #ticks = 0;
   #cancelTick: (() => void) | undefined;
 
   constructor(options: ReplicaWatcherOptions) {
     this.#options = options;
     this.#liveness = new ProducerLiveness(options);
+    this.#takeovers = new Takeovers({ ...options, onTakenOver: (log, takeover) => this.#onTakenOver(log, takeover) });
     const { mailbox, connection } = options.cluster;
     mailbox.on(NEWS, (_, body) => {
       for (const id of body as News) void this.#logs.get(id)?.readNew();
@@ -60,7 +59,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     mailbox.on(GONE, (from, id) => void this.#onGone(from, id as Gone).catch(() => {})); // The producer repeats it.
     mailbox.on(RELEASED, (from, id) => {
       const log = this.#logs.get(id as Released);
-      if (log?.producer.replica === from) this.#tryTakeOver(log).catch(() => {}); // The lease ends soon.
+      if (log?.producer.replica === from) this.#takeovers.try(log).catch(() => {}); // The lease ends soon.
     });
     const readAll = () => {
       for (const log of this.#logs.values()) void log.readNew();
@@ -103,7 +102,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     if (local.get(info.id)) return;
     const log = this.#add(local.add(info), producer);
     try {
-      await this.#tryTakeOver(log, true);
+      await this.#takeovers.try(log, { isOrphan: true });
     } finally {
       if (this.#isWatched(log) && log.readers === 0) {
         this.#forget(log);
@@ -117,12 +116,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
    * here. @throws StoreFull, RedisUnavailable, or the error reply of Redis
    */
   async confirmTakeovers(): Promise<void> {
-    const { commands, cluster } = this.#options;
-    for (const id of [...this.#unconfirmed]) {
-      const meta = await commands.meta(id);
-      if (meta?.replica === cluster.replica) await this.takeOverOrphan(meta);
-      else this.#unconfirmed.delete(id);
-    }
+    await this.#takeovers.confirm((meta) => this.takeOverOrphan(meta));
   }
 
   /** Continues a log of this process that another replica has taken over, for its readers here. */
@@ -206,7 +200,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     if (this.#ticks % TICKS_PER_READ === 0) for (const log of this.#logs.values()) void log.readNew();
     const producers = this.#byProducer();
     const own = producers.get(this.#options.cluster.replica) ?? [];
-    for (const log of own) this.#tryTakeOver(log).catch(() => {}); // The next tick tries again.
+    for (const log of own) this.#takeovers.try(log).catch(() => {}); // The next tick tries again.
     producers.delete(this.#options.cluster.replica);
     if (!this.#liveness.canLook(producers)) return;
     for (const [replica, logs] of producers) {
@@ -227,41 +221,16 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     if (state === 'alive') for (const log of logs) log.onProducerAlive();
     if (state !== 'dead') return;
     for (let i = 0; i < logs.length; i += TAKEOVER_BATCH) {
-      await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#tryTakeOver(log)));
+      await Promise.all(logs.slice(i, i + TAKEOVER_BATCH).map((log) => this.#takeovers.try(log)));
     }
   }
 
-  async #tryTakeOver(log: ReplicaLog, isOrphan = false): Promise<void> {
-    await log.fill();
-    if (log.ended) this.#unconfirmed.delete(log.id);
-    if (log.ended || log.isBeingTakenOver || (log.readers === 0 && !isOrphan)) return;
-    log.isBeingTakenOver = true;
-    try {
-      await this.#takeOver(log);
-    } finally {
-      log.isBeingTakenOver = false;
-    }
-  }
-
-  async #takeOver(log: ReplicaLog): Promise<void> {
-    const { cluster, commands, onTakenOverHere } = this.#options;
-    this.#unconfirmed.add(log.id);
-    const takeover = await commands.takeOver(log.id, log.producer);
-    if (takeover === undefined) {
-      await log.refreshProducer();
-      if (log.producer.replica !== cluster.replica) this.#unconfirmed.delete(log.id);
-      return;
-    }
-    this.#unconfirmed.delete(log.id);
-    // The last entries of the dead producer may have arrived after the read.
-    for (let tries = 0; tries < MAX_FILL_TRIES && log.length < takeover.position; tries++) {
-      await log.fill().catch(() => {});
-    }
-    // An answer that nobody reads is not continued.
+  /** This replica is the producer of a log now. An answer that nobody reads is not continued. */
+  #onTakenOver(log: ReplicaLog, takeover: Takeover): void {
     const isRead = log.readers > 0;
     const memory = log.release();
     this.#forget(log);
-    onTakenOverHere(memory, isRead ? takeover : { ...takeover, serializedPrompt: undefined });
+    this.#options.onTakenOverHere(memory, isRead ? takeover : { ...takeover, serializedPrompt: undefined });
   }
 
   #byProducer(): Map<string, ReplicaLog[]> {

@@ -1,0 +1,34 @@
+import type { EventMessage } from 'fastify';
+import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
+import type { LongTextEvent, OpeningBlock, OutgoingEvent } from './api.ts';
+
+/** The bytes of Server-Sent Events, in a form that every known decoder reads. */
+
+/** Without a blank line: some decoders emit an event at every blank line, and then parse its empty data. */
+export const HEARTBEAT = ': hb\n';
+
+/** Python's line iterators also split at these characters. JSON does not escape them. */
+const LINE_SEPARATOR = /[\u0085\u2028\u2029]/;
+const LINE_SEPARATORS = new RegExp(LINE_SEPARATOR, 'g');
+
+/** Serializes an event or an opening block. Text outside of JSON has no line separators. */
+export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
+  if ('retryMs' in event) return serializeOpening(event);
+  return escapeLineSeparators(serializeSSEEvent(event satisfies EventMessage));
+}
+
+/** Replaces U+0085, U+2028 and U+2029 in JSON by their escapes. */
+export function escapeLineSeparators(json: string): string {
+  if (!LINE_SEPARATOR.test(json)) return json;
+  return json.replace(LINE_SEPARATORS, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+/**
+ * Serializes an opening block. WebKit keeps a half-received event over a broken connection and joins the next response
+ * to it. The first line ends this rest and may be spoilt by it, so it is repeated. The `id` replaces that of the rest.
+ * The event has data, so that decoders emit it and drop the rest, and a name, so that `onmessage` does not hear it.
+ */
+function serializeOpening({ lastEventId, retryMs }: OpeningBlock): string {
+  const first = lastEventId === '' ? 'event: ready' : `id: ${lastEventId}`;
+  return `${first}\nid: ${lastEventId}\nevent: ready\nretry: ${retryMs}\ndata: {}\n\n`;
+}
