@@ -15,11 +15,18 @@ export interface AnswerOptions {
   failure(terminal: Failure): object;
 }
 
-/** Returns a function that encodes the slices of a stream as chunks. */
-export function chunkEncoder(
-  stream: Stream,
-  { includeUsage, failure }: AnswerOptions,
-): (slice: Slice) => EventMessage[] {
+export interface ChunkEncoder {
+  /** Returns the chunks of a slice. */
+  encode(slice: Slice): EventMessage[];
+  /**
+   * Returns a chunk without content, for a silence. A comment would do, but go-openai adds comments to the error that
+   * follows them and then cannot read it. The first chunk has the role, which LangChain takes from there.
+   */
+  heartbeat(): EventMessage;
+}
+
+/** Creates an encoder of the slices of a stream as chunks. */
+export function createChunkEncoder(stream: Stream, { includeUsage, failure }: AnswerOptions): ChunkEncoder {
   const shared = { ...commonFields(stream), object: 'chat.completion.chunk' };
   const usageField = includeUsage ? { usage: null } : {};
   let hasBegun = false;
@@ -35,7 +42,7 @@ export function chunkEncoder(
     return [chunk({ role: 'assistant', content: '' })];
   };
 
-  return ({ parts, terminal }) => {
+  const encode = ({ parts, terminal }: Slice): EventMessage[] => {
     if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
     const events = [...opening(), ...chunksOf(parts)];
     if (terminal === undefined) return events.map(jsonEvent);
@@ -45,6 +52,8 @@ export function chunkEncoder(
     const last = includeUsage && usage ? [{ ...shared, choices: [], usage }] : [];
     return [...[...events, ...last].map(jsonEvent), { data: '[DONE]' }];
   };
+
+  return { encode, heartbeat: () => jsonEvent(opening()[0] ?? chunk({})) };
 
   function chunksOf(parts: Slice['parts']): object[] {
     return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part)))];
