@@ -4,9 +4,15 @@ import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { createHttpProvider, type Dialect, type ProviderOptions } from './wire/provider.ts';
 import { responsesBody } from './wire/responses-body.ts';
 import { createResponsesDecoder } from './wire/responses-stream.ts';
+import { OPENAI_TOOL_IDS } from './wire/tool-ids.ts';
 import { unsupportedOption } from './wire/unsupported.ts';
 
-const DIALECT = { maxTokensField: 'max_completion_tokens', streamOptions: true, files: 'data' } as const;
+const DIALECT = {
+  maxTokensField: 'max_completion_tokens',
+  streamOptions: true,
+  files: 'data',
+  toolIds: OPENAI_TOOL_IDS,
+} as const;
 
 /**
  * Creates a provider for Azure OpenAI or Foundry: Chat Completions, or Responses if `api` says so, with the key in

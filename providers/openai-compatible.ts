@@ -5,7 +5,7 @@ import { createOpenAIChatDecoder } from './wire/openai-chat.ts';
 import { bearer, createHttpProvider, type ProviderOptions } from './wire/provider.ts';
 import { responsesBody } from './wire/responses-body.ts';
 import { createResponsesDecoder } from './wire/responses-stream.ts';
-import { MISTRAL_TOOL_IDS } from './wire/tool-ids.ts';
+import { MISTRAL_TOOL_IDS, OPENAI_TOOL_IDS } from './wire/tool-ids.ts';
 import { unsupportedOption } from './wire/unsupported.ts';
 
 /** Settings of a known service with a Chat Completions API. With a preset, a user configures only the key. */
@@ -37,6 +37,7 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
     apiKeyEnv: 'OPENAI_API_KEY',
     maxTokensField: 'max_completion_tokens',
     files: 'data',
+    toolIds: OPENAI_TOOL_IDS,
     api: 'responses',
     reasoningSummaries: true,
   },
@@ -59,6 +60,7 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
     apiKeyEnv: 'MISTRAL_API_KEY',
     streamOptions: false,
     toolIds: MISTRAL_TOOL_IDS,
+    names: false,
     seedField: 'random_seed',
   },
   groq: { ...DEFAULT_DIALECT, baseUrl: 'https://api.groq.com/openai/v1', apiKeyEnv: 'GROQ_API_KEY' },

@@ -7,9 +7,7 @@ export interface TextContent {
   readonly cacheControl?: Readonly<Record<string, unknown>>;
 }
 
-/**
- * An image by reference: an `https:` URL, or a base64 `data:` URL. The URL is sent to the provider unchanged.
- */
+/** An image by reference: an `https:` URL, or a base64 `data:` URL. The URL is sent to the provider unchanged. */
 export interface ImageContent {
   readonly type: 'image';
   readonly url: string;
@@ -60,17 +58,20 @@ export interface ProviderState extends AnswerState {
   readonly provider: string;
 }
 
+/** `name` is that of the participant, for APIs that have such names. */
 export type ChatMessage =
   | {
       readonly role: 'system';
       readonly content: string;
+      readonly name?: string;
       /** As in `TextContent`. */
       readonly cacheControl?: Readonly<Record<string, unknown>>;
     }
-  | { readonly role: 'user'; readonly content: string | readonly UserContent[] }
+  | { readonly role: 'user'; readonly content: string | readonly UserContent[]; readonly name?: string }
   | {
       readonly role: 'assistant';
       readonly content: string;
+      readonly name?: string;
       /** Reasoning before the tool calls. Some reasoning models require it in the next request. */
       readonly reasoning?: string;
       readonly toolCalls?: readonly ToolCall[];
@@ -149,6 +150,8 @@ export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' |
 export interface TextPart {
   readonly type: 'text' | 'reasoning';
   readonly text: string;
+  /** Marks text in which the model refuses, if the provider sends it apart from other text. */
+  readonly isRefusal?: true;
 }
 
 /**

@@ -10,7 +10,8 @@ export const KEY_OR_TICKET = [{ key: [] }, { ticket: [] }, {}];
 const DESCRIPTIONS = {
   400: 'The request is not valid. The message names the field.',
   401: 'The key, token or ticket is missing, wrong or expired.',
-  403: 'The key may not use this model, or pages of this origin may not call this service.',
+  402: 'The account at the provider has no credit or quota left.',
+  403: 'The key may not use this model, pages of this origin may not call this service, or the provider refused its key.',
   404: 'The stream or model does not exist, has expired, or belongs to another caller.',
   406: 'The `Accept` header excludes `text/event-stream`.',
   408: 'The request timed out.',
@@ -18,7 +19,6 @@ const DESCRIPTIONS = {
   413: 'The body is too large.',
   414: 'The URL is too long.',
   415: 'The body must be uncompressed `application/json` in UTF-8.',
-  422: 'The provider could not process the question.',
   429: 'A limit of the key, the visitor or the address was reached. Retry later.',
   431: 'The headers are too large or too many.',
   500: 'Internal error. The log line with the id of the `X-Request-Id` header says more.',

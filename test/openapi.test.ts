@@ -117,7 +117,7 @@ const UNKNOWN = 'A'.repeat(22);
 /** Unauthenticated requests per minute and address. */
 const UNAUTHENTICATED = 50;
 /** Statuses that need a slow client, a broken service, or a fault of a provider. */
-const NOT_PROVOKED = ['408', '422', '500', '502', '503', '504'];
+const NOT_PROVOKED = ['402', '408', '500', '502', '503', '504'];
 
 t.test('answers are as the document says, for every operation and status', async (t) => {
   const { app, operations, check } = await serviceWithKeys(t);
@@ -197,7 +197,7 @@ t.test('answers are as the document says, for every operation and status', async
       [200, { payload: { messages: [{ role: 'user', content: 'tools' }] } }],
       [200, { payload: { messages: [{ role: 'user', content: 'tools' }], stream: true } }],
       [200, { payload: { messages: [{ role: 'user', content: 'break' }], stream: true } }],
-      [422, { payload: { messages: [{ role: 'user', content: 'reject' }] } }],
+      [400, { payload: { messages: [{ role: 'user', content: 'reject' }] } }],
       [502, { payload: { messages: [{ role: 'user', content: 'fail' }] } }],
       [404, { payload: { messages, model: 'no/such' } }],
       [413, { payload: { messages, user: chatTooLarge } }],

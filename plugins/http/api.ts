@@ -10,6 +10,8 @@ export interface PublicError {
   readonly message: string;
   /** Reason of a refusal by the provider; a word of a closed list. */
   readonly reason?: string | undefined;
+  /** False if the same request cannot succeed later; undefined if that is not known. */
+  readonly retryable?: boolean | undefined;
   /** Body field that is wrong, as OpenAI names it: `messages[0].content`. */
   readonly param?: string | undefined;
   /** Milliseconds after which a retry may succeed; sent as `Retry-After`. */

@@ -1,5 +1,5 @@
 import sensible from '@fastify/sensible';
-import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyError, FastifyReply, FastifyRequest, FastifySchemaValidationError } from 'fastify';
 import fp from 'fastify-plugin';
 import { ProviderError } from '../../providers/errors.ts';
 import type { ErrorEnvelope, PublicError } from './api.ts';
@@ -23,15 +23,17 @@ class ApiError extends Error {
   readonly statusCode: number;
   readonly code: string;
   readonly reason: string | undefined;
+  readonly retryable: boolean | undefined;
   readonly param: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly isDraining: boolean;
 
-  constructor({ status, code, message, reason, param, retryAfterMs, isDraining = false }: PublicError) {
+  constructor({ status, code, message, reason, retryable, param, retryAfterMs, isDraining = false }: PublicError) {
     super(message);
     this.statusCode = status;
     this.code = code;
     this.reason = reason;
+    this.retryable = retryable;
     this.param = param;
     this.retryAfterMs = retryAfterMs;
     this.isDraining = isDraining;
@@ -106,12 +108,12 @@ function toPublicError(error: unknown, request: FastifyRequest, reply: FastifyRe
 
 function describe(error: unknown): PublicError {
   if (error instanceof ProviderError) {
-    const { status, code, message, refusal, param, retryAfterMs } = error;
-    return { status, code, message, reason: refusal, param, retryAfterMs };
+    const { status, code, message, refusal, param, retryable, retryAfterMs } = error;
+    return { status, code, message, reason: refusal, retryable, param, retryAfterMs };
   }
   if (error instanceof ApiError) {
-    const { statusCode, code, message, reason, param, retryAfterMs, isDraining } = error;
-    return { status: statusCode, code, message, reason, param, retryAfterMs, isDraining };
+    const { statusCode, code, message, reason, retryable, param, retryAfterMs, isDraining } = error;
+    return { status: statusCode, code, message, reason, retryable, param, retryAfterMs, isDraining };
   }
   const { statusCode: status = 500, code = '', message, validation } = error as Partial<FastifyError>;
   if (NO_DESCRIPTOR.has(code)) return { status: 503, code: 'overloaded', message: NO_ROOM, retryAfterMs: 1_000 };
@@ -131,8 +133,7 @@ function describe(error: unknown): PublicError {
 /** Names the invalid field, never its value. */
 function describeInvalidField({ validation = [], validationContext }: FastifyError): string {
   const place = validationContext ?? 'request';
-  // If no branch of a union matches, report the problem with the longest path.
-  const [problem] = [...validation].sort((a, b) => depth(b) - depth(a));
+  const problem = clearestProblem(validation);
   const params = problem?.params as { additionalProperty?: string } | undefined;
   const path = problem?.instancePath.replaceAll('/', '.') ?? '';
   const extra = params?.additionalProperty;
@@ -141,6 +142,22 @@ function describeInvalidField({ validation = [], validationContext }: FastifyErr
   }
   return `${place}${path} ${problem?.message ?? 'is not valid'}.`;
 }
+
+/**
+ * Returns the problem to report. If no branch of a union matches, this is the one with the longest path; of several
+ * with the same path, one of a branch that has the type of the value. If no branch has it, the types are joined.
+ */
+function clearestProblem(problems: readonly FastifySchemaValidationError[]): FastifySchemaValidationError | undefined {
+  const [deepest] = [...problems].sort((a, b) => depth(b) - depth(a));
+  const atPath = problems.filter(({ instancePath }) => instancePath === deepest?.instancePath);
+  const found = atPath.find(({ keyword }) => !UNION_KEYWORDS.has(keyword));
+  if (found !== undefined) return found;
+  const types = atPath.flatMap(({ keyword, params }) => (keyword === 'type' ? String(params.type).split(',') : []));
+  return deepest && { ...deepest, ...(types.length > 1 && { message: `must be ${[...new Set(types)].join(' or ')}` }) };
+}
+
+/** Keywords of problems that say only that a branch of a union does not match. */
+const UNION_KEYWORDS: ReadonlySet<string> = new Set(['type', 'anyOf', 'oneOf', 'if']);
 
 /** Returns `: name` for a name that is a plain word, else nothing: other names may be part of a question. */
 export function printableSuffix(name: string): string {

@@ -39,7 +39,7 @@ export default fp<JsonBodyOptions>(
     fastify.removeAllContentTypeParsers();
     fastify.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
       const charset = /;\s*charset\s*=\s*"?([^\s;"]+)/i.exec(request.headers['content-type'] ?? '')?.[1];
-      if (charset !== undefined && charset.toLowerCase() !== 'utf-8') {
+      if (charset !== undefined && !isUtf8(charset)) {
         return done(invalidRequest('Send the body as UTF-8.', 415));
       }
       if (body.length === 0 && request.routeOptions.config.hasOptionalBody) return done(null, {});
@@ -92,3 +92,12 @@ export default fp<JsonBodyOptions>(
   },
   { name: 'json-body', dependencies: ['clock', 'errors'] },
 );
+
+/** Returns true for a label of UTF-8, such as `utf8`. https://encoding.spec.whatwg.org/#names-and-labels */
+function isUtf8(label: string): boolean {
+  try {
+    return new TextDecoder(label).encoding === 'utf-8';
+  } catch {
+    return false;
+  }
+}

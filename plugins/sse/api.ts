@@ -39,6 +39,10 @@ export interface EventFeed<T> {
   encode(item: T): readonly OutgoingEvent[];
   /** Returns true if no item follows this one. */
   isLast(item: T): boolean;
+  /** Returns true if the response breaks off after this last item, so that nobody takes a cut answer for a whole one. */
+  breaksOff?(item: T): boolean;
+  /** Returns what is written after a silence, in place of a comment. */
+  heartbeat?(): EventMessage;
   /** Returns true if a client that is disconnected now resumes on another replica by itself. */
   canResumeElsewhere?(): boolean;
 }

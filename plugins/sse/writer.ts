@@ -29,6 +29,8 @@ const LONG_ITEM_UNITS = 4_096;
 export class SseWriter<T> {
   /** Number of events and comments written. */
   count = 0;
+  /** True if the response was cut on purpose. */
+  hasBrokenOff = false;
   readonly #raw: ServerResponse;
   readonly #feed: EventFeed<T> | undefined;
   readonly #options: SseWriterOptions;
@@ -58,7 +60,8 @@ export class SseWriter<T> {
     if (this.#isEnded || this.#pieces || this.#raw.writableNeedDrain || this.#lastWrite > silentSince) return;
     this.count += 1;
     this.#lastWrite = this.#options.clock.now();
-    this.#raw.write(HEARTBEAT);
+    const event = this.#feed?.heartbeat?.();
+    this.#raw.write(event === undefined ? HEARTBEAT : serializeEvent(event));
   }
 
   /** Ends the response if the client can resume on another replica. */
@@ -88,7 +91,7 @@ export class SseWriter<T> {
       if (this.#lastItem > 0) this.#options.intervals.observe(this.#lastWrite - this.#lastItem);
       this.#lastItem = keepsUp ? this.#lastWrite : 0;
       if (this.#pieces) this.#writePieces();
-      else if (feed.isLast(item)) this.#end();
+      else if (feed.isLast(item)) feed.breaksOff?.(item) ? this.#breakOff() : this.#end();
       else if (!keepsUp) this.#raw.once('drain', isLong ? this.#pullNextTurn : this.#pull);
       else if (isLong) this.#pullNextTurn();
       else this.#pull();
@@ -137,5 +140,15 @@ export class SseWriter<T> {
   #end(): void {
     this.#isEnded = true;
     this.#raw.end();
+  }
+
+  /** Closes the connection after what is written, without the last chunk: clients see that the response is cut. */
+  #breakOff(): void {
+    this.#isEnded = true;
+    this.hasBrokenOff = true;
+    const { socket } = this.#raw;
+    // A pipelined response has no socket yet.
+    if (socket === null) this.#raw.destroy();
+    else socket.destroySoon();
   }
 }

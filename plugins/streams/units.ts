@@ -1,4 +1,4 @@
-import type { ContentPart } from '../../providers/types.ts';
+import type { ContentPart, TextPart } from '../../providers/types.ts';
 
 /**
  * Positions count units: each UTF-16 unit of text, reasoning or arguments is one unit, and the head of a
@@ -17,7 +17,10 @@ export function partSize(part: ContentPart): number {
 
 /** Returns true if `next` continues `part`, so that both can be merged into one part. */
 export function canMerge(part: ContentPart, next: ContentPart): boolean {
-  if (part.type !== 'tool_call' || next.type !== 'tool_call') return part.type === next.type;
+  if (part.type !== 'tool_call' && next.type !== 'tool_call') {
+    return part.type === next.type && part.isRefusal === next.isRefusal;
+  }
+  if (part.type !== 'tool_call' || next.type !== 'tool_call') return false;
   return part.index === next.index && headSize(next) === 0;
 }
 
@@ -30,14 +33,18 @@ export function appendMerged(parts: ContentPart[], part: ContentPart): void {
 
 /** Returns the part with other content. */
 export function withContent(part: ContentPart, content: string): ContentPart {
-  return part.type === 'tool_call' ? { ...part, arguments: content } : { type: part.type, text: content };
+  return part.type === 'tool_call' ? { ...part, arguments: content } : withText(part, content);
 }
 
 /** Returns the part with other content and without the head of a tool call. */
 export function withoutHead(part: ContentPart, content: string): ContentPart {
   return part.type === 'tool_call'
     ? { type: 'tool_call', index: part.index, arguments: content }
-    : { type: part.type, text: content };
+    : withText(part, content);
+}
+
+function withText({ type, isRefusal }: TextPart, text: string): TextPart {
+  return isRefusal ? { type, text, isRefusal } : { type, text };
 }
 
 /**

@@ -6,11 +6,12 @@ import { nonZero, usageFrom } from './counts.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
+import { answerState } from './openai-state.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
 import { createSseDecoder, type WireEvent } from './sse.ts';
 import { hasError, upstreamDetail } from './status-error.ts';
-import { createToolCalls } from './tool-calls.ts';
+import { createToolCalls, type ToolCalls } from './tool-calls.ts';
 
 interface Event extends Message {
   type?: string;
@@ -174,19 +175,25 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
     finish() {
       toolCalls.flush();
       const finish = answerEnd.finish(usageOf(counts), toolCalls.count > 0);
-      return toolCalls.count > 0 ? withState(finish, [...thinkingBlocks.values()], model) : finish;
+      return toolCalls.count > 0 ? withState(finish, [...thinkingBlocks.values()], model, toolCalls) : finish;
     },
   };
 }
 
 /** Adds the thinking blocks to the finish part. A block without signature, as other vendors send it, is not needed. */
-function withState(finish: FinishPart, blocks: readonly ThinkingBlock[], model: string | undefined): FinishPart {
+function withState(
+  finish: FinishPart,
+  blocks: readonly ThinkingBlock[],
+  model: string | undefined,
+  toolCalls: ToolCalls,
+): FinishPart {
   const details = blocks.flatMap(({ text, signature, data, before }): ReasoningDetail[] => {
     const origin = { format: THINKING_FORMAT, before, ...(model !== undefined && { model }) };
     if (data !== undefined) return [{ type: 'reasoning.encrypted', data, ...origin }];
     return signature === '' ? [] : [{ type: 'reasoning.text', text, signature, ...origin }];
   });
-  return details.length > 0 ? { ...finish, state: { details } } : finish;
+  const state = answerState(details, toolCalls);
+  return state ? { ...finish, state } : finish;
 }
 
 /**

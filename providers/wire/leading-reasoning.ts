@@ -127,6 +127,11 @@ function holdText(
         parts.text(kind, text);
         return;
       }
+      if (kind === 'refusal') {
+        release();
+        parts.text(kind, text);
+        return;
+      }
       const result = next(held + text, text);
       held = result.rest;
       if (result.text !== '') parts.text('text', result.text);

@@ -1,6 +1,6 @@
 import type { ChatMessage, ChatRequest, ToolChoice, UserContent } from '../types.ts';
 import { defaultFilename } from './data-url.ts';
-import { OPENAI_TOOL_IDS, type ToolIdRule, withToolIds } from './tool-ids.ts';
+import { ANY_TOOL_ID, type ToolIdRule, withToolIds } from './tool-ids.ts';
 
 /** The differences between Chat Completions APIs. Most providers have such an API. */
 export interface OpenAIChatDialect {
@@ -16,8 +16,10 @@ export interface OpenAIChatDialect {
   readonly jsonSchema?: boolean;
   /** True if `cache_control` is sent with the texts that have it. */
   readonly cacheControl?: boolean;
-  /** Ids of tool calls that the API accepts; OpenAI's if absent. */
+  /** Ids of tool calls that the API accepts; all if absent. */
   readonly toolIds?: ToolIdRule;
+  /** False if the API refuses the names of participants. */
+  readonly names?: boolean;
   /** Name of the field for the seed; `seed` if absent. */
   readonly seedField?: string;
 }
@@ -27,7 +29,7 @@ export interface OpenAIChatDialect {
  * `options`.
  */
 export function openAIChatBody(request: ChatRequest, dialect: OpenAIChatDialect): Record<string, unknown> {
-  const { seedField = 'seed', toolIds = OPENAI_TOOL_IDS } = dialect;
+  const { seedField = 'seed', toolIds = ANY_TOOL_ID } = dialect;
   const { seed, ...options } = request.options ?? {};
   return {
     ...options,
@@ -58,15 +60,19 @@ function openAIMessage(message: ChatMessage, dialect: OpenAIChatDialect): object
   if (message.role === 'tool') {
     return { role: 'tool', tool_call_id: message.toolCallId, content: message.content };
   }
+  const name = message.name !== undefined && dialect.names !== false ? { name: message.name } : {};
   if (message.role === 'assistant' && message.toolCalls !== undefined) {
     const { content, reasoning, state } = message;
     const toolCalls = message.toolCalls.map(({ id, ...call }, index) => {
-      const extra = state?.extraContent?.[index];
-      return { id, type: 'function', function: call, ...(extra && { extra_content: extra }) };
+      const extra = state?.extraContent?.[index] ?? {};
+      // An empty one only marks the id.
+      const hasExtra = Object.keys(extra).length > 0;
+      return { id, type: 'function', function: call, ...(hasExtra && { extra_content: extra }) };
     });
     // `null`, because several servers reject an empty text with tool calls.
     return {
       role: 'assistant',
+      ...name,
       content: content || null,
       ...(reasoning && { reasoning_content: reasoning }),
       ...(state?.details && { reasoning_details: state.details.map(withoutPlace) }),
@@ -75,12 +81,12 @@ function openAIMessage(message: ChatMessage, dialect: OpenAIChatDialect): object
   }
   if (message.role === 'system' && dialect.cacheControl && message.cacheControl !== undefined) {
     const { content: text, cacheControl } = message;
-    return { role: 'system', content: [{ type: 'text', text, cache_control: cacheControl }] };
+    return { role: 'system', ...name, content: [{ type: 'text', text, cache_control: cacheControl }] };
   }
   if (message.role === 'user' && typeof message.content !== 'string') {
-    return { role: 'user', content: openAIContent(message.content, dialect) };
+    return { role: 'user', ...name, content: openAIContent(message.content, dialect) };
   }
-  return { role: message.role, content: message.content };
+  return { role: message.role, ...name, content: message.content };
 }
 
 /** Removes our own field, so that the block is the one that came. */

@@ -60,7 +60,6 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
   const sse = createSseDecoder(onEvent);
   const state = createOpenAIState();
   let usage: Usage | undefined;
-  let isRefused = false;
   /** True if reasoning came in a field of its own, which `reasoning_details` repeat. */
   let hasReasoningField = false;
   let hasDelta = false;
@@ -127,8 +126,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
     }
     if (typeof refusal === 'string' && refusal !== '') {
       answerEnd.content();
-      isRefused = true;
-      parts.text('text', refusal);
+      parts.text('refusal', refusal);
     }
     if (!Array.isArray(tool_calls) || tool_calls.length === 0) return;
     answerEnd.content();
@@ -155,11 +153,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
       const answerState = state.finish(toolCalls);
-      return {
-        ...part,
-        ...(isRefused && { reason: 'content_filter' as const }),
-        ...(answerState && { state: answerState }),
-      };
+      return { ...part, ...(answerState && { state: answerState }) };
     },
   };
 }

@@ -51,15 +51,25 @@ export function createOpenAIState(): OpenAIState {
     },
     finish(toolCalls) {
       if (toolCalls.count === 0) return undefined;
-      const extraContent = { ...(ownExtra && { 0: ownExtra }), ...toolCalls.extraContent() };
-      const hasExtra = Object.keys(extraContent).length > 0;
-      if (details.length === 0 && !hasExtra) return undefined;
-      return {
-        ...(details.length > 0 && { details: details as unknown as ReasoningDetail[] }),
-        ...(hasExtra && { extraContent }),
-      };
+      return answerState(details as unknown as ReasoningDetail[], toolCalls, ownExtra);
     },
   };
+}
+
+/**
+ * Returns the state of an answer; undefined without anything to send back.
+ * @param extra `extra_content` of the first tool call that came outside of it
+ */
+export function answerState(
+  details: readonly ReasoningDetail[],
+  toolCalls: ToolCalls,
+  extra?: Readonly<Record<string, unknown>>,
+): AnswerState | undefined {
+  const ofCalls = toolCalls.extraContent();
+  const extraContent = { ...ofCalls, ...(extra && { 0: { ...extra, ...ofCalls[0] } }) };
+  const hasExtra = Object.keys(extraContent).length > 0;
+  if (details.length === 0 && !hasExtra) return undefined;
+  return { ...(details.length > 0 && { details }), ...(hasExtra && { extraContent }) };
 }
 
 /** Returns the text of `reasoning_details`, for providers that send it nowhere else. */

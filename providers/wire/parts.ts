@@ -6,9 +6,12 @@ import type { ContentPart, ToolCallPart } from '../types.ts';
  */
 export type Anomaly = 'content' | 'content_type' | 'tool_name';
 
+/** Kinds of text. A refusal is text that is marked. */
+export type TextKind = 'text' | 'reasoning' | 'refusal';
+
 /** Collects decoded parts and merges adjacent text of one type. */
 export interface PartBuffer {
-  text(type: 'text' | 'reasoning', text: string): void;
+  text(type: TextKind, text: string): void;
   toolCall(part: ToolCallPart): void;
   /** Reports that the model is thinking, until the next content. */
   thinking(): void;
@@ -35,7 +38,7 @@ export interface PartBuffer {
 export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}): PartBuffer {
   let parts: ContentPart[] = [];
   let hasContent = false;
-  let type: 'text' | 'reasoning' = 'text';
+  let type: TextKind = 'text';
   let pending = '';
   let isThinking = false;
   /** High surrogates at the end of the arguments of a tool call, by its index. */
@@ -57,7 +60,9 @@ export function createPartBuffer(onAnomaly: (kind: Anomaly) => void = () => {}):
   };
 
   const flushPending = () => {
-    if (pending !== '') parts.push({ type, text: pending });
+    if (pending !== '') {
+      parts.push(type === 'refusal' ? { type: 'text', text: pending, isRefusal: true } : { type, text: pending });
+    }
     pending = '';
   };
 

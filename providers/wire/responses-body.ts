@@ -1,7 +1,7 @@
 import type { ChatMessage, ChatRequest, ReasoningDetail, ToolChoice, UserContent } from '../types.ts';
 import { defaultFilename } from './data-url.ts';
 import { type Reasoning, reasoningOf } from './reasoning.ts';
-import { OPENAI_TOOL_IDS, withToolIds } from './tool-ids.ts';
+import { RESPONSES_TOOL_IDS, withToolIds } from './tool-ids.ts';
 
 /** The differences between Responses APIs. */
 export interface ResponsesDialect {
@@ -49,7 +49,7 @@ export function responsesBody(request: ChatRequest, dialect: ResponsesDialect): 
     ...(Object.keys(text).length > 0 && { text }),
     ...pick(options, request.forward ?? []),
     model,
-    input: withToolIds(request.messages, OPENAI_TOOL_IDS).flatMap(inputItems),
+    input: withToolIds(request.messages, RESPONSES_TOOL_IDS).flatMap(inputItems),
     stream: true,
   };
 }

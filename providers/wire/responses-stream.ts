@@ -4,6 +4,7 @@ import { createAnswerEnd } from './answer-end.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
 import { parseEvent } from './json.ts';
+import { answerState } from './openai-state.ts';
 import { responsesUsage } from './openai-usage.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
@@ -71,7 +72,6 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
   const items = createItems();
   let usage: Usage | undefined;
   let hasStarted = false;
-  let isRefused = false;
   /** Place of the last reasoning text. A blank line separates it from the next place. */
   let lastThought: string | undefined;
 
@@ -157,9 +157,8 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
 
   function addText(kind: Kind, item: Item, index: number, text: string): void {
     if (kind === 'text' || kind === 'refusal') {
-      isRefused ||= kind === 'refusal';
       item.delivered.add(`${kind}:${index}`);
-      parts.text('text', text);
+      parts.text(kind, text);
       return;
     }
     // The summary repeats the reasoning: only the form that comes first is delivered.
@@ -222,12 +221,8 @@ export function createResponsesDecoder(parts: PartBuffer): AnswerDecoder {
       for (const item of items.all) if (!item.hasArguments) addArguments(item, item.heldArguments);
       toolCalls.flush();
       const part = answerEnd.finish(usage, toolCalls.count > 0);
-      const details = items.details();
-      return {
-        ...part,
-        ...(isRefused && { reason: 'content_filter' as const }),
-        ...(details.length > 0 && { state: { details } }),
-      };
+      const state = answerState(items.details(), toolCalls);
+      return { ...part, ...(state && { state }) };
     },
   };
 }

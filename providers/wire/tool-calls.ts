@@ -1,6 +1,7 @@
 import { ProviderError } from '../errors.ts';
 import type { PartBuffer } from './parts.ts';
 import { isJson, MAX_EVENT_CHARS, tooLargeError } from './sse.ts';
+import { isMarkedId } from './tool-ids.ts';
 
 /** A fragment of a tool call, in the form of OpenAI's deltas. Every field may be missing, empty or repeated. */
 export interface ToolCallDelta {
@@ -23,7 +24,10 @@ export interface ToolCalls {
   addWhole(call: { id?: unknown; name?: unknown; arguments: unknown }): void;
   /** Sends what was held back. Call at the end. @throws ProviderError for a call without a name */
   flush(): void;
-  /** Returns the `extra_content` of the calls that have one, by index. Call after `flush`. */
+  /**
+   * Returns the `extra_content` of the calls that have one, by index; an empty one for a call whose id is
+   * marked. Call after `flush`.
+   */
   extraContent(): Record<string, Record<string, unknown>>;
 }
 
@@ -45,6 +49,9 @@ interface Fragment {
   readonly index: number | undefined;
   readonly args: string;
 }
+
+/** Longest id, as clients may send it back. Gateways put signatures of some thousand characters into ids. */
+const MAX_ID_CHARS = 65_536;
 
 /** Arguments that some providers send until the real ones come, or if there are none. */
 const PLACEHOLDER = '{}';
@@ -139,6 +146,9 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
   const sendHead = (call: Call): void => {
     call.index = sentCount++;
     const { index, id, name, args } = call;
+    if (id.length > MAX_ID_CHARS) {
+      throw new ProviderError('upstream_protocol', { reason: 'tool_call_id_too_long', retryable: false });
+    }
     parts.toolCall({ type: 'tool_call', index, ...(id !== '' && { id }), name, arguments: args });
   };
 
@@ -169,8 +179,11 @@ export function createToolCalls(parts: PartBuffer): ToolCalls {
       }
     },
     extraContent() {
-      const entries = calls.flatMap(({ index, extraContent }) => (extraContent ? [[String(index), extraContent]] : []));
-      return Object.fromEntries(entries);
+      const entries = calls.map(({ id, index, extraContent = isMarkedId(id) ? {} : undefined }) => [
+        index,
+        extraContent,
+      ]);
+      return Object.fromEntries(entries.filter(([, extra]) => extra !== undefined));
     },
   };
 }

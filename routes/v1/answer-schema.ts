@@ -64,7 +64,7 @@ const ChatCompletion = Type.Object(
         message: Type.Object({
           role: Type.Literal('assistant'),
           content: OrNull,
-          refusal: Type.Null(),
+          refusal: OrNull,
           reasoning_content: Type.Optional(Type.String({ description: 'Reasoning text, if the provider sends it' })),
           reasoning_details: ReasoningDetails,
           tool_calls: Type.Optional(
@@ -97,6 +97,7 @@ const ChatCompletionChunk = Type.Object(
         delta: Type.Object({
           role: Type.Optional(Type.Literal('assistant')),
           content: Type.Optional(Type.String()),
+          refusal: Type.Optional(Type.String({ description: 'Text with which the model refuses' })),
           reasoning_content: Type.Optional(Type.String()),
           reasoning_details: ReasoningDetails,
           tool_calls: Type.Optional(

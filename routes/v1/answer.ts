@@ -15,11 +15,18 @@ export interface AnswerOptions {
   failure(terminal: Failure): object;
 }
 
-/** Returns a function that encodes the slices of a stream as chunks. */
-export function chunkEncoder(
-  stream: Stream,
-  { includeUsage, failure }: AnswerOptions,
-): (slice: Slice) => EventMessage[] {
+export interface ChunkEncoder {
+  /** Returns the chunks of a slice. */
+  encode(slice: Slice): EventMessage[];
+  /**
+   * Returns a chunk without content, for a silence. A comment would do, but go-openai adds comments to the error that
+   * follows them and then cannot read it. The first chunk has the role, which LangChain takes from there.
+   */
+  heartbeat(): EventMessage;
+}
+
+/** Creates an encoder of the slices of a stream as chunks. */
+export function createChunkEncoder(stream: Stream, { includeUsage, failure }: AnswerOptions): ChunkEncoder {
   const shared = { ...commonFields(stream), object: 'chat.completion.chunk' };
   const usageField = includeUsage ? { usage: null } : {};
   let hasBegun = false;
@@ -35,7 +42,7 @@ export function chunkEncoder(
     return [chunk({ role: 'assistant', content: '' })];
   };
 
-  return ({ parts, terminal }) => {
+  const encode = ({ parts, terminal }: Slice): EventMessage[] => {
     if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
     const events = [...opening(), ...chunksOf(parts)];
     if (terminal === undefined) return events.map(jsonEvent);
@@ -46,6 +53,8 @@ export function chunkEncoder(
     return [...[...events, ...last].map(jsonEvent), { data: '[DONE]' }];
   };
 
+  return { encode, heartbeat: () => jsonEvent(opening()[0] ?? chunk({})) };
+
   function chunksOf(parts: Slice['parts']): object[] {
     return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part)))];
   }
@@ -54,12 +63,17 @@ export function chunkEncoder(
 /** Collects slices into one `chat.completion`. */
 export function createCompletionCollector(stream: Stream) {
   let reasoning = '';
+  let refusal = '';
+  /** The text without the refusal. */
+  let text = '';
   const calls = new Map<number, Call>();
 
   return {
     add({ parts }: Slice): void {
       for (const { part } of parts) {
         if (part.type === 'reasoning') reasoning += part.text;
+        else if (part.type === 'text' && part.isRefusal) refusal += part.text;
+        else if (part.type === 'text') text += part.text;
         if (part.type !== 'tool_call') continue;
         const call = calls.get(part.index) ?? {
           id: part.id ?? '',
@@ -71,7 +85,7 @@ export function createCompletionCollector(stream: Stream) {
         call.function.arguments += part.arguments;
       }
     },
-    completion(terminal: End, answer: string): object {
+    completion(terminal: End): object {
       const usage = toUsage(terminal);
       const { state } = terminal;
       const details = state && detailsForClient(state);
@@ -81,8 +95,8 @@ export function createCompletionCollector(stream: Stream) {
       });
       const message = {
         role: 'assistant',
-        content: answer === '' && calls.size > 0 ? null : answer,
-        refusal: null,
+        content: text === '' && (calls.size > 0 || refusal !== '') ? null : text,
+        refusal: refusal === '' ? null : refusal,
         ...(reasoning !== '' && { reasoning_content: reasoning }),
         ...(details && { reasoning_details: details }),
         ...(calls.size > 0 && { tool_calls: toolCalls }),
@@ -119,8 +133,10 @@ function commonFields({ id, model }: Stream) {
 }
 
 function toDelta(part: ContentPart): object {
-  if (part.type !== 'tool_call')
-    return part.type === 'text' ? { content: part.text } : { reasoning_content: part.text };
+  if (part.type !== 'tool_call') {
+    if (part.type === 'reasoning') return { reasoning_content: part.text };
+    return part.isRefusal ? { refusal: part.text } : { content: part.text };
+  }
   const call =
     part.id === undefined
       ? { function: { arguments: part.arguments } }

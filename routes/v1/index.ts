@@ -1,11 +1,11 @@
 import { type FastifyPluginAsyncTypebox, Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply } from 'fastify';
-import type { LogReader, Stream, Terminal } from '../../plugins/streams/api.ts';
+import type { LogReader, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { createErrorFormatter, IdempotencyHeaders } from '../chat-request.ts';
 import { clientDisconnected, waitForFirstSlice } from '../disconnect.ts';
 import { API_ERRORS, BODY_ERRORS, jsonResponse, KEY, openAIErrorResponses, ref, sseContent } from '../responses.ts';
 import { createEventFeed } from '../sse-events.ts';
-import { chunkEncoder, createCompletionCollector } from './answer.ts';
+import { createChunkEncoder, createCompletionCollector } from './answer.ts';
 import { ModelList } from './answer-schema.ts';
 import { toOpenAIError, useOpenAIErrors } from './errors.ts';
 import { toQuestion } from './request.ts';
@@ -42,7 +42,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
               ...sseContent('ChatCompletionEvent', '[DONE]'),
             },
           },
-          ...openAIErrorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 409, 422, 502, 504),
+          ...openAIErrorResponses(...BODY_ERRORS, ...API_ERRORS, 402, 404, 409, 502, 504),
         },
       },
     },
@@ -72,8 +72,10 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
       reader.close();
       throw toApiError(first.terminal);
     }
-    const encode = chunkEncoder(stream, { includeUsage, failure: toOpenAIError });
-    return reply.stream([], createEventFeed(all, encode));
+    const { encode, heartbeat } = createChunkEncoder(stream, { includeUsage, failure: toOpenAIError });
+    // Some clients ignore an error inside a stream. A response that ends well would be a whole answer for them.
+    const breaksOff = ({ terminal }: Slice) => terminal?.type === 'error';
+    return reply.stream([], { ...createEventFeed(all, encode), heartbeat, breaksOff });
   }
 
   async function sendCompletion(stream: Stream, reader: LogReader, reply: FastifyReply) {
@@ -83,7 +85,7 @@ const v1: FastifyPluginAsyncTypebox = async (fastify) => {
         const slice = await reader.next();
         answer.add(slice);
         if (slice.terminal?.type === 'error') throw toApiError(slice.terminal);
-        if (slice.terminal) return answer.completion(slice.terminal, slice.answer ?? '');
+        if (slice.terminal) return answer.completion(slice.terminal);
       }
     };
     try {

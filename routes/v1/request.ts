@@ -20,8 +20,7 @@ export function toQuestion(body: ChatBody, invalid: Invalid): Question {
     ...(isSet(body.top_p) && { topP: body.top_p }),
     ...(isSet(maxTokens) && { maxTokens }),
     ...(stop?.length && { stop }),
-    ...(body.tools?.length && { tools: body.tools.map(toolOf) }),
-    ...(body.tools?.length && isSet(body.tool_choice) && { toolChoice: choiceOf(body.tool_choice) }),
+    ...toolsOf(body, invalid),
     ...(Object.keys(options).length > 0 && { options }),
   };
 }
@@ -35,8 +34,22 @@ function toolOf({ function: tool }: NonNullable<ChatBody['tools']>[number]) {
   return { name, ...(description && { description }), ...(parameters && { parameters }), ...(strict && { strict }) };
 }
 
-function choiceOf(choice: NonNullable<ChatBody['tool_choice']>) {
-  return typeof choice === 'string' ? choice : { name: choice.function.name };
+/** Returns the tools and the choice. `allowed_tools` leaves out the other tools, because few APIs have it. */
+function toolsOf({ tools, tool_choice: choice }: ChatBody, invalid: Invalid): Pick<Question, 'tools' | 'toolChoice'> {
+  if (!tools?.length) return {};
+  const all = tools.map(toolOf);
+  if (!isSet(choice)) return { tools: all };
+  if (typeof choice === 'string') return { tools: all, toolChoice: choice };
+  if (choice.type === 'function') return { tools: all, toolChoice: { name: choice.function.name } };
+  const { mode, tools: allowed } = choice.allowed_tools;
+  const names = allowed.map((tool) => tool.function.name);
+  const known = new Set(all.map(({ name }) => name));
+  const missing = names.findIndex((name) => !known.has(name));
+  if (missing >= 0) {
+    const param = `tool_choice.allowed_tools.tools[${missing}]`;
+    throw invalid(`body.tool_choice.allowed_tools.tools.${missing} must name one of the tools.`, param);
+  }
+  return { tools: all.filter(({ name }) => names.includes(name)), toolChoice: mode };
 }
 
 function messagesOf(messages: readonly ChatMessage[], invalid: Invalid): Message[] {
@@ -44,20 +57,26 @@ function messagesOf(messages: readonly ChatMessage[], invalid: Invalid): Message
   const names = new Map<string, string>();
   return messages.map((message, i) => {
     const at = `body.messages.${i}`;
-    if (message.role === 'user') return { role: 'user', content: userContent(message, at, invalid) };
+    const name = message.name ? { name: message.name } : {};
+    if (message.role === 'user') return { role: 'user', content: userContent(message, at, invalid), ...name };
     const content = textOf(message, at, invalid);
     if (message.role === 'system' || message.role === 'developer') {
       const cacheControl = cacheControlOf(message);
-      return { role: 'system', content, ...(cacheControl && { cacheControl }) };
+      return { role: 'system', content, ...name, ...(cacheControl && { cacheControl }) };
     }
     if (message.role === 'tool') {
       const toolCallId = message.tool_call_id ?? '';
-      const name = names.get(toolCallId);
-      if (name === undefined) throw invalid(`${at}.tool_call_id must be the id of an earlier tool call.`);
-      return { role: 'tool', content, toolCallId, name };
+      const toolName = names.get(toolCallId);
+      if (toolName === undefined) throw invalid(`${at}.tool_call_id must be the id of an earlier tool call.`);
+      return { role: 'tool', content, toolCallId, name: toolName };
     }
     const calls = message.tool_calls ?? [];
-    if (calls.length === 0) return { role: 'assistant', content };
+    if (calls.length === 0) {
+      if (!isSet(message.content) && !isSet(message.refusal)) {
+        throw invalid(`${at}.content must be string or array, unless there are tool_calls or a refusal.`);
+      }
+      return { role: 'assistant', content, ...name };
+    }
     const toolCalls = calls.map(({ id, function: call }) => {
       names.set(id, call.name);
       return { id, name: call.name, arguments: call.arguments };
@@ -67,7 +86,7 @@ function messagesOf(messages: readonly ChatMessage[], invalid: Invalid): Message
       message.reasoning_details ?? [],
       calls.map((call) => call.extra_content),
     );
-    return { role: 'assistant', content, ...(reasoning && { reasoning }), toolCalls, ...(state && { state }) };
+    return { role: 'assistant', content, ...name, ...(reasoning && { reasoning }), toolCalls, ...(state && { state }) };
   });
 }
 
@@ -90,8 +109,10 @@ function userContent({ content }: ChatMessage, at: string, invalid: Invalid) {
   });
 }
 
-function textOf({ content }: ChatMessage, at: string, invalid: Invalid): string {
-  if (typeof content === 'string') return content;
+/** Returns the text of a message. A refusal is text, too, because most APIs have no field for it. */
+function textOf({ content, refusal }: ChatMessage, at: string, invalid: Invalid): string {
+  if (typeof content === 'string') return content || (refusal ?? '');
+  if (!content && refusal) return refusal;
   const texts = (content ?? []).map((part, i) => {
     if (part.type === 'text' || part.type === 'refusal') return part.text ?? part.refusal ?? '';
     throw invalid(`${at}.content.${i} must be text; only user messages may contain images and files.`);

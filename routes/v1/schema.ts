@@ -44,14 +44,18 @@ const ContentPart = Type.Object({
 
 const FunctionName = Type.String({ pattern: '^[A-Za-z0-9_.:-]{1,128}$' });
 
-const Content = Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })]);
-/** Some gateways put signatures into the ids of tool calls, so they may be long. */
-const ToolCallId = Type.String({ minLength: 1, maxLength: 8_192 });
+const Content = Type.Union([Type.String(), Type.Array(ContentPart, { minItems: 1, maxItems: 1_000 })]);
+/** Gateways put signatures into the ids of tool calls. No provider's answer has a longer id: see `tool-calls.ts`. */
+const ToolCallId = Type.String({ minLength: 1, maxLength: 65_536 });
 const AnyFields = Type.Record(Type.String(), Type.Unknown());
 
 const AnyMessage = Type.Object({
   role: Words('system', 'developer', 'user', 'assistant', 'tool'),
   content: OrNull(Content),
+  refusal: OrNull(Type.String({ description: 'Text with which the model has refused, in place of `content`' })),
+  name: OrNull(Type.String({ maxLength: 256, description: 'Name of the participant, for APIs that have one' })),
+  function_call: Type.Optional(Type.Null({ description: 'Not supported; use `tool_calls`' })),
+  audio: Type.Optional(Type.Null({ description: 'Not supported' })),
   tool_calls: OrNull(
     Type.Array(
       Type.Object({
@@ -79,7 +83,11 @@ const requireField = (role: string, field: string, schema: TSchema) => ({
 
 const Message = Type.Unsafe<Static<typeof AnyMessage>>({
   type: 'object',
-  allOf: [AnyMessage, requireField('user', 'content', Content), requireField('tool', 'tool_call_id', ToolCallId)],
+  allOf: [
+    AnyMessage,
+    requireField('tool', 'tool_call_id', ToolCallId),
+    ...['system', 'developer', 'user', 'tool'].map((role) => requireField(role, 'content', Content)),
+  ],
 });
 
 const Tool = Type.Object({
@@ -92,9 +100,21 @@ const Tool = Type.Object({
   }),
 });
 
+const NamedFunction = Type.Object({ name: FunctionName });
+
 const ToolChoice = Type.Union([
   Words('auto', 'none', 'required'),
-  Type.Object({ type: Words('function'), function: Type.Object({ name: FunctionName }) }),
+  Type.Object({ type: Words('function'), function: NamedFunction }),
+  Type.Object({
+    type: Words('allowed_tools'),
+    allowed_tools: Type.Object({
+      mode: Words('auto', 'required'),
+      tools: Type.Array(Type.Object({ type: Words('function'), function: NamedFunction }), {
+        minItems: 1,
+        maxItems: 1_000,
+      }),
+    }),
+  }),
 ]);
 
 const ResponseFormat = Type.Object({

@@ -3,7 +3,7 @@ import type { Terminal } from '../types.ts';
 
 /**
  * Encodes parts as fields of an entry in a Redis Stream, and decodes them. Text is stored as it is. Tool
- * calls, and text that would not survive UTF-8 (half a surrogate pair), are stored as JSON.
+ * calls, refusals, and text that would not survive UTF-8 (half a surrogate pair), are stored as JSON.
  */
 
 /** Returns the id of an entry: the epoch of its producer, and the position at its end. */
@@ -25,7 +25,7 @@ const LENGTH = 'n';
 /** Returns the fields of an entry, as pairs of name and value. */
 export function encodeParts(parts: readonly ContentPart[]): string[] {
   return parts.flatMap((part) => {
-    if (part.type === 'tool_call' || !part.text.isWellFormed()) return [PART, JSON.stringify(part)];
+    if (part.type === 'tool_call' || part.isRefusal || !part.text.isWellFormed()) return [PART, JSON.stringify(part)];
     return [part.type === 'text' ? TEXT : REASONING, part.text];
   });
 }
