@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
@@ -194,6 +195,18 @@ t.test('nothing that runs after the start takes a file descriptor synchronously'
 
 t.test('no file with logic is longer than 250 lines', async (t) => {
   t.same(longFiles(sources), []);
+});
+
+t.test('every test file runs once', async (t) => {
+  const listed = execFileSync('node_modules/.bin/tap', ['list'], { encoding: 'utf8' }).split('\n').filter(Boolean);
+  const run = listed.flatMap((file) => {
+    if (!file.includes('/groups/')) return [file];
+    return [...readFileSync(file, 'utf8').matchAll(/import '..\/(.*)';/g)].map(([, name]) => `build/test/${name}`);
+  });
+  const files = readdirSync('test', { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.ts') && !file.includes('node_modules'))
+    .map((file) => `build/test/${file.replace('.ts', '.js')}`);
+  t.same(run.sort(), files.sort());
 });
 
 t.test('each rule finds a violation', async (t) => {

@@ -3,11 +3,11 @@ import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { BodyClaim } from '../limits/memory-budget.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { LogReader, PlacedPart, Slice, Terminal } from './types.ts';
+import type { AppendSlice, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
 
 /** The streams as the rest of the service sees them. Routes may import these types. */
 
-export type { ContentPart, LogReader, PlacedPart, ProviderState, Slice, Terminal };
+export type { AppendSlice, ContentPart, LogReader, PlacedAppend, PlacedPart, ProviderState, Slice, Terminal };
 
 export interface Question extends Prompt {
   /** Public name of the model; the default model if absent. */
@@ -43,6 +43,12 @@ export interface Stream {
    * @throws 429 or 503 with `retryAfterMs` if too many readers are connected
    */
   read(position: number): Promise<LogReader | undefined>;
+  /**
+   * Attaches a reader that starts behind the first `after` appends; undefined if there are fewer. It gets each append by
+   * itself, at most 4,097 units long, with its index. Appends are the same on every replica and in every replay.
+   * @throws as `read` does
+   */
+  readAppends(after: number): Promise<LogReader<AppendSlice> | undefined>;
   /** Asks the producer to end the generation. May resolve before it has ended. Idempotent. */
   stop(): Promise<void>;
 }

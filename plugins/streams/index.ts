@@ -117,7 +117,8 @@ export default fp<StreamsOptions>(
         return log.resumable;
       },
       stop: () => mapStoreErrors(log.stop()),
-      read: (position) => mapStoreErrors(attachReader(log, position, identity)),
+      read: (position) => mapStoreErrors(attachReader(log, identity, () => log.read(position))),
+      readAppends: (after) => mapStoreErrors(attachReader(log, identity, () => log.readAppends(after))),
     });
 
     const streams: Streams = {

@@ -3,7 +3,7 @@ import type { Identity } from '../auth/identity.ts';
 import type { Limits } from '../limits/index.ts';
 import type { Metrics } from '../metrics/index.ts';
 import { REVOKED } from './terminals.ts';
-import { type LogReader, PositionUnknown, type ReadableLog } from './types.ts';
+import { type EndableReader, type LogReader, PositionUnknown, type ReadableLog, type Slice } from './types.ts';
 
 export interface ReadersOptions {
   readonly limits: Pick<Limits, 'claimReader'>;
@@ -20,7 +20,11 @@ const RETRY_MS = 2_000;
  * Attaches readers to logs, and bounds their number: for each stream, and by the limits of the caller. A reader ends with
  * the credential of its caller. Returns undefined for a position that does not exist.
  */
-export type AttachReader = (log: ReadableLog, position: number, identity: Identity) => Promise<LogReader | undefined>;
+export type AttachReader = <S extends Slice>(
+  { info }: ReadableLog,
+  identity: Identity,
+  attach: () => Promise<EndableReader<S>>,
+) => Promise<LogReader<S> | undefined>;
 
 export function createReaders({ limits, metrics, apiError, maxPerStream }: ReadersOptions): AttachReader {
   const byStream = new Map<string, number>();
@@ -48,10 +52,10 @@ export function createReaders({ limits, metrics, apiError, maxPerStream }: Reade
     };
   }
 
-  return async (log, position, identity) => {
-    const release = admit(log.info.id, identity);
+  return async ({ info }, identity, attach) => {
+    const release = admit(info.id, identity);
     try {
-      const reader = await log.read(position);
+      const reader = await attach();
       const removeListener = identity.credential?.onRevoked(() => reader.end(REVOKED));
       return {
         next: () => reader.next(),

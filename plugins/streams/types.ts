@@ -49,16 +49,27 @@ export interface Slice {
   readonly answer?: string;
 }
 
+/** One append of the log's producer. */
+export interface PlacedAppend extends PlacedPart {
+  /** Number of appends before this one in the log: the same on every replica and in every replay. */
+  readonly index: number;
+}
+
+/** New appends for a reader, none merged and none cut. */
+export interface AppendSlice extends Slice {
+  readonly parts: readonly PlacedAppend[];
+}
+
 /** A reader of a log, with its own position. */
-export interface LogReader {
+export interface LogReader<S extends Slice = Slice> {
   /** Waits for the next slice. A slice with a terminal is the last. One call at a time. */
-  next(): Promise<Slice>;
+  next(): Promise<S>;
   /** Detaches. Idempotent; a pending `next` never settles. */
   close(): void;
 }
 
 /** A reader that can end before its log. */
-export interface EndableReader extends LogReader {
+export interface EndableReader<S extends Slice = Slice> extends LogReader<S> {
   /** Ends this reader alone: its next slice has no parts and this terminal. */
   end(terminal: Terminal): void;
 }
@@ -104,6 +115,12 @@ export interface ReadableLog {
    * @throws PositionUnknown for a position after the end of the log
    */
   read(position: number): Promise<EndableReader>;
+  /**
+   * Attaches a reader that starts behind the first `after` appends, and gets each append by itself. An append of more than
+   * `MAX_APPEND_UNITS` counts as several; one without content counts as none.
+   * @throws PositionUnknown if the log has fewer appends
+   */
+  readAppends(after: number): Promise<EndableReader<AppendSlice>>;
   /** Asks the producer, on any replica, to end now. Without effect on a log that has ended. */
   stop(): Promise<void>;
 }

@@ -24,6 +24,51 @@ export function canMerge(part: ContentPart, next: ContentPart): boolean {
   return part.index === next.index && headSize(next) === 0;
 }
 
+/**
+ * Most units of one append, plus one to keep a surrogate pair whole. A larger part counts as several appends, so that a
+ * reader of whole appends needs no more memory than others. All replicas must agree on this number.
+ */
+export const MAX_APPEND_UNITS = 4_096;
+
+/** Adjacent appends, merged into one part. */
+export interface MergedPart {
+  readonly part: ContentPart;
+  /** Units of each append, which add up to the units of the part. Absent if the part is one append. */
+  readonly sizes?: readonly number[] | undefined;
+}
+
+/** Returns the sizes of the appends that a part counts as; undefined if it is one. */
+export function appendSizes(part: ContentPart): readonly number[] | undefined {
+  const size = partSize(part);
+  if (size <= MAX_APPEND_UNITS) return undefined;
+  const sizes: number[] = [];
+  for (let from = 0; from < size; from += sizes.at(-1) as number) {
+    sizes.push(partSize(cutPart(part, from, MAX_APPEND_UNITS) as ContentPart));
+  }
+  // A surrogate pair at the end of one append makes it a unit longer.
+  return sizes.length > 1 ? sizes : undefined;
+}
+
+/** Returns the appends that were merged into a part. */
+export function splitAppends({ part, sizes }: MergedPart): readonly ContentPart[] {
+  if (sizes === undefined) return [part];
+  let end = 0;
+  return sizes.map((size) => {
+    end += size;
+    return unitsOf(part, end - size, end);
+  });
+}
+
+/** Returns the sizes of the appends behind the first `units` units of a part. */
+export function sizesAfter(sizes: readonly number[] | undefined, units: number): readonly number[] | undefined {
+  if (sizes === undefined || units === 0) return sizes;
+  let end = 0;
+  return sizes.flatMap((size) => {
+    end += size;
+    return end > units ? [Math.min(size, end - units)] : [];
+  });
+}
+
 /** Appends a part to a list, or merges it into the last part. */
 export function appendMerged(parts: ContentPart[], part: ContentPart): void {
   const last = parts.at(-1);
@@ -54,14 +99,18 @@ function withText({ type, isRefusal }: TextPart, text: string): TextPart {
 export function cutPart(part: ContentPart, from: number, maxUnits: number): ContentPart | undefined {
   const size = partSize(part);
   if (from >= size) return undefined;
-  if (from === 0 && size <= maxUnits) return part;
-  const head = headSize(part);
+  const end = from + maxUnits;
   const content = contentOf(part);
-  const start = Math.max(0, from - head);
-  let end = Math.min(content.length, from + maxUnits - head);
-  if (end < content.length && (content.charCodeAt(end) & 0xfc00) === 0xdc00) end += 1;
-  const rest = content.slice(start, end);
-  return from === 0 ? withContent(part, rest) : withoutHead(part, rest);
+  const next = content.charCodeAt(end - headSize(part));
+  return unitsOf(part, from, (next & 0xfc00) === 0xdc00 ? end + 1 : end);
+}
+
+/** Returns the units of `part` from `from` to `end`, even if a surrogate pair is cut there. */
+export function unitsOf(part: ContentPart, from: number, end: number): ContentPart {
+  if (from === 0 && end >= partSize(part)) return part;
+  const head = headSize(part);
+  const content = contentOf(part).slice(Math.max(0, from - head), end - head);
+  return from === 0 ? withContent(part, content) : withoutHead(part, content);
 }
 
 function headSize(part: ContentPart): number {

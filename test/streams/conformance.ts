@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Test } from 'tap';
 import type { LogReader, Slice, StreamInfo, StreamStore, Terminal, WritableLog } from '../../plugins/streams/types.ts';
 import { KeyConflict, PositionUnknown, StoreFull } from '../../plugins/streams/types.ts';
+import type { MergedPart } from '../../plugins/streams/units.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { until } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
@@ -34,6 +35,9 @@ export const text = (content: string): ContentPart => ({ type: 'text', text: con
 const reasoning = (content: string): ContentPart => ({ type: 'reasoning', text: content });
 const toolArguments = (args: string, index = 0): ContentPart => ({ type: 'tool_call', index, arguments: args });
 const toolCallHead = (name: string): ContentPart => ({ type: 'tool_call', index: 0, id: 'i', name, arguments: '' });
+
+/** Returns parts that are one append each. */
+export const merged = (...parts: ContentPart[]): MergedPart[] => parts.map((part) => ({ part }));
 
 export const newId = () => randomBytes(16).toString('base64url');
 
@@ -115,6 +119,26 @@ export function storeConformance(
       t.equal(units(rest.parts), all.slice(from), `from ${from}`);
       t.same(rest.terminal, END);
     }
+  });
+
+  t.test('a reader of whole appends gets each by itself, from every append on', async (t) => {
+    const { store, create } = await setUp(t, { flushMs: 10 });
+    const log = await create();
+    const parts = [text('a'), text('bc'), toolCallHead('add'), toolArguments('{'), toolArguments('}'), text('d')];
+    for (const part of [text(''), ...parts]) void log.append(part);
+    const placed = [1, 3, 4, 5, 6, 7].map((position, index) => ({ part: parts[index], position, index }));
+    for (let after = 0; after <= parts.length; after++) {
+      const reader = await log.readAppends(after);
+      if (after < parts.length) t.same(await reader.next(), { parts: placed.slice(after) }, `from ${after}`);
+      reader.close();
+    }
+    await t.rejects(log.readAppends(parts.length + 1), PositionUnknown);
+    log.end(END);
+    const found = await store.open(log.info.id);
+    const whole = await (await found?.readAppends(0))?.next();
+    t.same(whole, { parts: placed, terminal: END, answer: 'abcd' });
+    t.same(await (await log.readAppends(parts.length)).next(), { parts: [], terminal: END, answer: 'abcd' });
+    await t.rejects(log.readAppends(parts.length + 1), PositionUnknown);
   });
 
   t.test('an error keeps all its fields', async (t) => {

@@ -20,6 +20,7 @@ const TTL_MS = 1_000;
 /** Bytes that the store counts for a log in addition to its content, and for each unit of it. */
 const LOG_BYTES = 2_048;
 const UNIT_BYTES = 2;
+const BOUNDARY_BYTES = 8;
 
 function setUp(t: Test, options: Partial<MemoryStoreOptions> = {}) {
   const clock = manualClock();
@@ -216,20 +217,29 @@ t.test('drained() counts units that no reader sees yet', async (t) => {
 
 t.test('the store counts the content of each log, and refuses a log that does not fit', async (t) => {
   const logs = 3;
-  const { add } = setUp(t, { maxTotalBytes: logs * LOG_BYTES + 10 * UNIT_BYTES });
+  const maxTotalBytes = logs * LOG_BYTES + 10 * UNIT_BYTES + 2 * BOUNDARY_BYTES;
+  const { add } = setUp(t, { maxTotalBytes });
   const added = Array.from({ length: logs - 1 }, () => add());
-  void added[0]?.append(text('x'.repeat(10)));
+  void added[0]?.append(text('x'.repeat(5)));
+  void added[0]?.append(text('x'.repeat(5)));
   add();
   t.pass('the last log fits exactly');
   t.throws(() => add(), StoreFull, 'another does not');
-  const { add: addSmaller } = setUp(t, { maxTotalBytes: logs * LOG_BYTES + 10 * UNIT_BYTES });
-  const smaller = Array.from({ length: logs - 1 }, () => addSmaller());
-  void smaller[0]?.append(text('x'.repeat(11)));
-  t.throws(() => addSmaller(), StoreFull, 'a log does not fit by one unit');
+  for (const [sizes, what] of [
+    [[5, 6], 'one unit'],
+    [[5, 4, 1], 'one boundary'],
+  ] as const) {
+    const { add: addSmaller } = setUp(t, { maxTotalBytes });
+    const smaller = Array.from({ length: logs - 1 }, () => addSmaller());
+    for (const size of sizes) void smaller[0]?.append(text('x'.repeat(size)));
+    t.throws(() => addSmaller(), StoreFull, `a log does not fit by ${what}`);
+  }
 });
 
 t.test('memory is free again after an eviction, an expiry and a removal', async (t) => {
-  const { clock, store, add, evicted } = setUp(t, { maxTotalBytes: 2 * (LOG_BYTES + 500 * UNIT_BYTES) });
+  const { clock, store, add, evicted } = setUp(t, {
+    maxTotalBytes: 2 * (LOG_BYTES + 500 * UNIT_BYTES + BOUNDARY_BYTES),
+  });
   const fill = () => {
     const log = add();
     void log.append(text('x'.repeat(500)));

@@ -37,30 +37,39 @@ function store() {
 }
 
 for (const [name, token] of Object.entries(tokens)) {
-  t.test(`${name}: a stored answer takes at most twice its UTF-8 bytes plus 4 KiB`, async (t) => {
-    const logs = store();
-    const fill = async () => {
-      const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
-      // Decoded from bytes, as tokens from a socket are. Otherwise all of them would share one string.
+  t.test(
+    `${name}: a stored answer takes at most twice its UTF-8 bytes, 4 bytes for each append, and 4 KiB`,
+    async (t) => {
+      const logs = store();
+      const fill = async () => {
+        const { log } = await logs.create({ id: newId(), model: 'm', graceMs: 0, owner: 'o' });
+        // Decoded from bytes, as tokens from a socket are. Otherwise all of them would share one string.
+        for (let i = 0; i < TOKENS; i++) {
+          const part = token(i);
+          if (part === undefined) break;
+          const content = Buffer.from(contentOf(part)).toString();
+          void log.append(part.type === 'tool_call' ? { ...part, arguments: content } : { ...part, text: content });
+        }
+        log.end({ type: 'end', finishReason: 'stop' });
+      };
+      await fill();
+      const before = heapBytes();
+      for (let i = 0; i < ANSWERS; i++) await fill();
+      const bytesPerAnswer = (heapBytes() - before) / ANSWERS;
+      let bytes = 0;
+      let appends = 0;
       for (let i = 0; i < TOKENS; i++) {
         const part = token(i);
-        if (part === undefined) break;
-        const content = Buffer.from(contentOf(part)).toString();
-        void log.append(part.type === 'tool_call' ? { ...part, arguments: content } : { ...part, text: content });
+        bytes += Buffer.byteLength(contentOf(part));
+        if (part !== undefined) appends += 1;
       }
-      log.end({ type: 'end', finishReason: 'stop' });
-    };
-    await fill();
-    const before = heapBytes();
-    for (let i = 0; i < ANSWERS; i++) await fill();
-    const bytesPerAnswer = (heapBytes() - before) / ANSWERS;
-    let bytes = 0;
-    for (let i = 0; i < TOKENS; i++) bytes += Buffer.byteLength(contentOf(token(i)));
-    t.comment(`${Math.round(bytesPerAnswer)} bytes for ${bytes} bytes of UTF-8`);
-    t.ok(bytesPerAnswer <= 2 * bytes + 4_096, `${Math.round(bytesPerAnswer)} ≤ ${2 * bytes + 4_096}`);
-    t.ok(bytesPerAnswer >= bytes / 2, 'the measurement includes the answers');
-    await logs.close();
-  });
+      const most = 2 * bytes + 4 * appends + 4_096;
+      t.comment(`${Math.round(bytesPerAnswer)} bytes for ${bytes} bytes of UTF-8`);
+      t.ok(bytesPerAnswer <= most, `${Math.round(bytesPerAnswer)} ≤ ${most}`);
+      t.ok(bytesPerAnswer >= bytes / 2, 'the measurement includes the answers');
+      await logs.close();
+    },
+  );
 }
 
 t.test('a waiting reader takes less than 2 KiB', async (t) => {

@@ -2,7 +2,7 @@ import t, { type Test } from 'tap';
 import type { RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
 import { KeyConflict, StoreFull, type Terminal, type WritableLog } from '../../plugins/streams/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { createLog, newId, text } from './conformance.ts';
+import { createLog, merged, newId, text } from './conformance.ts';
 import { createReplicas, follow, type TestReplica, turns } from './replica-pair.ts';
 
 /** Tests what a producer writes to Redis, and what its readers get while Redis does not accept it. */
@@ -37,7 +37,7 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     const stored = async () => {
       let content = '';
       for (const { parts, position, terminal } of await entries()) {
-        for (const part of parts) content += part.type === 'text' ? part.text : '';
+        for (const { part } of parts) content += part.type === 'text' ? part.text : '';
         if (content.length !== position) throw new Error(`${content.length} units up to position ${position}`);
         if (terminal) content += '.';
       }
@@ -447,7 +447,7 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     await replicas.settle();
     t.equal(takenOver, 1);
     t.equal(reader.text, 'one ', 'a rejected part is not shown');
-    await b.commands.append(id, takeover?.epoch as number, 8, [text('two ')]);
+    await b.commands.append(id, takeover?.epoch as number, 8, merged(text('two ')));
     await replicas.advance(2_000);
     t.equal(reader.text, 'one two ');
     void log.append(text('ignored'));

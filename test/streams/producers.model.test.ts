@@ -60,7 +60,7 @@ class Append implements Command {
     const state = model.replicas[this.#replica] as Model['replicas'][number];
     const position = state.text.length + this.#text.length;
     const append = (commands[this.#replica] as StreamCommands).append(id, state.epoch as number, position, [
-      { type: 'text', text: this.#text },
+      { part: { type: 'text', text: this.#text } },
     ]);
     const written = await outcomeOf(append);
     const expected = expectedOutcome(model, this.#replica, state.epoch);
@@ -127,7 +127,7 @@ class Restore implements Command {
     if (model.log === undefined) {
       same(position, 0, 'position of an empty log');
       if (state.text)
-        await own.append(id, state.epoch as number, state.text.length, [{ type: 'text', text: state.text }]);
+        await own.append(id, state.epoch as number, state.text.length, [{ part: { type: 'text', text: state.text } }]);
       model.log = { producer: this.#replica, epoch: state.epoch as number, text: state.text, ended: false };
       return;
     }
@@ -173,7 +173,9 @@ class Read implements Command {
   check = () => true;
   async run({ log }: Model, { id, commands }: Real): Promise<void> {
     const entries = await (commands[this.#replica] as StreamCommands).entriesAfter(id, '0-0', 1_000);
-    const text = entries.flatMap(({ parts }) => parts.map((part) => (part.type === 'text' ? part.text : ''))).join('');
+    const text = entries
+      .flatMap(({ parts }) => parts.map(({ part }) => (part.type === 'text' ? part.text : '')))
+      .join('');
     same(text, log?.text ?? '', 'text in Redis');
     same(entries.filter(({ terminal }) => terminal).length, log?.ended ? 1 : 0, 'terminals in Redis');
   }

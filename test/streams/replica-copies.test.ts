@@ -4,7 +4,7 @@ import type { RedisStoreOptions } from '../../plugins/streams/redis/store.ts';
 import { PositionUnknown, StoreFull, type Terminal, type WritableLog } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { createLog, newId, text } from './conformance.ts';
+import { createLog, merged, newId, text } from './conformance.ts';
 import { createReplicas, follow } from './replica-pair.ts';
 
 /** Copies of a log on other replicas: what they read from Redis, and what becomes of them when the producer dies. */
@@ -41,7 +41,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
     const write = async (units: number[], epoch = 1) => {
       const appends = units.map((count) => {
         position += count;
-        return a.commands.append(id, epoch, position, [text(String(position).padStart(count, '.'))]);
+        return a.commands.append(id, epoch, position, merged(text(String(position).padStart(count, '.'))));
       });
       await Promise.all(appends);
     };
@@ -165,7 +165,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
     const { replicas, a, id, write, open } = await setUpInRedis(t);
     await write([4, 4]);
     const parts: ContentPart[] = [text('34'), { type: 'reasoning', text: '56' }, text('789')];
-    await a.commands.append(id, 2, 10, parts); // From 3 to 10.
+    await a.commands.append(id, 2, 10, merged(...parts)); // From 3 to 10.
     const reader = await open();
     await replicas.settle();
     t.equal(reader.text, '...4...889');

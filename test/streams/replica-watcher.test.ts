@@ -73,7 +73,7 @@ function setUp({ isProducerAlive = true as boolean | (() => boolean), highWaterM
   /** Adds an entry to the log in Redis. */
   const append = (terminal?: LogEntry['terminal'], units = ENTRY_UNITS) => {
     const position = (entries.at(-1)?.position ?? 0) + (terminal ? 0 : units);
-    const parts = terminal ? [] : [{ type: 'text' as const, text: 'x'.repeat(units) }];
+    const parts = terminal ? [] : [{ part: { type: 'text' as const, text: 'x'.repeat(units) } }];
     entries.push({ id: `1-${entries.length + 1}`, position, parts, terminal });
   };
   return {

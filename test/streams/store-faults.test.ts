@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
-import type { EndableReader, ReadableLog, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
+import type { EndableReader, ReadableLog, Slice, StreamStore, WritableLog } from '../../plugins/streams/types.ts';
 import { bellaAt, serve, until } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { deltaText, open, readAll } from '../sse-client.ts';
@@ -32,7 +32,7 @@ function slowStore(faults: StoreFaults = { unavailable: false, failReads: false 
     if (faults.unavailable) throw new Error('the store is unavailable');
     return call();
   };
-  const slowReader = (reader: EndableReader): EndableReader => ({
+  const slowReader = <S extends Slice>(reader: EndableReader<S>): EndableReader<S> => ({
     async next() {
       const slice = await reader.next();
       await sleep(1);
@@ -48,6 +48,7 @@ function slowStore(faults: StoreFaults = { unavailable: false, failReads: false 
       return log.resumable;
     },
     read: async (from) => slowReader(await delayed(() => log.read(from))),
+    readAppends: async (after) => slowReader(await delayed(() => log.readAppends(after))),
     stop: () => delayed(() => log.stop()),
   });
   const slowWritable = (log: WritableLog): WritableLog => ({

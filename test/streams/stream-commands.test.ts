@@ -4,7 +4,7 @@ import { END_POSITION } from '../../plugins/streams/redis/entries.ts';
 import type { StreamInfo, Terminal } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { newId, text } from './conformance.ts';
+import { merged, newId, text } from './conformance.ts';
 import { createReplicas, type TestReplica } from './replica-pair.ts';
 
 /** The commands and scripts in a real Redis: what they return, and what they leave there. */
@@ -165,7 +165,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
         const { id } = keys.info;
         await commands.create(keys, 'the prompt');
         await commands.create(keysOf(info, idempotent), 'the prompt');
-        await commands.append(id, 1, 3, [text('one')]);
+        await commands.append(id, 1, 3, merged(text('one')));
         await commands.restore(keys, 1);
         await commands.requestStop(id);
         await commands.release(id, 1);
@@ -212,7 +212,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const keys = keysOf();
     const { id } = keys.info;
     await commands.create(keys, 'the prompt');
-    await commands.append(id, 1, 3, [text('one')]);
+    await commands.append(id, 1, 3, merged(text('one')));
     t.equal(await commands.end(keys, 1, 3, END), true);
     t.same(await expiries(), { meta: TTL_MS, log: TTL_MS, key: TTL_MS });
     t.same(await meta(id), { info: JSON.stringify(keys.info), producer: a.id, epoch: '1', ended: '1' });
@@ -220,7 +220,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const entries = await commands.entriesAfter(id, '0-0', 10);
     t.same(entries.at(-1)?.terminal, END);
     t.equal(entries.at(-1)?.position, 3, 'the length of the log, not the position in its id');
-    await t.rejects(commands.append(id, 1, 4, [text('x')]), 'nothing of this producer can follow');
+    await t.rejects(commands.append(id, 1, 4, merged(text('x'))), 'nothing of this producer can follow');
   });
 
   t.test('end: a newer stream of the conversation stays', async (t) => {
@@ -235,7 +235,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
 
   t.test('end and append: a log that is missing is not created', async (t) => {
     const keys = keysOf();
-    t.equal(await commands.append(keys.info.id, 1, 3, [text('one')]), false);
+    t.equal(await commands.append(keys.info.id, 1, 3, merged(text('one'))), false);
     t.equal(await commands.end(keys, 1, 3, END), false);
     t.same(await expiries(), {});
   });
@@ -250,10 +250,10 @@ t.test('commands', { skip: noRedis }, async (t) => {
       { type: 'reasoning', text: '\ude80 the other half' },
       { type: 'tool_call', index: 1, id: 'i', name: 'n', arguments: '{' },
     ];
-    await commands.append(info.id, 1, 100, parts);
+    await commands.append(info.id, 1, 100, merged(...parts));
     const entries = await commands.entriesAfter(info.id, '0-0', 10);
     t.same(entries[0], { id: '1-0', position: 0, parts: [], terminal: undefined }, 'the entry of the producer');
-    t.same(entries[1], { id: '1-100', position: 100, parts, terminal: undefined });
+    t.same(entries[1], { id: '1-100', position: 100, parts: merged(...parts), terminal: undefined });
     t.same(await commands.entriesAfter(info.id, '1-0', 10), entries.slice(1), 'after an entry');
     t.same(await commands.entriesAfter(info.id, '0-0', 1), entries.slice(0, 1), 'at most a number of entries');
   });
@@ -261,17 +261,19 @@ t.test('commands', { skip: noRedis }, async (t) => {
   t.test('append: entries at or before the last position are rejected as stale', async (t) => {
     const { info } = keysOf();
     await commands.create({ info });
-    await commands.append(info.id, 2, 3, [text('one')]);
+    await commands.append(info.id, 2, 3, merged(text('one')));
     for (const [epoch, position] of [
       [1, 100],
       [2, 3],
       [2, 2],
     ] as const) {
-      const error = await commands.append(info.id, epoch, position, [text('x')]).catch((reason: unknown) => reason);
+      const error = await commands
+        .append(info.id, epoch, position, merged(text('x')))
+        .catch((reason: unknown) => reason);
       t.equal(isStaleProducerError(error), true, `${epoch}-${position}`);
     }
     await redis.set(key('log', 'wrong'), 'type');
-    const error = await commands.append('wrong', 1, 1, [text('x')]).catch((reason: unknown) => reason);
+    const error = await commands.append('wrong', 1, 1, merged(text('x'))).catch((reason: unknown) => reason);
     t.ok(error instanceof Error);
     t.equal(isStaleProducerError(error), false, 'other errors are no sign of a newer producer');
     t.equal(isStaleProducerError(new Error('equal or smaller')), false, 'Redis must have sent it');
@@ -282,7 +284,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const { id } = keys.info;
     await commands.create(keys, 'the prompt');
     t.equal(await commands.restore(keys, 1), 0);
-    await commands.append(id, 1, 300, [text('x'.repeat(300))]);
+    await commands.append(id, 1, 300, merged(text('x'.repeat(300))));
     t.equal(await commands.restore(keys, 1), 300);
     t.equal((await meta(id)).question, 'the prompt', 'nothing is changed');
     await commands.end(keys, 1, 300, END);
@@ -309,7 +311,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
       const keys = keysOf();
       const { id } = keys.info;
       await commands.create(keys, 'the prompt');
-      await commands.append(id, 3, 3, [text('one')]);
+      await commands.append(id, 3, 3, merged(text('one')));
       await redis.hset(key('meta', id), 'epoch', 3, 'stop', 1);
       await lose(id);
       t.equal(await commands.restore(keys, 3), 0);
@@ -319,7 +321,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
         (await commands.entriesAfter(id, '0-0', 10)).map((entry) => entry.id),
         ['3-0'],
       );
-      t.equal(await commands.append(id, 3, 3, [text('one')]), true, 'the producer can write all of it');
+      t.equal(await commands.append(id, 3, 3, merged(text('one'))), true, 'the producer can write all of it');
       t.same(await commands.byKey(keys.idempotency as { key: string; fingerprint: string }), { id, fingerprint: 'f' });
     });
   }
@@ -340,7 +342,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const keys = keysOf();
     const { id } = keys.info;
     await commands.create(keys, 'the prompt');
-    await commands.append(id, 1, 300, [text('x'.repeat(300))]);
+    await commands.append(id, 1, 300, merged(text('x'.repeat(300))));
     t.equal(await commands.isAlive(a.id), true);
     t.equal(await b.commands.takeOver(id, producer(a)), undefined, 'the producer is alive');
     await redis.del(key('replica', a.id));
@@ -374,8 +376,8 @@ t.test('commands', { skip: noRedis }, async (t) => {
         ['2-300', 300],
       ],
     );
-    await t.rejects(commands.append(id, 1, 301, [text('x')]), 'the old producer can write nothing');
-    t.equal(await b.commands.append(id, 2, 301, [text('x')]), true);
+    await t.rejects(commands.append(id, 1, 301, merged(text('x'))), 'the old producer can write nothing');
+    t.equal(await b.commands.append(id, 2, 301, merged(text('x'))), true);
     t.same(await expiries(), { meta: ACTIVE_TTL_MS, log: ACTIVE_TTL_MS, key: ACTIVE_TTL_MS, chat: ACTIVE_TTL_MS });
   });
 

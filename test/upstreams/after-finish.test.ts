@@ -67,52 +67,60 @@ const ENDINGS: Readonly<Record<string, (socket: Socket, dialect: Dialect) => voi
 const routes = (names: readonly string[]) =>
   `models:\n${names.map((name) => `  - { name: route-${name}, onMidStreamFailure: continue, targets: [{ provider: ${name}, model: m }, { provider: ${name}, model: n }] }\n`).join('')}`;
 
-t.jobs = 4;
-for (const [provider, dialect] of Object.entries(DIALECTS)) {
-  const answerWith = (ending: (socket: Socket, dialect: Dialect) => void) => (socket: Socket) => {
-    socket.setNoDelay(true).write(OPEN.replace('TYPE', dialect.contentType));
-    socket.write(chunked(dialect.answer), () => ending(socket, dialect));
-  };
-  t.test(`${provider}: after the finish reason`, async (t) => {
-    t.jobs = 16;
-    const endings = Object.entries(ENDINGS);
-    const late: (typeof ENDINGS)[string] = (socket) => socket.write(chunked(dialect.error));
-    const upstreams = [...endings.map(([, ending]) => ending), late].map((ending) => ({
-      provider,
-      socket: answerWith(ending),
-    }));
-    const names = upstreams.map((_, i) => (i === 0 ? 'p' : `p${i}`));
-    const served = await playTogether(t, upstreams, routes(names));
-    for (const [i, [ending]] of endings.entries()) {
-      t.test(`${ending} is the end of a complete answer`, async (t) => {
-        const { url, calls, name } = served[i] as Playing;
+t.test('after the finish reason', async (t) => {
+  t.jobs = 4;
+  for (const [provider, dialect] of Object.entries(DIALECTS)) {
+    const answerWith = (ending: (socket: Socket, dialect: Dialect) => void) => (socket: Socket) => {
+      socket.setNoDelay(true).write(OPEN.replace('TYPE', dialect.contentType));
+      socket.write(chunked(dialect.answer), () => ending(socket, dialect));
+    };
+    t.test(provider, async (t) => {
+      t.jobs = 16;
+      const endings = Object.entries(ENDINGS);
+      const late: (typeof ENDINGS)[string] = (socket) => socket.write(chunked(dialect.error));
+      const upstreams = [...endings.map(([, ending]) => ending), late].map((ending) => ({
+        provider,
+        socket: answerWith(ending),
+      }));
+      const names = upstreams.map((_, i) => (i === 0 ? 'p' : `p${i}`));
+      const served = await playTogether(t, upstreams, routes(names));
+      for (const [i, [ending]] of endings.entries()) {
+        t.test(`${ending} is the end of a complete answer`, async (t) => {
+          const { url, calls, name } = served[i] as Playing;
+          const model = `${name}/m`;
+          const complete = { text: 'whole', finish: 'stop', error: undefined };
+          const apis = ['GET /ask/stream', '/v1, streamed', '/v1, whole', 'onMidStreamFailure: continue'];
+          const outcomes = await Promise.all([
+            ask(url, model),
+            completionStream(url, model),
+            completion(url, model),
+            ask(url, `route-${name}`),
+          ]);
+          for (const [n, api] of apis.entries()) t.match(outcomes[n], complete, api);
+          t.equal(calls(), outcomes.length, 'each question is asked once');
+        });
+      }
+      t.test('an error object is an error', async (t) => {
+        const { url, name } = served.at(-1) as Playing;
         const model = `${name}/m`;
-        const complete = { text: 'whole', finish: 'stop', error: undefined };
-        const apis = ['GET /ask/stream', '/v1, streamed', '/v1, whole', 'onMidStreamFailure: continue'];
-        const outcomes = await Promise.all([
-          ask(url, model),
-          completionStream(url, model),
-          completion(url, model),
-          ask(url, `route-${name}`),
-        ]);
-        for (const [n, api] of apis.entries()) t.match(outcomes[n], complete, api);
-        t.equal(calls(), outcomes.length, 'each question is asked once');
+        t.match(
+          await ask(url, model),
+          { text: 'whole', finish: undefined, error: 'upstream_error' },
+          'GET /ask/stream',
+        );
+        t.match(await completionStream(url, model), { error: 'upstream_error', finish: undefined }, '/v1, streamed');
+        t.match(await completion(url, model), { error: 'upstream_error' }, '/v1, whole');
       });
-    }
-    t.test('an error object is an error', async (t) => {
-      const { url, name } = served.at(-1) as Playing;
-      const model = `${name}/m`;
-      t.match(await ask(url, model), { text: 'whole', finish: undefined, error: 'upstream_error' }, 'GET /ask/stream');
-      t.match(await completionStream(url, model), { error: 'upstream_error', finish: undefined }, '/v1, streamed');
-      t.match(await completion(url, model), { error: 'upstream_error' }, '/v1, whole');
     });
-  });
-}
+  }
 
-t.test('the time limits of a model do not end an answer that has its finish reason', async (t) => {
-  const models = 'models: [{ name: short, idleMs: 100, totalMs: 700, targets: [{ provider: p, model: m }] }]\n';
-  const reply = (response: ServerResponse) =>
-    void response.writeHead(200, { 'content-type': 'text/event-stream' }).write(DIALECTS['openai-compatible']?.answer);
-  const { url } = await play(t, { reply }, models);
-  t.match(await ask(url, 'short'), { text: 'whole', finish: 'stop', error: undefined });
+  t.test('the time limits of a model do not end an answer that has its finish reason', async (t) => {
+    const models = 'models: [{ name: short, idleMs: 100, totalMs: 700, targets: [{ provider: p, model: m }] }]\n';
+    const reply = (response: ServerResponse) =>
+      void response
+        .writeHead(200, { 'content-type': 'text/event-stream' })
+        .write(DIALECTS['openai-compatible']?.answer);
+    const { url } = await play(t, { reply }, models);
+    t.match(await ask(url, 'short'), { text: 'whole', finish: 'stop', error: undefined });
+  });
 });

@@ -2,6 +2,8 @@ import type { ContentPart } from '../../../providers/types.ts';
 import type { Clock } from '../../clock.ts';
 import { isRepeatable } from '../terminals.ts';
 import {
+  type AppendSlice,
+  type PlacedPart,
   PositionUnknown,
   type ProducerEvents,
   type Slice,
@@ -9,9 +11,9 @@ import {
   type Terminal,
   type WritableLog,
 } from '../types.ts';
-import { partSize } from '../units.ts';
-import { MemoryReader, type ReaderSource } from './reader.ts';
-import { Segments } from './segments.ts';
+import { appendSizes, MAX_APPEND_UNITS, type MergedPart, partSize } from '../units.ts';
+import { LogContent } from './content.ts';
+import { AppendReader, MemoryReader, type ReaderSource } from './reader.ts';
 
 export interface MemoryLogOptions {
   /** Units that the producer may be ahead of the fastest reader. */
@@ -23,8 +25,8 @@ export interface MemoryLogOptions {
 
 /** Observer of a log. Implemented by `MemoryStore`. */
 export interface LogObserver {
-  /** The log has grown by a number of units. */
-  onGrown(log: MemoryLog, units: number): void;
+  /** The log has grown by a number of units and of appends. */
+  onGrown(log: MemoryLog, units: number, appends: number): void;
   onEnded(log: MemoryLog): void;
 }
 
@@ -47,7 +49,7 @@ export class MemoryLog implements WritableLog, ReaderSource {
   readonly info: StreamInfo;
   readonly #options: MemoryLogOptions;
   readonly #observer: LogObserver;
-  readonly #segments = new Segments();
+  readonly #content = new LogContent();
   readonly #consumers = new Set<LogConsumer>();
   #resumable: boolean;
   #terminal: Terminal | undefined;
@@ -64,7 +66,11 @@ export class MemoryLog implements WritableLog, ReaderSource {
   }
 
   get length(): number {
-    return this.#segments.length;
+    return this.#content.length;
+  }
+  /** Number of appends in the log. */
+  get appends(): number {
+    return this.#content.appends;
   }
   get ended(): boolean {
     return this.#terminal !== undefined;
@@ -105,9 +111,19 @@ export class MemoryLog implements WritableLog, ReaderSource {
   }
 
   append(part: ContentPart): Promise<void> | undefined {
-    if (this.ended) return undefined;
-    this.#segments.append(part);
-    this.#observer.onGrown(this, partSize(part));
+    const units = partSize(part);
+    return this.#append(part, units, units > MAX_APPEND_UNITS ? appendSizes(part) : undefined);
+  }
+
+  /** Appends adjacent appends at once. Returns what `append` does. */
+  appendMerged({ part, sizes }: MergedPart): Promise<void> | undefined {
+    return this.#append(part, partSize(part), sizes);
+  }
+
+  #append(part: ContentPart, units: number, sizes: readonly number[] | undefined): Promise<void> | undefined {
+    if (this.#terminal !== undefined || units === 0) return undefined;
+    this.#content.append(part, sizes);
+    this.#observer.onGrown(this, units, sizes === undefined ? 1 : sizes.length);
     this.#wakeAll();
     return this.drained();
   }
@@ -128,7 +144,7 @@ export class MemoryLog implements WritableLog, ReaderSource {
     if (this.ended) return;
     this.#terminal = terminal;
     this.#events = undefined;
-    this.#segments.seal();
+    this.#content.seal();
     this.#wakeAll();
     this.onProgress();
     this.#observer.onEnded(this);
@@ -137,6 +153,13 @@ export class MemoryLog implements WritableLog, ReaderSource {
   async read(position: number): Promise<MemoryReader> {
     if (position > this.length) throw new PositionUnknown();
     const reader = new MemoryReader(this, position);
+    this.addConsumer(reader);
+    return reader;
+  }
+
+  async readAppends(after: number): Promise<AppendReader> {
+    if (after > this.appends) throw new PositionUnknown();
+    const reader = new AppendReader(this, this.#content.endOf(after), after);
     this.addConsumer(reader);
     return reader;
   }
@@ -167,19 +190,32 @@ export class MemoryLog implements WritableLog, ReaderSource {
 
   /** Returns what follows a position. */
   sliceFrom(position: number): Slice {
-    let end = position;
-    const parts = this.#segments.slice(position, Math.max(MIN_SLICE_UNITS, this.highWaterMark)).map((part) => {
-      end += partSize(part);
-      return { part, position: end };
-    });
+    return this.#toSlice(this.#content.slice(position, this.#sliceUnits), position);
+  }
+
+  /** Returns what follows the first `count` appends. */
+  appendsFrom(count: number): AppendSlice {
+    return this.#toSlice(this.#content.sliceAppends(count, this.#sliceUnits), this.#content.endOf(count));
+  }
+
+  /** Returns the appends that follow a position, adjacent ones merged; as many as fit into a slice, and at least one. */
+  mergedFrom(position: number): MergedPart[] {
+    return this.#content.merged(position, this.#sliceUnits);
+  }
+
+  get #sliceUnits(): number {
+    return Math.max(MIN_SLICE_UNITS, this.highWaterMark);
+  }
+
+  #toSlice<P extends PlacedPart>(parts: P[], start: number): Slice & { readonly parts: readonly P[] } {
     const terminal = this.#terminal;
-    if (terminal === undefined || end < this.length) return { parts };
+    if (terminal === undefined || (parts.at(-1)?.position ?? start) < this.length) return { parts };
     return { parts, terminal, ...(terminal.type === 'end' && { answer: this.#answerText() }) };
   }
 
   /** Returns all text of an ended answer. All readers share one string. */
   #answerText(): string {
-    this.#answer ??= this.#segments.text();
+    this.#answer ??= this.#content.text();
     return this.#answer;
   }
 

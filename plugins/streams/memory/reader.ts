@@ -1,5 +1,5 @@
 import type { Clock } from '../../clock.ts';
-import type { EndableReader, PlacedPart, Slice, Terminal } from '../types.ts';
+import type { AppendSlice, EndableReader, PlacedPart, Slice, Terminal } from '../types.ts';
 
 /** The part of a log that a reader uses. */
 export interface ReaderSource {
@@ -13,19 +13,20 @@ export interface ReaderSource {
   /** True if a reader that is cut off can resume. */
   readonly resumable: boolean;
   sliceFrom(position: number): Slice;
+  appendsFrom(count: number): AppendSlice;
   /** Called when a reader has advanced. */
   onProgress(): void;
-  removeConsumer(reader: MemoryReader): void;
+  removeConsumer(reader: Pick<MemoryReader, 'position' | 'wake'>): void;
 }
 
 /**
  * A reader of a log in this process. The log wakes it. It sets a timer only to merge parts that follow
  * each other within `flushMs`.
  */
-export class MemoryReader implements EndableReader {
+export class MemoryReader<S extends Slice = Slice> implements EndableReader<S> {
   position: number;
   readonly #log: ReaderSource;
-  #resolve: ((slice: Slice) => void) | undefined;
+  #resolve: ((slice: S) => void) | undefined;
   #cancelFlush: (() => void) | undefined;
   #lastSliceAt = Number.NEGATIVE_INFINITY;
   /** The value of `resumable` in the last slice. */
@@ -39,7 +40,7 @@ export class MemoryReader implements EndableReader {
     this.position = position;
   }
 
-  next(): Promise<Slice> {
+  next(): Promise<S> {
     return new Promise((resolve) => {
       this.#resolve = resolve;
       this.wake();
@@ -77,15 +78,38 @@ export class MemoryReader implements EndableReader {
     if (resolve === undefined) return;
     this.#resolve = undefined;
     if (this.#ownTerminal !== undefined) {
-      resolve({ parts: [], terminal: this.#ownTerminal });
+      resolve({ parts: [], terminal: this.#ownTerminal } as Slice as S);
       return;
     }
     this.#lastSliceAt = this.#log.clock.now();
-    const slice = this.#log.sliceFrom(this.position);
+    const slice = this.slice();
     this.position = (slice.parts.at(-1) as PlacedPart | undefined)?.position ?? this.position;
     const { resumable } = this.#log;
     resolve(resumable === this.#resumable ? slice : { ...slice, resumable });
     this.#resumable = resumable;
     this.#log.onProgress();
+  }
+  /** Returns what follows the position. */
+  protected slice(): S {
+    return this.#log.sliceFrom(this.position) as S;
+  }
+}
+
+/** A reader that gets each append by itself. */
+export class AppendReader extends MemoryReader<AppendSlice> {
+  readonly #source: ReaderSource;
+  /** Number of appends before the next one. */
+  #count: number;
+
+  constructor(log: ReaderSource, position: number, count: number) {
+    super(log, position);
+    this.#source = log;
+    this.#count = count;
+  }
+
+  protected override slice(): AppendSlice {
+    const slice = this.#source.appendsFrom(this.#count);
+    this.#count += slice.parts.length;
+    return slice;
   }
 }

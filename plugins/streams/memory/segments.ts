@@ -1,5 +1,5 @@
 import type { ContentPart } from '../../../providers/types.ts';
-import { appendMerged, canMerge, contentOf, cutPart, partSize, withContent, withoutHead } from '../units.ts';
+import { appendMerged, canMerge, contentOf, cutPart, partSize, unitsOf, withContent, withoutHead } from '../units.ts';
 
 /** Number of pieces that are joined into one segment. */
 const PIECES_PER_SEGMENT = 64;
@@ -60,6 +60,15 @@ export class Segments {
     const tail = remaining > 0 && from < this.#length ? this.#openFrom(from) : undefined;
     if (tail !== undefined) add(cutPart(tail, 0, remaining));
     return out;
+  }
+
+  /** Returns the merged parts from `from` to `to`, even if a surrogate pair is cut there. */
+  range(from: number, to: number): ContentPart[] {
+    const parts = this.slice(from, to - from);
+    const excess = parts.reduce((sum, part) => sum + partSize(part), from) - to;
+    const last = parts.at(-1);
+    if (last !== undefined && excess > 0) parts[parts.length - 1] = unitsOf(last, 0, partSize(last) - excess);
+    return parts;
   }
 
   /** Returns all text, without reasoning and tool calls. */

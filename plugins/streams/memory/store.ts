@@ -6,6 +6,7 @@ import {
   type StreamInfo,
   type StreamStore,
 } from '../types.ts';
+import { BOUNDARY_BYTES } from './boundaries.ts';
 import { type LogObserver, MemoryLog, type MemoryLogOptions } from './log.ts';
 
 export interface MemoryStoreOptions extends MemoryLogOptions {
@@ -113,9 +114,9 @@ export class MemoryStore implements StreamStore, LogObserver {
     if (entry?.log === log) this.#remove(entry);
   }
 
-  onGrown(log: MemoryLog, units: number): void {
+  onGrown(log: MemoryLog, units: number, appends: number): void {
     const entry = this.#entries.get(log.info.id);
-    if (entry?.log === log) this.#grow(entry, units * UNIT_BYTES);
+    if (entry?.log === log) this.#grow(entry, units * UNIT_BYTES + appends * BOUNDARY_BYTES);
   }
 
   onEnded(log: MemoryLog): void {

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import { type Redis, ReplyError } from 'ioredis';
-import type { ContentPart } from '../../../providers/types.ts';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
 import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
+import type { MergedPart } from '../units.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
 
 /** The producer of a log. */
@@ -105,7 +105,7 @@ export class StreamCommands {
    * Appends parts that end at `position`. Returns false if the log does not exist.
    * @throws a stale-producer error if another replica has taken the log over
    */
-  async append(id: string, epoch: number, position: number, parts: readonly ContentPart[]): Promise<boolean> {
+  async append(id: string, epoch: number, position: number, parts: readonly MergedPart[]): Promise<boolean> {
     const fields = encodeParts(parts);
     const log = this.#log(id);
     return (await this.#run((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;

@@ -1,6 +1,6 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import type { MemoryLog } from '../../memory/log.ts';
-import type { MemoryReader } from '../../memory/reader.ts';
+import type { AppendReader, MemoryReader } from '../../memory/reader.ts';
 import type { ProducerEvents, StreamInfo, Terminal, WritableLog } from '../../types.ts';
 import { LogWriter } from './writer.ts';
 import type { WriterOptions } from './writer-options.ts';
@@ -64,6 +64,11 @@ export class ProducerLog implements WritableLog {
   async read(position: number): Promise<MemoryReader> {
     if (position > this.memory.length) await this.writer.flushed();
     return this.memory.read(position);
+  }
+
+  async readAppends(after: number): Promise<AppendReader> {
+    if (after > this.memory.appends) await this.writer.flushed();
+    return this.memory.readAppends(after);
   }
 
   async stop(): Promise<void> {

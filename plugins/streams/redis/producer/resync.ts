@@ -1,4 +1,5 @@
 import type { MemoryLog } from '../../memory/log.ts';
+import { partSize } from '../../units.ts';
 import type { StreamCommands, StreamKeys } from '../commands.ts';
 
 export interface ResyncOptions {
@@ -21,9 +22,8 @@ export async function resync({ memory, keys, commands, epoch }: ResyncOptions): 
   if (restored === undefined) return 'taken';
   let position: number = restored;
   while (position < memory.length) {
-    const placed = memory.sliceFrom(position).parts;
-    position = placed.at(-1)?.position ?? memory.length;
-    const parts = placed.map(({ part }) => part);
+    const parts = memory.mergedFrom(position);
+    position += parts.reduce((sum, { part }) => sum + partSize(part), 0);
     if (!(await commands.append(id, epoch, position, parts))) return 'gone';
   }
   const { terminal } = memory;

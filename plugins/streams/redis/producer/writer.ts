@@ -215,7 +215,7 @@ export class LogWriter {
 
   /** Makes the parts of a batch visible to readers. */
   #show({ parts }: Batch): void {
-    for (const part of parts) void this.#options.memory.append(part);
+    for (const part of parts) void this.#options.memory.appendMerged(part);
     this.#finishWrite();
   }
 

@@ -1,4 +1,4 @@
-import type { EndableReader, ReadableLog, StreamInfo } from '../../types.ts';
+import type { AppendSlice, EndableReader, ReadableLog, StreamInfo } from '../../types.ts';
 import type { Producer } from '../commands.ts';
 import type { ReplicaWatcher } from './watcher.ts';
 
@@ -20,6 +20,10 @@ export class ReplicaHandle implements ReadableLog {
 
   read(position: number): Promise<EndableReader> {
     return this.#watcher.read(this.info, this.#producer, position);
+  }
+
+  readAppends(after: number): Promise<EndableReader<AppendSlice>> {
+    return this.#watcher.readAppends(this.info, this.#producer, after);
   }
 
   stop(): Promise<void> {

@@ -1,6 +1,6 @@
 import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
-import type { MemoryReader } from '../../memory/reader.ts';
+import type { AppendReader, MemoryReader } from '../../memory/reader.ts';
 import { ENTRIES_LOST } from '../../terminals.ts';
 import type { ProducerEvents } from '../../types.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
@@ -71,11 +71,31 @@ export class ReplicaLog {
   }
 
   /** Attaches a reader. Waits for a position that the copy has not reached yet. @throws PositionUnknown */
-  async read(position: number): Promise<MemoryReader> {
+  read(position: number): Promise<MemoryReader> {
+    const { memory } = this;
+    return this.#readWhen(
+      position,
+      () => memory.length >= position,
+      () => memory.read(position),
+    );
+  }
+
+  /** Attaches a reader of whole appends. Waits for appends that the copy does not have yet. @throws PositionUnknown */
+  readAppends(after: number): Promise<AppendReader> {
+    const { memory } = this;
+    return this.#readWhen(
+      Number.POSITIVE_INFINITY,
+      () => memory.appends >= after,
+      () => memory.readAppends(after),
+    );
+  }
+
+  /** @param position position that the copy may reach while this waits, whatever its readers have read */
+  async #readWhen<R>(position: number, isReached: () => boolean, read: () => Promise<R>): Promise<R> {
     const { memory } = this;
     // Counts as a reader while it waits, so that the copy exists and grows past slower readers.
     let onReached = () => {};
-    const waiter = { position, wake: () => memory.length >= position && onReached() };
+    const waiter = { position, wake: () => isReached() && onReached() };
     memory.addConsumer(waiter);
     try {
       for (let waitedMs = 0; waitedMs <= MAX_AHEAD_WAIT_MS; waitedMs += AHEAD_POLL_MS) {
@@ -84,12 +104,12 @@ export class ReplicaLog {
         const reached = new Promise<void>((resolve) => {
           onReached = resolve;
         });
-        const read = this.#tail.readNew();
+        const tailRead = this.#tail.readNew();
         waiter.wake();
-        await Promise.race([reached, read]);
-        if (memory.length >= position || memory.ended) break;
+        await Promise.race([reached, tailRead]);
+        if (isReached() || memory.ended) break;
       }
-      return await memory.read(position);
+      return await read();
     } finally {
       memory.removeConsumer(waiter);
     }

@@ -1,7 +1,7 @@
 import type { Clock } from '../../../clock.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import { ENTRIES_LOST } from '../../terminals.ts';
-import { cutPart, partSize } from '../../units.ts';
+import { cutPart, partSize, sizesAfter } from '../../units.ts';
 import type { Producer, StreamCommands } from '../commands.ts';
 import type { LogEntry } from '../entries.ts';
 
@@ -101,15 +101,16 @@ export class LogTail {
     let start = position - unitsOf(parts);
     // A gap: Redis came back without its newest entries.
     if (start > memory.length) return memory.end(ENTRIES_LOST);
-    for (const part of parts) {
-      const rest = cutPart(part, Math.max(0, memory.length - start), Number.POSITIVE_INFINITY);
+    for (const { part, sizes } of parts) {
+      const known = Math.max(0, memory.length - start);
+      const rest = cutPart(part, known, Number.POSITIVE_INFINITY);
       start += partSize(part);
-      if (rest !== undefined) await memory.append(rest);
+      if (rest !== undefined) await memory.appendMerged({ part: rest, sizes: sizesAfter(sizes, known) });
     }
     if (terminal !== undefined) memory.end(terminal);
   }
 }
 
 function unitsOf(parts: LogEntry['parts']): number {
-  return parts.reduce((sum, part) => sum + partSize(part), 0);
+  return parts.reduce((sum, { part }) => sum + partSize(part), 0);
 }
