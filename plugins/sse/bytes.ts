@@ -11,10 +11,16 @@ export const HEARTBEAT = ': hb\n';
 const LINE_SEPARATOR = /[\u0085\u2028\u2029]/;
 const LINE_SEPARATORS = new RegExp(LINE_SEPARATOR, 'g');
 
-/** Serializes an event or an opening block. Text outside of JSON has no line separators. */
+/**
+ * Serializes an event or an opening block. Text outside of JSON has no line separators. The id comes last, because
+ * @microsoft/fetch-event-source reports it as soon as its line is complete: if the connection is cut behind it, the
+ * client resumes after an event that it has not delivered.
+ */
 export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
   if ('retryMs' in event) return serializeOpening(event);
-  return escapeLineSeparators(serializeSSEEvent(event satisfies EventMessage));
+  const { id, ...fields } = event satisfies EventMessage;
+  const text = escapeLineSeparators(serializeSSEEvent(fields));
+  return id === undefined ? text : `${text.slice(0, -1)}id: ${id}\n\n`;
 }
 
 /** Replaces U+0085, U+2028 and U+2029 in JSON by their escapes. */

@@ -100,7 +100,7 @@ t.test('the pieces of a text are its JSON, wherever it is cut', async (t) => {
         .replaceAll('\u2028', '\\u2028')
         .replaceAll('\u2029', '\\u2029')
         .replaceAll('\u0085', '\\u0085');
-      t.equal(pieces.join(''), `id: i.end\ndata: {"a":${json},"b":1}\n\n`);
+      t.equal(pieces.join(''), `data: {"a":${json},"b":1}\nid: i.end\n\n`);
       t.ok(pieces.every((piece) => piece.length <= Math.max(40, 6 * (size + 1))));
     }
   }
