@@ -24,8 +24,8 @@ t.test('parts that wait for the flush while Redis is found empty are written in 
   let entries: { position: number; units: number }[] = [];
   let restored: (position: number) => void = () => {};
   const commands = {
-    async append(_id: string, _epoch: number, position: number, parts: { text: string }[]) {
-      entries.push({ position, units: parts.reduce((sum, part) => sum + part.text.length, 0) });
+    async append(_id: string, _epoch: number, position: number, parts: { part: { text: string } }[]) {
+      entries.push({ position, units: parts.reduce((sum, { part }) => sum + part.text.length, 0) });
       return true;
     },
     restore: () => new Promise<number>((resolve) => (restored = resolve)),

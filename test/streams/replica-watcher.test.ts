@@ -102,7 +102,7 @@ function setUp({ isProducerAlive = true as boolean | (() => boolean), highWaterM
       });
       return resume;
     },
-    read: (info = INFO) => watcher.read(info, PRODUCER, 0),
+    read: async (info = INFO) => watcher.copyOf(info, PRODUCER).read(0),
     whenTakenOver: (action: () => void) => {
       onTakeOver = action;
     },

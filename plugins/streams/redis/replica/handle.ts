@@ -18,12 +18,12 @@ export class ReplicaHandle implements ReadableLog {
     return this.info.graceMs > 0 && this.#watcher.canResume;
   }
 
-  read(position: number): Promise<EndableReader> {
-    return this.#watcher.read(this.info, this.#producer, position);
+  async read(position: number): Promise<EndableReader> {
+    return this.#watcher.copyOf(this.info, this.#producer).read(position);
   }
 
-  readAppends(after: number): Promise<EndableReader<AppendSlice>> {
-    return this.#watcher.readAppends(this.info, this.#producer, after);
+  async readAppends(after: number): Promise<EndableReader<AppendSlice>> {
+    return this.#watcher.copyOf(this.info, this.#producer).readAppends(after);
   }
 
   stop(): Promise<void> {

@@ -2,7 +2,7 @@ import type { Clock } from '../../../clock.ts';
 import type { Cluster } from '../../../redis/index.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { MemoryStore } from '../../memory/store.ts';
-import type { AppendSlice, EndableReader, StreamInfo } from '../../types.ts';
+import type { StreamInfo } from '../../types.ts';
 import type { Meta, Producer, StreamCommands, Takeover } from '../commands.ts';
 import { FOLLOW, type Follow, GONE, type Gone, NEWS, type News, RELEASED, type Released, STOP } from '../messages.ts';
 import { ProducerLiveness } from './liveness.ts';
@@ -79,14 +79,11 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     return this.#logs.get(id);
   }
 
-  /** Attaches a reader to the copy of a stream. The first reader creates the copy. @throws StoreFull */
-  async read(info: StreamInfo, producer: Producer, position: number): Promise<EndableReader> {
-    return this.#copyOf(info, producer).read(position);
-  }
-
-  /** Attaches a reader of whole appends, as `read` does. */
-  async readAppends(info: StreamInfo, producer: Producer, after: number): Promise<EndableReader<AppendSlice>> {
-    return this.#copyOf(info, producer).readAppends(after);
+  /** Returns the copy of a stream, to attach a reader. The first reader creates it. @throws StoreFull */
+  copyOf(info: StreamInfo, producer: Producer): ReplicaLog | MemoryLog {
+    const { local } = this.#options;
+    // Since the handle was opened, this process may have taken the stream over or copied all of it.
+    return this.#logs.get(info.id) ?? local.get(info.id) ?? this.#add(local.add(info), producer);
   }
 
   /** Asks the producer of a stream to end. */
@@ -144,12 +141,6 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     if (!this.#isWatched(log)) return;
     const reported = this.#reported.get(log)?.position ?? 0;
     if (log.length - reported >= this.#options.progressUnits) this.#report(log.producer.replica, [log]);
-  }
-
-  #copyOf(info: StreamInfo, producer: Producer): ReplicaLog | MemoryLog {
-    const { local } = this.#options;
-    // Since the handle was opened, this process may have taken the stream over or copied all of it.
-    return this.#logs.get(info.id) ?? local.get(info.id) ?? this.#add(local.add(info), producer);
   }
 
   #add(memory: MemoryLog, producer: Producer): ReplicaLog {
