@@ -46,6 +46,9 @@ export const IdempotencyHeaders = Type.Object({
   'idempotency-key': Type.Optional(Type.String(IDEMPOTENCY_KEY)),
 });
 
+/** Headers of a question in a body whose response is SSE. */
+export const AskHeaders = Type.Object({ ...ResumeHeaders.properties, ...IdempotencyHeaders.properties });
+
 export const AskQuery = Type.Object(
   {
     question: Type.String({ description: 'The question', minLength: 1 }),

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import {
+  AskHeaders,
   AskQuery,
   askBody,
   createErrorFormatter,
@@ -76,20 +77,21 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
         tags: ['Ask'],
         summary: 'Ask a question or continue a conversation, and read the answer with `fetch`',
         description:
-          'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored. The generation ends when the client disconnects, unless `resumable` is true.',
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored. The generation ends when the client disconnects, unless `resumable` is true or there is an `Idempotency-Key`: with the key, a repeated request gets the same answer.',
         security: KEY_OR_TICKET,
         querystring: TicketQuery,
         body: askBody(fastify.config.limits.messages),
-        headers: ResumeHeaders,
-        response: { ...success, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 406) },
+        headers: AskHeaders,
+        response: { ...success, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 406, 409) },
       },
     },
     async (request, reply) => {
       const point = parseLastEventId(fastify, request);
       if (point) return resume(fastify, point, request, reply);
       if (request.validationError) throw request.validationError;
-      const { resumable = false, ...question } = request.body;
-      const stream = await startStream(request, questionFromBody(question), { resumable });
+      const key = request.headers['idempotency-key'];
+      const { resumable = key !== undefined, ...question } = request.body;
+      const stream = await startStream(request, questionFromBody(question), { key, resumable });
       request.dropBody();
       return readFromStart(fastify, stream, reply);
     },
