@@ -46,7 +46,7 @@ export function textContent(
 function mediaContent(part: RunContentPart): UserContent | undefined {
   const source = part.type === 'binary' ? binarySource(part) : part.source;
   if (source === undefined) return undefined;
-  const { mimeType = mimeTypeOf(source) } = source;
+  const { mimeType = mimeTypeOf(source, part.type) } = source;
   const isImage = part.type === 'image' || (part.type === 'binary' && mimeType?.startsWith('image/') === true);
   if (!isImage && part.type !== 'document' && part.type !== 'binary') return undefined;
   if (isImage ? mimeType?.startsWith('image/') === false : mimeType !== PDF) return undefined;
@@ -65,9 +65,9 @@ function binarySource({ mimeType, data, url }: RunContentPart): Source | undefin
 }
 
 /** Returns the media type of a URL that shows it; undefined for others. */
-function mimeTypeOf({ value }: Source): string | undefined {
-  const ofData = /^data:([\w.+-]+\/[\w.+-]+)[;,]/.exec(value)?.[1];
-  return ofData ?? (/^https:[^?#]+\.pdf([?#]|$)/i.test(value) ? PDF : undefined);
+function mimeTypeOf({ value }: Source, partType: string): string | undefined {
+  const isPdf = partType === 'document' && /^https:[^?#]+\.pdf([?#]|$)/i.test(value);
+  return isPdf ? PDF : /^data:([\w.+-]+\/[\w.+-]+)[;,]/.exec(value)?.[1];
 }
 
 function urlOf({ type, value }: Source, mimeType: string | undefined, dataPrefix: string): string | undefined {
