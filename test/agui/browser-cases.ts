@@ -1,0 +1,120 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Page } from 'playwright-core';
+import type { Test } from 'tap';
+import { type Cluster, startCluster } from '../cluster.ts';
+import { until } from '../helper.ts';
+import { type Call, chunk, DONE, STOP, sse, text } from '../upstream.ts';
+import { type CuttingProxy, cuttingProxy } from './cutting-proxy.ts';
+
+/** What the browser tests of AG-UI clients share: a cluster, its answers, and cuts. */
+
+const DELTAS = Array.from({ length: 12 }, (_, i) => `${i}你🚀 "q"\n`);
+/** The answer to questions that begin with `cut`. */
+export const ANSWER = DELTAS.join('');
+
+/** Returns the text of the last user message. */
+const questionOf = ({ body }: Call): string =>
+  (JSON.parse(body) as { messages: { role: string; content: string }[] }).messages.findLast(
+    ({ role }) => role === 'user',
+  )?.content ?? '';
+
+/** Starts a cluster. Answers to `cut …` are complete; others begin with `Because ` and wait for the test. */
+export function startAguiCluster(t: Test): Promise<Cluster> {
+  return startCluster(
+    t,
+    async (call) => {
+      const { response } = call;
+      if (!questionOf(call).startsWith('cut')) {
+        sse(response).write(text('Because '));
+        return;
+      }
+      sse(response).write(chunk({ reasoning_content: 'Let me think. ' }));
+      for (const delta of DELTAS) {
+        response.write(text(delta));
+        await sleep(2);
+      }
+      response.end(STOP + DONE);
+    },
+    { CORS_ORIGINS: '*' },
+  );
+}
+
+export const callsOf = ({ upstream }: Cluster, question: string) =>
+  upstream.calls.filter((call) => questionOf(call) === question);
+
+/** Waits for the provider call of a question. */
+export async function callOf(cluster: Cluster, question: string): Promise<Call> {
+  await until(() => callsOf(cluster, question).length > 0, `the provider is asked: ${question}`);
+  return callsOf(cluster, question)[0] as Call;
+}
+
+/** Finishes an answer that waits. */
+export async function finish(cluster: Cluster, question: string): Promise<void> {
+  (await callOf(cluster, question)).response.end(text('of light.') + STOP + DONE);
+}
+
+/** Returns a metric of one replica. */
+async function metricOf(url: string, name: string): Promise<number> {
+  const lines = (await (await fetch(`${url}/metrics`)).text()).split('\n');
+  return Number(lines.find((line) => line.startsWith(`${name} `))?.split(' ')[1]);
+}
+
+/** Cuts the connections through a proxy until the second replica serves them. */
+export async function moveToSecondReplica(cluster: Cluster, proxy: CuttingProxy): Promise<void> {
+  const [first, second] = cluster.replicas.map(
+    ({ url }) =>
+      () =>
+        metricOf(url, 'sluice_responses_open'),
+  );
+  if (first === undefined || second === undefined) throw new Error('not two replicas');
+  await until(async () => {
+    if ((await second()) > 0) return true;
+    if ((await first()) > 0) proxy.cut();
+    await sleep(100);
+    return false;
+  }, 'the second replica serves the page');
+}
+
+/** Returns numbers of bytes that spread over a response, from a seed, so that each run of CI cuts elsewhere. */
+export function cutPlaces(length: number, from: number, count: number, seed: number): number[] {
+  return Array.from({ length: count }, (_, i) => {
+    const offset = (seed * 2_654_435_761) % 997;
+    return from + Math.floor(((i + offset / 997) * (length - from)) / count);
+  });
+}
+
+/** Returns the bytes of a response to a question, its head included, and the end of its first event. */
+export async function measureResponse(t: Test, cluster: Cluster): Promise<{ length: number; firstEvent: number }> {
+  const { connect } = await import('node:net');
+  const { hostname, port } = new URL(cluster.url);
+  const body = JSON.stringify({
+    threadId: 't',
+    runId: 'measured',
+    messages: [{ id: 'u', role: 'user', content: 'cut -' }],
+  });
+  const socket = connect(Number(port), hostname);
+  t.teardown(() => socket.destroy());
+  socket.write(
+    `POST /agui HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+  let received = Buffer.alloc(0);
+  for await (const bytes of socket) received = Buffer.concat([received, bytes as Buffer]);
+  return { length: received.length, firstEvent: received.indexOf('\n\n') + 2 };
+}
+
+/** Starts a proxy for each place, half of them cut by RST, and some twice. */
+export function proxiesFor(t: Test, cluster: Cluster, places: readonly number[]): Promise<CuttingProxy[]> {
+  return Promise.all(
+    places.map((after, i) =>
+      cuttingProxy(t, cluster.url, { after, reset: i % 2 === 1, times: 1 + (i % 3 === 2 ? 1 : 0) }),
+    ),
+  );
+}
+
+/** Freezes a page, as a browser does with a hidden tab, and wakes it after `meanwhile`. */
+export async function whileFrozen(page: Page, meanwhile: () => unknown): Promise<void> {
+  const session = await page.context().newCDPSession(page);
+  await session.send('Page.setWebLifecycleState', { state: 'frozen' });
+  await meanwhile();
+  await session.send('Page.setWebLifecycleState', { state: 'active' });
+}
