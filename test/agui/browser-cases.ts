@@ -3,6 +3,7 @@ import type { Page } from 'playwright-core';
 import type { Test } from 'tap';
 import { type Cluster, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
+import type { ServerProcess } from '../process.ts';
 import { type Call, chunk, DONE, STOP, sse, text } from '../upstream.ts';
 import { type CuttingProxy, cuttingProxy } from './cutting-proxy.ts';
 
@@ -59,20 +60,25 @@ async function metricOf(url: string, name: string): Promise<number> {
   return Number(lines.find((line) => line.startsWith(`${name} `))?.split(' ')[1]);
 }
 
-/** Cuts the connections through a proxy until the second replica serves them. */
-export async function moveToSecondReplica(cluster: Cluster, proxy: CuttingProxy): Promise<void> {
-  const [first, second] = cluster.replicas.map(
-    ({ url }) =>
-      () =>
-        metricOf(url, 'sluice_responses_open'),
-  );
-  if (first === undefined || second === undefined) throw new Error('not two replicas');
-  await until(async () => {
-    if ((await second()) > 0) return true;
-    if ((await first()) > 0) proxy.cut();
-    await sleep(100);
-    return false;
-  }, 'the second replica serves the page');
+/**
+ * Cuts the connection of a page until a replica serves it that does not produce its answer, and returns that replica.
+ * No other page may read.
+ */
+export async function moveToOtherReplica(cluster: Cluster, proxy: CuttingProxy): Promise<ServerProcess> {
+  let serving = -1;
+  const findServing = async () => {
+    const open = await Promise.all(cluster.replicas.map(({ url }) => metricOf(url, 'sluice_responses_open')));
+    serving = open.findIndex((count) => count > 0);
+    return serving;
+  };
+  await until(async () => (await findServing()) >= 0, 'a replica serves the page');
+  const producer = serving;
+  while (serving === producer) {
+    proxy.cut();
+    await until(async () => (await findServing()) < 0, 'the connection is cut');
+    await until(async () => (await findServing()) >= 0, 'a replica serves the page again');
+  }
+  return cluster.replicas[serving] as ServerProcess;
 }
 
 /** Returns numbers of bytes that spread over a response, from a seed, so that each run of CI cuts elsewhere. */
@@ -95,20 +101,21 @@ export async function measureResponse(t: Test, cluster: Cluster): Promise<{ leng
   const socket = connect(Number(port), hostname);
   t.teardown(() => socket.destroy());
   socket.write(
-    `POST /agui HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    `POST /agui HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   );
   let received = Buffer.alloc(0);
   for await (const bytes of socket) received = Buffer.concat([received, bytes as Buffer]);
   return { length: received.length, firstEvent: received.indexOf('\n\n') + 2 };
 }
 
-/** Starts a proxy for each place, half of them cut by RST, and some twice. */
+/** Starts a proxy for each place, half of them cut by RST, and some twice. Of two more, the last event gets through. */
 export function proxiesFor(t: Test, cluster: Cluster, places: readonly number[]): Promise<CuttingProxy[]> {
-  return Promise.all(
-    places.map((after, i) =>
+  return Promise.all([
+    ...[false, true].map((reset) => cuttingProxy(t, cluster.url, { atEnd: true, times: 2, reset })),
+    ...places.map((after, i) =>
       cuttingProxy(t, cluster.url, { after, reset: i % 2 === 1, times: 1 + (i % 3 === 2 ? 1 : 0) }),
     ),
-  );
+  ]);
 }
 
 /** Freezes a page, as a browser does with a hidden tab, and wakes it after `meanwhile`. */

@@ -14,17 +14,22 @@ export interface CuttingProxy {
 export interface CutOptions {
   /** Bytes of a response, its head included, that get through; all of them by default. */
   readonly after?: number;
+  /** True to cut behind the last event, before the end of the response. */
+  readonly atEnd?: boolean;
   /** Number of responses that are cut. */
   readonly times?: number;
   /** True to cut by RST, false by FIN. */
   readonly reset?: boolean;
 }
 
+/** Last bytes of a chunked response. */
+const LAST_CHUNK = '0\r\n\r\n';
+
 /** Starts a proxy in front of `target`. Responses that are no events, such as those to preflights, are not cut. */
 export async function cuttingProxy(
   t: Test,
   target: string,
-  { after = Number.POSITIVE_INFINITY, times = 1, reset = false }: CutOptions = {},
+  { after = Number.POSITIVE_INFINITY, atEnd = false, times = 1, reset = false }: CutOptions = {},
 ): Promise<CuttingProxy> {
   const open = new Set<Socket>();
   let cuts = 0;
@@ -50,9 +55,10 @@ export async function cuttingProxy(
     });
     upstream.on('data', (bytes) => {
       isEvents ||= bytes.includes('text/event-stream');
-      const rest = after - passed;
+      const isEnd = atEnd && isEvents && bytes.toString('latin1').endsWith(LAST_CHUNK);
+      const rest = isEnd ? bytes.length - LAST_CHUNK.length : after - passed;
       passed += bytes.length;
-      if (!isEvents || cuts >= times || passed <= after) {
+      if (!isEvents || cuts >= times || (passed <= after && !isEnd)) {
         client.write(bytes);
         return;
       }
