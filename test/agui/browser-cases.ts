@@ -13,6 +13,14 @@ const DELTAS = Array.from({ length: 12 }, (_, i) => `${i}你🚀 "q"\n`);
 /** The answer to questions that begin with `cut`. */
 export const ANSWER = DELTAS.join('');
 
+/** Replaces the URL of an example, so that one bundle serves pages with different proxies. */
+export const withApi = (source: string): string => source.replace("'/agui'", "globalThis.api + '/agui'");
+
+/** Returns a page whose script, `/app.js`, sends its requests to `api`. */
+export const pageFor = (api: string, body: string): string =>
+  `<!doctype html><meta charset="utf-8">${body}<script>globalThis.api = ${JSON.stringify(api)}</script>
+<script type="module" src="/app.js"></script>`;
+
 /** Returns the text of the last user message. */
 const questionOf = ({ body }: Call): string =>
   (JSON.parse(body) as { messages: { role: string; content: string }[] }).messages.findLast(
@@ -108,12 +116,20 @@ export async function measureResponse(t: Test, cluster: Cluster): Promise<{ leng
   return { length: received.length, firstEvent: received.indexOf('\n\n') + 2 };
 }
 
-/** Starts a proxy for each place, half of them cut by RST, and some twice. Of two more, the last event gets through. */
-export function proxiesFor(t: Test, cluster: Cluster, places: readonly number[]): Promise<CuttingProxy[]> {
+/**
+ * Starts a proxy for each place, some of which cut twice. Of two more, the last event gets through. Every second one cuts
+ * by RST if `resets`: the client then may lose what it has received.
+ */
+export function proxiesFor(
+  t: Test,
+  cluster: Cluster,
+  places: readonly number[],
+  resets: boolean,
+): Promise<CuttingProxy[]> {
   return Promise.all([
-    ...[false, true].map((reset) => cuttingProxy(t, cluster.url, { atEnd: true, times: 2, reset })),
+    ...[false, resets].map((reset) => cuttingProxy(t, cluster.url, { atEnd: true, times: 2, reset })),
     ...places.map((after, i) =>
-      cuttingProxy(t, cluster.url, { after, reset: i % 2 === 1, times: 1 + (i % 3 === 2 ? 1 : 0) }),
+      cuttingProxy(t, cluster.url, { after, reset: resets && i % 2 === 1, times: i % 3 === 2 ? 2 : 1 }),
     ),
   ]);
 }

@@ -10,9 +10,11 @@ import {
   finish,
   measureResponse,
   moveToOtherReplica,
+  pageFor,
   proxiesFor,
   startAguiCluster,
   whileFrozen,
+  withApi,
 } from '../agui/browser-cases.ts';
 import { cuttingProxy } from '../agui/cutting-proxy.ts';
 import { launch, noBrowser } from '../browser.ts';
@@ -26,10 +28,11 @@ import { bundle, noClients } from './packages.ts';
 const DOCUMENT = readFileSync('docs/clients/ag-ui.md', 'utf8');
 const AGENT = codeBlock(DOCUMENT, 'js', '// sluice-agent.js');
 const PAGE_SCRIPT = codeBlock(DOCUMENT, 'js', '// page.js');
-const HTML = `<!doctype html><meta charset="utf-8"><form><input name="question"><button>Ask</button></form>
-<button id="stop">Stop</button><p id="answer"></p><script type="module" src="/app.js"></script>`;
+const HTML = `<form><input name="question"><button>Ask</button></form>
+<button id="stop">Stop</button><p id="answer"></p>`;
 /** Asks agents at the given URLs, and tells how each run has ended. */
 const ASK_ALL = `
+globalThis.agent = agent;
 globalThis.askAll = (urls) => Promise.all(urls.map(async (url, i) => {
   const agent = new SluiceAgent({ url });
   agent.addMessage({ id: 'u', role: 'user', content: 'cut ' + i });
@@ -38,6 +41,7 @@ globalThis.askAll = (urls) => Promise.all(urls.map(async (url, i) => {
 }));`;
 
 interface Globals {
+  readonly agent: { readonly isRunning: boolean };
   askAll(urls: string[]): Promise<string[][]>;
 }
 
@@ -56,12 +60,11 @@ async function ask(page: Page, question: string): Promise<void> {
 
 t.test('HttpAgent', { skip: noClients || noBrowser || noCluster, timeout: 120_000 }, async (t) => {
   const [cluster, browser] = await Promise.all([startAguiCluster(t), launch(t)]);
-  const app = (url: string) =>
-    bundle(`${AGENT}\n${PAGE_SCRIPT.replace(/import .*\n/, '').replace("'/agui'", `'${url}/agui'`)}\n${ASK_ALL}`);
+  const script = await bundle(`${AGENT}\n${withApi(PAGE_SCRIPT.replace(/import .*\n/, ''))}\n${ASK_ALL}`);
   /** Opens the page of the document. Its requests go through a proxy that the test can cut. */
   const openPage = async () => {
     const proxy = await cuttingProxy(t, cluster.url);
-    const site = await startSite(t, cluster.url, { '/page': HTML, '/app.js': await app(proxy.url) });
+    const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
     const page = await (await browser.newContext()).newPage();
     const problems: string[] = [];
     page.on('pageerror', (error) => void problems.push(String(error)));
@@ -76,7 +79,7 @@ t.test('HttpAgent', { skip: noClients || noBrowser || noCluster, timeout: 120_00
   t.test(`a cut after any number of bytes, once and twice (seed ${SEED})`, async (t) => {
     const { length } = await measureResponse(t, cluster);
     const places = cutPlaces(length, 1, CUTS, SEED);
-    const proxies = await proxiesFor(t, cluster, places);
+    const proxies = await proxiesFor(t, cluster, places, true);
     const { page, problems } = await openPage();
     const urls = proxies.map(({ url }) => `${url}/agui`);
     const answers = await page.evaluate((urls) => (globalThis as unknown as Globals).askAll(urls), urls);
@@ -103,7 +106,8 @@ t.test('HttpAgent', { skip: noClients || noBrowser || noCluster, timeout: 120_00
     t.equal(callsOf(cluster, 'reload').length, 1, 'one provider call');
     await page.waitForFunction(() => sessionStorage.getItem('chat')?.includes('of light.'));
     await page.reload();
-    await page.waitForFunction(() => 'askAll' in globalThis);
+    await page.waitForFunction(() => (globalThis as unknown as Globals).agent?.isRunning === false);
+    t.equal(cluster.gatewayLog().match(/"GET \/agui" 204/g)?.length, 1, 'nothing runs');
     t.same(problems, []);
   });
 

@@ -10,9 +10,11 @@ import {
   finish,
   measureResponse,
   moveToOtherReplica,
+  pageFor,
   proxiesFor,
   startAguiCluster,
   whileFrozen,
+  withApi,
 } from '../agui/browser-cases.ts';
 import { cuttingProxy } from '../agui/cutting-proxy.ts';
 import { launch, noBrowser } from '../browser.ts';
@@ -27,7 +29,7 @@ import { bundle, noClients } from './packages.ts';
 const CHAT = codeBlock(readFileSync('docs/clients/tanstack-ai.md', 'utf8'), 'jsx', 'useChat');
 const AGENT = codeBlock(readFileSync('docs/clients/ag-ui.md', 'utf8'), 'js', '// sluice-agent.js');
 const RESUMING_FETCH = AGENT.slice(AGENT.indexOf('/** A `fetch`'));
-const HTML = `<!doctype html><meta charset="utf-8"><div id="root"></div><script type="module" src="/app.js"></script>`;
+const HTML = '<div id="root"></div>';
 
 /** Renders the component of the document, or one that asks at a URL as soon as it is there, with a tool of the page. */
 const APP = `
@@ -84,11 +86,11 @@ async function ask(page: Page, question: string): Promise<void> {
 
 t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, timeout: 120_000 }, async (t) => {
   const [cluster, browser] = await Promise.all([startAguiCluster(t), launch(t)]);
-  const app = (url: string) => bundle(`${CHAT.replace("'/agui'", `'${url}/agui'`)}\n${RESUMING_FETCH}\n${APP}`);
+  const script = await bundle(`${withApi(CHAT)}\n${RESUMING_FETCH}\n${APP}`);
   /** Opens a page; with a thread, that of the document. Its requests go through a proxy that the test can cut. */
   const openPage = async (thread = '') => {
     const proxy = await cuttingProxy(t, cluster.url);
-    const site = await startSite(t, cluster.url, { '/page': HTML, '/app.js': await app(proxy.url) });
+    const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
     const page = await (await browser.newContext()).newPage();
     const problems: string[] = [];
     page.on('pageerror', (error) => void problems.push(String(error)));
@@ -118,7 +120,10 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
     // The ids of the page are longer.
     const bare = cutPlaces(length, firstEvent + 150, CUTS, SEED);
     const patient = cutPlaces(length, 1, CUTS, SEED);
-    const [plain, wrapped] = await Promise.all([proxiesFor(t, cluster, bare), proxiesFor(t, cluster, patient)]);
+    const [plain, wrapped] = await Promise.all([
+      proxiesFor(t, cluster, bare, false),
+      proxiesFor(t, cluster, patient, true),
+    ]);
     const proxies = [...plain, ...wrapped];
     const cases = proxies.map(({ url }, i) => ({
       url: `${url}/agui`,
