@@ -11,6 +11,8 @@ export interface StartStreamOptions {
   readonly resumable: boolean;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
+  /** Kept with the stream; see `StartOptions` of the streams. */
+  readonly context?: string | undefined;
 }
 
 /**
@@ -21,13 +23,13 @@ export interface StartStreamOptions {
 export async function startStream(
   request: FastifyRequest,
   question: Question,
-  { key: clientKey, resumable, chat }: StartStreamOptions,
+  { key: clientKey, resumable, chat, context }: StartStreamOptions,
 ): Promise<Stream> {
   const { server: fastify, identity, log: logger, bodyClaim } = request;
   if (identity.resumeOnly) throw fastify.httpErrors.unauthorized('This ticket has expired; request a new one.');
   const key = clientKey ?? ticketKey(request, question);
   try {
-    return await fastify.streams.start(question, { identity, logger, key, resumable, chat, bodyClaim });
+    return await fastify.streams.start(question, { identity, logger, key, resumable, chat, context, bodyClaim });
   } catch (error) {
     const { statusCode, isTicketUsed = false } = error as { statusCode?: number; isTicketUsed?: boolean };
     const isOtherQuestion = identity.ticket !== undefined && clientKey === undefined && statusCode === 409;

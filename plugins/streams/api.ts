@@ -28,6 +28,8 @@ export interface StartOptions {
   readonly bodyClaim?: BodyClaim | undefined;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
+  /** What later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  readonly context?: string | undefined;
 }
 
 export interface Stream {
@@ -36,6 +38,8 @@ export interface Stream {
   readonly caller: Identity;
   /** Public name of the model. */
   readonly model: string;
+  /** The context with which the stream was started. */
+  readonly context?: string | undefined;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
   /**

@@ -77,7 +77,9 @@ export default fp<StreamsOptions>(
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
       const graceMs = resumable ? settings.graceMs : 0;
-      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket: ticket?.nonce, chat };
+      const { context } = options;
+      const marks = { owner, mark: credential?.mark, ticket: ticket?.nonce };
+      const info = { id, model: route.name, graceMs, ...marks, chat, context };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -113,6 +115,7 @@ export default fp<StreamsOptions>(
       id: log.info.id,
       caller: identity,
       model: log.info.model,
+      context: log.info.context,
       get resumable() {
         return log.resumable;
       },
