@@ -89,7 +89,7 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
         (STREAM_ID.test(params.id) ? await fastify.streams.find(params.id, identity) : undefined);
       if (stream === undefined) return reply.code(204).send();
       if (startIndex === undefined) return replay(stream, reply);
-      return readChunks(stream, reply, startIndex);
+      return readChunks(stream, reply, Number(startIndex));
     },
   );
 

@@ -12,9 +12,8 @@ export const ReplayParams = Type.Object({
 
 export const ReplayQuery = Type.Object({
   startIndex: Type.Optional(
-    Type.Integer({
-      minimum: -1_000_000_000,
-      maximum: 1_000_000_000,
+    Type.String({
+      pattern: '^-?[0-9]{1,9}$',
       description:
         'Number of chunks that the client has. Negative: number of chunks before the end so far; `X-Workflow-Stream-Tail-Index` is then the index of the last one.',
     }),
