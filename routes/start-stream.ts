@@ -13,6 +13,8 @@ export interface StartStreamOptions {
   readonly chat?: string | undefined;
   /** The client's own names of the run. */
   readonly run?: ClientRun | undefined;
+  /** Kept with the stream; see `StartOptions` of the streams. */
+  readonly context?: string | undefined;
 }
 
 /**

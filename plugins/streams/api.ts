@@ -40,6 +40,8 @@ export interface StartOptions {
   readonly chat?: string | undefined;
   /** The client's own names of the run, for a protocol whose events repeat them. */
   readonly run?: ClientRun | undefined;
+  /** What later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  readonly context?: string | undefined;
 }
 
 export interface Stream {
@@ -48,6 +50,8 @@ export interface Stream {
   readonly caller: Identity;
   /** Public name of the model. */
   readonly model: string;
+  /** The context with which the stream was started. */
+  readonly context?: string | undefined;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
   /** The client's own names of the run; absent if the question had none. */

@@ -74,12 +74,12 @@ export default fp<StreamsOptions>(
       if (load.isOverloaded(identity.owner)) throw overloaded('pressure');
       if (!llm.hasCapacity(route)) throw overloaded('saturated');
       const { owner, ticket, credential } = identity;
-      const { run } = options;
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
       const graceMs = resumable ? settings.graceMs : 0;
-      const named = { chat, ...(run && { run }) };
-      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket: ticket?.nonce, ...named };
+      const { context, run } = options;
+      const marks = { owner, mark: credential?.mark, ticket: ticket?.nonce };
+      const info = { id, model: route.name, graceMs, ...marks, chat, context, ...(run && { run }) };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -116,6 +116,7 @@ export default fp<StreamsOptions>(
       caller: identity,
       model: log.info.model,
       run: log.info.run,
+      context: log.info.context,
       get resumable() {
         return log.resumable;
       },

@@ -83,7 +83,7 @@ export class MemoryStore implements StreamStore, LogObserver {
     this.#entries.set(info.id, entry);
     if (idempotency) this.#byKey.set(idempotency.key, entry);
     if (info.chat !== undefined) this.#byChat.set(info.chat, log);
-    this.#grow(entry, LOG_BYTES);
+    this.#grow(entry, LOG_BYTES + (info.context?.length ?? 0) * UNIT_BYTES);
     return log;
   }
 
