@@ -28,7 +28,7 @@ export interface StartOptions {
   readonly bodyClaim?: BodyClaim | undefined;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
-  /** What later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  /** Data that later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
   readonly context?: string | undefined;
 }
 

@@ -89,7 +89,7 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
   readonly chat?: string | undefined;
-  /** What later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
+  /** Data that later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
   readonly context?: string | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */
   readonly estimate?: TokenEstimate | undefined;
