@@ -29,7 +29,7 @@ import { bundle, noClients } from './packages.ts';
 const skip = noClients || noBrowser;
 const SEED = Number(process.env.SEED ?? 20_261_127);
 
-/** What the page has seen of an answer. */
+/** An answer as the page has seen it. */
 interface Asked {
   readonly text: string;
   readonly requests: number;
