@@ -40,6 +40,7 @@ import type { StreamStore } from './plugins/streams/types.ts';
 import tracing from './plugins/tracing/index.ts';
 import usage from './plugins/usage/index.ts';
 import type { Provider } from './providers/types.ts';
+import agui from './routes/agui/index.ts';
 import ask from './routes/ask/index.ts';
 import docs from './routes/docs/index.ts';
 import reference from './routes/docs/reference.ts';
@@ -195,6 +196,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     await scope.register(streamRoutes, { longestAnswerMs: longest });
     await scope.register(tickets);
     await scope.register(ui);
+    await scope.register(agui);
     await scope.register(v1, { prefix: '/v1' });
   };
   await app.register(publicScope, { prefix: basePath });

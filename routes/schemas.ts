@@ -1,4 +1,5 @@
 import fp from 'fastify-plugin';
+import { AguiEvent } from './agui/schema.ts';
 import { StreamEvent } from './event-schema.ts';
 import { UiMessageChunk } from './ui/schema.ts';
 import { UsageRecord } from './usage-schema.ts';
@@ -10,7 +11,8 @@ import { ANSWER_SCHEMAS } from './v1/answer-schema.ts';
  */
 export default fp(
   async (fastify) => {
-    for (const schema of [StreamEvent, UiMessageChunk, UsageRecord, ...ANSWER_SCHEMAS]) fastify.addSchema(schema);
+    for (const schema of [StreamEvent, UiMessageChunk, AguiEvent, UsageRecord, ...ANSWER_SCHEMAS])
+      fastify.addSchema(schema);
   },
   { name: 'route-schemas', dependencies: ['schemas'] },
 );

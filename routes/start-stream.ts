@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
-import type { Question, Stream } from '../plugins/streams/api.ts';
+import type { ClientRun, Question, Stream } from '../plugins/streams/api.ts';
 
 /** Starts the answer of a question that came with a key, a token or a ticket. */
 
@@ -11,6 +11,10 @@ export interface StartStreamOptions {
   readonly resumable: boolean;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
+  /** The client's own names of the run. */
+  readonly run?: ClientRun | undefined;
+  /** Kept with the stream; see `StartOptions` of the streams. */
+  readonly context?: string | undefined;
 }
 
 /**
@@ -21,13 +25,13 @@ export interface StartStreamOptions {
 export async function startStream(
   request: FastifyRequest,
   question: Question,
-  { key: clientKey, resumable, chat }: StartStreamOptions,
+  { key: clientKey, ...options }: StartStreamOptions,
 ): Promise<Stream> {
   const { server: fastify, identity, log: logger, bodyClaim } = request;
   if (identity.resumeOnly) throw fastify.httpErrors.unauthorized('This ticket has expired; request a new one.');
   const key = clientKey ?? ticketKey(request, question);
   try {
-    return await fastify.streams.start(question, { identity, logger, key, resumable, chat, bodyClaim });
+    return await fastify.streams.start(question, { ...options, identity, logger, key, bodyClaim });
   } catch (error) {
     const { statusCode, isTicketUsed = false } = error as { statusCode?: number; isTicketUsed?: boolean };
     const isOtherQuestion = identity.ticket !== undefined && clientKey === undefined && statusCode === 409;

@@ -183,6 +183,7 @@ t.test('answers are as the document says, for every operation and status', async
       [400, { payload: [] }],
     ],
     'post /ui/chat': [
+      [204, { headers: ended, payload: {} }],
       [200, { payload: { messages: ui } }],
       [200, { payload: { messages: [{ role: 'user', parts: [{ type: 'text', text: 'tools' }] }] } }],
       [200, { payload: { messages: [{ role: 'user', parts: [{ type: 'text', text: 'fail' }] }] } }],

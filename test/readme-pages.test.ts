@@ -70,6 +70,52 @@ t.test('the page of the README', { skip: noBrowser, timeout: 60_000 }, async (t)
     t.pass('a page that is opened for itself asks');
   });
 
+  t.test(
+    'opens the stream again where the browser gives up: after a pause, when it is online, ten times',
+    async (t) => {
+      const upstream = await startUpstream(t, ({ response }) => void sse(response).write(text('Because ')));
+      const site = await startSite(t, (await serve(t, { env: bellaAt(upstream.url) })).url, { '/page': PAGE });
+      const page = await (await browser.newContext()).newPage();
+      await page.addInitScript(() => {
+        const wait = setTimeout;
+        globalThis.setTimeout = ((run: () => void, ms = 0) => wait(run, ms / 50)) as typeof setTimeout;
+        Object.defineProperty(navigator, 'onLine', { get: () => !('isOffline' in globalThis) });
+      });
+      let refusals = 0;
+      await page.route('**/ask/stream?*', (route) => {
+        refusals += 1;
+        return refusals <= 3 ? route.fulfill({ status: 502 }) : route.fallback();
+      });
+      await page.goto(`${site.url}/page`);
+      await waitForText(page, '#answer', 'Because ');
+      t.equal(refusals, 4, 'three refusals, then an answer');
+      // The browser comes back, and is refused until its page gives up.
+      refusals = -1_000;
+      await page.unroute('**/ask/stream?*');
+      const urls: string[] = [];
+      await page.route('**/ask/stream?*', (route) => {
+        urls.push(route.request().url());
+        return route.fulfill({ status: 502 });
+      });
+      await page.evaluate(() => Object.assign(globalThis, { isOffline: true }));
+      site.cut();
+      await until(() => urls.length === 1, 'the browser reconnects');
+      await page.evaluate(() => fetch('/livez').then(() => {}));
+      t.equal(urls.length, 1, 'nothing is opened while the browser is offline');
+      await page.evaluate(() => {
+        Reflect.deleteProperty(globalThis, 'isOffline');
+        dispatchEvent(new Event('online'));
+      });
+      await waitForText(page, '#answer', 'Because \nNo connection. Please reload the page.');
+      t.equal(urls.length, 11, 'ten times after the reconnect');
+      t.ok(
+        urls.slice(1).every((url) => /\.[1-9]\d*$/.test(new URL(url).searchParams.get('lastEventId') ?? '')),
+        'behind the last event',
+      );
+      t.equal(upstream.calls.length, 1, 'one provider call');
+    },
+  );
+
   t.test('a service worker that repeats requests does not ask twice', async (t) => {
     const upstream = await startUpstream(t, ({ response }) => void sse(response).write(text('Because ')));
     const { url } = await serve(t, { env: bellaAt(upstream.url) });

@@ -42,6 +42,7 @@ t.test('SIGTERM lets running answers finish and refuses new questions', async (t
   t.equal(eventSource.response.headers.connection, 'close', 'an EventSource reconnects on another connection');
   t.same(eventSource.events, [], 'an EventSource gets no event, so its next request asks again');
   t.ok(eventSource.retry, 'an EventSource is told when to reconnect');
+  t.match(eventSource.named, [{ event: 'ready', data: '{}', id: '' }], 'by the opening block');
 
   for (const { response } of upstream.calls) response.end(text('b') + STOP);
   for (const reading of readings) {

@@ -59,8 +59,9 @@ function guesserOf(owner: string): Identity {
   return { owner, requestsPerMinute: GUESSES_PER_MINUTE };
 }
 
-/** Returns true if the request has a resume point. An empty id, or several in the query, do not count. */
+/** Returns true if the request has a resume point. An empty id, the start of a stream, or several ids do not count. */
 function isResuming({ headers, query }: FastifyRequest): boolean {
-  const { lastEventId } = query as { lastEventId?: unknown };
-  return Boolean(headers['last-event-id']) || (typeof lastEventId === 'string' && lastEventId !== '');
+  const { lastEventId, offset } = query as { lastEventId?: unknown; offset?: unknown };
+  const isPoint = (value: unknown) => typeof value === 'string' && value !== '' && value !== '-1';
+  return Boolean(headers['last-event-id']) || isPoint(lastEventId) || isPoint(offset);
 }

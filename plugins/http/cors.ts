@@ -14,6 +14,8 @@ const EXPOSED_HEADERS = [
   'x-should-retry',
   'x-request-id',
   'x-sluice-stream',
+  'x-workflow-run-id',
+  'x-workflow-stream-tail-index',
   'ratelimit-limit',
   'ratelimit-remaining',
   'ratelimit-reset',

@@ -45,4 +45,6 @@ export interface EventFeed<T> {
   heartbeat?(): EventMessage;
   /** Returns true if a client that is disconnected now resumes on another replica by itself. */
   canResumeElsewhere?(): boolean;
+  /** True if a response that ends before its last item breaks off: its client takes a clean end for the end of all. */
+  readonly breaksOffEarly?: boolean;
 }

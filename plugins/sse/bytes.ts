@@ -1,4 +1,3 @@
-import type { EventMessage } from 'fastify';
 import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
 import type { LongTextEvent, OpeningBlock, OutgoingEvent } from './api.ts';
 
@@ -12,15 +11,14 @@ const LINE_SEPARATOR = /[\u0085\u2028\u2029]/;
 const LINE_SEPARATORS = new RegExp(LINE_SEPARATOR, 'g');
 
 /**
- * Serializes an event or an opening block. Text outside of JSON has no line separators. The id comes last, because
- * @microsoft/fetch-event-source reports it as soon as its line is complete: if the connection is cut behind it, the
- * client resumes after an event that it has not delivered.
+ * Serializes an event or an opening block. Text outside of JSON has no line separators. The `id` is the last line: some
+ * clients resume behind an id as soon as they have read its line, and would lose an event that is cut in its data.
  */
 export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
   if ('retryMs' in event) return serializeOpening(event);
-  const { id, ...fields } = event satisfies EventMessage;
-  const text = escapeLineSeparators(serializeSSEEvent(fields));
-  return id === undefined ? text : `${text.slice(0, -1)}id: ${id}\n\n`;
+  const { id, ...rest } = event;
+  const text = escapeLineSeparators(serializeSSEEvent(rest));
+  return id ? `${text.slice(0, -1)}id: ${id}\n\n` : text;
 }
 
 /** Replaces U+0085, U+2028 and U+2029 in JSON by their escapes. */

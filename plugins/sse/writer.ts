@@ -67,7 +67,7 @@ export class SseWriter<T> {
   /** Ends the response if the client can resume on another replica. */
   disconnect(): void {
     if (this.#isEnded || this.#pieces || !this.#feed?.canResumeElsewhere?.()) return;
-    this.#end();
+    this.#endEarly();
   }
 
   /** Call when the response has closed, for any reason. */
@@ -103,7 +103,7 @@ export class SseWriter<T> {
   /** Ends the response without a terminal event, so that a browser reconnects for the rest. */
   readonly #onError = (error: unknown): void => {
     this.#options.log.error({ err: error }, 'reading a stream failed; the response ends and the client may resume');
-    this.#end();
+    this.#endEarly();
   };
 
   /** Writes the next pieces of a long text as long as the socket accepts more, and ends the response after the last. */
@@ -140,6 +140,12 @@ export class SseWriter<T> {
   #end(): void {
     this.#isEnded = true;
     this.#raw.end();
+  }
+
+  /** Ends a response that has not reached its last item. */
+  #endEarly(): void {
+    if (this.#feed?.breaksOffEarly) this.#breakOff();
+    else this.#end();
   }
 
   /** Closes the connection after what is written, without the last chunk: clients see that the response is cut. */

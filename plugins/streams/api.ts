@@ -3,11 +3,21 @@ import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { BodyClaim } from '../limits/memory-budget.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { AppendSlice, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
+import type { AppendSlice, ClientRun, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
 
 /** The streams as the rest of the service sees them. Routes may import these types. */
 
-export type { AppendSlice, ContentPart, LogReader, PlacedAppend, PlacedPart, ProviderState, Slice, Terminal };
+export type {
+  AppendSlice,
+  ClientRun,
+  ContentPart,
+  LogReader,
+  PlacedAppend,
+  PlacedPart,
+  ProviderState,
+  Slice,
+  Terminal,
+};
 
 export interface Question extends Prompt {
   /** Public name of the model; the default model if absent. */
@@ -28,6 +38,10 @@ export interface StartOptions {
   readonly bodyClaim?: BodyClaim | undefined;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
+  /** The client's own names of the run, for a protocol whose events repeat them. */
+  readonly run?: ClientRun | undefined;
+  /** What later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  readonly context?: string | undefined;
 }
 
 export interface Stream {
@@ -36,13 +50,18 @@ export interface Stream {
   readonly caller: Identity;
   /** Public name of the model. */
   readonly model: string;
+  /** The context with which the stream was started. */
+  readonly context?: string | undefined;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
+  /** The client's own names of the run; absent if the question had none. */
+  readonly run?: ClientRun | undefined;
   /**
    * Attaches a reader that starts after a position; undefined for a position that does not exist.
+   * @param reaches a later position that must exist as well
    * @throws 429 or 503 with `retryAfterMs` if too many readers are connected
    */
-  read(position: number): Promise<LogReader | undefined>;
+  read(position: number, reaches?: number): Promise<LogReader | undefined>;
   /**
    * Attaches a reader that starts behind the first `after` appends; undefined if there are fewer. It gets each append by
    * itself, at most 4,097 units long, with its index. Appends are the same on every replica and in every replay.
@@ -72,6 +91,8 @@ export interface Streams {
   find(id: string, identity: Identity): Promise<Stream | undefined>;
   /** Finds the newest stream of a conversation if it still runs. @throws as `find` does */
   findByChat(chat: string, identity: Identity): Promise<Stream | undefined>;
+  /** Finds the newest stream of an idempotency key of the caller, whatever its question. @throws as `find` does */
+  findByKey(key: string, identity: Identity): Promise<Stream | undefined>;
   /** Refuses new questions from now on. */
   close(): void;
   /** Resolves when no generation runs. */

@@ -14,7 +14,7 @@ import type { Question, StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
 import { createPriceCheck } from './price-check.ts';
-import { createReaders } from './readers.ts';
+import { createReaders, readReaching } from './readers.ts';
 import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
 import { createTakeoverHandler, serializePrompt } from './takeover.ts';
@@ -77,7 +77,9 @@ export default fp<StreamsOptions>(
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
       const graceMs = resumable ? settings.graceMs : 0;
-      const info = { id, model: route.name, graceMs, owner, mark: credential?.mark, ticket: ticket?.nonce, chat };
+      const { context, run } = options;
+      const marks = { owner, mark: credential?.mark, ticket: ticket?.nonce };
+      const info = { id, model: route.name, graceMs, ...marks, chat, context, ...(run && { run }) };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -113,11 +115,14 @@ export default fp<StreamsOptions>(
       id: log.info.id,
       caller: identity,
       model: log.info.model,
+      run: log.info.run,
+      context: log.info.context,
       get resumable() {
         return log.resumable;
       },
       stop: () => mapStoreErrors(log.stop()),
-      read: (position) => mapStoreErrors(attachReader(log, identity, () => log.read(position))),
+      read: (position, reaches = position) =>
+        mapStoreErrors(attachReader(log, identity, () => readReaching(log, position, reaches))),
       readAppends: (after) => mapStoreErrors(attachReader(log, identity, () => log.readAppends(after))),
     });
 
@@ -172,6 +177,11 @@ export default fp<StreamsOptions>(
 
       async findByChat(chat, identity) {
         const found = await mapStoreErrors(store.openByChat(scopeToOwner(identity, chat)));
+        return found && isOwnedBy(found.info, identity) ? toStream(found, identity) : undefined;
+      },
+
+      async findByKey(key, identity) {
+        const found = await mapStoreErrors(store.openByKey({ key: scopeToOwner(identity, key) }));
         return found && isOwnedBy(found.info, identity) ? toStream(found, identity) : undefined;
       },
 

@@ -72,3 +72,17 @@ export function createReaders({ limits, metrics, apiError, maxPerStream }: Reade
     }
   };
 }
+
+/**
+ * Attaches a reader to a log that reaches a later position. The log stays in use while both are looked at.
+ * @throws PositionUnknown if one of the positions does not exist
+ */
+export async function readReaching(log: ReadableLog, position: number, reaches: number): Promise<EndableReader> {
+  if (reaches <= position) return log.read(position);
+  const later = await log.read(reaches);
+  try {
+    return await log.read(position);
+  } finally {
+    later.close();
+  }
+}

@@ -74,6 +74,12 @@ export interface EndableReader<S extends Slice = Slice> extends LogReader<S> {
   end(terminal: Terminal): void;
 }
 
+/** Names of a run that a client has chosen. Events of its protocol repeat them. */
+export interface ClientRun {
+  readonly threadId: string;
+  readonly runId: string;
+}
+
 export interface StreamInfo {
   /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
@@ -89,6 +95,10 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
   readonly chat?: string | undefined;
+  /** The client's own names of the run. */
+  readonly run?: ClientRun | undefined;
+  /** What later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
+  readonly context?: string | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */
   readonly estimate?: TokenEstimate | undefined;
   /** Charges to budgets, for the same replica. */
@@ -147,6 +157,9 @@ export interface Idempotency {
   readonly fingerprint: string;
 }
 
+/** An idempotency key alone finds its newest log, whatever the question and its end. */
+export type KeyLookup = Pick<Idempotency, 'key'> & Partial<Idempotency>;
+
 /** Either a new log to write, or the existing log of the idempotency key. */
 export type CreateResult =
   | { readonly created: true; readonly log: WritableLog }
@@ -175,8 +188,11 @@ export interface StreamStore {
    * @throws KeyConflict if the key stands for another question
    */
   create(info: StreamInfo, idempotency?: Idempotency, serializedPrompt?: string): Promise<CreateResult>;
-  /** Finds the log of an idempotency key if it is still stored and `create` would find it. @throws KeyConflict as `create` does */
-  openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined>;
+  /**
+   * Finds the log of an idempotency key if it is still stored and, with a fingerprint, `create` would find it.
+   * @throws KeyConflict as `create` does
+   */
+  openByKey(lookup: KeyLookup): Promise<ReadableLog | undefined>;
   /** Finds the newest log of a conversation if it still runs. */
   openByChat(chat: string): Promise<ReadableLog | undefined>;
   /** Finds a log that runs, or ended less than the time to live ago. */

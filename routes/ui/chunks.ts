@@ -19,17 +19,49 @@ type ToolPart = Extract<ContentPart, { type: 'tool_call' }>;
  * @param urls sent as `message.metadata`, so that a page can stop the answer
  * @param messageId the message that the answer extends
  */
-export function openingChunks(
-  stream: Stream,
-  urls: { url: string; stopUrl: string },
-  messageId: string,
-): EventMessage[] {
+export function openingChunks(stream: Stream, urls: { url: string; stopUrl: string }, messageId: string): object[] {
   const messageMetadata = { stream: stream.id, ...urls, model: stream.model };
-  return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }].map(jsonEvent);
+  return [{ type: 'start', messageId, messageMetadata }, { type: 'start-step' }];
 }
 
-/** Returns a function that encodes the slices of a stream. */
-export function chunkEncoder(): (slice: Slice) => EventMessage[] {
+/** Encodes a stream as events that are numbered, and leaves out those that the client has. */
+export interface ChunkEncoder {
+  /** Number of chunks so far, with those that were left out. */
+  readonly count: number;
+  /** Numbers the first chunks. */
+  number(chunks: readonly object[]): EventMessage[];
+  /** Encodes the next slice. Its parts must be whole appends. */
+  encode(slice: Slice): EventMessage[];
+}
+
+/**
+ * Returns the encoder of one response. The id of an event has the number of chunks up to it: `<stream>.c<number>`. That of
+ * the last event is `<stream>.end`.
+ * @param skipped number of chunks that the client has
+ */
+export function createChunkEncoder(stream: string, skipped = 0): ChunkEncoder {
+  const chunksOf = createChunks();
+  let count = 0;
+  const number = (chunks: readonly object[]): EventMessage[] =>
+    chunks.flatMap((chunk) => {
+      count += 1;
+      return count > skipped ? [{ ...jsonEvent(chunk), id: `${stream}.c${count}` }] : [];
+    });
+  return {
+    get count() {
+      return count;
+    },
+    number,
+    encode(slice) {
+      const events = number(chunksOf(slice));
+      if (slice.terminal !== undefined) events.push({ data: '[DONE]', id: `${stream}.end` });
+      return events;
+    },
+  };
+}
+
+/** Returns a function that returns the chunks of the next slice. */
+function createChunks(): (slice: Slice) => object[] {
   const calls = new Map<number, { toolCallId: string; toolName: string; text: string }>();
   let open: { type: 'text' | 'reasoning'; id: string } | undefined;
   let count = 0;
@@ -80,8 +112,7 @@ export function chunkEncoder(): (slice: Slice) => EventMessage[] {
     const chunks = parts.flatMap(({ part }) =>
       part.type === 'tool_call' ? onCall(part) : onText(part.type, part.text),
     );
-    if (terminal === undefined) return chunks.map(jsonEvent);
-    return [...[...chunks, ...onEnd(terminal)].map(jsonEvent), { data: '[DONE]' }];
+    return terminal === undefined ? chunks : [...chunks, ...onEnd(terminal)];
   };
 }
 

@@ -1,5 +1,6 @@
 import type { ProviderState, Question } from '../../plugins/streams/api.ts';
 import { stateFromClient } from '../provider-state.ts';
+import { isDeniedCall } from './earlier-steps.ts';
 import type { UiBody } from './schema.ts';
 
 /** Converts UI messages to a question, as the AI SDK's `convertToModelMessages` does. */
@@ -21,7 +22,7 @@ interface Part {
   readonly output?: unknown;
   readonly errorText?: unknown;
   readonly filename?: unknown;
-  readonly approval?: { readonly reason?: unknown } | null;
+  readonly approval?: { readonly approved?: unknown; readonly reason?: unknown } | null;
   /** Metadata of Sluice that came with the call. */
   readonly callProviderMetadata?: { readonly sluice?: CallMetadata | null } | null;
 }
@@ -95,7 +96,7 @@ function assistantStep(step: readonly Part[]): Message[] {
     const name = part.type === 'dynamic-tool' ? part.toolName : /^tool-(.+)$/.exec(part.type)?.[1];
     if (typeof name !== 'string' || typeof part.toolCallId !== 'string') return [];
     const call = { id: part.toolCallId, name, input: part.input, metadata: part.callProviderMetadata?.sluice };
-    if (part.state === 'output-denied') {
+    if (isDeniedCall(part)) {
       const { reason } = part.approval ?? {};
       return [{ ...call, output: typeof reason === 'string' ? reason : DENIED }];
     }

@@ -1,12 +1,26 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
-import { ModelName, Resumable, sampling } from '../chat-request.ts';
+import { LastEventId, ModelName, Resumable, sampling, Ticket } from '../chat-request.ts';
 import { Usage } from '../event-schema.ts';
 
 /** The body that the AI SDK's `DefaultChatTransport` posts, and the chunks that it reads. */
 
 const CHAT_ID = { pattern: '^[A-Za-z0-9_.:-]{1,100}$', description: "The client's id of the conversation" };
 
-export const ChatParams = Type.Object({ id: Type.String(CHAT_ID) });
+export const ReplayParams = Type.Object({
+  id: Type.String({ ...CHAT_ID, description: "The client's id of the conversation, or the id of the stream" }),
+});
+
+export const ReplayQuery = Type.Object({
+  startIndex: Type.Optional(
+    Type.String({
+      pattern: '^-?[0-9]{1,9}$',
+      description:
+        'Number of chunks that the client has. Negative: number of chunks before the end so far; `X-Workflow-Stream-Tail-Index` is then the index of the last one.',
+    }),
+  ),
+  lastEventId: LastEventId,
+  ticket: Ticket,
+});
 
 const UiPart = Type.Object(
   { type: Type.String({ minLength: 1, maxLength: 256 }) },

@@ -19,17 +19,18 @@ export async function load<T = Record<string, unknown>>(specifier: string): Prom
   return importPackage(specifier);
 }
 
-/** Returns a module for a browser, with everything that `source` imports. It may contain JSX and types. */
-export async function bundle(source: string): Promise<string> {
+/** Returns a module for a browser, with everything that `source` imports from `folder`. It may contain JSX and types. */
+export async function bundle(source: string, folder = FOLDER): Promise<string> {
   const { build } = await load<{ build(options: object): Promise<{ outputFiles: { text: string }[] }> }>('esbuild');
   const { outputFiles } = await build({
-    stdin: { contents: source, resolveDir: FOLDER, loader: 'tsx' },
+    stdin: { contents: source, resolveDir: folder, loader: 'tsx' },
     bundle: true,
     write: false,
     format: 'esm',
     platform: 'browser',
     target: 'es2022',
     jsx: 'automatic',
+    loader: { '.css': 'empty' },
     define: { 'process.env.NODE_ENV': '"development"' },
     logLevel: 'silent',
   });

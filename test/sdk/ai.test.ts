@@ -59,9 +59,12 @@ t.test('streamText reports a failure after partial text', async (t) => {
     onError: ({ error }) => void errors.push(error),
   });
   let received = '';
-  for await (const part of result.fullStream) if (part.type === 'text-delta') received += part.text;
+  const read = async () => {
+    for await (const part of result.fullStream) if (part.type === 'text-delta') received += part.text;
+    throw errors[0];
+  };
+  await t.rejects(read(), 'the answer does not look complete');
   t.equal(received, 'partial');
-  t.match(String((errors[0] as Error)?.message ?? errors[0]), /ended before it was complete/);
 });
 
 const transport = ({ url }: Service, body: object = {}) => new DefaultChatTransport({ api: `${url}/ui/chat`, body });
@@ -265,4 +268,100 @@ t.test('useChat: a tool call that is stopped before its end is an error', async 
     if (part.type === 'tool-input-start') await fetch(`${service.url}${stopUrl}`, { method: 'POST' });
   }
   t.ok(types.includes('tool-input-error') && !types.includes('tool-input-available'), types.join(' '));
+});
+
+t.test('useChat: a call that the person denied reaches the model as denied', async (t) => {
+  const service = await serveProvider(t, 'openai', ({ response }) => void sse(response).end(text('ok') + STOP + DONE));
+  const denied = (toolCallId: string, state: string, approval: object) =>
+    ({ type: 'tool-rm', toolCallId, state, input: {}, approval }) as unknown as UIMessage['parts'][number];
+  const previous: UIMessage = {
+    id: 'a1',
+    role: 'assistant',
+    parts: [
+      { type: 'step-start' },
+      denied('c1', 'approval-responded', { id: 'p1', approved: false, reason: 'Not that one.' }),
+      denied('c2', 'approval-responded', { id: 'p2', approved: false }),
+      denied('c3', 'output-denied', { id: 'p3', approved: false, reason: 'Never.' }),
+      denied('c4', 'output-denied', { id: 'p4', approved: false }),
+      // These have no result yet.
+      denied('c5', 'approval-responded', { id: 'p5', approved: true }),
+      denied('c6', 'approval-requested', { id: 'p6' }),
+    ],
+  };
+  await completeMessage(await send(service, [user('q'), previous]));
+  const [, assistant, ...results] = JSON.parse((await service.upstream.call(1)).body).messages;
+  t.same(
+    assistant.tool_calls.map(({ id }: { id: string }) => id),
+    ['c1', 'c2', 'c3', 'c4'],
+  );
+  t.same(
+    results.map((result: { tool_call_id: string; content: string }) => [result.tool_call_id, result.content]),
+    [
+      ['c1', 'Not that one.'],
+      ['c2', 'Tool call execution denied.'],
+      ['c3', 'Never.'],
+      ['c4', 'Tool call execution denied.'],
+    ],
+  );
+});
+
+const PARTS: UIMessage['parts'] = [
+  { type: 'step-start' },
+  { type: 'reasoning', text: 'hm', state: 'done' },
+  { type: 'text', text: 'Let me look.', state: 'done' },
+  { type: 'file', mediaType: 'image/png', url: 'data:image/png;base64,AAAA' },
+  { type: 'source-url', sourceId: 's1', url: 'https://example.com', title: 'Example' },
+  { type: 'source-document', sourceId: 's2', mediaType: 'application/pdf', title: 'Paper', filename: 'p.pdf' },
+  { type: 'data-note', id: 'n1', data: { note: 1 } },
+  { type: 'tool-weather', toolCallId: 'c1', state: 'output-available', input: { city: 'Oslo' }, output: { t: -3 } },
+  { type: 'step-start' },
+  { type: 'tool-weather', toolCallId: 'c2', state: 'output-error', input: {}, errorText: 'no such city' },
+  {
+    type: 'dynamic-tool',
+    toolName: 'ask',
+    toolCallId: 'c3',
+    state: 'output-available',
+    input: { a: 1 },
+    output: 'yes',
+  },
+];
+const previousMessage: UIMessage = { id: 'a1', role: 'assistant', parts: PARTS };
+
+t.test('useChat: a resumed step brings the steps before it, in the same message', async (t) => {
+  const service = await serveProvider(t, 'openai', unfinishedAnswer('It ', 'is '));
+  const reading = new AbortController();
+  const messages = [user('q'), previousMessage];
+  const sent = await send(service, messages, { resumable: true }, reading.signal);
+  t.match((await sent.getReader().read()).value, { type: 'start', messageId: 'a1' });
+  reading.abort();
+  const resumed = await transport(service).reconnectToStream({ chatId: 'chat-1' });
+  (await service.upstream.call(1)).response.end(text('cold.') + STOP + DONE);
+  const calls: unknown[] = [];
+  const message = await completeMessage(
+    (resumed as NonNullable<typeof resumed>).pipeThrough(
+      new TransformStream({
+        transform(chunk, controller) {
+          if (chunk.type === 'tool-input-available') calls.push(chunk);
+          controller.enqueue(chunk);
+        },
+      }),
+    ),
+  );
+  t.equal(message.id, 'a1');
+  t.match(message.parts, [...PARTS, { type: 'step-start' }, { type: 'text', text: 'It is cold.', state: 'done' }]);
+  t.equal(message.parts.length, PARTS.length + 2, 'each part once');
+  t.same(calls, [], 'no tool runs again');
+});
+
+t.test('useChat: earlier steps that are too large to keep stay in a message of their own', async (t) => {
+  const service = await serveProvider(t, 'openai', unfinishedAnswer('It is cold.'));
+  const large = { type: 'text' as const, text: 'x'.repeat(70_000) };
+  const messages = [user('q'), { ...previousMessage, parts: [...PARTS, large] }];
+  const sent = (await send(service, messages, { resumable: true })).getReader();
+  t.match((await sent.read()).value, { type: 'start', messageId: 'a1' });
+  const resumed = await transport(service).reconnectToStream({ chatId: 'chat-1' });
+  (await service.upstream.call(1)).response.end(STOP + DONE);
+  const message = await completeMessage(resumed as NonNullable<typeof resumed>);
+  t.not(message.id, 'a1');
+  t.match(message.parts, [{ type: 'step-start' }, { type: 'text', text: 'It is cold.' }]);
 });

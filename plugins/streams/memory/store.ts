@@ -2,6 +2,7 @@ import {
   type CreateResult,
   type Idempotency,
   KeyConflict,
+  type KeyLookup,
   StoreFull,
   type StreamInfo,
   type StreamStore,
@@ -54,8 +55,8 @@ export class MemoryStore implements StreamStore, LogObserver {
     return existing ? { created: false, log: existing } : { created: true, log: this.add(info, idempotency) };
   }
 
-  async openByKey(idempotency: Idempotency): Promise<MemoryLog | undefined> {
-    return this.findByKey(idempotency);
+  async openByKey(lookup: KeyLookup): Promise<MemoryLog | undefined> {
+    return this.findByKey(lookup);
   }
 
   async openByChat(chat: string): Promise<MemoryLog | undefined> {
@@ -82,7 +83,7 @@ export class MemoryStore implements StreamStore, LogObserver {
     this.#entries.set(info.id, entry);
     if (idempotency) this.#byKey.set(idempotency.key, entry);
     if (info.chat !== undefined) this.#byChat.set(info.chat, log);
-    this.#grow(entry, LOG_BYTES);
+    this.#grow(entry, LOG_BYTES + (info.context?.length ?? 0) * UNIT_BYTES);
     return log;
   }
 
@@ -90,16 +91,20 @@ export class MemoryStore implements StreamStore, LogObserver {
     return this.#entries.get(id)?.log;
   }
 
-  /** Returns the log of a key, unless its question may be asked again. @throws KeyConflict if the key stands for another question */
-  findByKey(idempotency: Idempotency): MemoryLog | undefined {
-    const log = this.findLastByKey(idempotency);
-    return log?.isRepeatable ? undefined : log;
+  /**
+   * Returns the log of a key, unless its question is given and may be asked again.
+   * @throws KeyConflict if the key stands for another question
+   */
+  findByKey(lookup: KeyLookup): MemoryLog | undefined {
+    const log = this.findLastByKey(lookup);
+    return lookup.fingerprint !== undefined && log?.isRepeatable ? undefined : log;
   }
 
   /** Returns the last log of a key. @throws KeyConflict as `findByKey` does */
-  findLastByKey({ key, fingerprint }: Idempotency): MemoryLog | undefined {
+  findLastByKey({ key, fingerprint }: KeyLookup): MemoryLog | undefined {
     const entry = this.#byKey.get(key);
-    if (entry !== undefined && entry.idempotency?.fingerprint !== fingerprint) throw new KeyConflict();
+    const isOther = fingerprint !== undefined && entry !== undefined && entry.idempotency?.fingerprint !== fingerprint;
+    if (isOther) throw new KeyConflict();
     return entry?.log;
   }
 

@@ -3,7 +3,7 @@ import { type Redis, ReplyError } from 'ioredis';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
-import type { Idempotency, StreamInfo, Terminal } from '../types.ts';
+import type { Idempotency, KeyLookup, StreamInfo, Terminal } from '../types.ts';
 import type { MergedPart } from '../units.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
 
@@ -171,8 +171,8 @@ export class StreamCommands {
     return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
   }
 
-  /** Returns the stream of an idempotency key, unless its question may be asked again. */
-  async byKey({ key, fingerprint }: Idempotency): Promise<{ id: string; fingerprint: string } | undefined> {
+  /** Returns the stream of an idempotency key, unless its question is given and may be asked again. */
+  async byKey({ key, fingerprint }: KeyLookup): Promise<{ id: string; fingerprint: string } | undefined> {
     const text = await this.#query((redis) => redis.get(this.#hashedKey('key', key)));
     const [id, known] = text?.split(' ') ?? [];
     if (id === undefined || known === undefined) return undefined;

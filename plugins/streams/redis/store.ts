@@ -5,6 +5,7 @@ import {
   type CreateResult,
   type Idempotency,
   KeyConflict,
+  type KeyLookup,
   type ReadableLog,
   type StreamInfo,
   type StreamStore,
@@ -95,12 +96,17 @@ export class RedisStore implements StreamStore {
     }
   }
 
-  async openByKey(idempotency: Idempotency): Promise<ReadableLog | undefined> {
-    const known = this.#local.findByKey(idempotency);
+  async openByKey(lookup: KeyLookup): Promise<ReadableLog | undefined> {
+    const known = this.#local.findByKey(lookup);
     if (known) return this.#producers.find(known);
-    if (!this.#options.cluster.connection.isConnected) return undefined;
-    const found = await this.#commands.byKey(idempotency).catch(() => undefined);
-    return found && this.#openExisting(found, idempotency);
+    // A question is accepted without Redis. Whoever looks only for the stream of a key must not take it for unknown.
+    const isQuestion = lookup.fingerprint !== undefined;
+    if (isQuestion && !this.#options.cluster.connection.isConnected) return undefined;
+    const found = await this.#commands.byKey(lookup).catch((error: unknown) => {
+      if (isQuestion) return undefined;
+      throw error;
+    });
+    return found && this.#openExisting(found, lookup);
   }
 
   async openByChat(chat: string): Promise<ReadableLog | undefined> {
@@ -150,7 +156,7 @@ export class RedisStore implements StreamStore {
     return { created, log: this.#producers.produce(memory, keys, { epoch: 1, isSynced }) };
   }
 
-  async #openExisting(found: { id: string; fingerprint: string }, { fingerprint }: Idempotency) {
+  async #openExisting(found: { id: string; fingerprint: string }, { fingerprint = found.fingerprint }: KeyLookup) {
     if (found.fingerprint !== fingerprint) throw new KeyConflict();
     return this.open(found.id);
   }
