@@ -154,6 +154,7 @@ t.test('answers are as the document says, for every operation and status', async
     ],
     'post /ask/stream': [
       [200, { payload: { question: 'q' } }],
+      [409, { headers: key, payload: { question: 'another' } }],
       [204, { headers: ended, payload: { question: 'q' } }],
       [404, { payload: { question: 'q', model: 'no/such' } }],
       [413, { payload: { question: tooLarge } }],

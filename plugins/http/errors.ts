@@ -150,7 +150,8 @@ function describeInvalidField({ validation = [], validationContext }: FastifyErr
 function clearestProblem(problems: readonly FastifySchemaValidationError[]): FastifySchemaValidationError | undefined {
   const [deepest] = [...problems].sort((a, b) => depth(b) - depth(a));
   const atPath = problems.filter(({ instancePath }) => instancePath === deepest?.instancePath);
-  const found = atPath.find(({ keyword }) => !UNION_KEYWORDS.has(keyword));
+  const ofBranch = atPath.filter(({ keyword }) => !UNION_KEYWORDS.has(keyword));
+  const found = ofBranch.find(({ keyword }) => keyword !== 'enum') ?? ofBranch[0];
   if (found !== undefined) return found;
   const types = atPath.flatMap(({ keyword, params }) => (keyword === 'type' ? String(params.type).split(',') : []));
   return deepest && { ...deepest, ...(types.length > 1 && { message: `must be ${[...new Set(types)].join(' or ')}` }) };

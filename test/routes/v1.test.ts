@@ -4,11 +4,17 @@ import { bellaAt, serve, until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
-import { completeAnswer, DONE, STOP, silent, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
+import { chunk, completeAnswer, DONE, STOP, silent, sse, startUpstream, text, unfinishedAnswer } from '../upstream.ts';
 
 /** Tests requests and errors of the OpenAI endpoint. `test/sdk/` tests it with the SDKs. */
 
 const USER = { role: 'user', content: 'q' };
+
+const TOOL = { type: 'function', function: { name: 'f' } };
+const allowed = (name: string) => ({
+  type: 'allowed_tools',
+  allowed_tools: { mode: 'required', tools: [{ type: 'function', function: { name } }] },
+});
 
 /** Returns an object that serializes to nested arrays. */
 const nested = (depth: number) => ({ toJSON: () => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`) });
@@ -38,6 +44,19 @@ t.test('an unsupported or invalid field gets a 400 that names it', async (t) => 
       /messages\.0/,
     ],
     [{ messages: [{ role: 'tool', tool_call_id: 'none', content: 'x' }] }, /messages\.0\.tool_call_id/],
+    ...['system', 'developer', 'user', 'tool'].flatMap((role): [object, RegExp][] => {
+      const message = { role, tool_call_id: 'c' };
+      return [
+        [{ messages: [{ ...message, content: null }] }, /messages\.0\.content must be string or array/],
+        [{ messages: [{ ...message, content: [] }] }, /messages\.0\.content must NOT have fewer than 1 items/],
+        [{ messages: [{ ...message, content: [null] }] }, /messages\.0\.content\.0 must be object/],
+      ];
+    }),
+    [{ messages: [{ role: 'assistant', content: null }] }, /messages\.0\.content must be string or array, unless/],
+    [{ messages: [{ role: 'assistant' }] }, /messages\.0\.content must be string or array, unless/],
+    [{ messages: [{ ...USER, function_call: { name: 'f' } }] }, /messages\.0\.function_call/],
+    [{ messages: [USER], tools: [TOOL], tool_choice: allowed('g') }, /tool_choice\.allowed_tools\.tools\.0 must name/],
+    [{ messages: [USER], tool_choice: { type: 'custom' } }, /tool_choice(\.type must be equal|.*property 'function')/],
     [{ messages: [USER], temperature: 3 }, /temperature/],
     [{ messages: [USER], max_tokens: 1.5 }, /max_tokens/],
     [{ messages: [USER], tool_choice: 'maybe' }, /tool_choice/],
@@ -184,6 +203,59 @@ t.test('a question with the same key after a cut continues the running answer', 
   const received = second.events.map(({ json }) => json?.choices?.[0]?.delta?.content ?? '').join('');
   t.equal(received, 'one two');
   t.equal(upstream.calls.length, 1, 'one upstream call');
+});
+
+t.test('a missing field is named, also as param', async (t) => {
+  const { post } = await startService(t);
+  const response = await post({ messages: [USER, { role: 'user' }] });
+  t.equal(response.status, 400);
+  t.match(await response.json(), { error: { param: 'messages[1].content', message: /required property 'content'/ } });
+});
+
+t.test('every label of UTF-8 is accepted, other encodings are not', async (t) => {
+  const { post } = await startService(t);
+  const statusOf = async (charset: string) =>
+    (await post({ messages: [USER] }, { 'content-type': `application/json; charset=${charset}` })).status;
+  for (const label of ['utf-8', 'UTF-8', 'utf8', '"utf8"', 'unicode-1-1-utf-8', 'x-unicode20utf8']) {
+    t.equal(await statusOf(label), 200, label);
+  }
+  for (const label of ['latin1', 'utf-16', 'utf-7', 'x']) t.equal(await statusOf(label), 415, label);
+});
+
+t.test('a refusal has a field of its own, there and back, and names and allowed tools reach a chat API', async (t) => {
+  const upstream = await startUpstream(t, ({ response }) => {
+    sse(response).end(chunk({ refusal: 'I ' }) + chunk({ refusal: 'cannot.' }) + STOP + DONE);
+  });
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const body = {
+    messages: [
+      { ...USER, name: 'Ann' },
+      { role: 'assistant', content: null, refusal: 'No.', name: 'Bot' },
+      { role: 'system', content: 's', name: 'Op' },
+      USER,
+    ],
+    tools: [TOOL, { type: 'function', function: { name: 'g' } }],
+    tool_choice: allowed('g'),
+  };
+  const whole = await (await postJson(`${url}/v1/chat/completions`, body)).json();
+  t.match(whole, { choices: [{ message: { content: null, refusal: 'I cannot.' }, finish_reason: 'stop' }] });
+  const streamed = await open(`${url}/v1/chat/completions`, { body: { ...body, stream: true } });
+  t.equal(await streamed.ended, true);
+  const deltas = streamed.events.flatMap(({ json }) => (json ? [json.choices[0].delta] : []));
+  t.equal(deltas.map(({ refusal = '' }) => refusal).join(''), 'I cannot.');
+  t.equal(deltas.map(({ content = '' }) => content).join(''), '');
+  t.match(JSON.parse(upstream.calls[0]?.body ?? ''), {
+    messages: [
+      { role: 'user', name: 'Ann' },
+      { role: 'assistant', content: 'No.', name: 'Bot' },
+      { role: 'system', name: 'Op' },
+      { role: 'user', name: undefined },
+    ],
+    tools: [{ function: { name: 'g' } }],
+    tool_choice: 'required',
+  });
+  const own = await open(`${url}/ask/stream?question=q`);
+  t.match((await own.until('end')).json, { answer: 'I cannot.', finishReason: 'stop' }, 'elsewhere it is text');
 });
 
 t.test('a body with a photo is accepted, a body above the limit gets 413', async (t) => {

@@ -187,7 +187,7 @@ t.test('an error before the answer keeps its status, and the SDK does not retry'
   const cases: [number, number, string][] = [
     [429, 429, 'upstream_rate_limited'],
     [400, 400, 'upstream_rejected'],
-    [401, 502, 'credentials'],
+    [401, 403, 'credentials'],
     [503, 502, 'upstream_failed'],
   ];
   for (const [upstreamStatus, status, code] of cases) {

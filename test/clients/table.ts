@@ -1,0 +1,121 @@
+/**
+ * What each client can do, and the test that shows it. `npm run docs` writes this table into docs/clients.md; a test
+ * compares both, and looks for each test.
+ */
+
+export const COLUMNS = ['ask', 'resume', 'stop', 'tools', 'reasoning'] as const;
+
+export type Column = (typeof COLUMNS)[number];
+
+/** A test: its file in `test/`, and its title or the beginning of it as the file has it. */
+export interface Evidence {
+  readonly file: string;
+  readonly title: string;
+}
+
+export interface ClientRow {
+  readonly name: string;
+  /** First version that works. */
+  readonly version: string;
+  /** Page in docs/, relative to it. */
+  readonly page: string;
+  /** Columns that are missing cannot be done with the client. */
+  readonly cells: Readonly<Partial<Record<Column, Evidence>>>;
+}
+
+const packages = (title: string): Evidence => ({ file: 'clients/packages.test.ts', title });
+const inBrowser = (title: string): Evidence => ({ file: 'clients/packages-browser.test.ts', title });
+
+const CUTS = inBrowser('fetch-event-source, polyfill, react-native-sse: a cut behind any byte loses nothing');
+const PAGES = inBrowser('heartbeats between all events: fetch-event-source, polyfill, react-native-sse');
+const HEARTBEATS = packages('heartbeats between all events');
+const OPENAI = packages('openai 6 and 7: tools, reasoning, resume and stop');
+const LANGCHAIN = packages('LangChain: tools and stop');
+const AI = packages('ai 6 and 7 with openai-compatible: tools, reasoning and stop');
+const EVENT_SOURCE = packages('eventsource 4 and 5: a cut loses nothing, and stop ends the call');
+const BROWSER_CUTS: Evidence = {
+  file: 'reconnect.test.ts',
+  title: 'three cuts during the answer: the browser resumes and gets every word once',
+};
+
+export const CLIENTS: readonly ClientRow[] = [
+  {
+    name: '`EventSource` of browsers',
+    version: 'all',
+    page: 'resume.md',
+    cells: {
+      ask: { file: 'clients.test.ts', title: 'the EventSource of a browser receives the answer exactly' },
+      resume: BROWSER_CUTS,
+      stop: {
+        file: 'routes/streams.test.ts',
+        title: 'a stop cancels the upstream call, and every reader gets the end',
+      },
+    },
+  },
+  {
+    name: '`eventsource`',
+    version: '4',
+    page: 'clients/eventsource.md',
+    cells: { ask: HEARTBEATS, resume: EVENT_SOURCE, stop: EVENT_SOURCE },
+  },
+  {
+    name: '`event-source-polyfill`',
+    version: '1.0',
+    page: 'clients/eventsource.md',
+    cells: { ask: PAGES, resume: CUTS },
+  },
+  {
+    name: '`@microsoft/fetch-event-source`',
+    version: '2.0',
+    page: 'clients/fetch-event-source.md',
+    cells: {
+      ask: PAGES,
+      resume: CUTS,
+      stop: inBrowser('fetch-event-source: hidden and back, reload with the key, stop'),
+    },
+  },
+  {
+    name: '`react-native-sse`',
+    version: '1.2',
+    page: 'clients/react-native-sse.md',
+    cells: { ask: PAGES, resume: CUTS },
+  },
+  {
+    name: '`openai`',
+    version: '6',
+    page: 'clients/openai.md',
+    cells: { ask: HEARTBEATS, resume: OPENAI, stop: OPENAI, tools: OPENAI, reasoning: OPENAI },
+  },
+  {
+    name: '`@langchain/openai`',
+    version: '1',
+    page: 'clients/langchain.md',
+    cells: { ask: HEARTBEATS, stop: LANGCHAIN, tools: LANGCHAIN },
+  },
+  {
+    name: '`@llamaindex/openai`',
+    version: '0.4',
+    page: 'clients/llamaindex.md',
+    cells: { ask: HEARTBEATS, tools: packages('LlamaIndex: tools') },
+  },
+  {
+    name: '`ai` with `@ai-sdk/openai-compatible`',
+    version: '6',
+    page: 'sdks.md#openai',
+    cells: { ask: HEARTBEATS, stop: AI, tools: AI, reasoning: AI },
+  },
+];
+
+/** Returns the table as docs/clients.md shows it. */
+export function renderTable(): string {
+  const head = ['client', 'from version', ...COLUMNS];
+  const rows = CLIENTS.map(({ name, version, page, cells }) => [
+    `[${name}](${page})`,
+    version,
+    ...COLUMNS.map((column) => {
+      const evidence = cells[column];
+      return evidence === undefined ? '–' : `[yes](../test/${evidence.file})`;
+    }),
+  ]);
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
