@@ -18,7 +18,7 @@ const MAX_RETRY_AFTER = 60;
 /** Silence after which a connection counts as dead: three heartbeats of the service. */
 const SILENCE_MS = 45_000;
 /** Failures in a row up to which a 401 asks for a new ticket. */
-const MAX_TICKETS = 3;
+const MAX_TICKETS = 2;
 
 /** The globals of a page; undefined in Node. */
 const { location, navigator, addEventListener } = globalThis;
@@ -111,11 +111,11 @@ export function ask(
     url.searchParams.set('lastEventId', lastId);
     const { body } = await request(url, { signal: connection.signal });
     const reader = (body as ReadableStream<BufferSource>).pipeThrough(new TextDecoderStream()).getReader();
-    for (;;) {
+    while (!last) {
       clearTimeout(timer);
       timer = setTimeout(() => connection.abort(0), SILENCE_MS);
       const { value, done } = await reader.read();
-      if (done) return;
+      if (done) break;
       // A CR at the end may be half of a line end.
       const lines: string[] = (rest + value).split(/\r\n|\n|\r(?!$)/);
       rest = lines.pop();
@@ -196,7 +196,7 @@ export function ask(
         answer.url = known;
         bearer = undefined;
       }
-      const backoff = Math.min(retryMs * 2 ** failures, MAX_PAUSE_MS) * Math.random();
+      const backoff = isExpired ? 0 : Math.min(retryMs * 2 ** (failures - 1), MAX_PAUSE_MS) * Math.random();
       last ||
         (await new Promise<unknown>((wake) => {
           setTimeout(wake, retryAfter * 1_000 + backoff);
