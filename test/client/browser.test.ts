@@ -1,10 +1,12 @@
 /// <reference lib="dom" />
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import type * as Client from '../../client/client.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster, startCluster, startStream } from '../cluster.ts';
+import { codeBlock } from '../code-blocks.ts';
 import { bellaAt, deferred, serve, until } from '../helper.ts';
 import { startSite } from '../site.ts';
 import { tcpProxy } from '../tcp-proxy.ts';
@@ -195,6 +197,28 @@ addEventListener('activate', (event) => event.waitUntil(clients.claim()));`,
     t.equal(callsOf(upstream, 'frozen').length, 1, 'one call');
   });
 
+  t.test('the page of the documents answers, finds its answer after a reload, and stops', async (t) => {
+    const page = codeBlock(readFileSync('docs/clients/sluice-client.md', 'utf8'), 'html', '/client.js');
+    const site = await startSite(t, service.url, {
+      '/page': `<!doctype html><meta charset="utf-8">${page}`,
+      '/endless': `<!doctype html><meta charset="utf-8">${page.replace('Why is the sky blue?', 'endless page')}`,
+    });
+    const tab = await browser.newPage();
+    t.teardown(() => tab.close());
+    const shows = (text: string) =>
+      tab.waitForFunction((text) => document.querySelector('pre')?.textContent?.startsWith(text), text);
+    await tab.goto(`${site.url}/page`);
+    await shows(TEXT);
+    await tab.reload();
+    await shows(TEXT);
+    t.equal(callsOf(upstream, 'Why is the sky blue?').length, 1, 'one call');
+    await tab.goto(`${site.url}/endless`);
+    await shows('0 1 2 3 ');
+    await tab.click('#stop');
+    await callsOf(upstream, 'endless page')[0]?.closed;
+    t.equal(callsOf(upstream, 'endless page').length, 1, 'one call');
+  });
+
   t.test('readers of a replica that is killed continue on another one', { skip: noCluster }, async (t) => {
     const { promise, resolve } = deferred();
     const cluster = await startCluster(t, numberedAnswer(60, 10, promise));
@@ -218,5 +242,7 @@ addEventListener('activate', (event) => event.waitUntil(clients.claim()));`,
     const text = numberedDeltas(60).join('');
     for (const texts of (await Promise.all(reading)).flat()) t.same(texts.slice(1), [text, text]);
     t.equal(cluster.upstream.calls.length, 1, 'one call');
+    const reads = cluster.gatewayLog().split(`GET ${path}`).length - 1;
+    t.ok(reads > 4, `four answers in ${reads} connections`);
   });
 });

@@ -1,10 +1,11 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { type Answer, type AnswerError, type AnswerEvent, ask, read } from '../../client/client.ts';
+import { ask, read } from '../../client/client.ts';
 import { bearer, bellaAt, deferred, serve, sha256, until, writeConfig } from '../helper.ts';
 import { startUpstream } from '../upstream.ts';
 import { answer, TEXT } from './answers.ts';
 import { type Cut, startCuttingProxy } from './cutting-proxy.ts';
+import { collect, failureOf, textOf } from './received.ts';
 
 /** The client in Node: the same code as in a browser, without the shared slots. */
 
@@ -18,21 +19,6 @@ function cutting(cuts: readonly Cut[]): typeof fetch {
     return fetch(input, { ...init, ...(cut && { headers: { 'x-cut': `${cut.after} ${cut.by}` } }) });
   };
 }
-
-async function collect(answer: Answer): Promise<AnswerEvent[]> {
-  const events: AnswerEvent[] = [];
-  for await (const event of answer) events.push(event);
-  return events;
-}
-
-const textOf = (events: readonly AnswerEvent[]) =>
-  events.map((event) => (event.type === 'delta' ? event.content : '')).join('');
-
-const failureOf = (answer: Answer) =>
-  answer.answer.then(
-    () => undefined,
-    (error: AnswerError) => error,
-  );
 
 const CUT = fc.record({
   after: fc.integer({ min: 1, max: 1_800 }),
