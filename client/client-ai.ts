@@ -211,7 +211,7 @@ function createEncoder(): (event: AnswerEvent) => UiChunk[] {
   };
 }
 
-/** What the provider wants back with its tool calls. */
+/** State that the provider wants back with its tool calls. */
 interface State {
   readonly provider: string;
   readonly details?: unknown;

@@ -1,6 +1,6 @@
 import type { Answer, AnswerError, AnswerEvent } from '../../client/client.ts';
 
-/** What a caller of the client receives. */
+/** Helpers that collect the events, text and failure of an answer. */
 
 export async function collect(answer: Answer): Promise<AnswerEvent[]> {
   const events: AnswerEvent[] = [];
