@@ -30,16 +30,12 @@ interface Fields extends Record<string, string> {
 }
 
 interface Internal {
-  readonly lastEventId?: string;
   /** URL of an answer that has started. */
   readonly known?: string;
 }
 
-/**
- * Reads an answer by its `url`: in another tab, or after a reload.
- * @param options `lastEventId` continues behind that event
- */
-export function read(url: string, options?: ReadOptions & { readonly lastEventId?: string }): Answer {
+/** Reads an answer by its `url`, from its start: in another tab, or after a reload. */
+export function read(url: string, options?: ReadOptions): Answer {
   return ask('', { ...options, known: url } as AskOptions);
 }
 
@@ -56,7 +52,6 @@ export function ask(
     ticket,
     signal,
     fetch: send = fetch,
-    lastEventId: lastId = '',
     known,
     ...settings
   }: AskOptions & Internal = {},
@@ -66,6 +61,8 @@ export function ask(
   let connection = new AbortController();
   let timer: ReturnType<typeof setTimeout> | undefined;
   let bearer: string | undefined;
+  /** Id of the last event; empty before the first part. */
+  let lastId = '';
   let last: EndEvent | ErrorEvent | undefined;
   let retryMs = 1_000;
   let failures = 0;
@@ -148,7 +145,7 @@ export function ask(
     signal?.addEventListener('abort', onAbort);
     if (signal?.aborted) onAbort();
     while (!last) {
-      let problem = failure('Sluice is not reachable.');
+      let problem = failure('Sluice is unreachable.');
       let isFree = navigator?.onLine === false;
       connection = new AbortController();
       try {
@@ -196,10 +193,12 @@ export function ask(
         answer.url = known;
         bearer = undefined;
       }
-      const backoff = isExpired ? 0 : Math.min(retryMs * 2 ** (failures - 1), MAX_PAUSE_MS) * Math.random();
+      const random = Math.random();
+      // A reader without a slot leaves the others some time to read.
+      const waitMs = isFree ? 1_000 + random * 1_000 : Math.min(retryMs * 2 ** (failures - 1), MAX_PAUSE_MS) * random;
       last ||
         (await new Promise<unknown>((wake) => {
-          setTimeout(wake, retryAfter * 1_000 + backoff);
+          setTimeout(wake, isExpired ? 0 : retryAfter * 1_000 + waitMs);
           addEventListener?.('online', wake, ONCE);
           answer.addEventListener('change', wake, ONCE);
         }));

@@ -96,7 +96,7 @@ for await (const event of ask([{ role: 'user', content: 'hi' }], { stop: ['x'] }
   if (event.type === 'error') break;
 }
 export const failed = answer.answer.catch(({ code, status }: AnswerError) => [code, status]);
-if (answer.url) read(answer.url, { lastEventId: 'x' }).stop();
+if (answer.url) read(answer.url, { ticket: () => 't' }).stop();
 // @ts-expect-error The text is read-only.
 answer.text = '';
 // @ts-expect-error A misspelled option.
