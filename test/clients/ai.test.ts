@@ -494,5 +494,5 @@ function setVisibility(page: Page, state: 'hidden' | 'visible'): Promise<void> {
 /** Returns the ids and chunks of a response, without the URLs, which have a ticket of their own. */
 async function chunksOf(response: Response): Promise<{ id: string; data: unknown }[]> {
   const body = await response.text();
-  return [...body.matchAll(/^id: (.*)\ndata: (.*)$/gm)].map(([, id = '', data = '']) => ({ id, data }));
+  return [...body.matchAll(/^data: (.*)\nid: (.*)$/gm)].map(([, data = '', id = '']) => ({ id, data }));
 }
