@@ -71,7 +71,7 @@ async function setUp(t: Test): Promise<Service> {
     DEFAULT_MODEL: 'bella/m',
     STREAM_FLUSH_MS: '0',
     STREAM_HEARTBEAT_MS: String(HEARTBEAT_MS),
-    MAX_GENERATIONS: '4',
+    MAX_GENERATIONS: '5',
   };
   const { url } = await serve(t, { env, providers: { bella: provider }, clock, store });
   const release = () => {
@@ -124,7 +124,7 @@ function textOf(events: readonly Decoded[]): string {
   return values
     .map(({ type, content, delta, choices }) => {
       if (type === 'delta') return content;
-      if (type === 'text-delta') return delta;
+      if (type === 'text-delta' || type === 'TEXT_MESSAGE_CONTENT') return delta;
       return choices?.[0]?.delta.content ?? '';
     })
     .join('');
@@ -134,6 +134,7 @@ t.test('every decoder reads every SSE route, with heartbeats between all events'
   const service = await setUp(t);
   const { url, clock, release } = service;
   const messages = [{ role: 'user', content: 'q' }];
+  const agui = { threadId: 't', runId: 'r', tools: [], context: [], state: {}, forwardedProps: {} };
   const uiMessages = [{ id: 'm', role: 'user', parts: [{ type: 'text', text: 'q' }] }];
   // Under /v1, a response begins with the first word or the first heartbeat.
   const chat = open(`${url}/v1/chat/completions`, { body: { messages, stream: true } });
@@ -141,6 +142,7 @@ t.test('every decoder reads every SSE route, with heartbeats between all events'
     'GET /ask/stream': await open(`${url}/ask/stream?question=q&key=k&lastEventId=`),
     'POST /ask/stream': await open(`${url}/ask/stream`, { body: { question: 'q' } }),
     'POST /ui/chat': await open(`${url}/ui/chat`, { body: { id: 'c', messages: uiMessages, resumable: true } }),
+    'POST /agui': await open(`${url}/agui`, { body: { ...agui, messages: [{ id: 'm', ...messages[0] }] } }),
     'GET /ui/chat/:id/stream': await open(`${url}/ui/chat/c/stream`),
   };
   const first = bodies['GET /ask/stream'] as Body;
