@@ -436,7 +436,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
       await release('gate-context');
       const all = await chunksOf(posted);
       t.same(await chunksOf(continued), all, 'a client that counts gets the same chunks');
-      t.match(all[0]?.data, '"messageId":"a1"');
+      t.match(all[0]?.data, /"messageId":"a1"/);
       const body = await replayed.text();
       t.match(body, /"messageId":"a1".*"start-step".*"Let me look\.".*"finish-step".*"start-step".*0🚀/s);
     });
@@ -491,8 +491,9 @@ function setVisibility(page: Page, state: 'hidden' | 'visible'): Promise<void> {
   }, state);
 }
 
-/** Returns the ids and chunks of a response, without the URLs, which have a ticket of their own. */
-async function chunksOf(response: Response): Promise<{ id: string; data: unknown }[]> {
-  const body = await response.text();
-  return [...body.matchAll(/^data: (.*)\nid: (.*)$/gm)].map(([, data = '', id = '']) => ({ id, data }));
+/** Returns the ids and chunks of a response. */
+async function chunksOf(response: Response): Promise<{ id: string; data: string }[]> {
+  const events = (await response.text()).split('\n\n').filter((event) => event.includes('data: '));
+  const field = (event: string, name: string) => new RegExp(`^${name}: (.*)$`, 'm').exec(event)?.[1] ?? '';
+  return events.map((event) => ({ id: field(event, 'id'), data: field(event, 'data') }));
 }
