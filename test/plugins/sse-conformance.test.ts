@@ -113,7 +113,9 @@ const read = async (url: string, headers: Record<string, unknown> = {}): Promise
   return body;
 };
 
-const heartbeats = (body: Body) => body.text().split(': hb\n').length - 1;
+/** Under `/v1`, a heartbeat is a chunk without content; the first one has the role. */
+const HEARTBEATS = /: hb\n|"delta":\{(?:"role":"assistant","content":"")?\}/;
+const heartbeats = (body: Body) => body.text().split(HEARTBEATS).length - 1;
 
 /** Returns the text of events of any of the protocols. */
 function textOf(events: readonly Decoded[]): string {
