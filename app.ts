@@ -42,6 +42,7 @@ import usage from './plugins/usage/index.ts';
 import type { Provider } from './providers/types.ts';
 import agui from './routes/agui/index.ts';
 import ask from './routes/ask/index.ts';
+import client from './routes/client/index.ts';
 import docs from './routes/docs/index.ts';
 import reference from './routes/docs/reference.ts';
 import health from './routes/health/index.ts';
@@ -182,6 +183,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const publicScope = async (scope: FastifyInstance) => {
     await scope.register(health);
     await scope.register(metricsRoute);
+    await scope.register(client);
     if (settings.playground) await scope.register(pageScope);
   };
   const pageScope = async (scope: FastifyInstance) => {

@@ -75,6 +75,9 @@ t.test('every route of the API needs a valid key; probes and metrics need none',
     ['GET', '/v1/models'],
     ['POST', '/ui/chat', { messages: [{ role: 'user', parts: [] }] }],
     ['GET', '/ui/chat/c/stream'],
+    ['POST', '/agui', { threadId: 't', runId: 'r', messages: [{ role: 'user', content: 'q' }] }],
+    ['GET', '/agui?runId=r&offset=-1'],
+    ['GET', '/agui/capabilities'],
     ['POST', '/tickets', {}],
   ];
   const invalid: Record<string, Record<string, string>> = {

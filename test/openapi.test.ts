@@ -15,8 +15,8 @@ t.test('the document is valid and complete', async (t) => {
   t.same(await new Validator().validate({ ...document }), { valid: true });
   t.same(gapsOf(document), []);
   const operations = operationsOf(document);
-  t.equal(operations.size, 15);
-  t.equal(new Set([...operations.values()].map(({ operationId }) => operationId)).size, 15);
+  t.equal(operations.size, 18);
+  t.equal(new Set([...operations.values()].map(({ operationId }) => operationId)).size, 18);
   t.same(
     Object.keys(document.paths).filter((path) => /docs|vendor|\.(js|css)/.test(path)),
     [],
@@ -68,12 +68,16 @@ t.test('the number of messages is the configured one', async (t) => {
   const file = `${t.testdir({ 'c.yaml': 'limits: { messages: 2 }' })}/c.yaml`;
   const app = await build(t, { env: { CONFIG_FILE: file } });
   const document = JSON.stringify(await readDocument(app));
-  t.equal(document.match(/"minItems":1,"maxItems":2\b/g)?.length, 4);
+  t.equal(document.match(/"minItems":1,"maxItems":2\b/g)?.length, 5);
   const message = { role: 'user', content: 'x', parts: [{ type: 'text', text: 'x' }] };
-  for (const url of ['/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat']) {
+  for (const url of ['/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat', '/agui']) {
     const { parts: _, ...plain } = message;
     const messages = Array(3).fill(url.startsWith('/ui') ? message : plain);
-    const response = await app.inject({ method: 'POST', url, payload: { messages } });
+    const response = await app.inject({
+      method: 'POST',
+      url,
+      payload: { ...(url === '/agui' && { threadId: 't', runId: 'r' }), messages },
+    });
     t.equal(response.statusCode, 400, url);
     t.equal(response.json().error.message, 'Too many messages; at most 2 are allowed.', url);
   }
@@ -126,6 +130,7 @@ t.test('answers are as the document says, for every operation and status', async
   ).json();
   const messages = [{ role: 'user', content: 'q' }];
   const ui = [{ role: 'user', parts: [{ type: 'text', text: 'q' }] }];
+  const run = { threadId: 't', runId: 'r', messages };
   const ended = { 'last-event-id': `${UNKNOWN}.end` };
   const key = { 'idempotency-key': 'k' };
   const tooLarge = 'x'.repeat(1_100_000);
@@ -205,6 +210,24 @@ t.test('answers are as the document says, for every operation and status', async
       [413, { payload: { messages, user: chatTooLarge } }],
       [400, { payload: { messages: [] } }],
     ],
+    'post /agui': [
+      [200, { payload: run }],
+      [200, { payload: { ...run, runId: 'r2', messages: [{ role: 'user', content: 'tools' }] } }],
+      [200, { payload: { ...run, runId: 'r3', messages: [{ role: 'user', content: 'fail' }] } }],
+      [204, { headers: ended, payload: {} }],
+      [409, { payload: { ...run, messages: [{ role: 'user', content: 'other' }] } }],
+      [404, { payload: { ...run, forwardedProps: { model: 'no/such' } } }],
+      [413, { payload: { ...run, state: chatTooLarge } }],
+      [400, { payload: {} }],
+    ],
+    'get /agui': [
+      [200, { url: '/agui?runId=r&offset=-1' }],
+      [204, { url: '/agui?threadId=t' }],
+      [204, { url: '/agui', headers: ended }],
+      [404, { url: '/agui?runId=unknown' }],
+      [400, {}],
+    ],
+    'get /agui/capabilities': [[200, {}]],
     'get /v1/models': [[200, {}]],
     'get /v1/models/{id}': [
       [200, { url: '/v1/models/bella/gpt-4o' }],
@@ -362,7 +385,7 @@ t.test(
     });
     await page.goto(`${url}/docs`);
     await page.waitForSelector('.opblock-summary-path');
-    t.ok((await page.locator('.opblock').count()) >= 15);
+    t.ok((await page.locator('.opblock').count()) >= 18);
     await page.locator('#operations-Ask-post_ask_stream').click();
     await page.waitForSelector('#operations-Ask-post_ask_stream .responses-table');
     t.equal(await page.locator('.errors-wrapper').count(), 0, 'no reference is broken');

@@ -254,6 +254,54 @@ t.test('the playground', { skip: noBrowser, timeout: 120_000 }, async (t) => {
     t.equal(calls.length, 1, 'the upstream is still called once');
   });
 
+  t.test('six tabs answer at the same time, and the stop button of one stops its answer', async (t) => {
+    const { page, url, calls } = await setUp(t, browser);
+    const others = await Promise.all(Array.from({ length: 5 }, () => page.context().newPage()));
+    await Promise.all(others.map((tab) => tab.goto(url)));
+    const tabs = [page, ...others];
+    for (const [i, tab] of tabs.entries()) await ask(tab, `long ${i}`);
+    const hasText = () => document.querySelector('.running .text')?.textContent?.includes('word3');
+    await Promise.all(tabs.map((tab) => tab.waitForFunction(hasText)));
+    await page.click('#stop');
+    await calls.find((call) => questionOf(call) === 'long 0')?.closed;
+    t.match(await page.innerText('#status'), /Stopped/, 'the status');
+    const texts = await Promise.all(others.map(waitForAnswer));
+    for (const text of texts) t.equal(text.replace(/\s+/g, ' '), words(120), 'another tab has the complete answer');
+    t.equal(calls.length, 6, 'one call for each tab');
+  });
+
+  t.test('an answer and its code can be copied, and the numbers are explained', async (t) => {
+    const file = writeConfig(
+      t,
+      'models: [{ name: other, price: { input: 1, output: 2 }, targets: [{ provider: bella, model: m }] }]\n',
+    );
+    const { page, problems } = await setUp(t, browser, { CONFIG_FILE: file });
+    await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+    const copied = () => page.evaluate(() => navigator.clipboard.readText());
+    await page.selectOption('#model', 'other');
+    await ask(page, 'markdown');
+    await waitForAnswer(page);
+    const turn = lastTurn(page);
+    await turn.getByRole('button', { name: 'Copy code' }).click();
+    await turn.getByText('Copied').waitFor();
+    t.equal(await copied(), "const source = new EventSource('/ask/stream?question=hi');\n", 'the code');
+    await turn.getByRole('button', { name: 'Copy answer' }).click();
+    await turn.getByText('Copied').nth(1).waitFor();
+    t.equal((await copied()).trim(), (MARKDOWN + words(6)).trim(), 'the text of the model');
+    await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }));
+    await turn.getByRole('button', { name: 'Copy code' }).click();
+    await turn.getByText('Copied').first().waitFor();
+    t.pass('a page without a clipboard copies by the old command');
+    t.match(await page.innerText('#cost'), /^\$0\.0000\d\d$/, 'the cost of the answer');
+    await page.click('#meaning summary');
+    for (const name of await page.locator('#figures dt').allInnerTexts())
+      t.ok((await page.locator('#meaning dt').allInnerTexts()).includes(name), `${name} is explained`);
+    await page.reload();
+    await page.getByRole('button', { name: 'Copy code' }).waitFor();
+    t.equal(await page.getByRole('button', { name: 'Copy answer' }).count(), 1, 'also after a reload');
+    t.same(problems, [], 'the page has no error');
+  });
+
   t.test('the selected model is asked, and an error is shown as a sentence', async (t) => {
     const file = writeConfig(t, 'models: [{ name: other, targets: [{ provider: bella, model: small }] }]\n');
     const { page, calls } = await setUp(t, browser, { CONFIG_FILE: file });

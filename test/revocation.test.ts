@@ -41,9 +41,10 @@ t.test('a removed key ends its open responses on every API, and their reconnects
   const posted = await open(`${url}/ask/stream`, as('a', { question: 'q' }));
   const chunks = await open(`${url}/v1/chat/completions`, as('a', { messages: MESSAGES, stream: true }));
   const ui = await open(`${url}/ui/chat`, as('a', { id: 'c', messages: UI_MESSAGES }));
+  const run = await open(`${url}/agui`, as('a', { threadId: 't', runId: 'r', messages: MESSAGES }));
   const whole = postJson(`${url}/v1/chat/completions`, { messages: MESSAGES }, bearer('a'));
   const other = await open(`${url}/ask/stream?question=q`, as('b'));
-  await upstream.call(7);
+  await upstream.call(8);
   const own = [asked, byTicket, byReadTicket, posted];
   for (const reading of [...own, other]) await reading.until('delta');
   await until(() => deltaOf(chunks) === 'one', '/v1 has its first delta');
@@ -57,7 +58,8 @@ t.test('a removed key ends its open responses on every API, and their reconnects
     t.equal(await reading.ended, true, 'the response is complete');
     t.equal(reading.events.filter(({ json }) => json.type === 'error').length, 1);
   }
-  await Promise.all([chunks.ended, ui.ended]);
+  t.match((await run.until('RUN_ERROR')).json, { code: 'revoked' });
+  await Promise.all([chunks.ended, ui.ended, run.ended]);
   t.match(chunks.events.at(-1)?.json, { error: { code: 'revoked', type: 'authentication_error' } }, '/v1, streamed');
   t.equal(ui.events.at(-2)?.json.type, 'error', '/ui');
   const response = await whole;
@@ -65,7 +67,7 @@ t.test('a removed key ends its open responses on every API, and their reconnects
   t.equal(response.headers.get('x-should-retry'), 'false');
   const calls = upstream.calls.slice(0, -1);
   await Promise.all(calls.map(({ closed }) => closed));
-  t.equal(calls.length, 6, 'the calls of the key are aborted');
+  t.equal(calls.length, 7, 'the calls of the key are aborted');
 
   const lastEventId = byTicket.events.at(-1)?.id;
   for (const [what, path, headers] of [
@@ -76,7 +78,7 @@ t.test('a removed key ends its open responses on every API, and their reconnects
     const again = await readAll(`${url}${path}`, { headers: { 'last-event-id': lastEventId, ...headers } });
     t.equal(again.response.statusCode, 401, `a reconnect ${what}: an EventSource gives up`);
   }
-  (await upstream.call(7)).response.end(text(' two') + STOP + DONE);
+  (await upstream.call(8)).response.end(text(' two') + STOP + DONE);
   t.equal((await other.until('end')).json.answer, 'one two', 'the answer of another key is complete');
   await until(async () => (await metricValue(app, 'sluice_readers')) === 0, 'no reader is left');
   t.equal(app.streams.active, 0, 'no generation is left');

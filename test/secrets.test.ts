@@ -56,6 +56,8 @@ providers: { it: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKe
       'POST',
       JSON.stringify({ messages: [{ role: 'user', parts: [{ type: 'text', text: question }] }] }),
     );
+    const messages = [{ role: 'user', content: question }];
+    await call('/agui', 'POST', JSON.stringify({ threadId: 'CANARY-thread', runId: `CANARY-${fault}`, messages }));
     await call('/streams', 'POST', JSON.stringify({ question }));
   }
   await call(`/ask/stream?question=CANARY-question&ticket=${ticket}`, 'GET', undefined, {});
@@ -65,7 +67,7 @@ providers: { it: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKe
   await call('/v1/models/CANARY-model');
   await call('/ask/stream?question=CANARY&unknown=CANARY');
   for (const body of ['{"question":"CANARY', '{"unknown":"CANARY"}', '["CANARY"]', '{"question":1,"model":"CANARY"}']) {
-    for (const path of ['/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat', '/tickets'])
+    for (const path of ['/ask/stream', '/streams', '/v1/chat/completions', '/ui/chat', '/agui', '/tickets'])
       await call(path, 'POST', body);
   }
   const invalidHeaders = {

@@ -72,6 +72,20 @@ const WAYS = {
       },
       headers,
     ),
+  'POST /agui': (url: string, query: string, headers: Record<string, string>, fields: Fields) =>
+    postJson(
+      `${url}/agui${query}`,
+      {
+        threadId: 't',
+        runId: fields.key ?? fields.question,
+        messages: [
+          ...(fields.system ? [{ id: 's', role: 'system', content: fields.system }] : []),
+          { id: 'm', role: 'user', content: fields.question },
+        ],
+        ...(fields.model && { forwardedProps: { model: fields.model } }),
+      },
+      headers,
+    ),
 };
 interface Fields {
   readonly question: string;
@@ -322,12 +336,15 @@ t.test('an expired ticket of a page resumes by POST, charged to the ticket, and 
     return response.status;
   };
   t.equal(await resume(), 200);
-  for (const way of ['POST /ask/stream', 'POST /streams', 'POST /ui/chat'] as const) {
+  for (const way of ['POST /ask/stream', 'POST /streams', 'POST /ui/chat', 'POST /agui'] as const) {
     t.equal((await ask(page, way, ticket, { question: 'q' })).status, 401, way);
     const withPoint = await WAYS[way](
       page.url,
       '',
-      { ...bearer(ticket), ...(way === 'POST /ask/stream' ? {} : { 'last-event-id': `${stream}.0` }) },
+      {
+        ...bearer(ticket),
+        ...(way === 'POST /ask/stream' || way === 'POST /agui' ? {} : { 'last-event-id': `${stream}.0` }),
+      },
       { question: 'q' },
     );
     t.equal(withPoint.status, 401, `${way} with a resume point`);

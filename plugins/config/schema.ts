@@ -75,7 +75,7 @@ const Limits = Type.Object(
       default: 1,
       description: 'With Redis: number of replicas that share the limits of a key while Redis is unavailable',
     }),
-    chatBodyBytes: bytes('Largest body of /v1 and /ui, which may contain images', 16_777_216, 1_024, 2 ** 30),
+    chatBodyBytes: bytes('Largest body of /v1, /ui and /agui, which may contain images', 16_777_216, 1_024, 2 ** 30),
     textChars: bytes('Most characters of text in one body, without base64 `data:` URLs', 4_194_304, 1_024, 2 ** 28),
     promptBytes: Type.Optional(
       Type.Integer({

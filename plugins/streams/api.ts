@@ -40,7 +40,7 @@ export interface StartOptions {
   readonly chat?: string | undefined;
   /** The client's own names of the run, for a protocol whose events repeat them. */
   readonly run?: ClientRun | undefined;
-  /** What later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  /** Data that later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
   readonly context?: string | undefined;
 }
 

@@ -97,7 +97,7 @@ export interface StreamInfo {
   readonly chat?: string | undefined;
   /** The client's own names of the run. */
   readonly run?: ClientRun | undefined;
-  /** What later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
+  /** Data that later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
   readonly context?: string | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */
   readonly estimate?: TokenEstimate | undefined;

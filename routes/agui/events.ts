@@ -1,7 +1,8 @@
 import type { EventMessage } from 'fastify';
-import type { ClientRun, ContentPart, PlacedPart, ProviderState, Slice, Terminal } from '../../plugins/streams/api.ts';
+import type { ContentPart, PlacedPart, ProviderState, Slice, Terminal } from '../../plugins/streams/api.ts';
 import type { EventId } from './event-id.ts';
 import { formatEventId } from './event-id.ts';
+import { type AguiEvent, errorEvent, finishedEvent, INCOMPLETE_CALL, type RunContext } from './run-events.ts';
 
 /**
  * Encodes an answer as AG-UI events. Their ids depend on the answer alone, so they are equal on every replica and in
@@ -14,7 +15,6 @@ import { formatEventId } from './event-id.ts';
 
 type ToolPart = Extract<ContentPart, { type: 'tool_call' }>;
 type TextType = 'text' | 'reasoning';
-type AguiEvent = { readonly type: string; readonly [field: string]: unknown };
 type End = Extract<Terminal, { type: 'end' }>;
 
 interface Call {
@@ -23,9 +23,7 @@ interface Call {
   arguments: string;
 }
 
-export interface EncoderOptions {
-  readonly stream: { readonly id: string; readonly model: string };
-  readonly run: ClientRun;
+export interface EncoderOptions extends RunContext {
   /** The last event that the client has, `end` for the last one of the run; the first by default. */
   readonly after?: EventId | 'end' | undefined;
 }
@@ -189,47 +187,6 @@ export class AguiEncoder {
   #newMessageId(): string {
     return `${this.#options.stream.id}-${this.#messages++}`;
   }
-}
-
-/** Returns the first event of a run. @param urls read and stop the stream */
-export function startedEvent(
-  { stream, run }: EncoderOptions,
-  urls: { readonly url: string; readonly stopUrl: string },
-): EventMessage {
-  const { id, model } = stream;
-  const metadata = { sluice: { stream: id, model, ...urls } };
-  const event = { type: 'RUN_STARTED', ...run, protocolVersion: '1.0', metadata };
-  return { id: `${id}.0`, data: JSON.stringify(event) };
-}
-
-const INCOMPLETE_CALL: AguiEvent = {
-  type: 'RUN_ERROR',
-  code: 'incomplete_tool_call',
-  message: 'The arguments of a tool call are not complete.',
-  metadata: { sluice: { retryable: false } },
-};
-
-/** Returns the event of a run that failed. */
-export function errorEvent(error: Extract<Terminal, { type: 'error' }>): AguiEvent {
-  const { code, message, retryable, retryAfterMs, reason, stage } = error;
-  const retryAfter = retryAfterMs === undefined ? undefined : Math.ceil(retryAfterMs / 1000);
-  return { type: 'RUN_ERROR', code, message, metadata: { sluice: { retryable, retryAfter, reason, stage } } };
-}
-
-function finishedEvent({ finishReason, usage, targets }: End, { stream, run }: EncoderOptions): AguiEvent {
-  const { model } = stream;
-  const { inputTokens, outputTokens, totalTokens, reasoningTokens, cachedTokens, cacheWriteTokens } = usage ?? {};
-  const counts = {
-    ...{ inputTokens, outputTokens, totalTokens, reasoningTokens },
-    ...{ cachedInputTokens: cachedTokens, cacheWriteInputTokens: cacheWriteTokens },
-  };
-  return {
-    type: 'RUN_FINISHED',
-    ...run,
-    result: { model, finishReason, usage, targets },
-    ...(finishReason === 'stopped' && { outcome: { type: 'cancelled' } }),
-    ...(usage && { usage: [{ model, ...counts }] }),
-  };
 }
 
 /**

@@ -4,7 +4,8 @@ import type { EventFeed } from '../../plugins/sse/api.ts';
 import type { LogReader, Slice, Stream } from '../../plugins/streams/api.ts';
 import { createEventFeed, streamUrl } from '../sse-events.ts';
 import { parseEventId, type ResumePoint } from './event-id.ts';
-import { AguiEncoder, errorEvent, startedEvent } from './events.ts';
+import { AguiEncoder } from './events.ts';
+import { errorEvent, startedEvent } from './run-events.ts';
 
 /** Reads a run as AG-UI events: from its start, or from the event at which a connection was cut. */
 

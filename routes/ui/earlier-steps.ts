@@ -2,12 +2,12 @@ import type { UiBody } from './schema.ts';
 
 /**
  * The steps of an assistant's message before the answer that continues it, after a tool has run. A page that resumes
- * builds its message anew, so a resumed stream has to bring them.
+ * builds its message again, so a resumed stream has to bring them.
  */
 
 type UiMessage = UiBody['messages'][number];
 
-/** What a stream keeps of the question, as JSON in its `context`. */
+/** Data that a stream keeps of the question, as JSON in its `context`. */
 export interface UiContext {
   /** Id of the page's message that the answer continues. */
   readonly messageId: string;

@@ -40,7 +40,7 @@ export function unknownChunk(stream: string) {
   return { ...jsonEvent({ type: 'error', errorText }), id: `${stream}.end` };
 }
 
-/** Streams an answer from its start, for a page that builds its message anew: the earlier steps of that come first. */
+/** Streams an answer from its start, for a page that builds its message again: the earlier steps of that come first. */
 export async function replay(stream: Stream, reply: FastifyReply): Promise<FastifyReply> {
   const { messageId, earlier } = parseContext(stream.context) ?? {};
   // Without the earlier steps, a message of its own leaves that of the page as it is.

@@ -5,7 +5,8 @@ import type { ContentPart, Slice, Terminal } from '../../plugins/streams/api.ts'
 import { Segments } from '../../plugins/streams/memory/segments.ts';
 import { partSize } from '../../plugins/streams/units.ts';
 import { parseEventId, type ResumePoint } from '../../routes/agui/event-id.ts';
-import { AguiEncoder, startedEvent } from '../../routes/agui/events.ts';
+import { AguiEncoder } from '../../routes/agui/events.ts';
+import { startedEvent } from '../../routes/agui/run-events.ts';
 import { noClients } from '../clients/packages.ts';
 import { applyEvents } from './agent.ts';
 
@@ -151,7 +152,7 @@ t.test('events pass the schemas and the verifier of AG-UI, and make the answer',
       t.equal(calls.length, argumentsOf.size);
       for (const call of calls) {
         const sent = argumentsOf.get(call.id) ?? '';
-        t.ok([sent, sent || '{}'].includes(call.function.arguments), `${call.id}: ${call.function.arguments}`);
+        t.ok([sent, sent || '{}'].includes(call.function.arguments), `the arguments of ${call.id}`);
       }
     }),
     { numRuns: 40 },

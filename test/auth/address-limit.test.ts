@@ -208,6 +208,8 @@ t.test('beyond the limit an EventSource gets 401 for what was checked, and an ev
   const resumed = await service.get(`/ask?lastEventId=${STREAM}.1`, fresh);
   t.match(resumed, { status: 200, events: [{ lastEventId: `${STREAM}.1` }] }, 'for a resume, only the opening block');
   t.equal(resumed.events?.length, 1);
+  t.equal((await service.get('/ask?lastEventId=x.1', fresh)).status, 429, 'a resume from no position of a stream');
+  t.equal((await service.get('/ask/1', fresh)).status, 429, 'an answer in events of another protocol');
   t.equal((await service.get('/api', fresh)).status, 429, 'a route that is not for an EventSource');
 });
 

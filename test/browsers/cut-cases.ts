@@ -1,6 +1,6 @@
 import type { Cut } from './cutting-proxy.ts';
 
-/** Where the connections of a page are cut: at each place of a response that a decoder treats in its own way, and at random bytes. */
+/** Cases of connections that are cut: at each place of a response that a decoder treats in its own way, and at random bytes. */
 
 export interface CutCase {
   readonly name: string;

@@ -24,7 +24,7 @@ const ANSWER = DELTAS.join('');
 /** Ports in front of the service. A browser opens six connections to one origin. */
 const PROXIES = 8;
 
-/** What a frame reports. */
+/** Report of a frame. */
 interface Report {
   readonly question: string;
   readonly text: string;

@@ -424,6 +424,23 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
       }
     });
 
+    t.test('the steps before an answer and its message are known on the other replica', async (t) => {
+      const [first, second] = cluster.replicas.map(({ url }) => url) as [string, string];
+      const messages = [
+        { id: 'u', role: 'user', parts: [{ type: 'text', text: 'gate-context' }] },
+        { id: 'a1', role: 'assistant', parts: [{ type: 'step-start' }, { type: 'text', text: 'Let me look.' }] },
+      ];
+      const posted = await postJson(`${first}/ui/chat`, { id: 'context', messages, resumable: true });
+      const replayed = await fetch(`${second}/ui/chat/context/stream`);
+      const continued = await fetch(`${second}/ui/chat/${posted.headers.get('x-workflow-run-id')}/stream?startIndex=0`);
+      await release('gate-context');
+      const all = await chunksOf(posted);
+      t.same(await chunksOf(continued), all, 'a client that counts gets the same chunks');
+      t.match(all[0]?.data, '"messageId":"a1"');
+      const body = await replayed.text();
+      t.match(body, /"messageId":"a1".*"start-step".*"Let me look\.".*"finish-step".*"start-step".*0🚀/s);
+    });
+
     for (const name of ['ai5', 'ai6']) {
       t.test(`${name}: DefaultChatTransport reads an answer to its end`, async (t) => {
         // biome-ignore lint/suspicious/noExplicitAny: each version has types of its own

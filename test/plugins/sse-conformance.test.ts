@@ -30,7 +30,7 @@ interface Body {
 interface Service {
   readonly url: string;
   readonly clock: ManualClock;
-  /** Lets the n-th word of every answer be sent; after the last word, the answers end. */
+  /** Lets the n-th word of every answer be sent; then the answers end. */
   release(): void;
   /** If true, no stream can be opened. */
   setUnavailable(isUnavailable: boolean): void;
@@ -113,9 +113,10 @@ const read = async (url: string, headers: Record<string, unknown> = {}): Promise
   return body;
 };
 
-/** Under `/v1`, a heartbeat is a chunk without content; the first one has the role. */
-const HEARTBEATS = /: hb\n|"delta":\{(?:"role":"assistant","content":"")?\}/;
-const heartbeats = (body: Body) => body.text().split(HEARTBEATS).length - 1;
+/** Comments, and under `/v1` chunks without content. */
+const HEARTBEAT = /^: hb$|"delta":\{("role":"assistant","content":"")?\},"logprobs":null,"finish_reason":null/gm;
+
+const heartbeats = (body: Body) => [...body.text().matchAll(HEARTBEAT)].length;
 
 /** Returns the text of events of any of the protocols. */
 function textOf(events: readonly Decoded[]): string {

@@ -1,6 +1,6 @@
 /** Decoders of Server-Sent Events as clients have them, as small functions. Each reads a sequence of connections. */
 
-/** What a page gets from a decoder. */
+/** An event as a page gets it from a decoder. */
 export interface Decoded {
   readonly data: string;
   readonly name: string;

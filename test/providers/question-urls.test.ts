@@ -207,4 +207,9 @@ t.test('a URL of more than 2,048 characters is refused', async (t) => {
   };
   t.equal((await ask(ofLength(2_049))).status, 400, '/ui/chat');
   t.equal((await ask(ofLength(2_048))).status, 200, '/ui/chat');
+  const run = (value: string) => {
+    const content = [{ type: 'image', source: { type: 'url', value } }];
+    return postJson(`${url}/agui`, { threadId: 't', runId: value, messages: [{ id: 'm', role: 'user', content }] });
+  };
+  t.equal((await run(ofLength(2_049))).status, 400, '/agui');
 });

@@ -64,6 +64,12 @@ const CASES: Case[] = [
     body: { id: 'c', messages: UI_MESSAGES, resumable },
     resumable,
   })),
+  ...[undefined, true, false].map((resumable) => ({
+    name: `POST /agui with resumable: ${resumable}`,
+    path: '/agui',
+    body: { threadId: 't', runId: `r ${resumable}`, messages: MESSAGES, forwardedProps: { resumable } },
+    resumable: resumable ?? true,
+  })),
 ];
 
 t.test('when the reader of a request leaves', async (t) => {

@@ -236,6 +236,21 @@ t.test('the store counts the content of each log, and refuses a log that does no
   }
 });
 
+t.test('the store counts the context of a log', async (t) => {
+  const context = 'x'.repeat(1_000);
+  const maxTotalBytes = 2 * LOG_BYTES + 1_000 * UNIT_BYTES;
+  const { add } = setUp(t, { maxTotalBytes });
+  add({ context });
+  add();
+  t.pass('another log fits exactly');
+  const { add: addFirst } = setUp(t, { maxTotalBytes: maxTotalBytes - 1 });
+  addFirst({ context });
+  t.throws(() => addFirst(), StoreFull, 'another does not');
+  const { add: addLast } = setUp(t, { maxTotalBytes: maxTotalBytes - 1 });
+  addLast();
+  t.throws(() => addLast({ context }), StoreFull, 'a log with a context does not');
+});
+
 t.test('memory is free again after an eviction, an expiry and a removal', async (t) => {
   const { clock, store, add, evicted } = setUp(t, {
     maxTotalBytes: 2 * (LOG_BYTES + 500 * UNIT_BYTES + BOUNDARY_BYTES),

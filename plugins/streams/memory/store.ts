@@ -77,13 +77,14 @@ export class MemoryStore implements StreamStore, LogObserver {
 
   /** Adds a log. @throws StoreFull as `create` does */
   add(info: StreamInfo, idempotency?: Idempotency): MemoryLog {
-    if (this.#totalBytes + LOG_BYTES > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
+    const bytes = LOG_BYTES + (info.context?.length ?? 0) * UNIT_BYTES;
+    if (this.#totalBytes + bytes > this.#options.maxTotalBytes && this.#ended.size === 0) throw new StoreFull();
     const log = new MemoryLog(info, this.#options, this);
     const entry: StoredLog = { log, idempotency, bytes: 0, expiresAt: Number.POSITIVE_INFINITY };
     this.#entries.set(info.id, entry);
     if (idempotency) this.#byKey.set(idempotency.key, entry);
     if (info.chat !== undefined) this.#byChat.set(info.chat, log);
-    this.#grow(entry, LOG_BYTES + (info.context?.length ?? 0) * UNIT_BYTES);
+    this.#grow(entry, bytes);
     return log;
   }
 

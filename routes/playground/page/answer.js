@@ -1,4 +1,7 @@
-/** Reads the stream of one answer, survives a cut, and emits `change` for its view. */
+import { ask, read } from './client.js';
+import { connection } from './service.js';
+
+/** The running answer, or the last one, with everything that its view shows. Emits `change`. */
 
 /** Duration of a simulated cut, long enough to be seen. */
 const CUT_MS = 1_500;
@@ -10,23 +13,23 @@ export class Answer extends EventTarget {
   tools = new Map();
   /** The terminal event, once it has arrived. */
   last;
+  /** URL that reads this answer, once the service has started it. */
+  url;
   isDisconnected = false;
-  #url;
-  #source;
-  #lastId;
+  #answer;
+  #life = new AbortController();
+  #connection = new AbortController();
+  #reconnected = Promise.resolve();
   #startedAt = performance.now();
   #firstAt;
-  #timer;
 
-  /** @param {string} url as returned by `POST /streams` */
-  constructor(url) {
+  /** @param {{ url?: string, messages?: object[], model?: string, key?: string }} asked a question, or the URL of its answer */
+  constructor({ url, messages, model, key }) {
     super();
-    this.#url = url;
-    this.#open();
-  }
-
-  get url() {
-    return this.#url;
+    const options = { ...connection(), signal: this.#life.signal, fetch: (...request) => this.#fetch(...request) };
+    this.url = url;
+    this.#answer = url ? read(url, options) : ask(messages, { ...options, key, ...(model && { model }) });
+    this.#answer.addEventListener('change', ({ detail }) => this.#handle(detail));
   }
 
   /** Milliseconds until the first token; undefined before it. */
@@ -43,60 +46,58 @@ export class Answer extends EventTarget {
     return this.last?.usage?.outputTokens !== undefined;
   }
 
+  /** US dollars; undefined if the price is not known, and before the end. */
+  get cost() {
+    return this.last?.usage?.cost;
+  }
+
   get tokensPerSecond() {
     const seconds = ((this.endedAt ?? performance.now()) - (this.#firstAt ?? performance.now())) / 1_000;
     return seconds > 0.2 ? this.tokens / seconds : undefined;
   }
 
-  /** Cuts the connection and resumes with the last event id after a while. */
+  /** Cuts the connection for a while. The client then resumes behind the last event. */
   disconnect() {
     if (this.last || this.isDisconnected) return;
     this.isDisconnected = true;
-    this.#source.close();
+    this.#reconnected = new Promise((resolve) => {
+      setTimeout(() => {
+        this.isDisconnected = false;
+        resolve();
+        this.#emitChange();
+      }, CUT_MS);
+    });
+    this.#connection.abort(new TypeError('The connection was cut.'));
     this.#emitChange();
-    this.#timer = setTimeout(() => {
-      this.isDisconnected = false;
-      this.#open();
-      this.#emitChange();
-    }, CUT_MS);
   }
 
   /** Stops the answer at the service. The received text stays. */
-  async stop() {
-    await fetch(this.#url, { method: 'DELETE' });
+  stop() {
+    this.#answer.stop();
   }
 
   /** Stops reading. The answer itself continues for the grace time. */
   close() {
-    clearTimeout(this.#timer);
-    this.#source.close();
+    this.#life.abort();
   }
 
-  #open() {
-    const url = new URL(this.#url, location.href);
-    if (this.#lastId) url.searchParams.set('lastEventId', this.#lastId);
-    this.#source = new EventSource(url);
-    this.#source.onmessage = ({ data, lastEventId }) => {
-      this.#lastId = lastEventId || this.#lastId;
-      this.#handle(JSON.parse(data));
-    };
-    this.#source.onerror = () => {
-      // A browser gives up for good on any status but 200.
-      if (this.#source.readyState === EventSource.CLOSED && !this.last && !this.isDisconnected) {
-        this.#handle({ type: 'error', code: 'not_found', message: 'This stream does not exist or has expired.' });
-      }
-    };
+  /** Sends a request of the client. A read waits while the connection is cut. */
+  async #fetch(url, init) {
+    if (!init.signal) return fetch(url, init);
+    await this.#reconnected;
+    this.#connection = new AbortController();
+    return fetch(url, { ...init, signal: AbortSignal.any([init.signal, this.#connection.signal]) });
   }
 
   #handle(event) {
     if (['delta', 'reasoning', 'tool_call'].includes(event.type)) this.#firstAt ??= performance.now();
-    if (event.type === 'delta') this.text += event.content;
+    this.text = this.#answer.text;
+    if (event.type === 'start') this.url = this.#answer.url;
     else if (event.type === 'reasoning') this.reasoning += event.content;
     else if (event.type === 'tool_call') this.#addToolCall(event);
     else if (event.type === 'end' || event.type === 'error') {
       this.last = event;
       this.endedAt = performance.now();
-      this.#source.close();
     }
     this.#emitChange();
   }

@@ -1,6 +1,6 @@
 import { Answer } from './answer.js';
 import { load, newKey, save } from './conversation.js';
-import { ask, models, useKey } from './service.js';
+import { models, useKey } from './service.js';
 import { assistantTurn, errorBox, pastTurn, userTurn } from './view.js';
 
 /** Connects the form, the conversation and the controls. */
@@ -37,26 +37,51 @@ function showError(error) {
   setStatus('The request failed.');
 }
 
-/** Reads a stream from its start. */
-function follow(url) {
+/**
+ * Asks the last question, or reads its answer if the service has started it. The question is kept until its answer has
+ * ended, so that a reload goes on.
+ */
+function follow(asked) {
+  const own = new Answer(asked);
   answer?.close();
-  answer = new Answer(url);
-  const own = answer;
-  show(assistantTurn(own));
+  answer = own;
+  save(asked);
+  let isShown = false;
+  const showOnce = () => {
+    if (own.url === undefined || isShown) return;
+    isShown = true;
+    save({ ...asked, url: own.url });
+    show(assistantTurn(own));
+  };
+  showOnce();
   setStatus('Waiting for the model.');
-  own.addEventListener('change', () => onChange(own));
+  own.addEventListener('change', () => {
+    if (own !== answer) return; // A new conversation has begun.
+    showOnce();
+    if (isShown) onChange(own);
+    else if (own.last) onRefusal(own.last);
+  });
   drawTools();
+}
+
+/** Gives the question back: its answer has not started. */
+function onRefusal(error) {
+  const { content } = messages.pop();
+  save({ messages });
+  drawTools();
+  if (error.finishReason === 'stopped') setStatus('Stopped.');
+  else showError(error);
+  question.value = content;
 }
 
 function onChange(own) {
   const isAtEnd = conversation.scrollHeight - conversation.scrollTop - conversation.clientHeight < 80;
-  if (own === answer) drawTools();
+  drawTools();
   // Runs after the view has drawn this frame.
   if (isAtEnd) requestAnimationFrame(() => (conversation.scrollTop = conversation.scrollHeight));
   if (own.last === undefined) return;
   const { type, answer: text, finishReason } = own.last;
   if (type === 'end') messages.push({ role: 'assistant', content: text || '(no text)' });
-  if (own !== answer) return;
   // A failed answer stays one to read again: a browser that leaves the page reports a failure, too.
   if (type === 'end') save({ messages });
   // Screen readers hear this once, not token by token.
@@ -81,37 +106,22 @@ function drawTools() {
   $('first').textContent = answer?.firstMs ? `${Math.round(answer.firstMs)} ms` : '–';
   $('rate').textContent = answer?.tokensPerSecond ? about + answer.tokensPerSecond.toFixed(1) : '–';
   $('count').textContent = answer?.tokens ? about + answer.tokens : '–';
+  $('cost').textContent = answer?.cost === undefined ? '–' : `$${answer.cost.toFixed(6)}`;
 }
 
-async function send(text) {
+function send(text) {
   if (isRunning() || text.trim() === '') return;
   question.value = '';
   messages.push({ role: 'user', content: text });
   show(userTurn(text));
-  await start({ messages, model: $('model').value, key: newKey() });
-}
-
-/** Asks the last question. It is kept until its answer has ended, so that a reload reads the answer. */
-async function start(asked) {
-  save(asked);
-  try {
-    const url = await ask(asked);
-    if (asked.messages !== messages) return; // A new conversation has begun.
-    save({ ...asked, url });
-    follow(url);
-  } catch (error) {
-    question.value = asked.messages.pop().content;
-    save({ messages });
-    showError(error);
-  }
+  follow({ messages, model: $('model').value, key: newKey() });
 }
 
 /** Shows the conversation of before the reload, and goes on with its last answer. */
 function restore(saved) {
   messages = saved.messages;
   for (const { role, content } of messages) show(role === 'user' ? userTurn(content) : pastTurn(content));
-  if (saved.url) follow(saved.url);
-  else if (saved.key) void start(saved);
+  if (saved.url || saved.key) follow(saved);
 }
 
 async function listModels() {
@@ -127,24 +137,25 @@ async function listModels() {
 
 $('ask').addEventListener('submit', (event) => {
   event.preventDefault();
-  void send(question.value);
+  send(question.value);
 });
 question.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  void send(question.value);
+  send(question.value);
 });
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && isRunning()) void answer.stop();
+  if (event.key === 'Escape' && isRunning()) answer.stop();
 });
-$('stop').addEventListener('click', () => void answer.stop());
+$('stop').addEventListener('click', () => answer.stop());
 $('plug').addEventListener('click', () => answer.disconnect());
 $('examples').addEventListener('click', ({ target }) => {
-  if (target.matches('.example')) void send(target.textContent);
+  if (target.matches('.example')) send(target.textContent);
 });
 $('new').addEventListener('click', () => {
-  answer?.close();
+  const old = answer;
   answer = undefined;
+  old?.close();
   messages = [];
   save({ messages });
   for (const turn of [...conversation.children]) if (turn !== welcome) turn.remove();
@@ -167,8 +178,7 @@ void listModels();
 const shared = location.hash.slice(1);
 if (/^(\/[\w.~-]+)*\/streams\/[\w-]+(\?ticket=[\w.-]+)?$/.test(shared)) {
   history.replaceState(null, '', location.pathname);
-  save({ messages, url: shared });
-  follow(shared);
+  follow({ messages, url: shared });
 } else {
   const saved = load();
   if (saved) restore(saved);

@@ -1,4 +1,4 @@
-/** Calls the service for everything but reading streams. */
+/** Calls the service for everything but questions, and tells the client how to reach it. */
 
 const KEY = 'sluice-key';
 
@@ -17,12 +17,17 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-async function call(path, init = {}) {
+/** Returns the options of the client: the service is beside the page, and gets the key that was entered. */
+export function connection() {
   const key = sessionStorage.getItem(KEY);
-  const headers = { ...init.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  return { url: '.', ...(key && { ticket: () => key }) };
+}
+
+async function call(path) {
+  const key = sessionStorage.getItem(KEY);
   let response;
   try {
-    response = await fetch(path, { ...init, headers });
+    response = await fetch(path, { headers: key ? { authorization: `Bearer ${key}` } : {} });
   } catch {
     throw new ServiceError(0, { code: 'unreachable', message: 'The service is not reachable.' });
   }
@@ -36,17 +41,4 @@ async function call(path, init = {}) {
 export async function models() {
   const { data } = await call('v1/models');
   return data.map(({ id }) => id).filter((id) => !id.endsWith('/*'));
-}
-
-/**
- * Starts the answer of a question and returns the URL that reads it. The same question with the same key is asked once.
- * @param {{ messages: object[], model: string, key: string }} asked
- */
-export async function ask({ messages, model, key }) {
-  const { url } = await call('streams', {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', 'idempotency-key': key },
-    body: JSON.stringify({ messages, ...(model && { model }) }),
-  });
-  return url;
 }

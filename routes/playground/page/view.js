@@ -1,3 +1,4 @@
+import { addCodeButtons, copyButton } from './copy.js';
 import { render } from './markdown.js';
 import { hintFor } from './words.js';
 
@@ -21,7 +22,14 @@ export function pastTurn(text) {
   const made = element('div', 'text');
   render(made, text);
   turn.append(made);
+  complete(turn, made, text);
   return turn;
+}
+
+/** Adds the buttons of a complete answer. */
+function complete(turn, rendered, text) {
+  addCodeButtons(rendered);
+  if (text) turn.append(copyButton('Copy answer', () => text));
 }
 
 export function errorBox(error) {
@@ -54,6 +62,7 @@ export function assistantTurn(answer) {
     if (!answer.last) return;
     turn.classList.remove('running');
     turn.setAttribute('aria-busy', 'false');
+    complete(turn, text, answer.text);
     if (answer.last.type === 'error') turn.append(errorBox(answer.last));
   };
   answer.addEventListener('change', () => {
