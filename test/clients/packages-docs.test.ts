@@ -44,5 +44,6 @@ t.test('the examples for Node print the answer', { skip: noClients }, async (t) 
 
 t.test('the example for curl prints the events', async (t) => {
   const { stdout } = await run('sh', ['-c', example('other-languages', 'sh', await serveDemo(t))]);
-  t.match(stdout, /"type":"end","answer":"one 二 three"/);
+  t.match(stdout, /^data: \{"type":"end","answer":"one 二 three".*\nid: \S+\.end\n\n/m);
+  t.notMatch(stdout, /^id: .*\ndata: /m, 'an id is behind its data: fetch-event-source reports it at once');
 });

@@ -1,5 +1,5 @@
 /**
- * What each client can do, and the test that shows it. `npm run docs` writes this table into docs/clients.md; a test
+ * Abilities of each client, and the tests that show them. `npm run docs` writes this table into docs/clients.md; a test
  * compares both, and looks for each test.
  */
 
