@@ -343,7 +343,7 @@ t.test('an expired ticket of a page resumes by POST, charged to the ticket, and 
       '',
       {
         ...bearer(ticket),
-        ...(way === 'POST /ask/stream' || way === 'POST /agui' ? {} : { 'last-event-id': `${stream}.0` }),
+        ...(way === 'POST /streams' && { 'last-event-id': `${stream}.0` }),
       },
       { question: 'q' },
     );
