@@ -343,12 +343,15 @@ t.test('an expired ticket of a page resumes by POST, charged to the ticket, and 
       '',
       {
         ...bearer(ticket),
-        ...(way === 'POST /ask/stream' || way === 'POST /agui' ? {} : { 'last-event-id': `${stream}.0` }),
+        ...(way === 'POST /streams' && { 'last-event-id': `${stream}.0` }),
       },
       { question: 'q' },
     );
     t.equal(withPoint.status, 401, `${way} with a resume point`);
   }
+  const join = async (offset: string) => (await fetch(`${page.url}/agui?offset=${offset}&ticket=${ticket}`)).status;
+  t.equal(await join(`${stream}.0`), 200, 'an offset is a resume point');
+  t.equal(await join('-1'), 401, 'the start is none');
   t.equal(await left(), before - 1, 'the key has paid for nothing of it');
   const statuses = [];
   for (let i = 0; i < 12; i++) statuses.push(await resume());

@@ -1,7 +1,7 @@
 import type { Static } from '@sinclair/typebox';
 import type { Capabilities } from './schema.ts';
 
-/** What `POST /agui` can do, as AG-UI's `getCapabilities` tells it. It does not depend on the model. */
+/** The capabilities of `POST /agui`, as AG-UI's `getCapabilities` tells them. They do not depend on the model. */
 export const CAPABILITIES: Static<typeof Capabilities> = {
   identity: { name: 'sluice', type: 'llm', description: 'Streams the answers of language models' },
   transport: { streaming: true, websocket: false, httpBinary: false, pushNotifications: false, resumable: true },

@@ -5,7 +5,7 @@ import type { ClientRun, Terminal } from '../../plugins/streams/api.ts';
 
 export type AguiEvent = { readonly type: string; readonly [field: string]: unknown };
 
-/** What the events of a run repeat. */
+/** Names and ids that the events of a run repeat. */
 export interface RunContext {
   readonly stream: { readonly id: string; readonly model: string };
   readonly run: ClientRun;

@@ -16,7 +16,7 @@ export interface AguiMessage {
 export interface AgentRun {
   readonly messages: AguiMessage[];
   readonly result: unknown;
-  /** What the client has complained about: unknown events and fields. */
+  /** Warnings of the client: unknown events and fields. */
   readonly warnings: string[];
 }
 

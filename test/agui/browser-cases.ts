@@ -7,7 +7,7 @@ import type { ServerProcess } from '../process.ts';
 import { type Call, chunk, DONE, STOP, sse, text } from '../upstream.ts';
 import { type CuttingProxy, cuttingProxy } from './cutting-proxy.ts';
 
-/** What the browser tests of AG-UI clients share: a cluster, its answers, and cuts. */
+/** Helpers of the browser tests of AG-UI clients: a cluster, its answers, and cuts. */
 
 const DELTAS = Array.from({ length: 12 }, (_, i) => `${i}你🚀 "q"\n`);
 /** The answer to questions that begin with `cut`. */

@@ -119,6 +119,15 @@ t.test('a client that has the last event gets it again, without an id', async (t
   t.equal(read(slices, 'end').length, 1);
 });
 
+t.test('a part without content makes no event', async (t) => {
+  const last: Slice = { parts: [{ part: { type: 'reasoning', text: 'x' }, position: 1 }], terminal: END };
+  const empty: ContentPart[] = [
+    { type: 'text', text: '' },
+    { type: 'tool_call', index: 0, arguments: '' },
+  ];
+  t.same(read([{ parts: empty.map((part) => ({ part, position: 0 })) }, last]), read([last]));
+});
+
 t.test('slices that the client has are skipped, and no other', async (t) => {
   const slices = slicesOf([{ type: 'text', text: 'abcdef' }], END, [2]);
   const encoder = new AguiEncoder({ ...OPTIONS, after: { position: 5, number: 0 } });

@@ -99,7 +99,7 @@ export class RedisStore implements StreamStore {
   async openByKey(lookup: KeyLookup): Promise<ReadableLog | undefined> {
     const known = this.#local.findByKey(lookup);
     if (known) return this.#producers.find(known);
-    // A question is accepted without Redis. Whoever looks only for the stream of a key must not take it for unknown.
+    // A question is accepted without Redis. A lookup of a key must not take its stream for unknown.
     const isQuestion = lookup.fingerprint !== undefined;
     if (isQuestion && !this.#options.cluster.connection.isConnected) return undefined;
     const found = await this.#commands.byKey(lookup).catch((error: unknown) => {
