@@ -78,13 +78,16 @@ t.test('bytes are decoded by the rules of the HTML standard, however they are cu
   t.pass('300 ways to cut');
 });
 
-t.test('an unfinished event is dropped, and the next request continues behind the last complete one', async (t) => {
+t.test('the next request continues behind the last complete event that has an id', async (t) => {
   const encode = (text: string) => [new TextEncoder().encode(text)];
   const urls: string[] = [];
   const bodies = [
     encode('retry: 1\nid: abc.0\ndata: {"type":"start"}\n\nid: abc.3\ndata: {"type":"delta"'),
     encode('id: abc.3\ndata: {"type":"delta","content":"one"}\n\nid: abc.9\ndata: {"type":"delta","content":"tw'),
-    encode('id: abc.3\nid: abc.3\nevent: ready\ndata: {}\n\nid: abc.9\ndata: {"type":"delta","content":"two"}\n\n'),
+    encode(
+      'id: abc.3\nid: abc.3\nevent: ready\ndata: {}\n\nid: abc.9\ndata: {"type":"delta","content":"two"}\n\n' +
+        'data: {"type":"status","resumable":false}\n\n',
+    ),
     encode('id: abc.end\ndata: {"type":"end","answer":"onetwo","finishReason":"stop"}\n\n'),
   ];
   const running = ask('q', { url: 'http://x', fetch: answering(bodies, urls) });
