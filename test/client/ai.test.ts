@@ -9,7 +9,7 @@ import { type Cut, startCuttingProxy } from './cutting-proxy.ts';
 
 /** The transport for `useChat`, in Node. */
 
-t.jobs = 5;
+t.jobs = 2;
 
 /** The compiler checks that the transport has the interface of the AI SDK. */
 const transport = (options: TransportOptions): ChatTransport<UIMessage> => sluiceTransport(options);

@@ -9,7 +9,7 @@ import { collect, failureOf, textOf } from './received.ts';
 
 /** The client in Node: the same code as in a browser, without the shared slots. */
 
-t.jobs = 8;
+t.jobs = 2;
 
 /** Returns a `fetch` for one answer, whose reads are cut in turn. */
 function cutting(cuts: readonly Cut[]): typeof fetch {

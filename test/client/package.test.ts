@@ -14,7 +14,7 @@ import { answer, TEXT } from './answers.ts';
 const DOCS = readFileSync('docs/clients/sluice-client.md', 'utf8');
 const run = promisify(execFile);
 
-t.jobs = 4;
+t.jobs = 2;
 
 t.test('the modules are small when minified', { skip: noClients }, async (t) => {
   const { build } = await load<{ build(options: object): Promise<{ outputFiles: { text: string }[] }> }>('esbuild');
