@@ -32,7 +32,7 @@ export interface IdFirstEvent extends EventMessage {
   readonly idFirst?: boolean;
 }
 
-export type OutgoingEvent = EventMessage | IdFirstEvent | LongTextEvent | OpeningBlock;
+export type OutgoingEvent = IdFirstEvent | LongTextEvent | OpeningBlock;
 
 /** The source of the events of one response. */
 export interface EventFeed<T> {
