@@ -27,7 +27,12 @@ export interface OpeningBlock {
   readonly retryMs: number;
 }
 
-export type OutgoingEvent = EventMessage | LongTextEvent | OpeningBlock;
+/** An event whose `id` is its first line: TanStack AI takes an id for that of the next data. */
+export interface IdFirstEvent extends EventMessage {
+  readonly idFirst?: boolean;
+}
+
+export type OutgoingEvent = IdFirstEvent | LongTextEvent | OpeningBlock;
 
 /** The source of the events of one response. */
 export interface EventFeed<T> {

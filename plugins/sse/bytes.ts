@@ -16,9 +16,10 @@ const LINE_SEPARATORS = new RegExp(LINE_SEPARATOR, 'g');
  */
 export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
   if ('retryMs' in event) return serializeOpening(event);
-  const { id, ...rest } = event;
+  const { id, idFirst = false, ...rest } = event;
   const text = escapeLineSeparators(serializeSSEEvent(rest));
-  return id ? `${text.slice(0, -1)}id: ${id}\n\n` : text;
+  if (!id) return text;
+  return idFirst ? `id: ${id}\n${text}` : `${text.slice(0, -1)}id: ${id}\n\n`;
 }
 
 /** Replaces U+0085, U+2028 and U+2029 in JSON by their escapes. */

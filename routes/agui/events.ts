@@ -1,4 +1,4 @@
-import type { EventMessage } from 'fastify';
+import type { IdFirstEvent } from '../../plugins/sse/api.ts';
 import type { ContentPart, PlacedPart, ProviderState, Slice, Terminal } from '../../plugins/streams/api.ts';
 import type { EventId } from './event-id.ts';
 import { formatEventId } from './event-id.ts';
@@ -36,7 +36,7 @@ export class AguiEncoder {
   readonly #options: EncoderOptions;
   readonly #after: EventId;
   readonly #calls = new Map<number, Call>();
-  #events: EventMessage[] = [];
+  #events: IdFirstEvent[] = [];
   /** Position up to which content was read. */
   #position = 0;
   /** Number of the last event between two contents. */
@@ -64,7 +64,7 @@ export class AguiEncoder {
   }
 
   /** Returns the events of the next slice that are behind the last event of the client. */
-  encode({ parts, terminal }: Slice): EventMessage[] {
+  encode({ parts, terminal }: Slice): IdFirstEvent[] {
     this.#events = [];
     for (const part of parts) this.#onPart(part);
     if (terminal?.type === 'end') this.#onEnd(terminal);
@@ -175,13 +175,13 @@ export class AguiEncoder {
   #send(event: AguiEvent, id: EventId): void {
     const { position, number } = this.#after;
     if (id.position < position || (id.position === position && id.number <= number)) return;
-    this.#events.push({ id: formatEventId(this.#options.stream.id, id), data: JSON.stringify(event) });
+    this.#events.push({ idFirst: true, id: formatEventId(this.#options.stream.id, id), data: JSON.stringify(event) });
   }
 
   /** Sends the last event. A client that has it already gets it without an id: TanStack AI ignores ids that it knows. */
   #sendLast(event: AguiEvent): void {
     const id = `${this.#options.stream.id}.end`;
-    this.#events.push({ ...(this.#after !== END && { id }), data: JSON.stringify(event) });
+    this.#events.push({ idFirst: true, ...(this.#after !== END && { id }), data: JSON.stringify(event) });
   }
 
   #newMessageId(): string {

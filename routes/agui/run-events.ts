@@ -1,4 +1,4 @@
-import type { EventMessage } from 'fastify';
+import type { IdFirstEvent } from '../../plugins/sse/api.ts';
 import type { ClientRun, Terminal } from '../../plugins/streams/api.ts';
 
 /** The events with which a run begins and ends. */
@@ -15,11 +15,11 @@ export interface RunContext {
 export function startedEvent(
   { stream, run }: RunContext,
   urls: { readonly url: string; readonly stopUrl: string },
-): EventMessage {
+): IdFirstEvent {
   const { id, model } = stream;
   const metadata = { sluice: { stream: id, model, ...urls } };
   const event = { type: 'RUN_STARTED', ...run, protocolVersion: '1.0', metadata };
-  return { id: `${id}.0`, data: JSON.stringify(event) };
+  return { idFirst: true, id: `${id}.0`, data: JSON.stringify(event) };
 }
 
 /** Ends a run with a tool call that was cut off. Such a call must not run. */

@@ -118,7 +118,7 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
   t.test(`a cut after any number of bytes, once and twice (seed ${SEED})`, async (t) => {
     const { length, firstEvent } = await measureResponse(t, cluster);
     // The ids of the page are longer.
-    const bare = cutPlaces(length, firstEvent + 150, CUTS, SEED);
+    const bare = cutPlaces(length, firstEvent + 400, CUTS, SEED);
     const patient = cutPlaces(length, 1, CUTS, SEED);
     const [plain, wrapped] = await Promise.all([
       proxiesFor(t, cluster, bare, false),
