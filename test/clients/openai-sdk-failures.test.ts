@@ -70,8 +70,8 @@ t.test(
         const requests = isRepeated && !hasText && !(sdk === 'LangChain' && failure.status === 429) ? 1 + RETRIES : 1;
         const calls = callsOf.get(id)?.length ?? 0;
         if (failure.isPermanent) t.equal(calls, 1, `${title}: one call`);
-        // The budget of retries may be used up.
-        else t.ok(calls >= 1 && calls <= requests * failure.tries, `${title}: ${calls} calls`);
+        // The budget of retries may be used up, and on a busy machine the time is over before the call has arrived.
+        else t.ok((calls >= 1 || name === 'time-out') && calls <= requests * failure.tries, `${title}: ${calls} calls`);
       }),
     );
   },
