@@ -38,16 +38,14 @@ export async function cuttingProxy(
     const upstream = connect(Number(port), hostname);
     let passed = 0;
     let isEvents = false;
+    let isCut = false;
     for (const socket of [client, upstream]) {
       open.add(socket);
-      socket
-        .on('error', () => {})
-        .on('close', () => {
-          open.delete(socket);
-          client.destroy();
-          upstream.destroy();
-        });
+      socket.on('error', () => {}).on('close', () => open.delete(socket));
     }
+    client.on('close', () => upstream.destroy());
+    // A cut connection still has bytes for the client.
+    upstream.on('close', () => isCut || client.destroy());
     client.on('data', (bytes) => {
       passed = 0;
       isEvents = false;
@@ -63,6 +61,7 @@ export async function cuttingProxy(
         return;
       }
       cuts += 1;
+      isCut = true;
       upstream.destroy();
       client.write(bytes.subarray(0, rest), () => (reset ? client.resetAndDestroy() : client.end()));
     });

@@ -7,7 +7,7 @@ export const COLUMNS = ['ask', 'resume', 'stop', 'tools', 'reasoning'] as const;
 
 export type Column = (typeof COLUMNS)[number];
 
-/** A test: its file in `test/`, and its title or the beginning of it as the file has it. */
+/** A test: its file in `test/`, and its title, or a part of it, as the file has it. */
 export interface Evidence {
   readonly file: string;
   readonly title: string;
@@ -26,6 +26,9 @@ export interface ClientRow {
 const packages = (title: string): Evidence => ({ file: 'clients/packages.test.ts', title });
 const inBrowser = (title: string): Evidence => ({ file: 'clients/packages-browser.test.ts', title });
 
+const agui = (file: string, title: string): Evidence => ({ file: `clients/${file}.test.ts`, title });
+
+const CUT_RUN = 'a cut after any number of bytes, once and twice';
 const CUTS = inBrowser('fetch-event-source, polyfill, react-native-sse: a cut behind any byte loses nothing');
 const PAGES = inBrowser('heartbeats between all events: fetch-event-source, polyfill, react-native-sse');
 const HEARTBEATS = packages('heartbeats between all events');
@@ -103,6 +106,63 @@ export const CLIENTS: readonly ClientRow[] = [
     version: '6',
     page: 'sdks.md#openai',
     cells: { ask: HEARTBEATS, stop: AI, tools: AI, reasoning: AI },
+  },
+  {
+    name: '`useChat` of the AI SDK',
+    version: '5.0.92',
+    page: 'clients/ai-sdk.md',
+    cells: {
+      ask: { file: 'clients/ai.test.ts', title: 'DefaultChatTransport reads an answer to its end' },
+      resume: { file: 'clients/ai.test.ts', title: 'connections that are cut after any byte' },
+      stop: { file: 'clients/ai.test.ts', title: 'Stop ends the call' },
+      tools: { file: 'clients/ai.test.ts', title: 'a reload after a tool has run' },
+      reasoning: { file: 'sdk/ai.test.ts', title: 'useChat: reasoning, text and a tool call become one message' },
+    },
+  },
+  {
+    name: '`useChat` of TanStack AI',
+    version: '0.27',
+    page: 'clients/tanstack-ai.md',
+    cells: {
+      ask: agui('tanstack', CUT_RUN),
+      resume: agui('tanstack', CUT_RUN),
+      stop: agui('tanstack', 'stop ends the call, also after a cut'),
+      tools: agui('tanstack', 'a tool of the page runs, and the model gets its result'),
+      reasoning: agui('tanstack', CUT_RUN),
+    },
+  },
+  {
+    name: 'CopilotKit',
+    version: '1.74',
+    page: 'clients/copilotkit.md',
+    cells: {
+      ask: agui('copilotkit', 'a reload, a hidden tab and a cut'),
+      resume: agui('copilotkit', 'a reload, a hidden tab and a cut'),
+      stop: agui('copilotkit', 'stop ends the call'),
+      tools: agui('copilotkit', 'a tool of the page runs, and the model gets its result and the context'),
+    },
+  },
+  {
+    name: '`HttpAgent` of AG-UI',
+    version: '0.0.55',
+    page: 'clients/ag-ui.md',
+    cells: {
+      ask: agui('agui', CUT_RUN),
+      resume: agui('agui', CUT_RUN),
+      stop: agui('agui', 'stop ends the call, also after a cut'),
+      tools: { file: 'agui/events.test.ts', title: 'events pass the schemas and the verifier of AG-UI' },
+      reasoning: agui('agui', CUT_RUN),
+    },
+  },
+  {
+    name: "Sluice's own client",
+    version: 'all',
+    page: 'clients/sluice-client.md',
+    cells: {
+      ask: { file: 'client/browser.test.ts', title: 'the page of the documents answers' },
+      resume: { file: 'client/browser.test.ts', title: 'cuts after any number of bytes lose and repeat nothing' },
+      stop: { file: 'client/client.test.ts', title: 'stop ends the call, and nothing is read after it' },
+    },
   },
 ];
 
