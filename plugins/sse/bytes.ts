@@ -8,7 +8,7 @@ export const HEARTBEAT = ': hb\n';
 
 /** Python's line iterators also split at these characters. JSON does not escape them. */
 const LINE_SEPARATOR = /[\u0085\u2028\u2029]/;
-const LINE_SEPARATORS = new RegExp(LINE_SEPARATOR, 'g');
+const LINE_SEPARATORS = /[\u0085\u2028\u2029]/g;
 
 /**
  * Serializes an event or an opening block. Text outside of JSON has no line separators. The `id` is the last line: some

@@ -9,8 +9,8 @@ import { DUPLICATE_RESUME_POINT } from './wire-faults.ts';
 /** Checks of the code that the schemas do not have, by operation. A 400 with another message is a fault of one of them. */
 const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: string][] = [
   [
-    /ask\/stream|get \/streams/,
-    /^Last-Event-ID (is not the id of an event|belongs to another stream)\.$/,
+    /ask\/stream|get \/streams|\/ui\/chat|\/agui/,
+    /^Last-Event-ID( or offset)? (is not the id of an event( of this API)?|belongs to another stream)\.$/,
     'an empty value counts as none',
   ],
   [
@@ -93,7 +93,7 @@ export function isAccepted(
   if (credentials === 'ticket') return asks;
   if (credentials === 'expired ticket') {
     const inQuery = wrong?.name === DUPLICATE_RESUME_POINT ? undefined : query.lastEventId;
-    return asks && Boolean(headers['last-event-id'] || inQuery);
+    return asks && Boolean(headers['last-event-id'] || inQuery || (query.offset && query.offset !== '-1'));
   }
   return credentials === 'read ticket' && !asks && stream !== 'unknown' && stream !== 'odd';
 }
@@ -110,7 +110,9 @@ function isOddId({ stream, oddId }: Draft, { parameters = [] }: Operation): bool
 
 /** Returns true for a request that continues an answer. Its body and its question are not looked at. */
 function isResuming({ operation, headers, query }: Draft): boolean {
-  return operation.endsWith('/ask/stream') && Boolean(headers['last-event-id'] || query.lastEventId);
+  if (!/\/(ask\/stream|agui|ui\/chat)$/.test(operation)) return false;
+  const offset = query.offset === '-1' ? undefined : query.offset;
+  return Boolean(headers['last-event-id'] || query.lastEventId || offset);
 }
 
 function faultsOfStatus(
@@ -119,7 +121,7 @@ function faultsOfStatus(
   { operation, findProblem }: VerdictOptions,
 ): string[] {
   const { wrong, credentials, operation: name } = draft;
-  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? name === 'post /ask/stream');
+  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? /^post .*\/(ask\/stream|agui)$/.test(name));
   const wire = isIgnored ? undefined : wrong?.wire;
   if (wire?.isUnauthenticated) return wire.status === status ? [] : [`status ${status} instead of ${wire.status}`];
   if (operation.responses[status] === undefined) return [`status ${status} is not documented`];

@@ -71,8 +71,9 @@ t.test('an unsupported or invalid field gets a 400 that names it', async (t) => 
     t.equal(response.status, 400, JSON.stringify(body));
     t.match(error.message, message, 'the message names the field');
     t.match(error, { type: 'invalid_request_error', code: 'invalid_request' });
-    const [, field] = /^body\.([\w.]+) /.exec(error.message) ?? [];
-    if (field !== undefined) t.equal(error.param, field.replace(/\.(\d+)/g, '[$1]'), 'param is the field');
+    const [, field, missing] = /^body\.([\w.]+) (?:must have required property '(\w+)')?/.exec(error.message) ?? [];
+    const param = missing === undefined ? field : `${field}.${missing}`;
+    if (param !== undefined) t.equal(error.param, param.replace(/\.(\d+)/g, '[$1]'), 'param is the field');
     t.equal(response.headers.get('x-should-retry'), 'false');
   }
   t.equal(upstream.calls.length, 0, 'no upstream call');
