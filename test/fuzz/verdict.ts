@@ -121,7 +121,7 @@ function faultsOfStatus(
   { operation, findProblem }: VerdictOptions,
 ): string[] {
   const { wrong, credentials, operation: name } = draft;
-  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? /^post .*\/(ask\/stream|agui)$/.test(name));
+  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? /^post .*\/(ask\/stream|agui|ui\/chat)$/.test(name));
   const wire = isIgnored ? undefined : wrong?.wire;
   if (wire?.isUnauthenticated) return wire.status === status ? [] : [`status ${status} instead of ${wire.status}`];
   if (operation.responses[status] === undefined) return [`status ${status} is not documented`];
