@@ -16,6 +16,9 @@ export interface SseWriterOptions {
 const PIECES_PER_HIGH_WATER_MARK = 4;
 const MIN_PIECE_UNITS = 1_024;
 
+/** Time between the last item of a response that breaks off and the end of its connection. */
+const BREAK_OFF_MS = 500;
+
 /** Units of an item from which the next one is written in another turn of the event loop. */
 const LONG_ITEM_UNITS = 4_096;
 
@@ -38,6 +41,7 @@ export class SseWriter<T> {
   /** Time of the last item, or 0 if the client is behind. */
   #lastItem = 0;
   #isEnded = false;
+  #cancelBreak = (): void => {};
   /** The rest of a long text that is being written. Nothing else may be written before its end. */
   #pieces: Generator<string> | undefined;
 
@@ -73,6 +77,7 @@ export class SseWriter<T> {
   /** Call when the response has closed, for any reason. */
   close(): void {
     this.#isEnded = true;
+    this.#cancelBreak();
     this.#pieces = undefined;
     this.#feed?.close();
   }
@@ -91,7 +96,7 @@ export class SseWriter<T> {
       if (this.#lastItem > 0) this.#options.intervals.observe(this.#lastWrite - this.#lastItem);
       this.#lastItem = keepsUp ? this.#lastWrite : 0;
       if (this.#pieces) this.#writePieces();
-      else if (feed.isLast(item)) feed.breaksOff?.(item) ? this.#breakOff() : this.#end();
+      else if (feed.isLast(item)) feed.breaksOff?.(item) ? this.#breakOffLater() : this.#end();
       else if (!keepsUp) this.#raw.once('drain', isLong ? this.#pullNextTurn : this.#pull);
       else if (isLong) this.#pullNextTurn();
       else this.#pull();
@@ -146,6 +151,20 @@ export class SseWriter<T> {
   #endEarly(): void {
     if (this.#feed?.breaksOffEarly) this.#breakOff();
     else this.#end();
+  }
+
+  /**
+   * Breaks off when the client has had time to read the last item. Clients that take it as an error close the connection
+   * themselves. Of a connection that closes at once, `fetch` discards what it has not handed out yet: the error.
+   */
+  #breakOffLater(): void {
+    if (this.count === 0) {
+      this.#breakOff();
+      return;
+    }
+    this.#isEnded = true;
+    this.hasBrokenOff = true;
+    this.#cancelBreak = this.#options.clock.after(BREAK_OFF_MS, () => this.#breakOff());
   }
 
   /** Closes the connection after what is written, without the last chunk: clients see that the response is cut. */

@@ -67,7 +67,7 @@ const Message = Type.Unsafe<Static<typeof AnyMessage>>({
     ofRoles(['user'], { content: Content }, 'content'),
     ofRoles(
       ['tool'],
-      { content: Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })]) },
+      { content: Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: 1_000 })]), toolCallId: ToolCallId },
       'toolCallId',
     ),
     ofRoles(['developer', 'system'], { content: Type.String({ minLength: 1 }) }, 'content'),

@@ -47,10 +47,17 @@ const chatPart = fc.oneof(
   object({ type: word('file'), file: object({ file_data: pdf, filename: text(0, 256) }, 'file_data') }, 'type', 'file'),
   object({ type: word('refusal'), refusal: text() }, 'type'),
 );
-const textParts = fc.array(object({ type: word('text'), text: text() }, 'type', 'text'), { maxLength: 3 });
+const textParts = fc.array(object({ type: word('text'), text: text() }, 'type', 'text'), {
+  minLength: 1,
+  maxLength: 3,
+});
 const chatMessage = fc.oneof(
-  object({ role: word('user'), content: fc.oneof(text(), fc.array(chatPart, { maxLength: 3 })) }, 'role', 'content'),
-  object({ role: fc.constantFrom('system', 'developer'), content: fc.oneof(text(), textParts) }, 'role'),
+  object(
+    { role: word('user'), content: fc.oneof(text(), fc.array(chatPart, { minLength: 1, maxLength: 3 })) },
+    'role',
+    'content',
+  ),
+  object({ role: fc.constantFrom('system', 'developer'), content: fc.oneof(text(), textParts) }, 'role', 'content'),
   object({ role: word('assistant'), content: fc.oneof(text(), textParts, fc.constant(null)) }, 'role'),
 );
 const call = object(

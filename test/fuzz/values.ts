@@ -163,8 +163,11 @@ function allOfValue(all: readonly Schema[], options: ValueOptions, place: string
     const merged: Fields = { ...value };
     for (const name of names) delete merged[name];
     Object.assign(merged, alternative);
-    for (const [i, [condition]] of conditions.entries())
-      if (holds(condition, merged)) Object.assign(merged, additions[i]);
+    for (const [i, [condition, then]] of conditions.entries()) {
+      if (!holds(condition, merged)) continue;
+      for (const name of Object.keys(then.properties ?? {})) delete merged[name];
+      Object.assign(merged, additions[i]);
+    }
     return merged;
   });
 }

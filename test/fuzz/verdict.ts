@@ -14,11 +14,20 @@ const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: strin
     'an empty value counts as none',
   ],
   [
-    /chat$|completions$/,
+    /chat$|completions$|agui$/,
     /^The model \w+ does not support [\w-]+; leave it out, or use another model\.$/,
     'options depend on the model',
   ],
+  [/agui/, /^body\.messages\.\d+\.toolCallId must be the id of an earlier tool call\.$/, 'an earlier message decides'],
+  [/agui/, /^body\.messages\.\d+\.content\.\d+ must be /, 'parts of later versions must not break a client'],
+  [/get \/agui/, /^Send runId, threadId, or a Last-Event-ID\.$/, 'one of them is enough'],
   [/v1/, /^body\.messages\.\d+\.tool_call_id must be the id of an earlier tool call\.$/, 'an earlier message decides'],
+  [/v1/, /^body\.tool_choice\.allowed_tools\.tools\.\d+ must name one of the tools\.$/, 'the tools decide'],
+  [
+    /v1/,
+    /^body\.messages\.\d+\.content must be string or array, unless there are tool_calls or a refusal\.$/,
+    'other fields decide',
+  ],
   [/v1/, /^body\.messages\.\d+\.content\.\d+ must be text/, 'parts of later APIs must not break a client'],
   [
     /v1/,
@@ -57,7 +66,7 @@ const CODES: Readonly<Record<number, readonly string[]>> = {
 };
 
 /** Operations that start or find an answer, and so accept a ticket for questions. */
-const ASKING = /^(get|post) \/ask\/stream$|^post \/streams$|\/ui\/chat/;
+const ASKING = /^(get|post) \/ask\/stream$|^post \/streams$|\/ui\/chat|\/agui/;
 
 /** Statuses of requests that are not wrong. */
 const BUSINESS = [403, 404, 409];
@@ -121,7 +130,8 @@ function faultsOfStatus(
   { operation, findProblem }: VerdictOptions,
 ): string[] {
   const { wrong, credentials, operation: name } = draft;
-  const isIgnored = isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? /^post .*\/(ask\/stream|agui|ui\/chat)$/.test(name));
+  const isIgnored =
+    isResuming(draft) && (wrong?.wire?.isIgnoredByResume ?? /^post .*\/(ask\/stream|agui|ui\/chat)$/.test(name));
   const wire = isIgnored ? undefined : wrong?.wire;
   if (wire?.isUnauthenticated) return wire.status === status ? [] : [`status ${status} instead of ${wire.status}`];
   if (operation.responses[status] === undefined) return [`status ${status} is not documented`];
@@ -134,7 +144,7 @@ function faultsOfStatus(
   }
   const acceptsTickets = operation.security?.some((scheme) => 'ticket' in scheme);
   // Of a ticket, the body says who pays.
-  const countsLater = name === 'get /ask/stream' || name === 'post /tickets';
+  const countsLater = ['get /ask/stream', 'get /agui', 'post /tickets'].includes(name);
   const countsFirst = !countsLater && (!acceptsTickets || ASKING.test(name));
   const isCounted = operation.security?.length !== 0 && countsFirst;
   if (credentials === 'spent key' && isCounted && Number(headers['ratelimit-reset']) < 59)
