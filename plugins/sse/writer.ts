@@ -172,8 +172,9 @@ export class SseWriter<T> {
     this.#isEnded = true;
     this.hasBrokenOff = true;
     const { socket } = this.#raw;
-    // A pipelined response has no socket yet.
+    // A pipelined response has no socket yet. An injected request has no connection that could be cut.
     if (socket === null) this.#raw.destroy();
-    else socket.destroySoon();
+    else if (typeof socket.destroySoon === 'function') socket.destroySoon();
+    else this.#raw.end();
   }
 }
