@@ -139,7 +139,7 @@ export function readAsEventSource(url: string): Page {
 }
 
 /** Number of streams in a test that kills a replica under load. */
-export const STREAMS = Number(process.env.STREAMS ?? 200);
+export const STREAMS = Number(process.env.STREAMS ?? 100);
 
 /** Starts a stream on one replica and returns its path. */
 export async function startStream(cluster: Cluster, index: number): Promise<string> {

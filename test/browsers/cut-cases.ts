@@ -99,13 +99,13 @@ export function cutCases(seed: number): CutCase[] {
   const firsts = Object.entries({ ...FIRST_PLACES, ...PLACES });
   const seconds = Object.entries({ ...PLACES, ...RESUME_PLACES });
   for (const place of heads) {
-    for (let i = 0; i < 4; i++) add(place);
+    for (let i = 0; i < 2; i++) add(place);
     add(place, pick(firsts));
     add(pick(firsts), place);
   }
   for (const place of firsts) {
     add(place);
-    for (let i = 0; i < 2; i++) add(place, pick(seconds));
+    add(place, pick(seconds));
   }
   const inDelta = ['in a delta', PLACES['in a delta'] as Place] as const;
   for (const place of seconds) add(inDelta, place);
