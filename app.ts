@@ -85,6 +85,8 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     forceCloseConnections: true,
     clientErrorHandler: createClientErrorHandler(countUnrouted),
     requestTimeout: 15_000,
+    // A container with a small share of a core takes longer than the ten seconds of Fastify to load the API reference.
+    pluginTimeout: 60_000,
     http: {
       highWaterMark: settings.streams.highWaterMark,
       headersTimeout: 10_000,
