@@ -194,7 +194,7 @@ t.test(
       return Promise.all(urls.map(ask));
     }, proxies);
     for (const [i, { text: received }] of seen.entries()) t.equal(received, NUMBERED, `${i}: cut at ${cuts[i]}`);
-    t.ok(seen.filter(({ requests }) => requests > 1).length > cuts.length / 4, 'at least half were cut');
+    t.ok(seen.filter(({ requests }) => requests > 1).length > 2, 'some were cut');
     t.equal(upstream.calls.length, 1 + cuts.length, 'one call for each question');
   },
 );
