@@ -75,7 +75,10 @@ export async function readChunks(
   let pending: Promise<AppendSlice> | undefined;
   while (encoder.count < after) {
     pending = reader.next();
-    const slice = await reply.server.waitAtMost(KNOWN_CHUNKS_MS, pending);
+    const slice = await reply.server.waitAtMost(KNOWN_CHUNKS_MS, pending).catch((error: unknown) => {
+      reader.close();
+      throw error;
+    });
     if (slice === undefined) break;
     pending = undefined;
     events.push(...encoder.encode(slice));
