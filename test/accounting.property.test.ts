@@ -301,15 +301,21 @@ t.test('in memory, everything that random questions take is given back once', { 
   /** Lets questions of a model fail until its breaker opens, and time pass until a question may probe it. */
   const openBreaker = async (model: Model) => {
     const before = openBreakers();
-    for (let i = 0; i < 4; i++) {
+    const sent = Array.from({ length: 4 }, (_, i) => {
       const question = questionOf(`b${i}`);
-      send(`${service.url}/ask/stream`, question, { headers: bearer(COUNTER), body: { question, model } });
-    }
-    for (let i = 0; i < 50 && openBreakers() === before; i++) {
+      return send(`${service.url}/ask/stream`, question, { headers: bearer(COUNTER), body: { question, model } });
+    });
+    const fail = async () => {
       for (const call of service.calls) if (call.question.includes('b')) call.fail(UNAVAILABLE);
       await turn();
       clock.advance(100); // The wait before a retry.
-    }
+    };
+    for (let i = 0; i < 50 && openBreakers() === before; i++) await fail();
+    // On a busy machine some arrive only now.
+    await until(async () => {
+      await fail();
+      return sent.every(({ isClosed }) => isClosed);
+    }, 'every failing question is answered');
     clock.advance(6_000);
   };
   /** Lets open breakers close: time passes, and each target answers one question. */
