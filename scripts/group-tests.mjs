@@ -5,9 +5,17 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
  * second on loading tap and the service, more than most of these files take. `.taprc` names the groups.
  */
 
-const GROUPS = ['auth', 'limits', 'llm', 'prices', 'providers', 'routes', 'streams', 'upstreams', 'usage'];
-/** Files that measure their process. `.taprc` names them. */
-const ALONE = new Set(['streams/leaks', 'streams/memory']);
+const GROUPS = ['auth', 'limits', 'llm', 'plugins', 'prices', 'providers', 'routes', 'streams', 'upstreams', 'usage'];
+/** Files that measure or load their process. `.taprc` names them. */
+const ALONE = new Set([
+  'plugins/back-pressure',
+  'plugins/listeners',
+  'plugins/load',
+  'plugins/long-answers',
+  'plugins/stalled-responses',
+  'streams/leaks',
+  'streams/memory',
+]);
 
 const FOLDER = 'build/test/groups';
 
