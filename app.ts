@@ -17,6 +17,7 @@ import connections from './plugins/http/connections.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
 import jsonBody from './plugins/http/json-body.ts';
+import { createLazyValidators } from './plugins/http/lazy-validators.ts';
 import listeners from './plugins/http/listeners.ts';
 import { logController, loggerOptions } from './plugins/http/logging.ts';
 import methodNotAllowed from './plugins/http/method-not-allowed.ts';
@@ -94,6 +95,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       requireHostHeader: false, // `strict-requests` checks it and answers with a body.
     },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
+    schemaController: { compilersFactory: { buildValidator: createLazyValidators() } },
     frameworkErrors(error, request, reply) {
       reply.header('x-request-id', request.id);
       sendError(error, request as FastifyRequest, reply as FastifyReply);

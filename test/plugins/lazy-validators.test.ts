@@ -1,0 +1,33 @@
+import Fastify from 'fastify';
+import t from 'tap';
+import { createLazyValidators } from '../../plugins/http/lazy-validators.ts';
+
+t.test('a schema is compiled once, at the first request of its route, with its errors and references', async (t) => {
+  let reads = 0;
+  const body = {
+    get type() {
+      reads += 1;
+      return 'object';
+    },
+    required: ['name'],
+    properties: { name: { $ref: 'Name#' } },
+  };
+  const app = Fastify({ schemaController: { compilersFactory: { buildValidator: createLazyValidators() } } });
+  app.addSchema({ $id: 'Name', type: 'string', minLength: 2 });
+  app.post('/', { schema: { body } }, async () => 'done');
+  await app.ready();
+  const send = (payload: object) => app.inject({ method: 'POST', url: '/', payload });
+
+  const before = reads;
+  const missing = await send({});
+  t.equal(missing.statusCode, 400);
+  t.match(missing.json().message, "must have required property 'name'");
+  const compiled = reads;
+  t.ok(compiled > before, 'compiled at the first request');
+
+  t.equal((await send({ name: 'ab' })).statusCode, 200, 'no error is left over');
+  const short = await send({ name: 'a' });
+  t.equal(short.statusCode, 400);
+  t.match(short.json().message, 'body/name must NOT have fewer than 2 characters');
+  t.equal(reads, compiled, 'not compiled again');
+});
