@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
-import type { ClientRun, Question, Stream } from '../plugins/streams/api.ts';
+import type { Question, Stream } from '../plugins/streams/api.ts';
 
 /** Starts the answer of a question that came with a key, a token or a ticket. */
 
@@ -11,8 +11,6 @@ export interface StartStreamOptions {
   readonly resumable: boolean;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
-  /** The client's own names of the run. */
-  readonly run?: ClientRun | undefined;
   /** Kept with the stream; see `StartOptions` of the streams. */
   readonly context?: string | undefined;
 }

@@ -3,21 +3,11 @@ import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { BodyClaim } from '../limits/memory-budget.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { AppendSlice, ClientRun, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
+import type { AppendSlice, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
 
 /** The streams as the rest of the service sees them. Routes may import these types. */
 
-export type {
-  AppendSlice,
-  ClientRun,
-  ContentPart,
-  LogReader,
-  PlacedAppend,
-  PlacedPart,
-  ProviderState,
-  Slice,
-  Terminal,
-};
+export type { AppendSlice, ContentPart, LogReader, PlacedAppend, PlacedPart, ProviderState, Slice, Terminal };
 
 export interface Question extends Prompt {
   /** Public name of the model; the default model if absent. */
@@ -38,9 +28,7 @@ export interface StartOptions {
   readonly bodyClaim?: BodyClaim | undefined;
   /** The client's own id of the conversation. */
   readonly chat?: string | undefined;
-  /** The client's own names of the run, for a protocol whose events repeat them. */
-  readonly run?: ClientRun | undefined;
-  /** Data that later readers of the stream need of the question. Kept with the stream, on all replicas; the caller bounds it. */
+  /** Data that later readers of the stream need of the question, encoded by the caller. Kept with the stream, on all replicas; the caller bounds it. */
   readonly context?: string | undefined;
 }
 
@@ -54,8 +42,6 @@ export interface Stream {
   readonly context?: string | undefined;
   /** True if a reader that is cut off now can resume. */
   readonly resumable: boolean;
-  /** The client's own names of the run; absent if the question had none. */
-  readonly run?: ClientRun | undefined;
   /**
    * Attaches a reader that starts after a position; undefined for a position that does not exist.
    * @param reaches a later position that must exist as well

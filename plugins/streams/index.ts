@@ -77,9 +77,8 @@ export default fp<StreamsOptions>(
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
       const graceMs = resumable ? settings.graceMs : 0;
-      const { context, run } = options;
       const marks = { owner, mark: credential?.mark, ticket: ticket?.nonce };
-      const info = { id, model: route.name, graceMs, ...marks, chat, context, ...(run && { run }) };
+      const info = { id, model: route.name, graceMs, ...marks, chat, context: options.context };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -115,7 +114,6 @@ export default fp<StreamsOptions>(
       id: log.info.id,
       caller: identity,
       model: log.info.model,
-      run: log.info.run,
       context: log.info.context,
       get resumable() {
         return log.resumable;

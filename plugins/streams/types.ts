@@ -74,12 +74,6 @@ export interface EndableReader<S extends Slice = Slice> extends LogReader<S> {
   end(terminal: Terminal): void;
 }
 
-/** Names of a run that a client has chosen. Events of its protocol repeat them. */
-export interface ClientRun {
-  readonly threadId: string;
-  readonly runId: string;
-}
-
 export interface StreamInfo {
   /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
@@ -95,8 +89,6 @@ export interface StreamInfo {
   readonly ticket?: string | undefined;
   /** The client's conversation, prefixed with the owner so that it is unique. */
   readonly chat?: string | undefined;
-  /** The client's own names of the run. */
-  readonly run?: ClientRun | undefined;
   /** Data that later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
   readonly context?: string | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */

@@ -16,6 +16,7 @@ import { type StartStreamOptions, startStream } from '../start-stream.ts';
 import { CAPABILITIES } from './capabilities.ts';
 import { readRun, resumePointOf, resumeRun } from './read.ts';
 import { toQuestion } from './request.ts';
+import { encodeRunNames, type RunNames, runNamesOf } from './run-names.ts';
 import { Capabilities, JoinQuery, runInput } from './schema.ts';
 
 /** AG-UI: the protocol of TanStack AI, CopilotKit and assistant-ui. */
@@ -55,9 +56,10 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
       const { threadId, runId, forwardedProps } = request.body;
       const question = toQuestion(request.body, (message) => fastify.httpErrors.badRequest(message));
       const { resumable = true } = forwardedProps ?? {};
-      const stream = await startRun(request, question, { threadId, runId }, resumable);
+      const run = { threadId, runId };
+      const stream = await startRun(request, question, run, resumable);
       request.dropBody();
-      return readRun(fastify, stream, reply);
+      return readRun(fastify, stream, run, reply);
     },
   );
 
@@ -90,13 +92,15 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
       const { runId, threadId } = query;
       if (runId !== undefined) {
         const stream = await fastify.streams.findByKey(keyOf(runId), identity);
-        if (stream?.run) return readRun(fastify, stream, reply);
+        const run = stream && runNamesOf(stream);
+        if (run) return readRun(fastify, stream, run, reply);
         await fastify.limits.countGuess(identity, reply);
         throw fastify.httpErrors.notFound('This run does not exist or has expired.');
       }
       if (threadId === undefined) throw fastify.invalidRequest('Send runId, threadId, or a Last-Event-ID.');
       const stream = await fastify.streams.findByChat(keyOf(threadId), identity);
-      return stream ? readRun(fastify, stream, reply) : reply.code(204).send();
+      const run = stream && runNamesOf(stream);
+      return run ? readRun(fastify, stream, run, reply) : reply.code(204).send();
     },
   );
 
@@ -119,11 +123,12 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
   async function startRun(
     request: FastifyRequest,
     question: Question,
-    run: { threadId: string; runId: string },
+    run: RunNames,
     resumable: boolean,
   ): Promise<Stream> {
     const key = keyOf(run.runId);
-    const options: StartStreamOptions = { key, run, resumable, chat: keyOf(run.threadId) };
+    const context = encodeRunNames(run);
+    const options: StartStreamOptions = { key, context, resumable, chat: keyOf(run.threadId) };
     const conflict = () => {
       const message = 'This runId was used for another input; choose a new one.';
       return fastify.apiError({ status: 409, code: 'conflict', message });
@@ -131,7 +136,7 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
     const stream = await startStream(request, question, options).catch((error: { statusCode?: number }) => {
       throw error.statusCode === 409 ? conflict() : error;
     });
-    if (stream.run?.threadId !== run.threadId) throw conflict();
+    if (runNamesOf(stream)?.threadId !== run.threadId) throw conflict();
     return stream;
   }
 };

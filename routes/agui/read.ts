@@ -6,6 +6,7 @@ import { createEventFeed, streamUrl } from '../sse-events.ts';
 import { parseEventId, type ResumePoint } from './event-id.ts';
 import { AguiEncoder } from './events.ts';
 import { errorEvent, startedEvent } from './run-events.ts';
+import { type RunNames, runNamesOf } from './run-names.ts';
 
 /** Reads a run as AG-UI events: from its start, or from the event at which a connection was cut. */
 
@@ -41,8 +42,13 @@ export function resumePointOf({ server, headers, query }: FastifyRequest): Resum
 }
 
 /** Streams a run from its start. */
-export async function readRun(fastify: FastifyInstance, stream: Stream, reply: FastifyReply): Promise<FastifyReply> {
-  const options = { stream, run: runOf(stream) };
+export async function readRun(
+  fastify: FastifyInstance,
+  stream: Stream,
+  run: RunNames,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const options = { stream, run };
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('log without a beginning');
   const urls = { url: streamUrl(fastify, stream), stopUrl: streamUrl(fastify, stream, '/stop') };
@@ -67,11 +73,12 @@ export async function resumeRun(
     const stream = await fastify.streams.find(id, request.identity);
     const isEnd = after === 'end';
     // The reader starts at the beginning, because the next event depends on what came before.
-    const reader = stream?.run && (await stream.read(0, isEnd ? 0 : after.position));
-    if (stream && reader) {
+    const run = stream && runNamesOf(stream);
+    const reader = run && (await stream.read(0, isEnd ? 0 : after.position));
+    if (reader) {
       count(isEnd ? 'ended' : 'hit');
       reply.header('x-sluice-stream', id);
-      const encoder = new AguiEncoder({ stream, run: runOf(stream), after });
+      const encoder = new AguiEncoder({ stream, run, after });
       return reply.stream([], createFeed(fastify, stream, reader, encoder));
     }
     count(isEnd ? 'ended' : 'unknown');
@@ -84,11 +91,6 @@ export async function resumeRun(
     count('unavailable');
     return reply.stream([], CUT);
   }
-}
-
-function runOf({ run }: Stream) {
-  if (run === undefined) throw new Error('stream without names of a run');
-  return run;
 }
 
 function isTemporary(error: unknown): boolean {

@@ -1,5 +1,6 @@
 import type { IdFirstEvent } from '../../plugins/sse/api.ts';
-import type { ClientRun, Terminal } from '../../plugins/streams/api.ts';
+import type { Terminal } from '../../plugins/streams/api.ts';
+import type { RunNames } from './run-names.ts';
 
 /** The events with which a run begins and ends. */
 
@@ -8,7 +9,7 @@ export type AguiEvent = { readonly type: string; readonly [field: string]: unkno
 /** Names and ids that the events of a run repeat. */
 export interface RunContext {
   readonly stream: { readonly id: string; readonly model: string };
-  readonly run: ClientRun;
+  readonly run: RunNames;
 }
 
 /** Returns the first event of a run. @param urls read and stop the stream */

@@ -1,3 +1,4 @@
+import { decodeContext, encodeContext } from '../stream-context.ts';
 import type { UiBody } from './schema.ts';
 
 /**
@@ -7,7 +8,7 @@ import type { UiBody } from './schema.ts';
 
 type UiMessage = UiBody['messages'][number];
 
-/** Data that a stream keeps of the question, as JSON in its `context`. */
+/** Data that a stream keeps of the question. */
 export interface UiContext {
   /** Id of the page's message that the answer continues. */
   readonly messageId: string;
@@ -22,12 +23,17 @@ const MAX_CONTEXT_UNITS = 65_536;
 export function contextOf(message: UiMessage | undefined): string | undefined {
   if (message?.role !== 'assistant' || message.id === undefined) return undefined;
   const messageId = message.id;
-  const context = JSON.stringify({ messageId, earlier: chunksOf(message.parts) } satisfies UiContext);
-  return context.length > MAX_CONTEXT_UNITS ? JSON.stringify({ messageId } satisfies UiContext) : context;
+  const context = encodeUiContext({ messageId, earlier: chunksOf(message.parts) });
+  return context.length > MAX_CONTEXT_UNITS ? encodeUiContext({ messageId }) : context;
 }
 
+function encodeUiContext(context: UiContext): string {
+  return encodeContext('ui', context);
+}
+
+/** Returns the context of a stream that this API started; else undefined. */
 export function parseContext(context: string | undefined): UiContext | undefined {
-  return context === undefined ? undefined : (JSON.parse(context) as UiContext);
+  return decodeContext<UiContext>('ui', context);
 }
 
 /** Fields of parts, as pages send them. */

@@ -385,6 +385,21 @@ t.test('an unknown run, or a position that does not exist, is an error event', a
   t.equal(await metricValue(app, 'sluice_resumes_total', { outcome: 'unknown' }), 4);
 });
 
+t.test('a stream that another API has started keeps no names of a run, and the other way round', async (t) => {
+  const { url, root } = await serviceOf(t, completeAnswer('ok'));
+  const parts = [{ type: 'text', text: 'hello' }];
+  const messages = ['user', 'assistant'].map((role) => ({ id: role, role, parts }));
+  const chat = await postJson(`${root}/ui/chat`, { id: 'chat', messages, resumable: true });
+  t.match(await chat.text(), /"messageId":"assistant"/, 'its stream has a context');
+  const id = String(chat.headers.get('x-sluice-stream'));
+  const asRun = await readAll(url, resumeWith(`${id}.0`));
+  t.match(asRun.events, [{ json: { type: 'RUN_ERROR', code: 'stream_unknown' } }]);
+  const run = await readAll(url, { body: input({ threadId: '{"messageId":"m"}' }) });
+  const stream = String(run.events[0]?.id.split('.')[0]);
+  const asChat = await readAll(`${root}/ui/chat/${stream}/stream`);
+  t.match(asChat.events[0]?.json, { type: 'start', messageId: stream });
+});
+
 t.test('a resume that cannot be served now is a broken connection, a join is a status', async (t) => {
   const yaml = 'limits: { readersPerStream: 1 }';
   const { app, url } = await serviceOf(t, ({ response }) => void sse(response).write(text('x')), {
