@@ -5,7 +5,7 @@ import { MemoryStore } from '../plugins/streams/memory/store.ts';
 import type { StreamStore } from '../plugins/streams/types.ts';
 import { launch, noBrowser } from './browser.ts';
 import { bellaAt, serve, until } from './helper.ts';
-import { type TcpProxy, tcpProxy } from './tcp-proxy.ts';
+import { type Cut, type TcpProxy, tcpProxy } from './tcp-proxy.ts';
 import { type Call, DONE, STOP, sse, startUpstream, text } from './upstream.ts';
 
 /** The EventSource of a real browser, which never calls `close()`, behind a network that cuts connections. */
@@ -35,11 +35,11 @@ function steppedAnswer() {
   };
 }
 
-async function setUp(t: Test, store?: StreamStore) {
+async function setUp(t: Test, store?: StreamStore, cut?: Cut) {
   const model = steppedAnswer();
   const upstream = await startUpstream(t, model.script);
   const { url } = await serve(t, { env: bellaAt(upstream.url), ...(store && { store }) });
-  return { model, upstream, proxy: await tcpProxy(t, url) };
+  return { model, upstream, proxy: await tcpProxy(t, url, { cutOf: () => cut }) };
 }
 
 /** Opens a page of the service and reads `path` with an EventSource. */
@@ -110,14 +110,15 @@ t.test('an EventSource with only an onmessage handler', { skip: noBrowser, timeo
   });
 
   t.test('a cut before the first event id: a key lets the browser find its stream', async (t) => {
-    const { model, upstream, proxy } = await setUp(t);
+    let isCutting = false;
+    const { model, upstream, proxy } = await setUp(t, undefined, { at: () => (isCutting ? 0 : -1) });
     const page = await browser.newPage();
     await page.goto(`${proxy.url}/livez`);
-    proxy.cutBeforeResponse = true;
+    isCutting = true;
     await read(page, '/ask/stream?question=q&key=6d0f3a52-1c4b-4f5e-9b43-0c8f1f6f7a10');
     await until(() => model.calls.length === 1, 'the upstream is called');
     await until(() => questions(proxy).length >= 2, 'the browser has reconnected');
-    proxy.cutBeforeResponse = false;
+    isCutting = false;
     await waitForWords(page, 1);
     model.write(1, WORDS.length);
     model.end();

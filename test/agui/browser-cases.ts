@@ -4,10 +4,13 @@ import type { Test } from 'tap';
 import { type Cluster, startCluster } from '../cluster.ts';
 import { until } from '../helper.ts';
 import type { ServerProcess } from '../process.ts';
+import { type Cut, type TcpProxy, tcpProxy } from '../tcp-proxy.ts';
 import { type Call, chunk, DONE, STOP, sse, text } from '../upstream.ts';
-import { type CuttingProxy, cuttingProxy } from './cutting-proxy.ts';
 
 /** Helpers of the browser tests of AG-UI clients: a cluster, its answers, and cuts. */
+
+/** Last bytes of a chunked response. */
+const LAST_CHUNK = '0\r\n\r\n';
 
 const DELTAS = Array.from({ length: 12 }, (_, i) => `${i}你🚀 "q"\n`);
 /** The answer to questions that begin with `cut`. */
@@ -72,7 +75,7 @@ async function metricOf(url: string, name: string): Promise<number> {
  * Cuts the connection of a page until a replica serves it that does not produce its answer, and returns that replica.
  * No other page may read.
  */
-export async function moveToOtherReplica(cluster: Cluster, proxy: CuttingProxy): Promise<ServerProcess> {
+export async function moveToOtherReplica(cluster: Cluster, proxy: TcpProxy): Promise<ServerProcess> {
   let serving = -1;
   const findServing = async () => {
     const open = await Promise.all(cluster.replicas.map(({ url }) => metricOf(url, 'sluice_responses_open')));
@@ -120,17 +123,20 @@ export async function measureResponse(t: Test, cluster: Cluster): Promise<{ leng
  * Starts a proxy for each place, some of which cut twice. Of two more, the last event gets through. Every second one cuts
  * by RST if `resets`: the client then may lose what it has received.
  */
-export function proxiesFor(
-  t: Test,
-  cluster: Cluster,
-  places: readonly number[],
-  resets: boolean,
-): Promise<CuttingProxy[]> {
+export function proxiesFor(t: Test, cluster: Cluster, places: readonly number[], resets: boolean): Promise<TcpProxy[]> {
+  const start = (at: (events: string) => number, times: number, isReset: boolean) => {
+    // Other responses than events, such as that to a stop, are not cut.
+    const place = (response: string) => (/^content-type: text\/event-stream/im.test(response) ? at(response) : -1);
+    const cut: Cut = { at: place, by: isReset ? 'RST' : 'FIN' };
+    return tcpProxy(t, cluster.url, { cutOf: (_, proxy) => (proxy.cuts < times ? cut : undefined) });
+  };
+  const beforeEnd = (events: string) => (events.endsWith(LAST_CHUNK) ? events.length - LAST_CHUNK.length : -1);
   return Promise.all([
-    ...[false, resets].map((reset) => cuttingProxy(t, cluster.url, { atEnd: true, times: 2, reset })),
-    ...places.map((after, i) =>
-      cuttingProxy(t, cluster.url, { after, reset: resets && i % 2 === 1, times: i % 3 === 2 ? 2 : 1 }),
-    ),
+    ...[false, resets].map((isReset) => start(beforeEnd, 2, isReset)),
+    ...places.map((place, i) => {
+      const at = (events: string) => (events.length > place ? place : -1);
+      return start(at, i % 3 === 2 ? 2 : 1, resets && i % 2 === 1);
+    }),
   ]);
 }
 

@@ -1,4 +1,4 @@
-import type { Cut } from './cutting-proxy.ts';
+import type { Cut } from '../tcp-proxy.ts';
 
 /** Cases of connections that are cut: at each place of a response that a decoder treats in its own way, and at random bytes. */
 
@@ -12,7 +12,7 @@ export interface CutCase {
   readonly isBeforeBody: boolean;
 }
 
-type Place = Cut['at'];
+type Place = (response: string) => number;
 
 /** Returns a place `offset` characters behind the end of `mark`. */
 const behind =

@@ -6,9 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import { codeBlock } from '../code-blocks.ts';
 import { bellaAt, serve, until } from '../helper.ts';
+import { tcpProxy } from '../tcp-proxy.ts';
 import { DONE, type Script, STOP, sse, startUpstream, text } from '../upstream.ts';
 import { type CutCase, cutCases } from './cut-cases.ts';
-import { startCuttingProxy } from './cutting-proxy.ts';
 import type { TestBrowser } from './launch.ts';
 
 /**
@@ -140,12 +140,13 @@ export async function assertCutsAreExact(t: Test, browser: TestBrowser, atOnce: 
     const page = questions.get(question)?.isBeforeBody ? readmePage : plainPage;
     return page(base, question, `${harnessUrl}/report`);
   };
-  const cutOf = (url: URL) => {
+  const cutOf = ({ url }: { readonly url: URL }) => {
     const one = questions.get(url.searchParams.get('question') ?? '');
     requests.push(`${url.pathname}${url.search}`);
     return one?.cuts[one.connections++];
   };
-  for (let i = 0; i < PROXIES; i++) bases.push(await startCuttingProxy(t, service, { page: frameOf, cutOf }));
+  const pageOf = (url: URL) => (url.pathname === '/frame' ? frameOf(url) : undefined);
+  for (let i = 0; i < PROXIES; i++) bases.push((await tcpProxy(t, service, { pageOf, cutOf })).url);
   const frames = [...questions].map(([question, { isCrossOrigin }], i) => {
     const base = bases[i % PROXIES] as string;
     return `${isCrossOrigin ? harnessUrl : base}/frame?${new URLSearchParams({ question, base })}`;

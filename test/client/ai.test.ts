@@ -5,7 +5,7 @@ import { sluiceTransport, type TransportOptions } from '../../client/client-ai.t
 import { bearer, bellaAt, deferred, serve, sha256, until, writeConfig } from '../helper.ts';
 import { startUpstream } from '../upstream.ts';
 import { answer, answerAfter, TEXT } from './answers.ts';
-import { type Cut, startCuttingProxy } from './cutting-proxy.ts';
+import { CUT, cutHeader, type HeaderCut, startCuttingProxy } from './cuts.ts';
 
 /** The transport for `useChat`, in Node. */
 
@@ -63,11 +63,6 @@ t.test('the chunks are those of the service', async (t) => {
   }
 });
 
-const CUT = fc.record({
-  after: fc.integer({ min: 1, max: 1_800 }),
-  by: fc.constantFrom('FIN' as const, 'RST' as const),
-});
-
 t.test('cuts after any number of bytes, also of the first response, lose and repeat nothing', async (t) => {
   const { promise: gate, resolve: release } = deferred();
   const upstream = await startUpstream(t, answerAfter(gate));
@@ -75,16 +70,12 @@ t.test('cuts after any number of bytes, also of the first response, lose and rep
   const proxy = await startCuttingProxy(t, url);
   const cases = fc.sample(fc.array(CUT, { minLength: 1, maxLength: 3 }), { numRuns: 20, seed: 25 });
   const streams = await Promise.all(
-    cases.map(async (cuts: readonly Cut[], i) => {
+    cases.map(async (cuts: readonly HeaderCut[], i) => {
       const left = [...cuts];
       const { sendMessages } = transport({
         url: proxy.url,
         fetch: (input, init) => {
-          const cut = left.shift();
-          const headers = {
-            ...(init?.headers as Record<string, string>),
-            ...(cut && { 'x-cut': `${cut.after} ${cut.by}` }),
-          };
+          const headers = { ...(init?.headers as Record<string, string>), ...cutHeader(left.shift()) };
           return fetch(input, { ...init, headers });
         },
       });

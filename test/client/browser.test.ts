@@ -12,7 +12,7 @@ import { startSite } from '../site.ts';
 import { tcpProxy } from '../tcp-proxy.ts';
 import { numberedAnswer, numberedDeltas, startUpstream, type Upstream } from '../upstream.ts';
 import { answerAfter, lastOf, TEXT } from './answers.ts';
-import { type Cut, startCuttingProxy } from './cutting-proxy.ts';
+import { CUT, type HeaderCut, startCuttingProxy } from './cuts.ts';
 
 /** The client in a real Chromium, over HTTP/1.1. All tests share one browser. */
 
@@ -66,11 +66,6 @@ const finish = (page: Page) =>
 const COMPLETE = [TEXT, TEXT, TEXT];
 const callsOf = (upstream: Upstream, question: string) => upstream.calls.filter((call) => lastOf(call) === question);
 
-const CUT = fc.record({
-  after: fc.integer({ min: 1, max: 1_800 }),
-  by: fc.constantFrom('FIN' as const, 'RST' as const),
-});
-
 t.test('the client in a browser', { skip: noBrowser, timeout: 240_000 }, async (t) => {
   const browser = await launch(t);
   const gates = new Map<string, Promise<void>>();
@@ -89,7 +84,7 @@ t.test('the client in a browser', { skip: noBrowser, timeout: 240_000 }, async (
     const cases = fc.sample(fc.array(CUT, { minLength: 1, maxLength: 2 }), { numRuns: 24, seed: 25 });
     // Four at a time in each page: more would share the slots.
     const pages = await Promise.all([0, 1, 2].map(() => open(t, browser, proxy.url)));
-    const run = async (page: Page, cuts: Cut[], question: string) => {
+    const run = async (page: Page, cuts: HeaderCut[], question: string) => {
       const texts = await page.evaluate(
         async ({ cuts, question }) => {
           const { client } = globalThis as unknown as PageGlobals;
@@ -97,7 +92,7 @@ t.test('the client in a browser', { skip: noBrowser, timeout: 240_000 }, async (
           const running = client.ask(question, {
             fetch: (input, init) => {
               const cut = init?.method === undefined ? left.shift() : undefined;
-              return fetch(input, { ...init, ...(cut && { headers: { 'x-cut': `${cut.after} ${cut.by}` } }) });
+              return fetch(input, { ...init, ...(cut && { headers: { 'x-cut': `${cut.at} ${cut.by}` } }) });
             },
           });
           let deltas = '';

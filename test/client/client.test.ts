@@ -4,7 +4,7 @@ import { ask, read } from '../../client/client.ts';
 import { bearer, bellaAt, deferred, serve, sha256, until, writeConfig } from '../helper.ts';
 import { startUpstream } from '../upstream.ts';
 import { answer, TEXT } from './answers.ts';
-import { type Cut, startCuttingProxy } from './cutting-proxy.ts';
+import { CUT, cutHeader, type HeaderCut, startCuttingProxy } from './cuts.ts';
 import { collect, failureOf, textOf } from './received.ts';
 
 /** The client in Node: the same code as in a browser, without the shared slots. */
@@ -12,18 +12,13 @@ import { collect, failureOf, textOf } from './received.ts';
 t.jobs = 2;
 
 /** Returns a `fetch` for one answer, whose reads are cut in turn. */
-function cutting(cuts: readonly Cut[]): typeof fetch {
+function cutting(cuts: readonly HeaderCut[]): typeof fetch {
   const left = [...cuts];
   return (input, init) => {
     const cut = init?.method === undefined ? left.shift() : undefined;
-    return fetch(input, { ...init, ...(cut && { headers: { 'x-cut': `${cut.after} ${cut.by}` } }) });
+    return fetch(input, { ...init, headers: { ...(init?.headers as Record<string, string>), ...cutHeader(cut) } });
   };
 }
-
-const CUT = fc.record({
-  after: fc.integer({ min: 1, max: 1_800 }),
-  by: fc.constantFrom('FIN' as const, 'RST' as const),
-});
 
 t.test('cuts after any number of bytes lose and repeat nothing, and ask once', async (t) => {
   const upstream = await startUpstream(t, answer);

@@ -16,11 +16,11 @@ import {
   whileFrozen,
   withApi,
 } from '../agui/browser-cases.ts';
-import { cuttingProxy } from '../agui/cutting-proxy.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { startSite } from '../site.ts';
+import { tcpProxy } from '../tcp-proxy.ts';
 import { bundle, noClients } from './packages.ts';
 
 /** `HttpAgent` in a browser, with the agent and the page of docs/clients/ag-ui.md, behind nginx and two replicas. */
@@ -63,7 +63,7 @@ t.test('HttpAgent', { skip: noClients || noBrowser || noCluster, timeout: 120_00
   const script = await bundle(`${AGENT}\n${withApi(PAGE_SCRIPT.replace(/import .*\n/, ''))}\n${ASK_ALL}`);
   /** Opens the page of the document. Its requests go through a proxy that the test can cut. */
   const openPage = async () => {
-    const proxy = await cuttingProxy(t, cluster.url);
+    const proxy = await tcpProxy(t, cluster.url);
     const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
     const page = await (await browser.newContext()).newPage();
     const problems: string[] = [];
@@ -88,7 +88,7 @@ t.test('HttpAgent', { skip: noClients || noBrowser || noCluster, timeout: 120_00
       t.same(answer, expected(i), i < 2 ? 'behind the last event' : `after ${places[i - 2]} bytes`);
       t.equal(callsOf(cluster, `cut ${i}`).length, 1, 'one provider call');
     }
-    t.ok(proxies.filter((proxy) => proxy.cuts() > 0).length > CUTS * 0.8, 'connections were cut');
+    t.ok(proxies.filter((proxy) => proxy.cuts > 0).length > CUTS * 0.8, 'connections were cut');
     t.same(problems, [], 'the client complains about nothing');
   });
 

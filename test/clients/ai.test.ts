@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { Browser, Page } from 'playwright-core';
@@ -11,6 +11,7 @@ import { type Cluster, noCluster, startCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { until } from '../helper.ts';
 import { postJson } from '../post-json.ts';
+import { inBody, type TcpProxy, tcpProxy } from '../tcp-proxy.ts';
 import { type Call, DONE, STOP, sse, text } from '../upstream.ts';
 import { bundle, load, noClients } from './packages.ts';
 
@@ -51,84 +52,22 @@ async function release(gate: string): Promise<void> {
   gates.get(gate)?.();
 }
 
-interface CuttingProxy {
-  readonly url: string;
-  /** Method and path of each request for an answer. */
-  readonly requests: string[];
-  /** For the next responses: number of bytes of the body after which the connection is cut. */
-  cuts: number[];
-  target: string;
-  cutAll(): void;
+/** A proxy of one page. */
+interface PageProxy extends TcpProxy {
+  /** For the next responses: number of bytes of the body after which the connection is cut, by RST if it is odd. */
+  next: number[];
 }
 
-/** Starts a proxy that cuts connections after a number of bytes, by FIN or RST. */
-async function cuttingProxy(t: Test, target: string): Promise<CuttingProxy> {
-  const open = new Set<Socket>();
-  const requests: string[] = [];
-  const server = createTcpServer((client) => {
-    const { hostname, port } = new URL(proxy.target);
-    const upstream = connect(Number(port), hostname);
-    /** Bytes of the body that may still pass; the head as far as it has come. */
-    let limit: { left: number; head: string | undefined } | undefined;
-    for (const socket of [client, upstream]) {
-      open.add(socket);
-      socket
-        .on('error', () => {})
-        .on('close', () => {
-          open.delete(socket);
-          client.destroy();
-          upstream.destroy();
-        });
-    }
-    client.on('data', (bytes) => {
-      for (const [, line] of bytes.toString('latin1').matchAll(/^((?:GET|POST) \/ui\/\S+)/gm)) {
-        requests.push(line as string);
-        const left = proxy.cuts.shift();
-        limit = left === undefined ? undefined : { left, head: '' };
-      }
-      upstream.write(bytes);
-    });
-    upstream.on('data', (bytes) => {
-      if (limit === undefined) return client.write(bytes);
-      let body = bytes.length;
-      if (limit.head !== undefined) {
-        const before = limit.head.length;
-        limit.head += bytes.toString('latin1');
-        const end = limit.head.indexOf('\r\n\r\n');
-        if (end < 0) return client.write(bytes);
-        body = bytes.length - (end + 4 - before);
-        limit.head = undefined;
-      }
-      if (body < limit.left) {
-        limit.left -= body;
-        return client.write(bytes);
-      }
-      const isReset = limit.left % 2 === 1;
-      client.write(bytes.subarray(0, bytes.length - body + limit.left), () => {
-        if (isReset) client.resetAndDestroy();
-        else client.destroySoon();
-      });
-      upstream.destroy();
-      upstream.removeAllListeners('data');
-      return undefined;
-    });
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const proxy: CuttingProxy = {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    requests,
-    cuts: [],
-    target,
-    cutAll() {
-      for (const socket of open) socket.destroy();
+async function pageProxy(t: Test, target: string): Promise<PageProxy> {
+  const next: number[] = [];
+  const proxy = await tcpProxy(t, target, {
+    cutOf({ url }) {
+      const count = url.pathname.startsWith('/ui/') ? page.next.shift() : undefined;
+      return count === undefined ? undefined : { at: inBody(count), by: count % 2 === 1 ? 'RST' : 'FIN' };
     },
-  };
-  t.teardown(() => {
-    proxy.cutAll();
-    server.close();
   });
-  return proxy;
+  const page = Object.assign(proxy, { next });
+  return page;
 }
 
 /** Packages of the example, for each version of the SDK. */
@@ -228,8 +167,8 @@ let browser: Browser;
 const callsOf = (question: string) => cluster.upstream.calls.filter(({ body }) => body.includes(question)).length;
 
 /** Opens the example in a tab of its own, behind a proxy of its own. */
-async function openChat(t: Test, version: string, options = ''): Promise<{ page: Page; proxy: CuttingProxy }> {
-  const proxy = await cuttingProxy(t, cluster.url);
+async function openChat(t: Test, version: string, options = ''): Promise<{ page: Page; proxy: PageProxy }> {
+  const proxy = await pageProxy(t, cluster.url);
   const context = await browser.newContext();
   t.teardown(() => context.close());
   const page = await context.newPage();
@@ -275,7 +214,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
           fc.asyncProperty(cut, fc.option(cut, { nil: undefined }), async (first, second) => {
             asked += 1;
             const question = `cut ${version} ${asked}.`;
-            proxy.cuts = second === undefined ? [first] : [first, second];
+            proxy.next = second === undefined ? [first] : [first, second];
             await ask(page, question);
             const seen = await untilComplete(page, 2 * asked);
             if (lastText(seen) !== ANSWER) throw new Error(`${seen.status} with ${lastText(seen)}`);
@@ -298,7 +237,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
         await setVisibility(page, 'hidden');
         const session = await page.context().newCDPSession(page);
         await session.send('Page.setWebLifecycleState', { state: 'frozen' });
-        proxy.cutAll();
+        proxy.cut();
         await release(gate);
         await session.send('Page.setWebLifecycleState', { state: 'active' });
         await setVisibility(page, 'visible');
@@ -380,7 +319,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
       const { page, proxy } = await openChat(t, 'ai 7', '&default');
       await page.evaluate(() => void (globalThis as unknown as { ask(text: string): void }).ask('gate-default'));
       await untilSome(page);
-      proxy.cutAll();
+      proxy.cut();
       await until(() => proxy.requests.at(-1)?.startsWith('GET') === true, 'the page resumes');
       await release('gate-default');
       await untilSome(page, ANSWER.length - 1);
@@ -462,11 +401,11 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
     const [producing, serving] = cluster.replicas.map(({ url }) => url) as [string, string];
     for (const [i, { page, proxy }] of chats.entries()) {
       proxy.target = producing;
-      proxy.cutAll();
+      proxy.cut();
       await ask(page, `gate-kill${i}`);
       await untilSome(page);
       proxy.target = serving;
-      proxy.cutAll();
+      proxy.cut();
       await until(
         () => proxy.requests.at(-1)?.startsWith('GET /ui/chat/') === true,
         'the page reads from the other replica',

@@ -13,11 +13,11 @@ import {
   whileFrozen,
   withApi,
 } from '../agui/browser-cases.ts';
-import { cuttingProxy } from '../agui/cutting-proxy.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { startSite } from '../site.ts';
+import { tcpProxy } from '../tcp-proxy.ts';
 import { chunk, DONE } from '../upstream.ts';
 import { bundle, noClients } from './packages.ts';
 
@@ -68,7 +68,7 @@ t.test('CopilotKit without its runtime', { skip, timeout: 120_000 }, async (t) =
     FOLDER,
   );
   const openPage = async (thread: string) => {
-    const proxy = await cuttingProxy(t, cluster.url);
+    const proxy = await tcpProxy(t, cluster.url);
     const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
     const page = await (await browser.newContext()).newPage();
     const problems: string[] = [];

@@ -1,7 +1,5 @@
 /// <reference lib="dom" />
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { type AddressInfo, connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { Browser, Page } from 'playwright-core';
@@ -11,6 +9,7 @@ import { noCluster, startCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { bellaAt, deferred, serve, until } from '../helper.ts';
 import { startSite } from '../site.ts';
+import { tcpProxy } from '../tcp-proxy.ts';
 import {
   type Call,
   DONE,
@@ -134,40 +133,10 @@ t.test('heartbeats between all events: fetch-event-source, polyfill, react-nativ
   t.equal(upstream.calls.length, seen.length, 'one call for each');
 });
 
-/** Starts a proxy that cuts its first connection with an answer behind `n` bytes of it, by FIN or RST. */
-async function cuttingProxy(t: Test, target: string, n: number, byReset: boolean): Promise<string> {
-  const port = Number(new URL(target).port);
-  let hasCut = false;
-  const server = createServer((client) => {
-    const upstream = connect(port, '127.0.0.1');
-    let rest = n;
-    for (const socket of [client, upstream]) {
-      socket
-        .on('error', () => {})
-        .on('close', () => {
-          client.destroy();
-          upstream.destroy();
-        });
-    }
-    let isAsked = false;
-    client.on('data', (bytes) => {
-      isAsked ||= /^(GET|POST) /.test(bytes.toString('latin1'));
-      upstream.write(bytes);
-    });
-    upstream.on('data', (bytes) => {
-      if (!isAsked || hasCut) return void client.write(bytes);
-      client.write(bytes.subarray(0, rest));
-      rest -= bytes.length;
-      if (rest > 0) return;
-      hasCut = true;
-      if (byReset) client.resetAndDestroy();
-      else client.destroySoon();
-    });
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  t.teardown(() => server.close());
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+/** Starts a proxy that cuts its first response behind `n` bytes, by FIN or RST. */
+async function cuttingOnce(t: Test, target: string, n: number, byReset: boolean): Promise<string> {
+  const cut = { at: n, by: byReset ? 'RST' : 'FIN' } as const;
+  return (await tcpProxy(t, target, { cutOf: (_, { cuts }) => (cuts === 0 ? cut : undefined) })).url;
 }
 
 const NUMBERS = 30;
@@ -184,7 +153,7 @@ t.test(
     const body = await (await fetch(`${url}/ask/stream?question=q`)).text();
     const bytes = fc.integer({ min: 1, max: HEAD_BYTES + Buffer.byteLength(body) });
     const cuts = fc.sample(fc.tuple(bytes, fc.boolean()), { numRuns: 24, seed: SEED });
-    const proxies = await Promise.all(cuts.map(([n, byReset]) => cuttingProxy(t, url, n, byReset)));
+    const proxies = await Promise.all(cuts.map(([n, byReset]) => cuttingOnce(t, url, n, byReset)));
     const seen = await page.evaluate((urls) => {
       const { fetchEventSource, polyfill, reactNative } = window as unknown as PageWindow;
       const ask = (url: string, i: number) => {

@@ -16,11 +16,11 @@ import {
   whileFrozen,
   withApi,
 } from '../agui/browser-cases.ts';
-import { cuttingProxy } from '../agui/cutting-proxy.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { startSite } from '../site.ts';
+import { tcpProxy } from '../tcp-proxy.ts';
 import { chunk, DONE } from '../upstream.ts';
 import { bundle, noClients } from './packages.ts';
 
@@ -89,7 +89,7 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
   const script = await bundle(`${withApi(CHAT)}\n${RESUMING_FETCH}\n${APP}`);
   /** Opens a page; with a thread, that of the document. Its requests go through a proxy that the test can cut. */
   const openPage = async (thread = '') => {
-    const proxy = await cuttingProxy(t, cluster.url);
+    const proxy = await tcpProxy(t, cluster.url);
     const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
     const page = await (await browser.newContext()).newPage();
     const problems: string[] = [];
@@ -138,13 +138,13 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
       t.same(result, ['ready', `Let me think. ${ANSWER}`], `${place}, ${i < plain.length ? 'bare' : 'patient'}`);
       t.equal(callsOf(cluster, `cut ${i}`).length, 1, 'one provider call');
     }
-    t.ok(proxies.filter((proxy) => proxy.cuts() > 0).length > cases.length * 0.8, 'connections were cut');
+    t.ok(proxies.filter((proxy) => proxy.cuts > 0).length > cases.length * 0.8, 'connections were cut');
     t.same(problems, []);
   });
 
   t.test('a tool of the page runs, and the model gets its result', async (t) => {
     const { page } = await openPage();
-    const proxy = await cuttingProxy(t, cluster.url);
+    const proxy = await tcpProxy(t, cluster.url);
     const cases = [{ url: `${proxy.url}/agui`, question: 'tool', hasTool: true }];
     await page.evaluate((cases) => (globalThis as unknown as Globals).render(cases), cases);
     const first = await callOf(cluster, 'tool');
