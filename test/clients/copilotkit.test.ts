@@ -1,23 +1,20 @@
-/// <reference lib="dom" />
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Page } from 'playwright-core';
 import t from 'tap';
 import {
+  ANSWER,
   callOf,
   callsOf,
-  finish,
-  moveToOtherReplica,
-  pageFor,
+  cutPlaces,
+  measureResponse,
+  proxiesFor,
   startAguiCluster,
-  whileFrozen,
   withApi,
 } from '../agui/browser-cases.ts';
+import { ask, openClientPage, testPages, waitForAnswer } from '../agui/client-pages.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
-import { startSite } from '../site.ts';
-import { tcpProxy } from '../tcp-proxy.ts';
 import { chunk, DONE } from '../upstream.ts';
 import { bundle, noClients } from './packages.ts';
 
@@ -46,17 +43,10 @@ function Connect() {
 createRoot(document.getElementById('root')).render(<StrictMode><App threadId={location.hash} /></StrictMode>);
 globalThis.isReady = true;`;
 
-const waitForAnswer = (page: Page, expected: string) =>
-  page.waitForFunction(
-    (expected) => Array.from(document.querySelectorAll('.assistant')).at(-1)?.textContent === expected,
-    expected,
-    { timeout: 30_000 },
-  );
-
-async function ask(page: Page, question: string): Promise<void> {
-  await page.fill('[name=question]', question);
-  await page.click('[type=submit]');
-}
+const SEED = Date.now() % 1_000;
+const CUTS = Number(process.env.CUTS ?? 12);
+/** Pages at the same time. */
+const PAGES = 6;
 
 const skip = noClients || noCopilotKit || noBrowser || noCluster;
 
@@ -67,19 +57,32 @@ t.test('CopilotKit without its runtime', { skip, timeout: 120_000 }, async (t) =
     `${AGENT}\n${components.replace('<Chat />', '<><Connect /><Chat /></>')}\n${RENDER}`,
     FOLDER,
   );
-  const openPage = async (thread: string) => {
-    const proxy = await tcpProxy(t, cluster.url);
-    const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
-    const page = await (await browser.newContext()).newPage();
-    const problems: string[] = [];
-    page.on('pageerror', (error) => void problems.push(String(error)));
-    await page.goto(`${site.url}/page#${thread}`);
-    await page.waitForSelector('[name=question]');
-    return { page, proxy, problems };
-  };
+  const site = { cluster, browser, script, html: HTML, readyGlobal: 'isReady' };
+
+  t.test(`a cut after any number of bytes, once and twice (seed ${SEED})`, async (t) => {
+    const { length } = await measureResponse(t, cluster);
+    const places = cutPlaces(length, 1, CUTS, SEED);
+    const proxies = await proxiesFor(t, cluster, places, true);
+    for (let from = 0; from < proxies.length; from += PAGES) {
+      const ends = proxies.slice(from, from + PAGES).map(async (proxy, i) => {
+        const question = `cut ${from + i}`;
+        const { page, problems } = await openClientPage(t, site, question, proxy);
+        await ask(page, question);
+        const place = from + i < 2 ? 'behind the last event' : `after ${places[from + i - 2]} bytes`;
+        await waitForAnswer(page, ANSWER).catch(() => t.fail(`no answer after a cut ${place}`));
+        t.same(await page.locator('.reasoning').allTextContents(), ['Let me think. '], place);
+        t.equal(await page.locator('.assistant').count(), 1, 'one message');
+        t.equal(callsOf(cluster, question).length, 1, 'one provider call');
+        t.same(problems, [], place);
+        await page.context().close();
+      });
+      await Promise.all(ends);
+    }
+    t.ok(proxies.filter((proxy) => proxy.cuts > 0).length > CUTS * 0.8, 'connections were cut');
+  });
 
   t.test('a tool of the page runs, and the model gets its result and the context', async (t) => {
-    const { page, problems } = await openPage('tool');
+    const { page, problems } = await openClientPage(t, site, 'tool');
     await ask(page, 'tool');
     const first = await callOf(cluster, 'tool');
     const call = { index: 0, id: 'c1', function: { name: 'look', arguments: '{"at":"home"}' } };
@@ -101,40 +104,5 @@ t.test('CopilotKit without its runtime', { skip, timeout: 120_000 }, async (t) =
     t.same(problems, []);
   });
 
-  t.test('a reload, a hidden tab and a cut', async (t) => {
-    const { page, proxy, problems } = await openPage('reload');
-    await ask(page, 'reload');
-    await waitForAnswer(page, 'Because ');
-    await page.reload();
-    await waitForAnswer(page, 'Because ');
-    await whileFrozen(page, async () => {
-      proxy.cut();
-      await finish(cluster, 'reload');
-    });
-    await waitForAnswer(page, 'Because of light.');
-    t.equal(callsOf(cluster, 'reload').length, 1, 'one provider call');
-    t.equal(await page.locator('.assistant').count(), 1, 'one message');
-    t.same(problems, []);
-  });
-
-  t.test('stop ends the call', async (t) => {
-    const { page } = await openPage('stop');
-    await ask(page, 'stop');
-    await waitForAnswer(page, 'Because ');
-    await page.click('[type=button]');
-    await (await callOf(cluster, 'stop')).closed;
-    t.equal(callsOf(cluster, 'stop').length, 1);
-  });
-
-  t.test('kill -9 of the serving replica', async (t) => {
-    const { page, proxy, problems } = await openPage('kill');
-    await ask(page, 'kill');
-    await waitForAnswer(page, 'Because ');
-    const serving = await moveToOtherReplica(cluster, proxy);
-    serving.child.kill('SIGKILL');
-    await finish(cluster, 'kill');
-    await waitForAnswer(page, 'Because of light.');
-    t.equal(callsOf(cluster, 'kill').length, 1, 'one provider call');
-    t.same(problems, []);
-  });
+  testPages(t, site);
 });

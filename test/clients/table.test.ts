@@ -26,7 +26,10 @@ t.test('every cell has a test, and every client a page', async (t) => {
       const evidence = cells[column];
       if (evidence === undefined) continue;
       t.ok(evidence.title.length > 10, `${name}, ${column}: the title of a test`);
-      const source = readFileSync(`test/${evidence.file}`, 'utf8');
+      const { file, sharedBy } = evidence;
+      const isCalled = sharedBy === undefined || /^ {2}testPages\(t, /m.test(readFileSync(`test/${file}`, 'utf8'));
+      t.ok(isCalled, `${name}, ${column}: ${file} has the shared tests`);
+      const source = readFileSync(`test/${sharedBy ?? file}`, 'utf8');
       const titles = [...source.matchAll(/\bt\.test\(\s*(['`])(.*?)\1,/gs)].map(([, , title = '']) => title);
       t.ok(
         titles.some((title) => title.includes(evidence.title)),

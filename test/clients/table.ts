@@ -11,6 +11,8 @@ export type Column = (typeof COLUMNS)[number];
 export interface Evidence {
   readonly file: string;
   readonly title: string;
+  /** File that has the test, if that of the client calls it: `testPages`. */
+  readonly sharedBy?: string;
 }
 
 export interface ClientRow {
@@ -28,7 +30,14 @@ const inBrowser = (title: string): Evidence => ({ file: 'clients/packages-browse
 
 const agui = (file: string, title: string): Evidence => ({ file: `clients/${file}.test.ts`, title });
 
+/** A test that the file of each client of AG-UI calls. */
+const aguiPage = (file: string, title: string): Evidence => ({
+  ...agui(file, title),
+  sharedBy: 'agui/client-pages.ts',
+});
+
 const CUT_RUN = 'a cut after any number of bytes, once and twice';
+const STOP = 'stop ends the call, also after a cut';
 const CUTS = inBrowser('fetch-event-source, polyfill, react-native-sse: a cut behind any byte loses nothing');
 const PAGES = inBrowser('heartbeats between all events: fetch-event-source, polyfill, react-native-sse');
 const HEARTBEATS = packages('heartbeats between all events');
@@ -126,7 +135,7 @@ export const CLIENTS: readonly ClientRow[] = [
     cells: {
       ask: agui('tanstack', CUT_RUN),
       resume: agui('tanstack', CUT_RUN),
-      stop: agui('tanstack', 'stop ends the call, also after a cut'),
+      stop: aguiPage('tanstack', STOP),
       tools: agui('tanstack', 'a tool of the page runs, and the model gets its result'),
       reasoning: agui('tanstack', CUT_RUN),
     },
@@ -136,10 +145,11 @@ export const CLIENTS: readonly ClientRow[] = [
     version: '1.74',
     page: 'clients/copilotkit.md',
     cells: {
-      ask: agui('copilotkit', 'a reload, a hidden tab and a cut'),
-      resume: agui('copilotkit', 'a reload, a hidden tab and a cut'),
-      stop: agui('copilotkit', 'stop ends the call'),
+      ask: agui('copilotkit', CUT_RUN),
+      resume: agui('copilotkit', CUT_RUN),
+      stop: aguiPage('copilotkit', STOP),
       tools: agui('copilotkit', 'a tool of the page runs, and the model gets its result and the context'),
+      reasoning: agui('copilotkit', CUT_RUN),
     },
   },
   {
@@ -149,7 +159,7 @@ export const CLIENTS: readonly ClientRow[] = [
     cells: {
       ask: agui('agui', CUT_RUN),
       resume: agui('agui', CUT_RUN),
-      stop: agui('agui', 'stop ends the call, also after a cut'),
+      stop: aguiPage('agui', STOP),
       tools: { file: 'agui/events.test.ts', title: 'events pass the schemas and the verifier of AG-UI' },
       reasoning: agui('agui', CUT_RUN),
     },

@@ -7,19 +7,15 @@ import {
   callOf,
   callsOf,
   cutPlaces,
-  finish,
   measureResponse,
-  moveToOtherReplica,
-  pageFor,
   proxiesFor,
   startAguiCluster,
-  whileFrozen,
   withApi,
 } from '../agui/browser-cases.ts';
+import { openClientPage, testPages, waitForAnswer } from '../agui/client-pages.ts';
 import { launch, noBrowser } from '../browser.ts';
 import { noCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
-import { startSite } from '../site.ts';
 import { tcpProxy } from '../tcp-proxy.ts';
 import { chunk, DONE } from '../upstream.ts';
 import { bundle, noClients } from './packages.ts';
@@ -74,30 +70,11 @@ interface Globals {
 const SEED = Date.now() % 1_000;
 const CUTS = 15;
 
-const waitForAnswer = (page: Page, expected: string) =>
-  page.waitForFunction((expected) => document.querySelector('.assistant')?.textContent === expected, expected, {
-    timeout: 30_000,
-  });
-
-async function ask(page: Page, question: string): Promise<void> {
-  await page.fill('[name=question]', question);
-  await page.click('[type=submit]');
-}
-
 t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, timeout: 120_000 }, async (t) => {
   const [cluster, browser] = await Promise.all([startAguiCluster(t), launch(t)]);
   const script = await bundle(`${withApi(CHAT)}\n${RESUMING_FETCH}\n${APP}`);
-  /** Opens a page; with a thread, that of the document. Its requests go through a proxy that the test can cut. */
-  const openPage = async (thread = '') => {
-    const proxy = await tcpProxy(t, cluster.url);
-    const site = await startSite(t, cluster.url, { '/page': pageFor(proxy.url, HTML), '/app.js': script });
-    const page = await (await browser.newContext()).newPage();
-    const problems: string[] = [];
-    page.on('pageerror', (error) => void problems.push(String(error)));
-    await page.goto(`${site.url}/page${thread && `#${thread}`}`);
-    await page.waitForFunction(() => 'render' in globalThis);
-    return { page, proxy, problems };
-  };
+  /** A page whose location has a hash shows the component of the document. */
+  const site = { cluster, browser, script, html: HTML, readyGlobal: 'render' };
   const render = async (page: Page, cases: Case[]) => {
     await page.evaluate((cases) => (globalThis as unknown as Globals).render(cases), cases);
     await page.waitForFunction(
@@ -130,7 +107,7 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
       question: `cut ${i}`,
       isPatient: i >= plain.length,
     }));
-    const { page, problems } = await openPage();
+    const { page, problems } = await openClientPage(t, site);
     for (const [i, result] of (await render(page, cases)).entries()) {
       const isEnd = i % plain.length < 2;
       const places = i < plain.length ? bare : patient;
@@ -143,7 +120,7 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
   });
 
   t.test('a tool of the page runs, and the model gets its result', async (t) => {
-    const { page } = await openPage();
+    const { page } = await openClientPage(t, site);
     const proxy = await tcpProxy(t, cluster.url);
     const cases = [{ url: `${proxy.url}/agui`, question: 'tool', hasTool: true }];
     await page.evaluate((cases) => (globalThis as unknown as Globals).render(cases), cases);
@@ -163,46 +140,10 @@ t.test('useChat of TanStack AI', { skip: noClients || noBrowser || noCluster, ti
     t.same(await page.evaluate(() => (globalThis as unknown as Globals).looked), [{ at: 1 }], 'it ran once');
   });
 
-  t.test('a reload, and a hidden tab', async (t) => {
-    const { page, proxy, problems } = await openPage('reload');
-    await ask(page, 'reload');
-    await waitForAnswer(page, 'Because ');
-    await page.reload();
-    await waitForAnswer(page, 'Because ');
-    await whileFrozen(page, async () => {
-      proxy.cut();
-      await finish(cluster, 'reload');
-    });
-    await waitForAnswer(page, 'Because of light.');
+  testPages(t, site, async (t, { page }) => {
     await page.reload();
     await waitForAnswer(page, 'Because of light.');
-    t.equal(callsOf(cluster, 'reload').length, 1, 'one provider call');
     t.match(JSON.parse((await callOf(cluster, 'reload')).body).messages[0], { role: 'system', content: 'Be brief.' });
-    t.equal(await page.locator('.assistant').count(), 1, 'one message');
     t.equal(await page.locator('.error').count(), 0);
-    t.same(problems, []);
-  });
-
-  t.test('stop ends the call, also after a cut', async (t) => {
-    const { page, proxy } = await openPage('stop');
-    await ask(page, 'stop');
-    await waitForAnswer(page, 'Because ');
-    proxy.cut();
-    await page.click('[type=button]');
-    await (await callOf(cluster, 'stop')).closed;
-    t.equal(callsOf(cluster, 'stop').length, 1);
-  });
-
-  t.test('kill -9 of the serving replica', async (t) => {
-    const { page, proxy, problems } = await openPage('kill');
-    await ask(page, 'kill');
-    await waitForAnswer(page, 'Because ');
-    const serving = await moveToOtherReplica(cluster, proxy);
-    serving.child.kill('SIGKILL');
-    await finish(cluster, 'kill');
-    await waitForAnswer(page, 'Because of light.');
-    t.equal(callsOf(cluster, 'kill').length, 1, 'one provider call');
-    t.equal(await page.locator('.error').count(), 0);
-    t.same(problems, []);
   });
 });
