@@ -9,19 +9,25 @@ export type * from './types-ai.ts';
  * reads the rest by the URL of the stream, as `read` does: with exact resume, shared slots, and a stop that is final.
  */
 
-/** Failures in a row after which a conversation without a known answer gives up. */
+/** Failures in a row after which a request without a known answer gives up. */
 const MAX_FAILURES = 4;
 
 /** Metadata of the `start` chunk. */
 interface Metadata {
   readonly url: string;
-  readonly stream: string;
 }
 
 interface Opening {
   readonly chunks: UiChunk[];
   readonly answer: Answer;
-  readonly stream: string;
+}
+
+/** What the attempts of one request share. */
+interface Session {
+  readonly given: Request;
+  readonly key?: string;
+  bearer?: string | undefined;
+  isRenewed?: boolean;
 }
 
 /**
@@ -33,24 +39,25 @@ export function sluiceTransport({ body: fields, ...options }: TransportOptions =
   const base = new URL(`${url}/`, globalThis.location?.href);
 
   /** @throws Error with the message of the service */
-  const request = async (
-    path: string,
-    { headers, body }: Request,
-    question?: object,
-    isRenewed = false,
-  ): Promise<Response> => {
-    const bearer = await ticket?.();
+  const request = async (path: string, session: Session, question?: object): Promise<Response> => {
+    const { given, key } = session;
+    // A key belongs to a ticket, so a repeated question comes with the same one.
+    session.bearer ??= await ticket?.();
+    const { bearer } = session;
     const response = await send(new URL(path, base), {
       headers: {
-        ...Object.fromEntries(new Headers(headers) as unknown as Iterable<[string, string]>),
+        ...Object.fromEntries(new Headers(given.headers) as unknown as Iterable<[string, string]>),
         ...(bearer && { authorization: `Bearer ${bearer}` }),
-        ...(question && { 'content-type': 'application/json' }),
+        ...(question && { 'content-type': 'application/json', 'idempotency-key': key }),
       },
-      ...(question && { method: 'POST', body: JSON.stringify({ ...question, ...fields, ...body }) }),
+      ...(question && { method: 'POST', body: JSON.stringify({ ...question, ...fields, ...given.body }) }),
     });
     if (response.ok) return response;
-    if (response.status === 401 && ticket && !isRenewed)
-      return request(path, { headers, body } as Request, question, true);
+    if (response.status === 401 && ticket && !session.isRenewed) {
+      session.isRenewed = true;
+      session.bearer = undefined;
+      return request(path, session, question);
+    }
     const { error } = await response.json().catch(() => ({}));
     throw Object.assign(new Error(error?.message ?? `Status ${response.status}`), {
       ...error,
@@ -72,19 +79,19 @@ export function sluiceTransport({ body: fields, ...options }: TransportOptions =
       // Earlier steps of the message may come first. What follows the last opening is read by the URL.
       const opening = chunks.findLastIndex(({ type }) => type === 'start-step') + 1;
       if (opening === 0) continue;
-      const { url, stream } = (chunks[0] as { messageMetadata?: unknown }).messageMetadata as Metadata;
+      const { url } = (chunks[0] as { messageMetadata?: unknown }).messageMetadata as Metadata;
       const answer = read(url, options);
       // The service has a reader all the time: without one, it may end the answer.
       answer.addEventListener('change', () => void reader.cancel().catch(() => {}), { once: true });
-      return { chunks: chunks.slice(0, opening), answer, stream };
+      return { chunks: chunks.slice(0, opening), answer };
     }
   };
 
-  const findRunning = async (given: Request): Promise<Opening | undefined> => {
+  /** Repeats an attempt whose response is lost, or that the service or a gateway cannot serve now. */
+  const repeat = async <T>(attempt: () => Promise<T>): Promise<T> => {
     for (let failures = 0; ; failures++) {
       try {
-        const response = await request(`ui/chat/${encodeURIComponent(given.chatId)}/stream`, given);
-        return response.status === 204 ? undefined : await readOpening(response);
+        return await attempt();
       } catch (error) {
         const { status = 503 } = error as { status?: number };
         if (status < 500 || failures === MAX_FAILURES) throw error;
@@ -127,24 +134,18 @@ export function sluiceTransport({ body: fields, ...options }: TransportOptions =
     resumeStreamIsReplay: true,
     async sendMessages(given) {
       const { chatId: id, messages, abortSignal } = given;
-      const ask = async () => {
-        try {
-          return await readOpening(await request('ui/chat', given, { id, messages, resumable: true }));
-        } catch (error) {
-          if ('status' in (error as object)) throw error;
-          // The response is lost. If the question has arrived, its answer is running.
-          const running = await findRunning(given).catch(() => undefined);
-          const isOlder = messages.some(
-            ({ metadata }) => (metadata as Metadata | undefined)?.stream === running?.stream,
-          );
-          if (!running || isOlder) throw error;
-          return running;
-        }
-      };
-      return toStream(ask(), abortSignal);
+      // The same key finds the same answer, also if that has ended.
+      const session: Session = { given, key: crypto.getRandomValues(new Uint32Array(4)).join('-') };
+      const question = { id, messages, resumable: true };
+      const ask = async () => readOpening(await request('ui/chat', session, question));
+      return toStream(repeat(ask), abortSignal);
     },
     async reconnectToStream(given) {
-      const running = await findRunning(given);
+      const session: Session = { given };
+      const running = await repeat(async () => {
+        const response = await request(`ui/chat/${encodeURIComponent(given.chatId)}/stream`, session);
+        return response.status === 204 ? undefined : readOpening(response);
+      });
       return running ? toStream(Promise.resolve(running), given.abortSignal) : null;
     },
   };

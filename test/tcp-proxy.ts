@@ -91,7 +91,7 @@ export async function tcpProxy(t: Test, target: string, { cutOf, pageOf }: TcpPr
     });
     upstream.on('data', (bytes) => {
       if (isOver) return;
-      const end = cut === undefined ? -1 : placeOf(cut, bytes);
+      const end = cut === undefined ? -1 : positionOf(cut, bytes);
       if (end < 0) {
         passed += bytes.length;
         client.write(bytes);
@@ -107,7 +107,7 @@ export async function tcpProxy(t: Test, target: string, { cutOf, pageOf }: TcpPr
       upstream.destroy();
     });
     /** Returns the place of the cut; a negative number if it is behind these bytes. */
-    function placeOf({ at }: Cut, bytes: Buffer): number {
+    function positionOf({ at }: Cut, bytes: Buffer): number {
       if (typeof at === 'number') return passed + bytes.length < at ? -1 : at;
       response += bytes.toString('latin1');
       return at(response);

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { createErrorFormatter, ResumeHeaders, TicketQuery } from '../chat-request.ts';
+import { AskHeaders, createErrorFormatter, ResumeHeaders, TicketQuery } from '../chat-request.ts';
 import { API_ERRORS, BODY_ERRORS, emptyResponse, errorResponses, KEY_OR_TICKET, sseResponse } from '../responses.ts';
 import { startStream } from '../start-stream.ts';
 import { contextOf } from './earlier-steps.ts';
@@ -36,12 +36,12 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
         tags: ['Vercel AI SDK'],
         summary: 'Answer a conversation of `useChat` with its `DefaultChatTransport`',
         description:
-          'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored.',
+          'With `Last-Event-ID`, the answer continues where the connection was cut, and the body is ignored. The generation ends when the client disconnects, unless `resumable` is true or there is an `Idempotency-Key`: with the key, a repeated request gets the same answer from its start.',
         security: KEY_OR_TICKET,
         querystring: TicketQuery,
         body: uiBody(limits.messages),
-        headers: ResumeHeaders,
-        response: { 200: chunks, 204: ENDED, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404) },
+        headers: AskHeaders,
+        response: { 200: chunks, 204: ENDED, ...errorResponses(...BODY_ERRORS, ...API_ERRORS, 404, 409) },
       },
     },
     async (request, reply) => {
@@ -50,9 +50,11 @@ const ui: FastifyPluginAsyncTypebox = async (fastify) => {
       if (request.validationError) throw request.validationError;
       const { body } = request;
       const question = toQuestion(body, (message) => fastify.httpErrors.badRequest(message));
-      const { resumable = false, id: chat } = body;
+      const key = request.headers['idempotency-key'];
+      const { resumable = key !== undefined, id: chat } = body;
       // After a tool has run, the page's last message continues.
       const stream = await startStream(request, question, {
+        key,
         resumable,
         chat,
         context: contextOf(body.messages.at(-1)),

@@ -2,10 +2,11 @@ import { type ChatTransport, DefaultChatTransport, type UIMessage, type UIMessag
 import fc from 'fast-check';
 import t from 'tap';
 import { sluiceTransport, type TransportOptions } from '../../client/client-ai.ts';
-import { bearer, bellaAt, deferred, serve, sha256, until, writeConfig } from '../helper.ts';
+import { bearer, bellaAt, serve, sha256, until, writeConfig } from '../helper.ts';
 import { startUpstream } from '../upstream.ts';
-import { answer, answerAfter, TEXT } from './answers.ts';
+import { answer, TEXT } from './answers.ts';
 import { CUT, cutHeader, type HeaderCut, startCuttingProxy } from './cuts.ts';
+import { hurry } from './hurry.ts';
 
 /** The transport for `useChat`, in Node. */
 
@@ -64,8 +65,7 @@ t.test('the chunks are those of the service', async (t) => {
 });
 
 t.test('cuts after any number of bytes, also of the first response, lose and repeat nothing', async (t) => {
-  const { promise: gate, resolve: release } = deferred();
-  const upstream = await startUpstream(t, answerAfter(gate));
+  const upstream = await startUpstream(t, answer);
   const { url } = await serve(t, { env: bellaAt(upstream.url) });
   const proxy = await startCuttingProxy(t, url);
   const cases = fc.sample(fc.array(CUT, { minLength: 1, maxLength: 3 }), { numRuns: 20, seed: 25 });
@@ -82,12 +82,68 @@ t.test('cuts after any number of bytes, also of the first response, lose and rep
       return sendMessages(question(`long ${i}`));
     }),
   );
-  // The opening of a conversation is found only as long as its answer runs.
-  release();
   for (const [i, chunks] of (await Promise.all(streams.map(collect))).entries()) {
     t.same([textOf(chunks), chunks.at(-1)?.type], [TEXT, 'finish'], JSON.stringify(cases[i]));
   }
   t.equal(upstream.calls.length, cases.length, 'one call for each question');
+});
+
+t.test('a question whose response is lost is repeated with its key and its ticket', async (t) => {
+  const upstream = await startUpstream(t, answer);
+  const { url } = await serve(t, { env: bellaAt(upstream.url) });
+  const asked: Headers[] = [];
+  let tickets = 0;
+  const failing: (() => Promise<Response>)[] = [];
+  const sent = (text: string) =>
+    transport({
+      url,
+      ticket: () => `ticket-${++tickets}`,
+      async fetch(input, init) {
+        if (!String(input).includes('/ui/')) return fetch(input, init);
+        asked.push(new Headers(init?.headers));
+        const { authorization: _, ...headers } = Object(init?.headers);
+        const response = await fetch(input, { ...init, headers });
+        const fail = failing.shift();
+        if (fail) await response.text(); // The answer has ended before the question is repeated.
+        return fail ? fail() : response;
+      },
+    }).sendMessages(question(text));
+  const lost = async () => {
+    throw new TypeError('fetch failed');
+  };
+  failing.push(
+    lost,
+    async () => new Response('', { status: 502 }),
+    async () => new Response('data: {"type":"sta'),
+  );
+  t.equal(textOf(await collect(await sent('first'))), TEXT);
+  t.equal(asked.length, 4);
+  t.equal(new Set(asked.map((headers) => headers.get('idempotency-key'))).size, 1, 'one key');
+  t.equal(new Set(asked.map((headers) => headers.get('authorization'))).size, 1, 'one ticket');
+  t.equal(upstream.calls.length, 1, 'one call');
+
+  t.equal(textOf(await collect(await sent('first'))), TEXT);
+  t.not(asked.at(-1)?.get('idempotency-key'), asked[0]?.get('idempotency-key'), 'the next question has another key');
+  t.equal(upstream.calls.length, 2, 'it is asked');
+  failing.push(async () => Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 }));
+  await t.rejects(sent('first'), { status: 403, code: 'forbidden', message: 'No.' }, 'a refusal is final');
+  t.equal(asked.length, 6);
+});
+
+t.test('a question whose response is always lost fails', async (t) => {
+  hurry(t);
+  let attempts = 0;
+  const { sendMessages, reconnectToStream } = transport({
+    url: 'http://x',
+    fetch: async () => {
+      attempts += 1;
+      throw new TypeError('fetch failed');
+    },
+  });
+  await t.rejects(sendMessages(question('q')), { message: 'fetch failed' });
+  t.equal(attempts, 5);
+  await t.rejects(reconnectToStream(question('q')), { message: 'fetch failed' });
+  t.equal(attempts, 10);
 });
 
 t.test('aborting ends the call, also before the answer has started', async (t) => {

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { ask, read } from '../../client/client.ts';
+import { hurry } from './hurry.ts';
 import { collect, failureOf, textOf } from './received.ts';
 
 /** The client against bytes and responses that the test makes. */
@@ -97,15 +98,6 @@ t.test('the next request continues behind the last complete event that has an id
     ['', '', 'abc.3', 'abc.9'],
   );
 });
-
-/** Runs timers a thousand times faster. */
-function hurry(t: Test): void {
-  const { setTimeout } = globalThis;
-  globalThis.setTimeout = ((run: () => void, ms = 0) => setTimeout(run, ms / 1_000)) as typeof setTimeout;
-  t.teardown(() => {
-    globalThis.setTimeout = setTimeout;
-  });
-}
 
 t.test('a silent connection is replaced, and failures in a row end with a stable error', async (t) => {
   hurry(t);

@@ -181,6 +181,43 @@ t.test('useChat: a resume gets the running answer from its start, and nothing af
   t.equal(service.upstream.calls.length, 1, 'one upstream call');
 });
 
+t.test('useChat: a question repeated with its idempotency key gets the same answer', async (t) => {
+  const service = await serveProvider(t, 'openai', unfinishedAnswer('one '));
+  const body = (content: string, fields: object = {}) =>
+    JSON.stringify({ id: 'chat-1', messages: [user(content)], ...fields });
+  const post = (key: string, json: string, signal?: AbortSignal) =>
+    fetch(`${service.url}/ui/chat`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'idempotency-key': key },
+      body: json,
+      signal: signal ?? null,
+    });
+  const controller = new AbortController();
+  const first = await post('key', body('q'), controller.signal);
+  controller.abort(); // Its client is cut off before the first chunk.
+  const metrics = async () => (await fetch(`${service.url}/metrics`)).text();
+  await until(async () => (await metrics()).includes('sluice_responses_open 0'), 'it has left');
+  const call = await service.upstream.call(1);
+  t.equal(call.closedAt, undefined, 'the answer waits for a client that has a key');
+  const repeated = await post('key', body('q'));
+  call.response.end(text('two') + STOP + DONE);
+  const events = await repeated.text();
+  t.match(events, /"type":"start".*"one ".*"two".*\[DONE\]/s);
+  const later = await post('key', body('q'));
+  t.equal(later.headers.get('x-workflow-run-id'), first.headers.get('x-workflow-run-id'));
+  t.equal(await later.text(), events, 'the same chunks after the end');
+  t.match(await (await post('key', body('other'))).json(), { error: { code: 'conflict' } });
+  t.equal(service.upstream.calls.length, 1, 'one upstream call');
+
+  const leaving = new AbortController();
+  await post('key-2', body('q', { resumable: false }), leaving.signal);
+  const second = await service.upstream.call(2);
+  leaving.abort();
+  await second.closed;
+  t.notOk(second.finished, '`resumable: false` ends the answer with its client');
+  t.equal((await post('not a key', body('q'))).status, 400);
+});
+
 t.test('useChat: a stop cancels the upstream call', async (t) => {
   const plain = await serveProvider(t, 'openai', unfinishedAnswer('one '));
   const controller = new AbortController();
