@@ -22,7 +22,7 @@ interface Opening {
   readonly answer: Answer;
 }
 
-/** What the attempts of one request share. */
+/** Belongs to one request, whose attempts share it. */
 interface Session {
   readonly given: Request;
   readonly key?: string;

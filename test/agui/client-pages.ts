@@ -7,7 +7,7 @@ import { type TcpProxy, tcpProxy } from '../tcp-proxy.ts';
 import { callOf, callsOf, finish, moveToOtherReplica, pageFor, whileFrozen } from './browser-cases.ts';
 
 /**
- * What the browser tests of AG-UI clients share: how a page is opened, asked, cut, reloaded and stopped. Each page has a
+ * Parts that the browser tests of AG-UI clients share: how a page is opened, asked, cut, reloaded and stopped. Each page has a
  * form with a field `question`, a button to submit and one to stop, and shows answers in elements of the class `assistant`.
  */
 

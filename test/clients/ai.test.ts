@@ -11,7 +11,7 @@ import { type Cluster, noCluster, startCluster } from '../cluster.ts';
 import { codeBlock } from '../code-blocks.ts';
 import { until } from '../helper.ts';
 import { postJson } from '../post-json.ts';
-import { inBody, type TcpProxy, tcpProxy } from '../tcp-proxy.ts';
+import { type TcpProxy, tcpProxy } from '../tcp-proxy.ts';
 import { type Call, DONE, STOP, sse, text } from '../upstream.ts';
 import { bundle, load, noClients } from './packages.ts';
 
@@ -26,14 +26,16 @@ const EXAMPLE = codeBlock(readFileSync('docs/clients/ai-sdk.md', 'utf8'), 'jsx')
 
 const deltas = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => `${from + i}🚀 "你" `);
 const ANSWER = deltas(0, 40).join('');
-/** Bytes of the body of an answer, roughly. */
-const BODY_BYTES = 6_500;
+/** Bytes of the head of a response, and of the body of an answer, roughly. */
+const HEAD_BYTES = 700;
+const BODY_BYTES = 3_600;
+const OPENING_BYTES = HEAD_BYTES + 500;
 
 /** Answers whose second half waits for a release, by a word of the question. */
 const gates = new Map<string, () => void>();
 
 async function answer({ body, response }: Call): Promise<void> {
-  const word = /gate-\w+/.exec(body)?.[0];
+  const word = /gate-[\w.]+/.exec(body)?.[0];
   sse(response);
   for (const delta of deltas(0, 20)) {
     response.write(text(delta));
@@ -54,7 +56,7 @@ async function release(gate: string): Promise<void> {
 
 /** A proxy of one page. */
 interface PageProxy extends TcpProxy {
-  /** For the next responses: number of bytes of the body after which the connection is cut, by RST if it is odd. */
+  /** For the next responses: number of bytes after which the connection is cut, by RST if it is odd. */
   next: number[];
 }
 
@@ -62,8 +64,8 @@ async function pageProxy(t: Test, target: string): Promise<PageProxy> {
   const next: number[] = [];
   const proxy = await tcpProxy(t, target, {
     cutOf({ url }) {
-      const count = url.pathname.startsWith('/ui/') ? page.next.shift() : undefined;
-      return count === undefined ? undefined : { at: inBody(count), by: count % 2 === 1 ? 'RST' : 'FIN' };
+      const at = /^\/(ui|streams)\//.test(url.pathname) ? page.next.shift() : undefined;
+      return at === undefined ? undefined : { at, by: at % 2 === 1 ? 'RST' : 'FIN' };
     },
   });
   const page = Object.assign(proxy, { next });
@@ -76,12 +78,31 @@ const VERSIONS: Record<string, (code: string) => string> = {
   'ai 6': (code) => code.replace("from '@ai-sdk/react'", "from 'ai-sdk-react3'").replace("from 'ai'", "from 'ai6'"),
 };
 
-/** Shows the example. `?continue` shows a page whose tool has run, and continues its message. */
+/** Pages: the example with each version, and with our own transport. */
+const PAGES = Object.keys(VERSIONS).flatMap((version) => [
+  { name: version, version, options: '', resumes: /^GET \/ui\/chat\/[\w-]{22}\/stream\?startIndex=\d+$/ },
+  {
+    name: `${version} with the transport of Sluice's client`,
+    version,
+    options: '&sluice',
+    resumes: /^GET \/streams\/[\w-]{22}\?.*lastEventId=[\w-]{22}\./,
+  },
+]);
+
+/** Shows the example. `?sluice` replaces its transport. `?continue` shows a page whose tool has run, and continues its message. */
 const pageSource = (version: string) => `
-${(VERSIONS[version] as (code: string) => string)(EXAMPLE).replace("const API = '/ui/chat';", 'const API = globalThis.API;')}
+const query = new URLSearchParams(location.search);
+${(VERSIONS[version] as (code: string) => string)(EXAMPLE)
+  .replace("const API = '/ui/chat';", 'const API = globalThis.API;')
+  .replace('const transport = {', 'const transportOfExample = {')}
 import { createRoot } from 'react-dom/client';
 
-const query = new URLSearchParams(location.search);
+const { origin: url } = new URL(API);
+const transport = query.has('sluice')
+  ? (await import(url + '/client-ai.js')).sluiceTransport({ url })
+  : transportOfExample;
+// Its own stop ends the answer, so that of the example must not.
+if (query.has('sluice')) navigator.sendBeacon = () => true;
 const saved = JSON.parse(sessionStorage.getItem('saved') ?? '[]');
 globalThis.seen = { messages: [], status: '' };
 function onChange(messages, status) {
@@ -119,7 +140,7 @@ interface Seen {
 
 const seenOf = (page: Page) =>
   page.evaluate(() => {
-    const { status, messages } = (globalThis as unknown as { seen: Seen }).seen;
+    const { status, messages } = (globalThis as unknown as { seen?: Seen }).seen ?? { status: '', messages: [] };
     return { status, messages };
   });
 const lastText = ({ messages }: Seen) =>
@@ -133,14 +154,14 @@ const lastText = ({ messages }: Seen) =>
 /** Waits until the page shows more than `length` characters of an answer. */
 const untilSome = (page: Page, length = 20) =>
   page.waitForFunction((least) => {
-    const last = (globalThis as unknown as { seen: Seen }).seen.messages.at(-1);
+    const last = (globalThis as unknown as { seen?: Seen }).seen?.messages.at(-1);
     return last?.role === 'assistant' && last.parts.map((part) => part.text ?? '').join('').length > least;
   }, length);
 
 /** Waits until the page has `count` messages, the last complete, and is ready, or shows an error. Returns what it shows. */
 async function untilComplete(page: Page, count: number): Promise<Seen> {
   await page.waitForFunction((least) => {
-    const { status, messages } = (globalThis as unknown as { seen: Seen }).seen;
+    const { status, messages } = (globalThis as unknown as { seen?: Seen }).seen ?? { status: '', messages: [] };
     return (
       status === 'error' || (status === 'ready' && messages.length >= least && messages.at(-1)?.role === 'assistant')
     );
@@ -151,7 +172,7 @@ async function untilComplete(page: Page, count: number): Promise<Seen> {
 /** Waits until the last message has a number of parts. */
 const untilParts = (page: Page, count: number) =>
   page.waitForFunction(
-    (wanted) => (globalThis as unknown as { seen: Seen }).seen.messages.at(-1)?.parts.length === wanted,
+    (wanted) => (globalThis as unknown as { seen?: Seen }).seen?.messages.at(-1)?.parts.length === wanted,
     count,
   );
 
@@ -174,7 +195,7 @@ async function openChat(t: Test, version: string, options = ''): Promise<{ page:
   const page = await context.newPage();
   await page.addInitScript(`globalThis.API = '${proxy.url}/ui/chat'`);
   await page.goto(`${pages.url}/${version.replace(' ', '')}?id=chat-${Math.random().toString(36).slice(2)}${options}`);
-  await page.waitForFunction(() => (globalThis as unknown as { seen: Seen }).seen.status === 'ready');
+  await page.waitForFunction(() => (globalThis as unknown as { seen?: Seen }).seen?.status === 'ready');
   return { page, proxy };
 }
 
@@ -205,33 +226,44 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
 
   t.test('cases that share the cluster', async (t) => {
     t.jobs = 4;
-    for (const version of Object.keys(VERSIONS)) {
-      t.test(`${version}: connections that are cut after any byte`, async (t) => {
-        const { page, proxy } = await openChat(t, version);
+    for (const [n, { name, version, options, resumes }] of PAGES.entries()) {
+      t.test(`${name}: connections that are cut after any byte`, async (t) => {
+        const { page, proxy } = await openChat(t, version, options);
         let asked = 0;
-        const cut = fc.integer({ min: 1, max: BODY_BYTES });
+        const cut = fc.integer({ min: 1, max: HEAD_BYTES + BODY_BYTES });
         await fc.assert(
           fc.asyncProperty(cut, fc.option(cut, { nil: undefined }), async (first, second) => {
             asked += 1;
-            const question = `cut ${version} ${asked}.`;
+            const question = `cut ${n} ${asked}.`;
             proxy.next = second === undefined ? [first] : [first, second];
+            // It reads no more than the opening of the response to a question.
+            if (options === '&sluice') proxy.next = [first % OPENING_BYTES, first, second ?? first];
             await ask(page, question);
             const seen = await untilComplete(page, 2 * asked);
             if (lastText(seen) !== ANSWER) throw new Error(`${seen.status} with ${lastText(seen)}`);
             if (seen.messages.length !== 2 * asked) throw new Error(`${seen.messages.length} messages`);
             if (callsOf(question) !== 1) throw new Error(`${callsOf(question)} calls`);
           }),
-          { numRuns: RUNS, endOnFailure: true, ...(process.env.SEED && { seed: Number(process.env.SEED) }) },
+          {
+            numRuns: RUNS,
+            // Of these, all are within the answer.
+            examples: [
+              [1_500, undefined],
+              [1_601, 1_400],
+            ],
+            endOnFailure: true,
+            ...(process.env.SEED && { seed: Number(process.env.SEED) }),
+          },
         );
         t.ok(
-          proxy.requests.some((request) => /^GET \/ui\/chat\/[\w-]{22}\/stream\?startIndex=\d+$/.test(request)),
+          proxy.requests.some((request) => resumes.test(request)),
           'it has come back by itself',
         );
       });
 
-      t.test(`${version}: a hidden and frozen page`, async (t) => {
-        const gate = `gate-frozen${version.at(-1)}`;
-        const { page, proxy } = await openChat(t, version);
+      t.test(`${name}: a hidden and frozen page`, async (t) => {
+        const gate = `gate-frozen${n}.`;
+        const { page, proxy } = await openChat(t, version, options);
         await ask(page, gate);
         await untilSome(page);
         await setVisibility(page, 'hidden');
@@ -247,9 +279,9 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
         t.equal(callsOf(gate), 1);
       });
 
-      t.test(`${version}: a reload in the middle of an answer`, async (t) => {
-        const gate = `gate-reload${version.at(-1)}`;
-        const { page } = await openChat(t, version);
+      t.test(`${name}: a reload in the middle of an answer`, async (t) => {
+        const gate = `gate-reload${n}.`;
+        const { page } = await openChat(t, version, options);
         await ask(page, gate);
         await untilSome(page);
         const { messages } = await seenOf(page);
@@ -263,9 +295,9 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
         t.equal(callsOf(gate), 1);
       });
 
-      t.test(`${version}: a reload after a tool has run`, async (t) => {
-        const gate = `gate-tool${version.at(-1)}`;
-        const { page } = await openChat(t, version, '&continue');
+      t.test(`${name}: a reload after a tool has run`, async (t) => {
+        const gate = `gate-tool${n}.`;
+        const { page } = await openChat(t, version, `${options}&continue`);
         const saved = [
           { id: 'u1', role: 'user', parts: [{ type: 'text', text: gate }] },
           {
@@ -280,7 +312,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
         ];
         await page.evaluate((text) => sessionStorage.setItem('saved', text), JSON.stringify(saved));
         await page.reload();
-        await page.waitForFunction(() => (globalThis as unknown as { seen: Seen }).seen.messages.length === 2);
+        await page.waitForFunction(() => (globalThis as unknown as { seen?: Seen }).seen?.messages.length === 2);
         await page.evaluate(() => void (globalThis as unknown as { goOn(): void }).goOn());
         await untilParts(page, 5);
         await page.reload();
@@ -303,9 +335,9 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
         t.equal(callsOf(gate), 1);
       });
 
-      t.test(`${version}: Stop ends the call`, async (t) => {
-        const gate = `gate-stop${version.at(-1)}`;
-        const { page } = await openChat(t, version);
+      t.test(`${name}: Stop ends the call`, async (t) => {
+        const gate = `gate-stop${n}.`;
+        const { page } = await openChat(t, version, options);
         await ask(page, gate);
         await untilSome(page);
         await page.click('button[type=button]');
@@ -396,8 +428,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
   });
 
   t.test('kill -9 of the replica that serves a page, behind nginx', async (t) => {
-    const versions = Object.keys(VERSIONS);
-    const chats = await Promise.all(versions.map((version) => openChat(t, version)));
+    const chats = await Promise.all(PAGES.map(({ version, options }) => openChat(t, version, options)));
     const [producing, serving] = cluster.replicas.map(({ url }) => url) as [string, string];
     for (const [i, { page, proxy }] of chats.entries()) {
       proxy.target = producing;
@@ -407,7 +438,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
       proxy.target = serving;
       proxy.cut();
       await until(
-        () => proxy.requests.at(-1)?.startsWith('GET /ui/chat/') === true,
+        () => PAGES[i]?.resumes.test(proxy.requests.at(-1) ?? '') === true,
         'the page reads from the other replica',
       );
     }
@@ -416,7 +447,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
     for (const [i, { page }] of chats.entries()) {
       await release(`gate-kill${i}`);
       const seen = await untilComplete(page, 2);
-      t.equal(lastText(seen), ANSWER, `${versions[i]}`);
+      t.equal(lastText(seen), ANSWER, String(PAGES[i]?.name));
       t.equal(callsOf(`gate-kill${i}`), 1);
     }
   });

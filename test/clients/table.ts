@@ -45,6 +45,7 @@ const OPENAI = packages('openai 6 and 7: tools, reasoning, resume and stop');
 const LANGCHAIN = packages('LangChain: tools and stop');
 const AI = packages('ai 6 and 7 with openai-compatible: tools, reasoning and stop');
 const EVENT_SOURCE = packages('eventsource 4 and 5: a cut loses nothing, and stop ends the call');
+const TRANSPORT: Evidence = { file: 'client/ai.test.ts', title: 'the chunks are those of the service' };
 const BROWSER_CUTS: Evidence = {
   file: 'reconnect.test.ts',
   title: 'three cuts during the answer: the browser resumes and gets every word once',
@@ -172,6 +173,19 @@ export const CLIENTS: readonly ClientRow[] = [
       ask: { file: 'client/browser.test.ts', title: 'the page of the documents answers' },
       resume: { file: 'client/browser.test.ts', title: 'cuts after any number of bytes lose and repeat nothing' },
       stop: { file: 'client/client.test.ts', title: 'stop ends the call, and nothing is read after it' },
+      reasoning: { file: 'client/client.test.ts', title: 'options and conversations reach the service' },
+    },
+  },
+  {
+    name: "`useChat` with the transport of Sluice's client",
+    version: '5.0.92',
+    page: 'clients/sluice-client.md#usechat',
+    cells: {
+      ask: TRANSPORT,
+      resume: { file: 'client/ai.test.ts', title: 'cuts after any number of bytes, also of the first response' },
+      stop: { file: 'client/ai.test.ts', title: 'aborting ends the call, also before the answer has started' },
+      tools: TRANSPORT,
+      reasoning: TRANSPORT,
     },
   },
 ];
