@@ -10,10 +10,14 @@ if (process.env.CHROMIUM && !existsSync(PATH)) throw new Error(`CHROMIUM does no
 /** Reason to skip tests that need a browser; false if there is one. */
 export const noBrowser = existsSync(PATH) ? false : `no Chromium at ${PATH}; set CHROMIUM`;
 
-/** Starts a headless Chromium with more arguments. It is closed when the test ends. */
-export async function launch(t: Test, args: readonly string[] = []): Promise<Browser> {
+/**
+ * Starts a headless Chromium with more arguments. It is closed when the test ends.
+ * @param restoresPages true if a page may come from the back/forward cache. Playwright cannot use such a page.
+ */
+export async function launch(t: Test, args: readonly string[] = [], restoresPages = false): Promise<Browser> {
   const browser = await chromium.launch({
     executablePath: PATH,
+    ...(restoresPages && { ignoreDefaultArgs: ['--disable-back-forward-cache'] }),
     // CI runs as root, and the machine may have no network except loopback.
     args: [
       '--no-sandbox',

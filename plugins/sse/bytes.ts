@@ -1,3 +1,4 @@
+import type { EventMessage } from 'fastify';
 import { serializeSSEEvent } from 'fastify-sse-v2/lib/sse.js';
 import type { LongTextEvent, OpeningBlock, OutgoingEvent } from './api.ts';
 
@@ -16,10 +17,14 @@ const LINE_SEPARATORS = /[\u0085\u2028\u2029]/g;
  */
 export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
   if ('retryMs' in event) return serializeOpening(event);
-  const { id, idFirst = false, ...rest } = event;
-  const text = escapeLineSeparators(serializeSSEEvent(rest));
-  if (!id) return text;
-  return idFirst ? `id: ${id}\n${text}` : `${text.slice(0, -1)}id: ${id}\n\n`;
+  const { id, data, event: name, retry, comment } = event;
+  // Nearly all events: some JSON, and an id. They are written per token.
+  if (data && typeof data === 'string' && id && !(event.idFirst || name || retry || comment) && !data.includes('\n')) {
+    return `data: ${escapeLineSeparators(data)}\nid: ${id}\n\n`;
+  }
+  if (!id || event.idFirst) return escapeLineSeparators(serializeSSEEvent(event));
+  const text = escapeLineSeparators(serializeSSEEvent({ data, event: name, retry, comment } as EventMessage));
+  return `${text.slice(0, -1)}id: ${id}\n\n`;
 }
 
 /** Replaces U+0085, U+2028 and U+2029 in JSON by their escapes. */

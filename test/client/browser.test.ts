@@ -1,5 +1,6 @@
 /// <reference lib="dom" />
 import { readFileSync } from 'node:fs';
+import type { IncomingMessage } from 'node:http';
 import fc from 'fast-check';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import t, { type Test } from 'tap';
@@ -63,11 +64,17 @@ const finish = (page: Page) =>
     return [(globalThis as unknown as PageGlobals).deltas, answer.text, end.answer];
   });
 
+async function textOf(request: IncomingMessage): Promise<string> {
+  let text = '';
+  for await (const part of request.setEncoding('utf8')) text += part;
+  return text;
+}
+
 const COMPLETE = [TEXT, TEXT, TEXT];
 const callsOf = (upstream: Upstream, question: string) => upstream.calls.filter((call) => lastOf(call) === question);
 
 t.test('the client in a browser', { skip: noBrowser, timeout: 240_000 }, async (t) => {
-  const browser = await launch(t);
+  const browser = await launch(t, [], true);
   const gates = new Map<string, Promise<void>>();
   /** Holds the end of the answer to a question back, so that a cut happens before it. Returns the release. */
   const hold = (question: string) => {
@@ -228,6 +235,40 @@ addEventListener('activate', (event) => event.waitUntil(clients.claim()));`,
     await tab.click('#stop');
     await callsOf(upstream, 'endless page')[0]?.closed;
     t.equal(callsOf(upstream, 'endless page').length, 1, 'one call');
+  });
+
+  t.test('a page that is left while it reads, and shown again by going back', async (t) => {
+    const example = codeBlock(readFileSync('docs/clients/sluice-client.md', 'utf8'), 'html', '/client.js');
+    const shown: string[] = [];
+    let text = '';
+    const site = await startSite(t, service.url, {
+      '/page': `<!doctype html><meta charset="utf-8"><script>
+const report = (path, body) => fetch(path, { method: 'POST', body });
+addEventListener('pageshow', ({ persisted }) => report('/shown', persisted ? 'restored' : 'loaded'));
+setInterval(() => report('/text', document.querySelector('pre').textContent), 100);
+</script>${example.replace('Why is the sky blue?', 'history')}`,
+      '/other': '<!doctype html><title>other</title>',
+      async '/shown'(request, response) {
+        shown.push(await textOf(request));
+        response.end();
+      },
+      async '/text'(request, response) {
+        text = await textOf(request);
+        response.end();
+      },
+    });
+    const release = hold('history');
+    const page = await browser.newPage();
+    await page.goto(`${site.url}/page`);
+    await until(() => text.includes('你好'), 'some text');
+    await page.goto(`${site.url}/other`);
+    await page.evaluate(() => history.back());
+    await until(() => shown.length === 2, 'the page is shown again');
+    t.comment(shown.join(', then ')); // The browser decides whether it restores a page.
+    release();
+    await until(() => text === TEXT, 'the text is exact');
+    t.equal(callsOf(upstream, 'history').length, 1, 'one call');
+    await page.close();
   });
 
   t.test('readers of a replica that is killed continue on another one', { skip: noCluster }, async (t) => {

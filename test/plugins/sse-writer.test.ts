@@ -4,6 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import type { OutgoingEvent } from '../../plugins/sse/api.ts';
+import { serializeEvent } from '../../plugins/sse/bytes.ts';
 import { SseWriter } from '../../plugins/sse/writer.ts';
 
 /** The writer of one response whose client reads faster than the service writes. */
@@ -91,4 +92,30 @@ t.test('a long text takes a turn for each time that the socket is full', async (
   const response = writeItems((item) => (item === 1 ? longText(40_960) : data(1)), true);
   t.ok((await turnsUntilEnd(response)) >= 10);
   t.equal(response.writes, 12, 'ten pieces, and what is around them');
+});
+
+t.test('events of one line have the same bytes as the others, with the id at its place', async (t) => {
+  const texts = ['{"a":1}', '{"a":"\u2028\u2029\u0085"}', 'two\nlines', ''];
+  for (const data of texts) {
+    for (const id of ['abc.1', undefined]) {
+      for (const idFirst of [true, false]) {
+        for (const rest of [{}, { event: 'name' }, { retry: 5 }, { comment: 'hb' }]) {
+          const lines = [
+            ...('event' in rest ? ['event: name'] : []),
+            ...(data === '' ? [] : data.split('\n').map((line) => `data: ${line}`)),
+            ...('retry' in rest ? ['retry: 5'] : []),
+            ...('comment' in rest ? [':hb'] : []),
+          ];
+          const all = idFirst ? [`id: ${id}`, ...lines] : [...lines, `id: ${id}`];
+          const escaped = (id === undefined ? lines : all)
+            .join('\n')
+            .replace('\u2028\u2029\u0085', '\\u2028\\u2029\\u0085');
+          const expected = escaped === '' ? '' : `${escaped}\n\n`;
+          const event = { data, ...(id && { id }), idFirst, ...rest };
+          if (data === '' && lines.length === 0 && id) continue; // No route has an event without anything.
+          t.equal(serializeEvent(event), expected, Object.entries({ ...event, data: texts.indexOf(data) }).join('; '));
+        }
+      }
+    }
+  }
 });

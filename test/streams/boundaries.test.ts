@@ -115,7 +115,7 @@ t.test('every append can be read by itself, from every append on, while a log gr
         }
       };
       for (const [i, one] of parts.entries()) {
-        if (partSize(one) > 0) log.append(one, appendSizes(one));
+        if (partSize(one) > 0) log.append(one, partSize(one), appendSizes(one));
         if (i % 30 === 0) check(appendsOf(parts.slice(0, i + 1)));
       }
       check(appendsOf(parts));
@@ -135,7 +135,7 @@ t.test('an entry keeps the boundaries of a batch, in at most eight bytes for eac
       for (const one of parts) batch.add(one);
       const decoded = decodeEntry(['1-0', encodeParts(batch.parts)]).parts;
       const log = new LogContent();
-      for (const { part, sizes } of decoded) log.append(part, sizes);
+      for (const { part, sizes } of decoded) log.append(part, partSize(part), sizes);
       same(
         log.sliceAppends(0, 1e9).map(({ part }) => part),
         appendsOf(parts),

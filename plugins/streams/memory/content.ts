@@ -21,12 +21,13 @@ export class LogContent {
   /**
    * Appends one append, or several that are merged.
    * @param part a part with at least one unit
+   * @param units the size of the part
    * @param sizes units of each append; undefined for one
    */
-  append(part: ContentPart, sizes: readonly number[] | undefined): void {
+  append(part: ContentPart, units: number, sizes: readonly number[] | undefined): void {
     let end = this.length;
-    this.#segments.append(part);
-    if (sizes === undefined) this.#boundaries.push(this.length);
+    this.#segments.append(part, units);
+    if (sizes === undefined) this.#boundaries.push(end + units);
     else {
       for (const size of sizes) {
         end += size;

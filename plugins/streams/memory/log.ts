@@ -122,7 +122,7 @@ export class MemoryLog implements WritableLog, ReaderSource {
 
   #append(part: ContentPart, units: number, sizes: readonly number[] | undefined): Promise<void> | undefined {
     if (this.#terminal !== undefined || units === 0) return undefined;
-    this.#content.append(part, sizes);
+    this.#content.append(part, units, sizes);
     this.#observer.onGrown(this, units, sizes === undefined ? 1 : sizes.length);
     this.#wakeAll();
     return this.drained();

@@ -25,8 +25,9 @@ export class Segments {
     return this.#length;
   }
 
-  append(part: ContentPart): void {
-    this.#length += partSize(part);
+  /** @param units the size of the part, if it is known */
+  append(part: ContentPart, units = partSize(part)): void {
+    this.#length += units;
     if (this.#open === undefined || !canMerge(this.#open, part)) {
       this.#join();
       this.#open = part;
