@@ -6,7 +6,6 @@ import { bearer, bellaAt, serve, sha256, until, writeConfig } from '../helper.ts
 import { startUpstream } from '../upstream.ts';
 import { answer, TEXT } from './answers.ts';
 import { CUT, cutHeader, type HeaderCut, startCuttingProxy } from './cuts.ts';
-import { hurry } from './hurry.ts';
 
 /** The transport for `useChat`, in Node. */
 
@@ -128,22 +127,6 @@ t.test('a question whose response is lost is repeated with its key and its ticke
   failing.push(async () => Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 }));
   await t.rejects(sent('first'), { status: 403, code: 'forbidden', message: 'No.' }, 'a refusal is final');
   t.equal(asked.length, 6);
-});
-
-t.test('a question whose response is always lost fails', async (t) => {
-  hurry(t);
-  let attempts = 0;
-  const { sendMessages, reconnectToStream } = transport({
-    url: 'http://x',
-    fetch: async () => {
-      attempts += 1;
-      throw new TypeError('fetch failed');
-    },
-  });
-  await t.rejects(sendMessages(question('q')), { message: 'fetch failed' });
-  t.equal(attempts, 5);
-  await t.rejects(reconnectToStream(question('q')), { message: 'fetch failed' });
-  t.equal(attempts, 10);
 });
 
 t.test('aborting ends the call, also before the answer has started', async (t) => {

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { ask, read } from '../../client/client.ts';
+import { sluiceTransport } from '../../client/client-ai.ts';
+import { deferred } from '../helper.ts';
 import { hurry } from './hurry.ts';
 import { collect, failureOf, textOf } from './received.ts';
 
@@ -100,7 +102,7 @@ t.test('the next request continues behind the last complete event that has an id
 });
 
 t.test('a silent connection is replaced, and failures in a row end with a stable error', async (t) => {
-  hurry(t);
+  const waits = hurry(t);
   let reads = 0;
   const silent: typeof fetch = async (_, init) => {
     if (init?.method) return Response.json({ url: '/streams/abc' });
@@ -116,13 +118,15 @@ t.test('a silent connection is replaced, and failures in a row end with a stable
     keys.push(new Headers(init?.headers).get('idempotency-key'));
     throw new TypeError('refused');
   };
+  waits.length = 0;
   t.match(await failureOf(ask('q', { url: 'http://x', fetch: unreachable })), { code: 'unreachable' });
+  t.same(waits, [1_000, 2_000, 4_000, ...Array(5).fill(8_000)], 'the pauses grow up to a bound');
   t.equal(keys.length, 9, 'nine attempts');
   t.equal(new Set(keys).size, 1, 'the same key');
-  let waits = 0;
+  let attempts = 0;
   const busy: typeof fetch = async () => {
-    waits += 1;
-    const retryAfter = waits === 1 ? '60' : '61';
+    attempts += 1;
+    const retryAfter = attempts === 1 ? '60' : '61';
     return Response.json(
       { error: { code: 'rate_limited', message: 'Wait.' } },
       { status: 429, headers: { 'retry-after': retryAfter } },
@@ -133,7 +137,7 @@ t.test('a silent connection is replaced, and failures in a row end with a stable
     message: 'Wait.',
     retryAfter: 61,
   });
-  t.equal(waits, 2, 'a minute is waited for, and no more');
+  t.equal(attempts, 2, 'a minute is waited for, and no more');
 });
 
 t.test('a refusal within a stream is asked again with the same key, before the first part only', async (t) => {
@@ -158,4 +162,41 @@ t.test('a refusal within a stream is asked again with the same key, before the f
   t.match(await failureOf(other), { code: 'overloaded' }, 'an answer that is read only has no question');
   const endless = ask('q', { url: 'http://x', fetch: answering(Array(20).fill(encode(start + refusal))) });
   t.match(await failureOf(endless), { code: 'overloaded' }, 'not for ever');
+});
+
+t.test('the transport repeats a request that is lost, up to a bound', async (t) => {
+  const waits = hurry(t);
+  const question = { chatId: 'c', messages: [] };
+  let attempts = 0;
+  const { sendMessages, reconnectToStream } = sluiceTransport({
+    url: 'http://x',
+    fetch: async () => {
+      attempts += 1;
+      throw new TypeError('fetch failed');
+    },
+  });
+  await t.rejects(sendMessages(question), { message: 'fetch failed' });
+  t.equal(attempts, 5);
+  t.same(waits, [1_000, 2_000, 4_000, 8_000]);
+  await t.rejects(reconnectToStream(question), { message: 'fetch failed' });
+  t.equal(attempts, 10);
+});
+
+t.test('a stop is told by a request that outlives the page, with the ticket of the URL', async (t) => {
+  const sent: [string, RequestInit | undefined][] = [];
+  const { promise, resolve } = deferred();
+  const running = ask('q', {
+    url: 'http://x',
+    fetch: async (input, init) => {
+      sent.push([String(input), init]);
+      if (init?.body) return Response.json({ url: '/streams/abc?ticket=t' });
+      resolve();
+      return new Response(new ReadableStream());
+    },
+  });
+  await promise;
+  running.stop();
+  await running.answer;
+  t.match(sent.at(-1), ['http://x/streams/abc/stop?ticket=t', { method: 'POST', keepalive: true }]);
+  t.equal(sent.length, 3, 'question, reading, stop');
 });

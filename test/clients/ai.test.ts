@@ -252,6 +252,7 @@ t.test('the AI SDK in Chromium', { skip, timeout: 180_000 }, async (t) => {
               [1_601, 1_400],
             ],
             endOnFailure: true,
+            includeErrorInReport: true,
             ...(process.env.SEED && { seed: Number(process.env.SEED) }),
           },
         );
