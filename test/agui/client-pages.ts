@@ -1,5 +1,5 @@
 /// <reference lib="dom" />
-import type { Browser, Page } from 'playwright-core';
+import type { Browser, Page, Response } from 'playwright-core';
 import type { Test } from 'tap';
 import type { Cluster } from '../cluster.ts';
 import { startSite } from '../site.ts';
@@ -86,7 +86,9 @@ export function testPages(
     const opened = await openClientPage(t, site, 'reload');
     const { page, proxy, problems } = opened;
     await askAndWait(page, 'reload');
-    await page.reload();
+    // The text may come from the storage of the page. A connection that is cut before its head has nothing to come back to.
+    const isJoin = (response: Response) => response.request().method() === 'GET' && /\/agui\b/.test(response.url());
+    await Promise.all([page.waitForResponse(isJoin), page.reload()]);
     await waitForAnswer(page, 'Because ');
     await whileFrozen(page, async () => {
       proxy.cut();

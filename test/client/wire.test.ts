@@ -200,3 +200,32 @@ t.test('a stop is told by a request that outlives the page, with the ticket of t
   t.match(sent.at(-1), ['http://x/streams/abc/stop?ticket=t', { method: 'POST', keepalive: true }]);
   t.equal(sent.length, 3, 'question, reading, stop');
 });
+
+t.test('a reader that gives its slot away comes back, however often, and a refused one keeps its URL', async (t) => {
+  hurry(t);
+  const end = 'id: abc.end\ndata: {"type":"end","answer":"","finishReason":"stop"}\n\n';
+  const requests: string[] = [];
+  let left = 12;
+  const taken = read('/streams/abc', {
+    url: 'http://x',
+    fetch: async () => {
+      left -= 1;
+      if (left > 0) throw new DOMException('taken', 'AbortError');
+      return new Response(end);
+    },
+  });
+  t.match(await taken.answer, { type: 'end' });
+  t.equal(left, 0, 'more often than a connection may fail');
+  const refused = read('/streams/abc?ticket=old', {
+    url: 'http://x',
+    ticket: () => 't',
+    fetch: async (input, init) => {
+      requests.push(`${init?.method ?? 'GET'} ${input}`);
+      return requests.length === 1
+        ? Response.json({ error: { code: 'unauthorized' } }, { status: 401 })
+        : new Response(end);
+    },
+  });
+  t.match(await refused.answer, { type: 'end' });
+  t.same(requests, Array(2).fill('GET http://x/streams/abc?ticket=old&lastEventId='));
+});
