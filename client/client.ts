@@ -23,8 +23,6 @@ const MAX_TICKETS = 2;
 /** The globals of a page; undefined in Node. */
 const { location, navigator, addEventListener } = globalThis;
 
-const ONCE = { once: true };
-
 interface Fields extends Record<string, string> {
   id: string;
 }
@@ -141,11 +139,11 @@ export function ask(
 
   const run = async () => {
     await 0; // The caller may listen, or stop, before anything is sent.
-    const onAbort = () => emit(failure('Aborted.', 'aborted'));
+    const onAbort = () => emit(failure('Aborted', 'aborted'));
     signal?.addEventListener('abort', onAbort);
     if (signal?.aborted) onAbort();
     while (!last) {
-      let problem = failure('Sluice is unreachable.');
+      let problem = failure('No reply');
       let isFree = navigator?.onLine === false;
       connection = new AbortController();
       try {
@@ -186,7 +184,7 @@ export function ask(
       clearTimeout(timer);
       const { status, retryAfter = 0, retryable } = problem;
       const isExpired = status === 401 && ticket && failures < MAX_TICKETS;
-      if (!isFree) failures += 1;
+      if (!isFree) failures++;
       if (!(retryable || isExpired) || retryAfter > MAX_RETRY_AFTER || failures > MAX_FAILURES) emit(problem);
       // The same key finds the same answer with a new ticket, or asks again after a refusal within a stream.
       if (isExpired || (retryAfter && !status)) {
@@ -196,12 +194,14 @@ export function ask(
       const random = Math.random();
       // A reader without a slot leaves the others some time to read.
       const waitMs = isFree ? 1_000 + random * 1_000 : Math.min(retryMs * 2 ** (failures - 1), MAX_PAUSE_MS) * random;
+      const waiting = new AbortController();
       last ||
         (await new Promise<unknown>((wake) => {
           setTimeout(wake, isExpired ? 0 : retryAfter * 1_000 + waitMs);
-          addEventListener?.('online', wake, ONCE);
-          answer.addEventListener('change', wake, ONCE);
+          addEventListener?.('online', wake, waiting);
+          answer.addEventListener('change', wake, waiting);
         }));
+      waiting.abort();
     }
     if ('code' in last) throw Object.assign(new Error((last as ErrorEvent).message), last);
     return last;
@@ -220,7 +220,7 @@ export function ask(
       try {
         for (let i = 0; events[i] || !last; ) {
           if (events[i]) yield events[i++];
-          else await new Promise((wake) => answer.addEventListener('change', wake, ONCE));
+          else await new Promise((wake) => answer.addEventListener('change', wake, { once: true }));
         }
         await answer.answer;
       } finally {

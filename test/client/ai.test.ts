@@ -151,6 +151,39 @@ t.test('aborting ends the call, also before the answer has started', async (t) =
   t.pass('both calls have ended');
 });
 
+t.test('a reconnect brings the steps before the answer, and one connection reads', async (t) => {
+  const upstream = await startUpstream(t, answer);
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url) });
+  const step = [{ type: 'step-start' as const }, { type: 'text' as const, text: 'Let me look.' }];
+  const controller = new AbortController();
+  const asked = question('endless steps', controller.signal);
+  const messages: UIMessage[] = [...asked.messages, { id: 'a1', role: 'assistant', parts: step }];
+  const first = (await transport({ url }).sendMessages({ ...asked, messages })).getReader();
+  await first.read();
+  t.equal(app.responses.open > 0, true);
+  await until(() => app.responses.open === 1, 'the response to the question is left');
+  const again = await transport({ url }).reconnectToStream({ chatId: asked.chatId });
+  const chunks: UIMessageChunk[] = [];
+  for await (const chunk of iterate(again)) {
+    chunks.push(chunk);
+    if (chunk.type === 'text-delta' && chunk.delta !== 'Let me look.') break;
+  }
+  t.match(chunks, [
+    { type: 'start', messageId: 'a1' },
+    { type: 'start-step' },
+    { type: 'text-start' },
+    { type: 'text-delta', delta: 'Let me look.' },
+    { type: 'text-end' },
+    { type: 'finish-step' },
+    { type: 'start-step' },
+    { type: 'text-start' },
+    { type: 'text-delta' },
+  ]);
+  t.equal(chunks.length, 9);
+  controller.abort();
+  await upstream.calls[0]?.closed;
+});
+
 t.test('a reconnect reads the running answer from its start, with a new ticket', async (t) => {
   const upstream = await startUpstream(t, answer);
   const config = `keys: [{ name: web, sha256: "${sha256('sk')}" }]\n`;
