@@ -189,7 +189,8 @@ t.test('answers are as the document says, for every operation and status', async
     ],
     'post /ui/chat': [
       [204, { headers: ended, payload: {} }],
-      [200, { payload: { messages: ui } }],
+      [200, { headers: { 'idempotency-key': 'ui' }, payload: { messages: ui } }],
+      [409, { headers: { 'idempotency-key': 'ui' }, payload: { messages: ui, temperature: 1 } }],
       [200, { payload: { messages: [{ role: 'user', parts: [{ type: 'text', text: 'tools' }] }] } }],
       [200, { payload: { messages: [{ role: 'user', parts: [{ type: 'text', text: 'fail' }] }] } }],
       [404, { payload: { messages: ui, model: 'no/such' } }],
