@@ -35,6 +35,7 @@ import metrics from './plugins/metrics/index.ts';
 import prices from './plugins/prices/index.ts';
 import providers from './plugins/providers.ts';
 import redis from './plugins/redis/index.ts';
+import responses from './plugins/responses/index.ts';
 import sse from './plugins/sse/index.ts';
 import streams from './plugins/streams/index.ts';
 import type { StreamStore } from './plugins/streams/types.ts';
@@ -167,11 +168,13 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
   await app.register(budgetWarnings);
   await app.register(usage, { settings: settings.usage, output: overrides.usageTo ?? process.stdout });
+  await app.register(responses, { settings: settings.responses, longestAnswerMs: longest });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },
     maxMessages,
     maxReadersPerStream: settings.limits.readersPerStream,
     longestAnswerMs: longest,
+    archive: app.answerArchive,
     store: overrides.store,
   });
   await app.register(sse, { heartbeatMs, stallMs });

@@ -28,7 +28,7 @@ const RELOADED_SETTINGS: readonly string[] = [
   'providers.*.models',
 ];
 
-const SECTIONS = ['streams', 'deadlines', 'limits', 'redis', 'usage', 'proxy'] as const;
+const SECTIONS = ['streams', 'deadlines', 'limits', 'redis', 'usage', 'responses', 'proxy'] as const;
 
 /**
  * Returns the settings that differ from the running configuration and that a reload does not apply, by their names
@@ -51,6 +51,6 @@ export function settingsThatNeedRestart(running: Config, next: Config): string[]
   return found;
 }
 
-function withoutSections({ providers, streams, deadlines, limits, redis, usage, proxy, ...rest }: Config) {
+function withoutSections({ providers, streams, deadlines, limits, redis, usage, responses, proxy, ...rest }: Config) {
   return rest;
 }

@@ -4,6 +4,7 @@ import { MODEL_NAME } from './patterns.ts';
 import type { PriceTable } from './price-file.ts';
 import { Anonymous, ApiKey, Jwt, KeyDefaults } from './schema-auth.ts';
 import { Redis } from './schema-redis.ts';
+import { Responses } from './schema-responses.ts';
 import { UsageRecords } from './schema-usage.ts';
 
 /** The schema of all settings, with bounds and defaults. */
@@ -318,6 +319,7 @@ export const ConfigSchema = Type.Object(
     drainHandoverMs: ms('With Redis: how much longer answers continue for readers on other replicas', 30_000, 0),
     redis: Type.Optional(Redis),
     usage: UsageRecords,
+    responses: Responses,
     proxy: Type.Optional(ProxySettings),
     providers: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }), ProviderEntry, {
       additionalProperties: false,

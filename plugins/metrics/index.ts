@@ -8,6 +8,7 @@ import { createKeyLabels } from './key-labels.ts';
 import { processMetrics } from './process.ts';
 import { redisMetrics } from './redis.ts';
 import { responseMetrics } from './responses.ts';
+import { storedMetrics } from './stored.ts';
 import { startCountingBytesIn, upstreamMetrics } from './upstreams.ts';
 
 declare module 'fastify' {
@@ -42,6 +43,7 @@ function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) 
     }),
     ...upstreamMetrics(registers),
     ...ofResponses,
+    ...storedMetrics(registers),
     // Without Redis, the Redis gauge would report 0, as if Redis were unavailable.
     ...redisMetrics(hasRedis ? registers : []),
     /** Returns all metrics in the Prometheus text format. */

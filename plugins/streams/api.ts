@@ -3,11 +3,11 @@ import type { ContentPart, ProviderState } from '../../providers/types.ts';
 import type { Identity } from '../auth/identity.ts';
 import type { BodyClaim } from '../limits/memory-budget.ts';
 import type { Prompt } from '../llm/client.ts';
-import type { AppendSlice, LogReader, PlacedAppend, PlacedPart, Slice, Terminal } from './types.ts';
+import type { AppendSlice, LogReader, PlacedAppend, PlacedPart, Slice, Stored, Terminal } from './types.ts';
 
 /** The streams as the rest of the service sees them. Routes may import these types. */
 
-export type { AppendSlice, ContentPart, LogReader, PlacedAppend, PlacedPart, ProviderState, Slice, Terminal };
+export type { AppendSlice, ContentPart, LogReader, PlacedAppend, PlacedPart, ProviderState, Slice, Stored, Terminal };
 
 export interface Question extends Prompt {
   /** Public name of the model; the default model if absent. */
@@ -30,6 +30,11 @@ export interface StartOptions {
   readonly chat?: string | undefined;
   /** Data that later readers of the stream need of the question, encoded by the caller. Kept with the stream, on all replicas; the caller bounds it. */
   readonly context?: string | undefined;
+  /**
+   * Keeps the answer for `fastify.storedResponses`. In the `background`, a resumable generation also continues without a
+   * reader until it ends, and its end is announced by a webhook.
+   */
+  readonly stored?: Stored | undefined;
 }
 
 export interface Stream {

@@ -4,7 +4,7 @@ import type { Metrics } from '../metrics/index.ts';
 import type { Cluster } from '../redis/index.ts';
 import { MemoryStore } from './memory/store.ts';
 import { RedisStore } from './redis/store.ts';
-import type { StreamStore } from './types.ts';
+import type { AnswerArchive, StreamStore } from './types.ts';
 
 export interface StoreOptions {
   readonly settings: Pick<Config['streams'], 'highWaterMark' | 'flushMs' | 'graceMs' | 'ttlMs' | 'maxTotalBytes'>;
@@ -13,12 +13,14 @@ export interface StoreOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly cluster: Cluster | undefined;
+  readonly archive?: AnswerArchive | undefined;
 }
 
 /** Creates the store in Redis if it is configured, else in memory. */
-export function createStore({ settings, longestAnswerMs, clock, metrics, cluster }: StoreOptions): StreamStore {
-  const options = { ...settings, clock, onEvicted: () => metrics.streamsEvicted.inc() };
-  if (cluster === undefined) return new MemoryStore(options);
+export function createStore(options: StoreOptions): StreamStore {
+  const { settings, longestAnswerMs, clock, metrics, cluster, archive } = options;
+  const common = { ...settings, clock, archive, onEvicted: () => metrics.streamsEvicted.inc() };
+  if (cluster === undefined) return new MemoryStore(common);
   // After a takeover an answer may take its full time again.
-  return new RedisStore({ ...options, cluster, metrics, maxLogMs: () => 2 * longestAnswerMs() + settings.graceMs });
+  return new RedisStore({ ...common, cluster, metrics, maxLogMs: () => 2 * longestAnswerMs() + settings.graceMs });
 }

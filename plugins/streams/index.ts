@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import { type Identity, mayUseModel } from '../auth/identity.ts';
-import { splitOwner } from '../auth/owner.ts';
 import { applyTicketTerms, TicketRefusal } from '../auth/ticket-terms.ts';
 import type { Config } from '../config/index.ts';
 import type { ModelRoute } from '../config/model-routes.ts';
@@ -13,13 +12,14 @@ import { createAnswerStates } from './answer-states.ts';
 import type { Question, StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
 import { fingerprint } from './fingerprint.ts';
+import { isOwnedBy, scopeToOwner } from './ownership.ts';
 import { createPriceCheck } from './price-check.ts';
 import { createReaders, readReaching } from './readers.ts';
 import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
 import { createTakeoverHandler, serializePrompt } from './takeover.ts';
 import { SHUT_DOWN } from './terminals.ts';
-import type { Idempotency, ReadableLog, StreamInfo, StreamStore, WritableLog } from './types.ts';
+import type { AnswerArchive, Idempotency, ReadableLog, StreamStore, WritableLog } from './types.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -36,15 +36,17 @@ export interface StreamsOptions {
   readonly maxReadersPerStream: number;
   /** Longest time in milliseconds that an answer may take. */
   longestAnswerMs(): number;
+  /** Keeps the answers of stored streams beyond their logs. */
+  readonly archive?: AnswerArchive | undefined;
   /** Replaces the configured store; for tests. */
   readonly store?: StreamStore | undefined;
 }
 
 /** Adds `fastify.streams`: starts generations and finds their streams. */
 export default fp<StreamsOptions>(
-  async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, ...options }) => {
+  async (fastify, { settings, maxMessages, maxReadersPerStream, longestAnswerMs, archive, ...options }) => {
     const { clock, metrics, usage, auth, llm, limits, load, cluster, audit, log } = fastify;
-    const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster });
+    const store = options.store ?? createStore({ settings, longestAnswerMs, clock, metrics, cluster, archive });
     fastify.addHook('onClose', () => store.close());
 
     const admission = new AdmissionControl(settings.maxGenerations);
@@ -76,9 +78,10 @@ export default fp<StreamsOptions>(
       const { owner, ticket, credential } = identity;
       const chat = options.chat && scopeToOwner(identity, options.chat);
       const id = randomBytes(16).toString('base64url');
-      const graceMs = resumable ? settings.graceMs : 0;
+      const { context, stored } = options;
+      const graceMs = resumable ? (stored === 'background' ? longestAnswerMs() : settings.graceMs) : 0;
       const marks = { owner, mark: credential?.mark, ticket: ticket?.nonce };
-      const info = { id, model: route.name, graceMs, ...marks, chat, context: options.context };
+      const info = { id, model: route.name, graceMs, ...marks, chat, context, stored };
       const serializedPrompt = store.shared ? serializePrompt(route, prompt) : undefined;
       const slot = admission.reserve(id);
       if (slot !== 'reserved') throw overloaded(slot);
@@ -197,25 +200,3 @@ export default fp<StreamsOptions>(
     dependencies: ['audit', 'clock', 'metrics', 'usage', 'errors', 'auth', 'redis', 'load', 'limits', 'llm'],
   },
 );
-
-/** Prefixes a name that clients choose, because two owners, or pages with tickets, may choose the same one. */
-function scopeToOwner(identity: Identity, name: string): string {
-  const { owner } = identity;
-  const ticket = ownTicket(identity);
-  return ticket === undefined ? `${owner}\n${name}` : `${owner}\nticket ${ticket}\n${name}`;
-}
-
-/**
- * Returns true for a stream of the caller. Another owner's stream is treated as unknown. The holder of a key or token
- * also owns what its visitors have started.
- */
-function isOwnedBy({ owner, ticket }: StreamInfo, identity: Identity): boolean {
-  const own = ownTicket(identity);
-  if (owner === identity.owner) return own === undefined || ticket === own;
-  return own === undefined && splitOwner(owner).holder === identity.owner;
-}
-
-/** Returns the nonce of the ticket that restricts a caller to the streams that it has started. Visitors own all theirs. */
-function ownTicket({ ticket, holder }: Identity): string | undefined {
-  return holder === undefined ? ticket?.nonce : undefined;
-}

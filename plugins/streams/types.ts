@@ -74,6 +74,9 @@ export interface EndableReader<S extends Slice = Slice> extends LogReader<S> {
   end(terminal: Terminal): void;
 }
 
+/** A stream whose answer is kept beyond its log. The end of one in the background is announced. */
+export type Stored = 'foreground' | 'background';
+
 export interface StreamInfo {
   /** At least 128 random bits, because the id gives read access. */
   readonly id: string;
@@ -91,6 +94,8 @@ export interface StreamInfo {
   readonly chat?: string | undefined;
   /** Data that later readers need of the question, as the route that has asked it encodes it. Bounded by that route. */
   readonly context?: string | undefined;
+  /** Present if the answer is kept beyond the log. */
+  readonly stored?: Stored | undefined;
   /** Estimated tokens, for a replica that ends the log in place of its producer. */
   readonly estimate?: TokenEstimate | undefined;
   /** Charges to budgets, for the same replica. */
@@ -140,6 +145,26 @@ export interface WritableLog extends ReadableLog {
   append(part: ContentPart): Promise<void> | undefined;
   /** Appends the terminal. Everything after it is ignored. */
   end(terminal: Terminal): void;
+}
+
+/** Tells others that an answer has ended. */
+export interface Announcement {
+  /** Name in Redis of the sorted set of announcements, by the time at which they are due. */
+  readonly key: string;
+  readonly text: string;
+}
+
+/** Keeps the answers of stored streams beyond their logs. */
+export interface AnswerArchive {
+  /** Milliseconds for which an answer is kept after its end. */
+  readonly ttlMs: number;
+  /**
+   * Keeps an answer in this process. The store in memory calls it once, when the log ends; that in Redis keeps the log
+   * itself, and does not call it. Never throws.
+   */
+  keep(info: StreamInfo, parts: readonly ContentPart[], terminal: Terminal): void;
+  /** Returns what a store in Redis writes together with the end of the log; undefined if the end is not announced. */
+  announce(info: StreamInfo, terminal: Terminal): Announcement | undefined;
 }
 
 /** Ties an idempotency key to its question: the same key and question give the same stream, until one can be repeated. */

@@ -1,4 +1,5 @@
 import {
+  type AnswerArchive,
   type CreateResult,
   type Idempotency,
   KeyConflict,
@@ -6,9 +7,11 @@ import {
   StoreFull,
   type StreamInfo,
   type StreamStore,
+  type Terminal,
 } from '../types.ts';
 import { BOUNDARY_BYTES } from './boundaries.ts';
 import { type LogObserver, MemoryLog, type MemoryLogOptions } from './log.ts';
+import { partsOf } from './parts.ts';
 
 export interface MemoryStoreOptions extends MemoryLogOptions {
   /** Milliseconds for which an ended stream stays readable. */
@@ -17,6 +20,8 @@ export interface MemoryStoreOptions extends MemoryLogOptions {
   readonly maxTotalBytes: number;
   /** Called for each ended log that is evicted before its time. */
   onEvicted(): void;
+  /** Keeps the answers of stored streams. */
+  readonly archive?: AnswerArchive | undefined;
 }
 
 interface StoredLog {
@@ -126,7 +131,9 @@ export class MemoryStore implements StreamStore, LogObserver {
   }
 
   onEnded(log: MemoryLog): void {
-    const { id, chat } = log.info;
+    const { id, chat, stored } = log.info;
+    const { archive } = this.#options;
+    if (archive !== undefined && stored !== undefined) archive.keep(log.info, partsOf(log), log.terminal as Terminal);
     if (chat !== undefined && this.#byChat.get(chat) === log) this.#byChat.delete(chat);
     const entry = this.#entries.get(id);
     if (entry?.log !== log) return;

@@ -1,11 +1,13 @@
-import { createHash } from 'node:crypto';
 import { type Redis, ReplyError } from 'ioredis';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
-import type { Idempotency, KeyLookup, StreamInfo, Terminal } from '../types.ts';
+import type { AnswerArchive, KeyLookup, StreamInfo, Terminal } from '../types.ts';
 import type { MergedPart } from '../units.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
+import { hashedKey, keysOf, logKey, metaKey, responseKey, type StreamKeys } from './keys.ts';
+
+export type { StreamKeys };
 
 /** The producer of a log. */
 export interface Producer {
@@ -30,20 +32,14 @@ export interface Meta extends Producer {
   readonly info: StreamInfo;
 }
 
-/** Names the keys of a stream. */
-export interface StreamKeys {
-  readonly info: StreamInfo;
-  readonly idempotency?: Idempotency | undefined;
-  /** Id of a stream of this process that had the idempotency key before, and has failed. */
-  readonly replaced?: string | undefined;
-}
-
 export interface StreamCommandsOptions {
   readonly cluster: Cluster;
   /** Milliseconds for which an ended stream stays readable. */
   readonly ttlMs: number;
   /** Longest time in milliseconds for which a log may be written. Logs of dead producers expire then. */
   maxLogMs(): number;
+  /** Says how long the logs of stored streams are kept, and what announces their end. */
+  readonly archive?: Pick<AnswerArchive, 'ttlMs' | 'announce'> | undefined;
 }
 
 const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
@@ -64,8 +60,10 @@ export class StreamCommands {
   readonly #cluster: Cluster;
   readonly #ttlMs: number;
   readonly #maxLogMs: () => number;
+  readonly #archive: StreamCommandsOptions['archive'];
 
-  constructor({ cluster, ttlMs, maxLogMs }: StreamCommandsOptions) {
+  constructor({ cluster, ttlMs, maxLogMs, archive }: StreamCommandsOptions) {
+    this.#archive = archive;
     this.#cluster = cluster;
     this.#ttlMs = ttlMs;
     this.#maxLogMs = maxLogMs;
@@ -111,12 +109,18 @@ export class StreamCommands {
     return (await this.#run((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
   }
 
-  /** Appends the terminal. Returns and throws as `append` does. */
+  /** Appends the terminal, and announces it if the archive says so. Returns and throws as `append` does. */
   async end(keys: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const { id } = keys.info;
+    const { info } = keys;
     const repeatable = isRepeatable(terminal, length) ? '1' : '';
-    const args = [id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
-    return (await this.#run((redis) => runScript(redis, END, this.#keys(keys), args))) !== null;
+    const storedTtlMs = info.stored === undefined ? '' : (this.#archive?.ttlMs ?? '');
+    const announcement = this.#archive?.announce(info, terminal);
+    const scriptKeys = this.#keys(keys);
+    const response = storedTtlMs === '' ? this.#meta(info.id) : responseKey(this.#cluster, info.id);
+    scriptKeys.push(response, announcement?.key ?? this.#meta(info.id));
+    const args = [info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
+    args.push(storedTtlMs, announcement?.text ?? '');
+    return (await this.#run((redis) => runScript(redis, END, scriptKeys, args))) !== null;
   }
 
   /**
@@ -218,28 +222,20 @@ export class StreamCommands {
     return this.#cluster.connection.query(call);
   }
 
-  /** Returns the keys of a stream. The meta key stands for a key that the stream does not have. */
-  #keys({ info, idempotency }: StreamKeys): string[] {
-    const meta = this.#meta(info.id);
-    return [
-      meta,
-      this.#log(info.id),
-      idempotency ? this.#hashedKey('key', idempotency.key) : meta,
-      info.chat === undefined ? meta : this.#hashedKey('chat', info.chat),
-    ];
+  #keys(keys: StreamKeys): string[] {
+    return keysOf(this.#cluster, keys);
   }
 
   #meta(id: string): string {
-    return this.#cluster.key('meta', id);
+    return metaKey(this.#cluster, id);
   }
 
   #log(id: string): string {
-    return this.#cluster.key('log', id);
+    return logKey(this.#cluster, id);
   }
 
-  /** Hashes names that clients choose: they may be long and may identify a person. */
   #hashedKey(kind: string, name: string): string {
-    return this.#cluster.key(kind, createHash('sha256').update(name).digest('base64url'));
+    return hashedKey(this.#cluster, kind, name);
   }
 }
 

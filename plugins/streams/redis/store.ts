@@ -41,12 +41,12 @@ export class RedisStore implements StreamStore {
   readonly #orphans: Orphans;
 
   constructor(options: RedisStoreOptions) {
-    const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark } = options;
+    const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark, archive } = options;
     this.#options = options;
-    const commands = new StreamCommands({ cluster, ttlMs, maxLogMs });
+    const commands = new StreamCommands({ cluster, ttlMs, maxLogMs, archive });
     const running = new RunningCommands(cluster, () => maxLogMs() + ttlMs);
     // Writes to Redis are already delayed by `flushMs`, so readers do not wait again.
-    const local = new MemoryStore({ ...options, flushMs: 0 });
+    const local = new MemoryStore({ ...options, flushMs: 0, archive: undefined });
     this.#commands = commands;
     this.#local = local;
     this.#producers = new ProducerRegistry({

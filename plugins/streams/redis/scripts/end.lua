@@ -1,28 +1,45 @@
--- Appends the terminal of a log. From then on everything of the stream lives for the time to live.
+-- Appends the terminal of a log. From then on everything of the stream lives for the time to live; the log of a stored
+-- response lives as long as the response.
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
 -- KEYS[3]  string: idempotency key, or KEYS[1] for none
 -- KEYS[4]  string: conversation, or KEYS[1] for none
+-- KEYS[5]  hash: stored response of the stream, or KEYS[1] for none
+-- KEYS[6]  sorted set: announcements by the time at which they are due, or KEYS[1] for none
 -- ARGV[1]  id of the stream
 -- ARGV[2]  id of the entry: <epoch>-<last possible position>
 -- ARGV[3]  terminal as JSON
 -- ARGV[4]  time to live in milliseconds
 -- ARGV[5]  length of the log in units
 -- ARGV[6]  '1' if the question may be asked again under its idempotency key, or ''
+-- ARGV[7]  time to live of a stored response in milliseconds, or '' for a stream that is not stored
+-- ARGV[8]  announcement of the end
 --
 -- Returns 1, or false if the log does not exist.
 
 local meta_key, log_key, idempotency_key, chat_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local response_key, announcements_key = KEYS[5], KEYS[6]
 local id, entry_id, terminal, ttl_ms, length, repeatable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local stored_ttl_ms, announcement = ARGV[7], ARGV[8]
 
 if not redis.call('XADD', log_key, 'NOMKSTREAM', entry_id, 'e', terminal, 'n', length) then return false end
 
 redis.call('HSET', meta_key, 'ended', 1)
 if repeatable ~= '' then redis.call('HSET', meta_key, 'repeatable', repeatable) end
 redis.call('HDEL', meta_key, 'question')
-redis.call('PEXPIRE', meta_key, ttl_ms)
-redis.call('PEXPIRE', log_key, ttl_ms)
+local log_ttl_ms = ttl_ms
+-- The response may have been deleted while its answer was written.
+if stored_ttl_ms ~= '' and redis.call('HGET', meta_key, 'deleted') ~= '1' then
+  if tonumber(stored_ttl_ms) > tonumber(ttl_ms) then log_ttl_ms = stored_ttl_ms end
+  redis.call('PEXPIRE', response_key, stored_ttl_ms)
+  if announcements_key ~= meta_key then
+    local time = redis.call('TIME')
+    redis.call('ZADD', announcements_key, time[1] * 1000 + math.floor(time[2] / 1000), announcement)
+  end
+end
+redis.call('PEXPIRE', meta_key, log_ttl_ms)
+redis.call('PEXPIRE', log_key, log_ttl_ms)
 if idempotency_key ~= meta_key then
   -- A later stream may have the key.
   local known = redis.call('GET', idempotency_key)

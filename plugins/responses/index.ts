@@ -1,0 +1,75 @@
+import fp from 'fastify-plugin';
+import type { Config } from '../config/index.ts';
+import { isOwnedBy } from '../streams/ownership.ts';
+import type { AnswerArchive } from '../streams/types.ts';
+import type { StoredResponses } from './api.ts';
+import { MemoryResponses } from './memory-store.ts';
+import { statusOf } from './status.ts';
+import type { ResponseStore } from './types.ts';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly storedResponses: StoredResponses;
+    /** Keeps the answers of stored streams; for `plugins/streams`. */
+    readonly answerArchive: AnswerArchive;
+  }
+}
+
+export interface ResponsesOptions {
+  readonly settings: Omit<Config['responses'], 'webhook'>;
+  /** Longest time in milliseconds that an answer may take. */
+  longestAnswerMs(): number;
+}
+
+/** Ids of streams. Others are unknown without a question to Redis. */
+const STREAM_ID = /^[\w-]{1,64}$/;
+
+/** Adds `fastify.storedResponses`: questions and answers that outlive their streams. */
+export default fp<ResponsesOptions>(
+  async (fastify, { settings, longestAnswerMs }) => {
+    const { clock, metrics, apiError } = fastify;
+    const { ttlMs, maxRequestChars, maxPerOwner, maxBytesPerOwner, maxTotalBytes } = settings;
+    const limits = {
+      ...{ ttlMs, maxPerOwner, maxBytesPerOwner },
+      maxLogMs: () => 2 * longestAnswerMs(),
+      onEvicted: () => metrics.responsesEvicted.inc(),
+    };
+    const store: ResponseStore = new MemoryResponses({ ...limits, maxTotalBytes, clock });
+    fastify.addHook('onClose', () => store.close());
+
+    const findOwn: StoredResponses['find'] = async (id, identity) => {
+      const found = STREAM_ID.test(id) ? await store.find(id) : undefined;
+      if (found === undefined || !isOwnedBy(found.question, identity)) return undefined;
+      const { owner, createdAt, request } = found.question;
+      return { id, owner, createdAt, request, answer: found.answer };
+    };
+
+    const storedResponses: StoredResponses = {
+      ttlMs,
+      check(request) {
+        if (request.length <= maxRequestChars) return;
+        const message = `The question is too long to be stored; at most ${maxRequestChars} characters are. Use store: false.`;
+        throw apiError({ status: 413, code: 'invalid_request', message });
+      },
+      async save(id, { owner, ticket }, request) {
+        await store.save(id, { owner, ticket: ticket?.nonce, createdAt: Date.now(), request });
+      },
+      find: findOwn,
+      async delete(id, identity) {
+        if ((await findOwn(id, identity)) === undefined) return false;
+        await store.delete(id);
+        return true;
+      },
+    };
+    const answerArchive: AnswerArchive = {
+      ttlMs,
+      keep({ id, owner }, parts, terminal) {
+        store.keepAnswer?.(id, owner, { parts, terminal, endedAt: Date.now(), status: statusOf(terminal) });
+      },
+      announce: () => undefined,
+    };
+    fastify.decorate('storedResponses', storedResponses);
+    fastify.decorate('answerArchive', answerArchive);
+  },
+  { name: 'responses', dependencies: ['clock', 'metrics', 'errors', 'redis'] },
+);
