@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import type { LookupFunction } from 'node:net';
 import type { Writable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { DestinationStream } from 'pino';
@@ -41,6 +42,7 @@ import streams from './plugins/streams/index.ts';
 import type { StreamStore } from './plugins/streams/types.ts';
 import tracing from './plugins/tracing/index.ts';
 import usage from './plugins/usage/index.ts';
+import webhooks from './plugins/webhooks/index.ts';
 import type { Provider } from './providers/types.ts';
 import agui from './routes/agui/index.ts';
 import ask from './routes/ask/index.ts';
@@ -64,6 +66,8 @@ export interface Overrides {
   readonly store?: StreamStore;
   /** Limit of open files, instead of that of the process. */
   readonly openFileLimit?: number;
+  /** Resolves the host of the webhook, instead of DNS. */
+  readonly webhookLookup?: LookupFunction;
   /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream & { readonly droppedLines?: number };
   /** Destination of usage records, instead of standard output. */
@@ -168,7 +172,8 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
   await app.register(budgetWarnings);
   await app.register(usage, { settings: settings.usage, output: overrides.usageTo ?? process.stdout });
-  await app.register(responses, { settings: settings.responses, longestAnswerMs: longest });
+  await app.register(webhooks, { settings: settings.responses.webhook, lookup: overrides.webhookLookup });
+  await app.register(responses, { settings: settings.responses, streamTtlMs: ttlMs, longestAnswerMs: longest });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },
     maxMessages,

@@ -17,7 +17,12 @@ export function findCrossReferenceProblems(config: Config): string[] {
     const url = config.proxy?.[name];
     if (url !== undefined && !isProxyUrl(url)) problems.push(`${name.toUpperCase()}_PROXY: ${NO_PROXY_URL}`);
   }
-  problems.push(...findUsageProblems(config), ...findAuthProblems(config), ...findUnknownModels(config));
+  problems.push(
+    ...findUsageProblems(config),
+    ...findResponsesProblems(config),
+    ...findAuthProblems(config),
+    ...findUnknownModels(config),
+  );
   const providersWithModels = new Set<string>();
   for (const [name, provider] of Object.entries(config.providers)) {
     if (provider.baseUrl !== undefined && !URL.canParse(provider.baseUrl))
@@ -70,6 +75,20 @@ function findUsageProblems({ usage: { to, file }, redis }: Config): string[] {
   if (to === 'file' && file === undefined) problems.push('USAGE_FILE: required with USAGE_TO=file');
   if (to !== 'file' && file !== undefined) problems.push('USAGE_FILE: has no effect without USAGE_TO=file');
   if (to === 'redis' && redis === undefined) problems.push('REDIS_URL: required with USAGE_TO=redis');
+  return problems;
+}
+
+/** Finds a webhook that cannot be delivered, and bounds that hold no question. */
+function findResponsesProblems({ responses }: Config): string[] {
+  const { webhook, maxRequestChars } = responses;
+  const problems: string[] = [];
+  for (const name of ['maxBytesPerOwner', 'maxTotalBytes'] as const) {
+    if (responses[name] < 4 * maxRequestChars)
+      problems.push(`responses.${name}: must be at least four times responses.maxRequestChars`);
+  }
+  if (webhook !== undefined && !URL.canParse(webhook.url)) problems.push('responses.webhook.url: must be a URL');
+  else if (webhook?.allowPrivate === false && isForbiddenUrl(webhook.url))
+    problems.push('responses.webhook.url: is a link-local or metadata address; set allowPrivate: true if it is meant');
   return problems;
 }
 

@@ -24,7 +24,7 @@ export class ConfigError extends Error {
 
 /** Problems of the sections whose settings the check of names reads. */
 const NAMES_DEPEND_ON =
-  /^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|usage|USAGE_(TO|FILE)|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\b/;
+  /^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|usage|USAGE_(TO|FILE)|responses|RESPONSES_\w+|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\w+_API_KEY|\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\b/;
 
 /** The result of reading all sources. */
 export interface LoadedConfig {

@@ -1,4 +1,4 @@
-import { Counter, Gauge, type Registry } from 'prom-client';
+import { Counter, type Registry } from 'prom-client';
 
 /** Metrics of stored responses and of webhooks. */
 export function storedMetrics(registers: Registry[]) {
@@ -12,11 +12,6 @@ export function storedMetrics(registers: Registry[]) {
       name: 'sluice_webhooks_total',
       help: 'Attempts to deliver a webhook, by outcome: delivered, retry (failed, will be repeated), failed (given up), dropped (too many waited)',
       labelNames: ['outcome'] as const,
-      registers,
-    }),
-    webhooksPending: new Gauge({
-      name: 'sluice_webhooks_pending',
-      help: 'Webhooks that wait to be delivered: of this process, with Redis of all replicas',
       registers,
     }),
   };

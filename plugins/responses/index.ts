@@ -1,10 +1,12 @@
 import fp from 'fastify-plugin';
 import type { Config } from '../config/index.ts';
 import { isOwnedBy } from '../streams/ownership.ts';
+import { createStoreErrors } from '../streams/store-errors.ts';
 import type { AnswerArchive } from '../streams/types.ts';
 import type { StoredResponses } from './api.ts';
+import { createArchive } from './archive.ts';
 import { MemoryResponses } from './memory-store.ts';
-import { statusOf } from './status.ts';
+import { RedisResponses } from './redis-store.ts';
 import type { ResponseStore } from './types.ts';
 
 declare module 'fastify' {
@@ -17,6 +19,8 @@ declare module 'fastify' {
 
 export interface ResponsesOptions {
   readonly settings: Omit<Config['responses'], 'webhook'>;
+  /** Milliseconds for which an ended stream stays readable. */
+  readonly streamTtlMs: number;
   /** Longest time in milliseconds that an answer may take. */
   longestAnswerMs(): number;
 }
@@ -26,19 +30,23 @@ const STREAM_ID = /^[\w-]{1,64}$/;
 
 /** Adds `fastify.storedResponses`: questions and answers that outlive their streams. */
 export default fp<ResponsesOptions>(
-  async (fastify, { settings, longestAnswerMs }) => {
-    const { clock, metrics, apiError } = fastify;
+  async (fastify, { settings, streamTtlMs, longestAnswerMs }) => {
+    const { clock, metrics, cluster, webhooks, apiError, log } = fastify;
     const { ttlMs, maxRequestChars, maxPerOwner, maxBytesPerOwner, maxTotalBytes } = settings;
     const limits = {
       ...{ ttlMs, maxPerOwner, maxBytesPerOwner },
-      maxLogMs: () => 2 * longestAnswerMs(),
-      onEvicted: () => metrics.responsesEvicted.inc(),
+      // After a takeover an answer may take its full time again. The rest covers the takeover itself.
+      maxLogMs: () => 3 * longestAnswerMs(),
+      onEvicted: (count: number) => metrics.responsesEvicted.inc(count),
     };
-    const store: ResponseStore = new MemoryResponses({ ...limits, maxTotalBytes, clock });
+    const store: ResponseStore = cluster
+      ? new RedisResponses({ ...limits, cluster, streamTtlMs })
+      : new MemoryResponses({ ...limits, maxTotalBytes, clock });
+    const { mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
     fastify.addHook('onClose', () => store.close());
 
     const findOwn: StoredResponses['find'] = async (id, identity) => {
-      const found = STREAM_ID.test(id) ? await store.find(id) : undefined;
+      const found = STREAM_ID.test(id) ? await mapStoreErrors(store.find(id)) : undefined;
       if (found === undefined || !isOwnedBy(found.question, identity)) return undefined;
       const { owner, createdAt, request } = found.question;
       return { id, owner, createdAt, request, answer: found.answer };
@@ -57,19 +65,12 @@ export default fp<ResponsesOptions>(
       find: findOwn,
       async delete(id, identity) {
         if ((await findOwn(id, identity)) === undefined) return false;
-        await store.delete(id);
+        await mapStoreErrors(store.delete(id));
         return true;
       },
     };
-    const answerArchive: AnswerArchive = {
-      ttlMs,
-      keep({ id, owner }, parts, terminal) {
-        store.keepAnswer?.(id, owner, { parts, terminal, endedAt: Date.now(), status: statusOf(terminal) });
-      },
-      announce: () => undefined,
-    };
     fastify.decorate('storedResponses', storedResponses);
-    fastify.decorate('answerArchive', answerArchive);
+    fastify.decorate('answerArchive', createArchive({ ttlMs, store, webhooks }));
   },
-  { name: 'responses', dependencies: ['clock', 'metrics', 'errors', 'redis'] },
+  { name: 'responses', dependencies: ['clock', 'metrics', 'errors', 'redis', 'webhooks'] },
 );

@@ -120,7 +120,7 @@ export class MemoryResponses implements ResponseStore {
     for (const entry of oldestFirst) {
       if (!isTooMuch()) return;
       this.#remove(entry);
-      this.#options.onEvicted();
+      this.#options.onEvicted(1);
     }
   }
 

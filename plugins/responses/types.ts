@@ -40,8 +40,8 @@ export interface StoreLimits {
   readonly maxPerOwner: number;
   /** Bound of the questions and answers of one owner, in bytes. */
   readonly maxBytesPerOwner: number;
-  /** Called for each response that is removed before its time. */
-  onEvicted(): void;
+  /** Called with the number of responses that are removed before their time. */
+  onEvicted(count: number): void;
 }
 
 /** Estimated memory of a response in addition to its text, in bytes. */

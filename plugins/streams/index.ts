@@ -94,7 +94,10 @@ export default fp<StreamsOptions>(
         reservation = await limits.reserveGeneration(identity, prompt, prices, idempotency?.key ?? id);
         const { estimate, charges } = reservation;
         const result = await store.create({ ...info, estimate, charges }, idempotency, serializedPrompt);
-        if (result.created) return { created: result.log, reservation };
+        if (result.created) {
+          if (stored !== undefined) archive?.onCreated(info);
+          return { created: result.log, reservation };
+        }
         releaseAll();
         return { existing: result.log };
       } catch (error) {

@@ -149,22 +149,26 @@ export interface WritableLog extends ReadableLog {
 
 /** Tells others that an answer has ended. */
 export interface Announcement {
-  /** Name in Redis of the sorted set of announcements, by the time at which they are due. */
-  readonly key: string;
   readonly text: string;
+  /** Milliseconds for which it is kept. */
+  readonly ttlMs: number;
 }
 
-/** Keeps the answers of stored streams beyond their logs. */
+/** Keeps the answers of stored streams beyond their logs, and announces the end of those in the background. */
 export interface AnswerArchive {
   /** Milliseconds for which an answer is kept after its end. */
   readonly ttlMs: number;
+  /** Called when a stored stream was created, before its answer begins. Never throws. */
+  onCreated(info: StreamInfo): void;
   /**
-   * Keeps an answer in this process. The store in memory calls it once, when the log ends; that in Redis keeps the log
-   * itself, and does not call it. Never throws.
+   * Keeps an answer in this process, and announces it. The store in memory calls it once, when the log ends. That in Redis
+   * keeps the log itself, and does not call it. Never throws.
    */
   keep(info: StreamInfo, parts: readonly ContentPart[], terminal: Terminal): void;
   /** Returns what a store in Redis writes together with the end of the log; undefined if the end is not announced. */
   announce(info: StreamInfo, terminal: Terminal): Announcement | undefined;
+  /** Called when an announcement is in Redis. Never throws. */
+  onAnnounced(info: StreamInfo): void;
 }
 
 /** Ties an idempotency key to its question: the same key and question give the same stream, until one can be repeated. */

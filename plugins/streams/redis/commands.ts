@@ -5,7 +5,7 @@ import { isRepeatable } from '../terminals.ts';
 import type { AnswerArchive, KeyLookup, StreamInfo, Terminal } from '../types.ts';
 import type { MergedPart } from '../units.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
-import { hashedKey, keysOf, logKey, metaKey, responseKey, type StreamKeys } from './keys.ts';
+import { archiveKeysOf, hashedKey, keysOf, logKey, metaKey, type StreamKeys } from './keys.ts';
 
 export type { StreamKeys };
 
@@ -39,7 +39,7 @@ export interface StreamCommandsOptions {
   /** Longest time in milliseconds for which a log may be written. Logs of dead producers expire then. */
   maxLogMs(): number;
   /** Says how long the logs of stored streams are kept, and what announces their end. */
-  readonly archive?: Pick<AnswerArchive, 'ttlMs' | 'announce'> | undefined;
+  readonly archive?: AnswerArchive | undefined;
 }
 
 const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
@@ -113,14 +113,14 @@ export class StreamCommands {
   async end(keys: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
     const { info } = keys;
     const repeatable = isRepeatable(terminal, length) ? '1' : '';
-    const storedTtlMs = info.stored === undefined ? '' : (this.#archive?.ttlMs ?? '');
-    const announcement = this.#archive?.announce(info, terminal);
-    const scriptKeys = this.#keys(keys);
-    const response = storedTtlMs === '' ? this.#meta(info.id) : responseKey(this.#cluster, info.id);
-    scriptKeys.push(response, announcement?.key ?? this.#meta(info.id));
+    const archive = info.stored === undefined ? undefined : this.#archive;
+    const announcement = archive?.announce(info, terminal);
+    const scriptKeys = [...this.#keys(keys), ...archiveKeysOf(this.#cluster, info.id)];
     const args = [info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
-    args.push(storedTtlMs, announcement?.text ?? '');
-    return (await this.#run((redis) => runScript(redis, END, scriptKeys, args))) !== null;
+    args.push(archive?.ttlMs ?? '', announcement?.text ?? '', announcement?.ttlMs ?? '');
+    const isWritten = (await this.#run((redis) => runScript(redis, END, scriptKeys, args))) !== null;
+    if (isWritten && announcement !== undefined) archive?.onAnnounced(info);
+    return isWritten;
   }
 
   /**

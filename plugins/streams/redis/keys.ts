@@ -26,7 +26,12 @@ export function logKey(cluster: Names, id: string): string {
 
 /** Hash: the stored response of a stream. */
 export function responseKey(cluster: Names, id: string): string {
-  return cluster.key('response', id);
+  return cluster.key('response', `{${id}}`);
+}
+
+/** Hash: the announcement of the end of a stream. */
+export function announcementKey(cluster: Names, id: string): string {
+  return cluster.key('webhook', `{${id}}`);
 }
 
 /** Hashes names that clients choose: they may be long and may identify a person. */
@@ -43,4 +48,9 @@ export function keysOf(cluster: Names, { info, idempotency }: StreamKeys): strin
     idempotency ? hashedKey(cluster, 'key', idempotency.key) : meta,
     info.chat === undefined ? meta : hashedKey(cluster, 'chat', info.chat),
   ];
+}
+
+/** Returns the keys of a stream that only the archive of answers uses. */
+export function archiveKeysOf(cluster: Names, id: string): string[] {
+  return [responseKey(cluster, id), announcementKey(cluster, id)];
 }

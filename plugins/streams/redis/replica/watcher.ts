@@ -222,12 +222,12 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     }
   }
 
-  /** This replica is the producer of a log now. An answer that nobody reads is not continued. */
+  /** This replica is the producer of a log now. An answer that nobody reads is continued only in the background. */
   #onTakenOver(log: ReplicaLog, takeover: Takeover): void {
-    const isRead = log.readers > 0;
+    const isWanted = log.readers > 0 || log.memory.info.stored === 'background';
     const memory = log.release();
     this.#forget(log);
-    this.#options.onTakenOverHere(memory, isRead ? takeover : { ...takeover, serializedPrompt: undefined });
+    this.#options.onTakenOverHere(memory, isWanted ? takeover : { ...takeover, serializedPrompt: undefined });
   }
 
   #byProducer(): Map<string, ReplicaLog[]> {

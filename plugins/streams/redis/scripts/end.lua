@@ -5,8 +5,8 @@
 -- KEYS[2]  stream: log of the stream
 -- KEYS[3]  string: idempotency key, or KEYS[1] for none
 -- KEYS[4]  string: conversation, or KEYS[1] for none
--- KEYS[5]  hash: stored response of the stream, or KEYS[1] for none
--- KEYS[6]  sorted set: announcements by the time at which they are due, or KEYS[1] for none
+-- KEYS[5]  hash: stored response of the stream
+-- KEYS[6]  hash: announcement of its end
 -- ARGV[1]  id of the stream
 -- ARGV[2]  id of the entry: <epoch>-<last possible position>
 -- ARGV[3]  terminal as JSON
@@ -14,14 +14,15 @@
 -- ARGV[5]  length of the log in units
 -- ARGV[6]  '1' if the question may be asked again under its idempotency key, or ''
 -- ARGV[7]  time to live of a stored response in milliseconds, or '' for a stream that is not stored
--- ARGV[8]  announcement of the end
+-- ARGV[8]  announcement of the end, or '' for none
+-- ARGV[9]  its time to live in milliseconds
 --
 -- Returns 1, or false if the log does not exist.
 
 local meta_key, log_key, idempotency_key, chat_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local response_key, announcements_key = KEYS[5], KEYS[6]
+local response_key, announcement_key = KEYS[5], KEYS[6]
 local id, entry_id, terminal, ttl_ms, length, repeatable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local stored_ttl_ms, announcement = ARGV[7], ARGV[8]
+local stored_ttl_ms, announcement, announcement_ttl_ms = ARGV[7], ARGV[8], ARGV[9]
 
 if not redis.call('XADD', log_key, 'NOMKSTREAM', entry_id, 'e', terminal, 'n', length) then return false end
 
@@ -29,13 +30,19 @@ redis.call('HSET', meta_key, 'ended', 1)
 if repeatable ~= '' then redis.call('HSET', meta_key, 'repeatable', repeatable) end
 redis.call('HDEL', meta_key, 'question')
 local log_ttl_ms = ttl_ms
--- The response may have been deleted while its answer was written.
-if stored_ttl_ms ~= '' and redis.call('HGET', meta_key, 'deleted') ~= '1' then
-  if tonumber(stored_ttl_ms) > tonumber(ttl_ms) then log_ttl_ms = stored_ttl_ms end
-  redis.call('PEXPIRE', response_key, stored_ttl_ms)
-  if announcements_key ~= meta_key then
-    local time = redis.call('TIME')
-    redis.call('ZADD', announcements_key, time[1] * 1000 + math.floor(time[2] / 1000), announcement)
+if stored_ttl_ms ~= '' then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  -- The response may have been removed while its answer was written: `deleted` by its owner, or `evicted`.
+  local removed = redis.call('HGET', meta_key, 'removed')
+  if not removed then
+    redis.call('HSET', response_key, 'endedAt', now)
+    redis.call('PEXPIRE', response_key, stored_ttl_ms)
+    if tonumber(stored_ttl_ms) > tonumber(ttl_ms) then log_ttl_ms = stored_ttl_ms end
+  end
+  if announcement ~= '' and removed ~= 'deleted' then
+    redis.call('HSET', announcement_key, 'format', 1, 'text', announcement, 'since', now)
+    redis.call('PEXPIRE', announcement_key, announcement_ttl_ms)
   end
 end
 redis.call('PEXPIRE', meta_key, log_ttl_ms)

@@ -1,0 +1,114 @@
+import { createHash } from 'node:crypto';
+import type { ContentPart } from '../../providers/types.ts';
+import type { Cluster } from '../redis/index.ts';
+import { loadScript, runScript, type Script } from '../redis/script.ts';
+import { RedisUnavailable } from '../redis/timeout.ts';
+import { decodeEntry } from '../streams/redis/entries.ts';
+import { logKey, metaKey, responseKey } from '../streams/redis/keys.ts';
+import { appendMerged } from '../streams/units.ts';
+import type { StoredAnswer } from './api.ts';
+import { statusOf } from './status.ts';
+import { type Found, questionBytes, type ResponseStore, type SavedQuestion, type StoreLimits } from './types.ts';
+import { UnsavedQuestions } from './unsaved.ts';
+
+export interface RedisResponsesOptions extends StoreLimits {
+  readonly cluster: Pick<Cluster, 'connection' | 'lease' | 'key'>;
+  /** Milliseconds for which the log of another stream is kept after its end. */
+  readonly streamTtlMs: number;
+}
+
+const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
+const SAVE = script('save');
+const REMOVE = script('remove');
+const INDEX = script('index');
+
+/** Version of a stored response. A newer one is not read. */
+const FORMAT = 1;
+/** Entries of a log that are read at once. Each has a few hundred bytes; the largest some ten thousand. */
+const ENTRIES = 256;
+
+/**
+ * Responses that replicas share. The answer is the log of the stream, which the script that ends it keeps as long as the
+ * response: so it is written by one replica, whole or not at all. Redis has a hash with the question for each response, and
+ * for each owner an index that bounds their number.
+ */
+export class RedisResponses implements ResponseStore {
+  readonly #options: RedisResponsesOptions;
+  readonly #unsaved: UnsavedQuestions;
+
+  constructor(options: RedisResponsesOptions) {
+    this.#options = options;
+    this.#unsaved = new UnsavedQuestions({
+      lease: options.cluster.lease,
+      write: (id, question) => this.#write(id, question),
+      onDropped: () => options.onEvicted(1),
+    });
+  }
+
+  async save(id: string, question: SavedQuestion): Promise<void> {
+    await this.#write(id, question).catch(() => this.#unsaved.add(id, question));
+  }
+
+  async find(id: string): Promise<Found | undefined> {
+    const question = this.#unsaved.get(id);
+    if (question !== undefined) return { question, answer: undefined };
+    const { cluster } = this.#options;
+    const [text, endedAt, format] = await cluster.connection.read((redis) =>
+      redis.hmget(responseKey(cluster, id), 'question', 'endedAt', 'format'),
+    );
+    if (!text) return undefined;
+    if (Number(format) > FORMAT) throw new RedisUnavailable('a newer version has stored this response');
+    const answer = endedAt ? await this.#readAnswer(id, Number(endedAt)) : undefined;
+    return { question: JSON.parse(text) as SavedQuestion, answer };
+  }
+
+  async delete(id: string): Promise<void> {
+    await this.#remove(id, 'deleted');
+    this.#unsaved.delete(id);
+  }
+
+  close(): Promise<void> {
+    return this.#unsaved.close();
+  }
+
+  async #write(id: string, question: SavedQuestion): Promise<void> {
+    const { cluster, ttlMs, maxLogMs, maxPerOwner, maxBytesPerOwner } = this.#options;
+    const lifeMs = maxLogMs() + ttlMs;
+    const keys = [responseKey(cluster, id), metaKey(cluster, id)];
+    await this.#run(SAVE, keys, [JSON.stringify(question), lifeMs, ttlMs]);
+    // A response that is missing in the index because of a crash expires all the same.
+    const index = createHash('sha256').update(question.owner).digest('base64url');
+    const indexKeys = [cluster.key('responses', `{${index}}`), cluster.key('responses-bytes', `{${index}}`)];
+    const args = [id, questionBytes(question), lifeMs, maxPerOwner, maxBytesPerOwner];
+    const evicted = (await this.#run(INDEX, indexKeys, args)) as string[];
+    if (evicted.length > 0) this.#options.onEvicted(evicted.length);
+    await Promise.all(evicted.map((one) => this.#remove(one, 'evicted')));
+  }
+
+  async #remove(id: string, reason: 'deleted' | 'evicted'): Promise<void> {
+    const { cluster, streamTtlMs } = this.#options;
+    const keys = [responseKey(cluster, id), metaKey(cluster, id), logKey(cluster, id)];
+    await this.#run(REMOVE, keys, [reason, streamTtlMs]);
+  }
+
+  /** Returns the answer; undefined if its log is missing. */
+  async #readAnswer(id: string, endedAt: number): Promise<StoredAnswer | undefined> {
+    const { cluster } = this.#options;
+    const key = logKey(cluster, id);
+    const parts: ContentPart[] = [];
+    for (let last = '0-0'; ; ) {
+      const found = await cluster.connection.read((redis) => redis.xrange(key, `(${last}`, '+', 'COUNT', ENTRIES));
+      for (const entry of found.map(decodeEntry)) {
+        last = entry.id;
+        for (const { part } of entry.parts) appendMerged(parts, part);
+        const { terminal } = entry;
+        if (terminal !== undefined) return { parts, terminal, endedAt, status: statusOf(terminal) };
+      }
+      if (found.length < ENTRIES) return undefined;
+    }
+  }
+
+  #run(one: Script, keys: string[], args: (string | number)[]): Promise<unknown> {
+    return this.#options.cluster.connection.run((redis) => runScript(redis, one, keys, args));
+  }
+}

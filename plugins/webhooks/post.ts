@@ -1,0 +1,61 @@
+import { request as requestHttp } from 'node:http';
+import { request as requestHttps } from 'node:https';
+import type { LookupFunction } from 'node:net';
+import { createAllowedLookup } from '../../providers/addresses.ts';
+
+export interface PostOptions {
+  readonly url: string;
+  /** True to allow connections to the addresses that `addresses.ts` forbids. */
+  readonly allowPrivate: boolean;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+  /** Resolves host names; by DNS if absent. */
+  readonly lookup?: LookupFunction | undefined;
+}
+
+export interface Reply {
+  readonly status: number;
+  /** Value of `Retry-After` in milliseconds, if it is a number of seconds. */
+  readonly retryAfterMs: number | undefined;
+}
+
+/** Bytes of a response that are read and dropped, so that the receiver can finish it. */
+const MAX_RESPONSE_BYTES = 65_536;
+
+/**
+ * Posts JSON on a connection of its own. Resolves the host for each call, and connects only to an allowed address. Follows
+ * no redirect, and drops the body of the response.
+ * @throws Error with a `code` if there is no response before `signal` aborts
+ */
+export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, signal: AbortSignal): Promise<Reply> {
+  const request = url.startsWith('https:') ? requestHttps : requestHttp;
+  return new Promise((resolve, reject) => {
+    const options = {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        'content-length': String(Buffer.byteLength(body)),
+        'user-agent': 'sluice',
+        connection: 'close',
+        ...headers,
+      },
+      lookup: allowPrivate ? lookup : createAllowedLookup(lookup),
+      agent: false,
+      signal,
+    };
+    const outgoing = request(url, options, (response) => {
+      const { statusCode: status = 0, headers: received } = response;
+      const seconds = received['retry-after'] ?? '';
+      const retryAfterMs = /^\d{1,9}$/.test(seconds) ? Number(seconds) * 1_000 : undefined;
+      let bytes = 0;
+      response.on('error', () => {}); // The status has arrived, and nothing else matters.
+      response.on('data', (chunk: Buffer) => {
+        bytes += chunk.length;
+        if (bytes > MAX_RESPONSE_BYTES) response.destroy();
+      });
+      response.on('close', () => resolve({ status, retryAfterMs }));
+    });
+    outgoing.on('error', reject);
+    outgoing.end(body);
+  });
+}
