@@ -1,13 +1,14 @@
 import fp from 'fastify-plugin';
+import type { Identity } from '../auth/identity.ts';
 import type { Config } from '../config/index.ts';
 import { isOwnedBy } from '../streams/ownership.ts';
 import { createStoreErrors } from '../streams/store-errors.ts';
 import type { AnswerArchive } from '../streams/types.ts';
-import type { StoredResponses } from './api.ts';
+import type { StoredResponse, StoredResponses } from './api.ts';
 import { createArchive } from './archive.ts';
 import { MemoryResponses } from './memory-store.ts';
 import { RedisResponses } from './redis-store.ts';
-import type { ResponseStore } from './types.ts';
+import type { Found, ResponseStore } from './types.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -45,11 +46,20 @@ export default fp<ResponsesOptions>(
     const { mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
     fastify.addHook('onClose', () => store.close());
 
-    const findOwn: StoredResponses['find'] = async (id, identity) => {
-      const found = STREAM_ID.test(id) ? await mapStoreErrors(store.find(id)) : undefined;
-      if (found === undefined || !isOwnedBy(found.question, identity)) return undefined;
+    const findOwn = async (id: string, identity: Identity): Promise<Found | undefined> => {
+      const found = STREAM_ID.test(id) ? await store.find(id) : undefined;
+      return found && isOwnedBy(found.question, identity) ? found : undefined;
+    };
+    const find = async (id: string, identity: Identity): Promise<StoredResponse | undefined> => {
+      const found = await findOwn(id, identity);
+      if (found === undefined) return undefined;
       const { owner, createdAt, request } = found.question;
-      return { id, owner, createdAt, request, answer: found.answer };
+      return { id, owner, createdAt, request, answer: await found.readAnswer() };
+    };
+    const remove = async (id: string, identity: Identity): Promise<boolean> => {
+      const found = await findOwn(id, identity);
+      if (found !== undefined) await store.delete(id, found.question);
+      return found !== undefined;
     };
 
     const storedResponses: StoredResponses = {
@@ -62,12 +72,8 @@ export default fp<ResponsesOptions>(
       async save(id, { owner, ticket }, request) {
         await store.save(id, { owner, ticket: ticket?.nonce, createdAt: Date.now(), request });
       },
-      find: findOwn,
-      async delete(id, identity) {
-        if ((await findOwn(id, identity)) === undefined) return false;
-        await mapStoreErrors(store.delete(id));
-        return true;
-      },
+      find: (id, identity) => mapStoreErrors(find(id, identity)),
+      delete: (id, identity) => mapStoreErrors(remove(id, identity)),
     };
     fastify.decorate('storedResponses', storedResponses);
     fastify.decorate('answerArchive', createArchive({ ttlMs, store, webhooks }));

@@ -20,8 +20,6 @@ interface Entry {
   readonly owner: string;
   question?: SavedQuestion;
   answer?: StoredAnswer;
-  /** The response was deleted while its answer was written. */
-  isDeleted?: true;
   bytes: number;
   expiresAt: number;
 }
@@ -43,6 +41,8 @@ export class MemoryResponses implements ResponseStore {
   readonly #options: MemoryResponsesOptions;
   /** In the order in which they began. */
   readonly #entries = new Map<string, Entry>();
+  /** Expiry of responses that were deleted while their answers were written. */
+  readonly #deleted = new Map<string, number>();
   readonly #owners = new Map<string, OwnerEntries>();
   #totalBytes = 0;
   #cancelSweep: (() => void) | undefined;
@@ -52,8 +52,9 @@ export class MemoryResponses implements ResponseStore {
   }
 
   async save(id: string, question: SavedQuestion): Promise<void> {
+    if (this.#deleted.has(id)) return;
     const entry = this.#entryOf(id, question.owner);
-    if (entry.question !== undefined || entry.isDeleted) return;
+    if (entry.question !== undefined) return;
     entry.question = question;
     const { clock, ttlMs } = this.#options;
     if (entry.answer !== undefined) entry.expiresAt = clock.now() + ttlMs;
@@ -61,11 +62,11 @@ export class MemoryResponses implements ResponseStore {
   }
 
   keepAnswer(id: string, owner: string, answer: StoredAnswer): boolean {
+    if (this.#deleted.delete(id)) return false;
     const entry = this.#entryOf(id, owner);
     const { ttlMs, clock } = this.#options;
     // Without a question, the response was evicted, unless its question comes at once.
     entry.expiresAt = clock.now() + (entry.question === undefined ? Math.min(UNSAVED_MS, ttlMs) : ttlMs);
-    if (entry.isDeleted) return false;
     entry.answer = answer;
     this.#grow(entry, answerBytes(answer));
     return true;
@@ -74,22 +75,22 @@ export class MemoryResponses implements ResponseStore {
   async find(id: string): Promise<Found | undefined> {
     const entry = this.#entries.get(id);
     if (entry?.question === undefined || entry.expiresAt <= this.#options.clock.now()) return undefined;
-    return { question: entry.question, answer: entry.answer };
+    return { question: entry.question, readAnswer: async () => entry.answer };
   }
 
   async delete(id: string): Promise<void> {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
-    const { owner, answer, expiresAt } = entry;
     this.#remove(entry);
     // Its answer will come, and must not be kept.
-    if (answer === undefined) Object.assign(this.#entryOf(id, owner), { isDeleted: true, expiresAt });
+    if (entry.answer === undefined) this.#deleted.set(id, entry.expiresAt);
   }
 
   async close(): Promise<void> {
     this.#cancelSweep?.();
     this.#entries.clear();
     this.#owners.clear();
+    this.#deleted.clear();
   }
 
   /** Returns the entry of an id; adds it for the time that its answer may take. */
@@ -137,8 +138,9 @@ export class MemoryResponses implements ResponseStore {
   #sweep(): void {
     const now = this.#options.clock.now();
     for (const entry of this.#entries.values()) if (entry.expiresAt <= now) this.#remove(entry);
+    for (const [id, expiresAt] of this.#deleted) if (expiresAt <= now) this.#deleted.delete(id);
     this.#cancelSweep = undefined;
-    if (this.#entries.size > 0) this.#scheduleSweep();
+    if (this.#entries.size + this.#deleted.size > 0) this.#scheduleSweep();
   }
 
   #scheduleSweep(): void {

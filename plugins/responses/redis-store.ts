@@ -21,6 +21,7 @@ const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, imp
 const SAVE = script('save');
 const REMOVE = script('remove');
 const INDEX = script('index');
+const FORGET = script('forget');
 
 /** Version of a stored response. A newer one is not read. */
 const FORMAT = 1;
@@ -51,20 +52,22 @@ export class RedisResponses implements ResponseStore {
 
   async find(id: string): Promise<Found | undefined> {
     const question = this.#unsaved.get(id);
-    if (question !== undefined) return { question, answer: undefined };
+    if (question !== undefined) return { question, readAnswer: async () => undefined };
     const { cluster } = this.#options;
     const [text, endedAt, format] = await cluster.connection.read((redis) =>
       redis.hmget(responseKey(cluster, id), 'question', 'endedAt', 'format'),
     );
     if (!text) return undefined;
     if (Number(format) > FORMAT) throw new RedisUnavailable('a newer version has stored this response');
-    const answer = endedAt ? await this.#readAnswer(id, Number(endedAt)) : undefined;
-    return { question: JSON.parse(text) as SavedQuestion, answer };
+    const readAnswer = async () => (endedAt ? this.#readAnswer(id, Number(endedAt)) : undefined);
+    return { question: JSON.parse(text) as SavedQuestion, readAnswer };
   }
 
-  async delete(id: string): Promise<void> {
+  async delete(id: string, question: SavedQuestion): Promise<void> {
     await this.#remove(id, 'deleted');
     this.#unsaved.delete(id);
+    // An entry that stays in the index because of a crash expires, or is taken out as the oldest.
+    await this.#run(FORGET, this.#indexKeys(question), [id, questionBytes(question)]);
   }
 
   close(): Promise<void> {
@@ -77,12 +80,16 @@ export class RedisResponses implements ResponseStore {
     const keys = [responseKey(cluster, id), metaKey(cluster, id)];
     await this.#run(SAVE, keys, [JSON.stringify(question), lifeMs, ttlMs]);
     // A response that is missing in the index because of a crash expires all the same.
-    const index = createHash('sha256').update(question.owner).digest('base64url');
-    const indexKeys = [cluster.key('responses', `{${index}}`), cluster.key('responses-bytes', `{${index}}`)];
     const args = [id, questionBytes(question), lifeMs, maxPerOwner, maxBytesPerOwner];
-    const evicted = (await this.#run(INDEX, indexKeys, args)) as string[];
+    const evicted = (await this.#run(INDEX, this.#indexKeys(question), args)) as string[];
     if (evicted.length > 0) this.#options.onEvicted(evicted.length);
     await Promise.all(evicted.map((one) => this.#remove(one, 'evicted')));
+  }
+
+  #indexKeys({ owner }: SavedQuestion): string[] {
+    const { cluster } = this.#options;
+    const hash = createHash('sha256').update(owner).digest('base64url');
+    return [cluster.key('responses', `{${hash}}`), cluster.key('responses-bytes', `{${hash}}`)];
   }
 
   async #remove(id: string, reason: 'deleted' | 'evicted'): Promise<void> {

@@ -14,15 +14,16 @@ export interface SavedQuestion extends Ownership {
 
 export interface Found {
   readonly question: SavedQuestion;
-  readonly answer: StoredAnswer | undefined;
+  /** Returns the answer; undefined while it is written, or if it was lost. Call only for a caller who may read it. */
+  readAnswer(): Promise<StoredAnswer | undefined>;
 }
 
 /** Every method may reject if the store is unavailable, except `save`. */
 export interface ResponseStore {
   save(id: string, question: SavedQuestion): Promise<void>;
   find(id: string): Promise<Found | undefined>;
-  /** Removes a response, and the answer that may still be written. */
-  delete(id: string): Promise<void>;
+  /** Removes a response that `find` has found, and the answer that may still be written. */
+  delete(id: string, question: SavedQuestion): Promise<void>;
   /**
    * Keeps an answer, also before its question is saved. Returns false if the response was deleted. Absent if the log itself
    * is kept.
