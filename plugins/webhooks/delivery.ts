@@ -46,7 +46,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   const aborted = new AbortController();
   const running = new Set<Promise<void>>();
   let isFailing = false;
-  let isClaiming = false;
+  let claiming: Promise<void> | undefined;
   let isClosing = false;
   let cancelPoll = () => {};
 
@@ -98,30 +98,29 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   };
 
-  const claim = async () => {
-    isClaiming = true;
+  const claimAll = async () => {
     try {
-      const claimed = await queue.claim(MAX_ATTEMPTS - running.size);
-      for (const webhook of claimed) {
-        const ended = attempt(webhook)
-          .catch((error: unknown) => log.error({ err: error }, 'delivery of a webhook failed'))
-          .finally(() => {
-            running.delete(ended);
-            run();
-          });
-        running.add(ended);
-      }
+      for (const webhook of await queue.claim(MAX_ATTEMPTS - running.size)) start(webhook);
     } catch {
       // Redis is unavailable. The next look finds them.
-    } finally {
-      isClaiming = false;
     }
+    claiming = undefined;
+  };
+
+  const start = (webhook: ClaimedWebhook) => {
+    const ended = attempt(webhook)
+      .catch((error: unknown) => log.error({ err: error }, 'delivery of a webhook failed'))
+      .finally(() => {
+        running.delete(ended);
+        run();
+      });
+    running.add(ended);
   };
 
   /** Claims for free attempts. Each attempt that ends calls it again, so that a long queue keeps all of them busy. */
   function run(): void {
     if (isClosing && queue.isDurable) return;
-    if (!isClaiming && running.size < MAX_ATTEMPTS && !aborted.signal.aborted) void claim();
+    if (running.size < MAX_ATTEMPTS && !aborted.signal.aborted) claiming ??= claimAll();
   }
 
   const poll = () => {
@@ -149,9 +148,10 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   /** Claims and waits until nothing is due and no attempt runs. */
   async function untilIdle(): Promise<void> {
     do {
-      if (!queue.isDurable && !isClaiming) await claim();
+      run();
+      await claiming;
       await Promise.all(running);
-    } while (running.size > 0 || isClaiming);
+    } while (running.size > 0 || claiming !== undefined);
   }
 }
 

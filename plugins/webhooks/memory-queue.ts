@@ -23,15 +23,18 @@ const MAX_WAITING = 10_000;
 export function createMemoryQueue({ clock, onDue, onDropped }: MemoryQueueOptions): WebhookQueue {
   const waiting = new Map<string, Waiting>();
   let cancelTimer = () => {};
+  let wakeAt = Number.POSITIVE_INFINITY;
   let isClosed = false;
 
-  /** Sets the one timer for the webhook that is due first. */
-  const schedule = () => {
+  /** Sets the one timer to the earlier of its time and `dueAt`. */
+  const wake = (dueAt: number) => {
+    if (isClosed || dueAt >= wakeAt) return;
     cancelTimer();
-    let first = Number.POSITIVE_INFINITY;
-    for (const { dueAt, isClaimed } of waiting.values()) if (!isClaimed) first = Math.min(first, dueAt);
-    if (isClosed || first === Number.POSITIVE_INFINITY) return;
-    cancelTimer = clock.after(Math.max(0, first - clock.now()), onDue);
+    wakeAt = dueAt;
+    cancelTimer = clock.after(Math.max(0, dueAt - clock.now()), () => {
+      wakeAt = Number.POSITIVE_INFINITY;
+      onDue();
+    });
   };
 
   return {
@@ -45,19 +48,22 @@ export function createMemoryQueue({ clock, onDue, onDropped }: MemoryQueueOption
         waiting.delete(oldest);
         onDropped();
       }
-      schedule();
+      wake(now);
     },
     async claim(count) {
       const now = clock.now();
       const claimed: ClaimedWebhook[] = [];
       for (const [id, one] of waiting) {
         if (claimed.length === count) break;
-        if (one.isClaimed || one.dueAt > now) continue;
+        if (one.isClaimed) continue;
+        if (one.dueAt > now) {
+          wake(one.dueAt);
+          continue;
+        }
         one.isClaimed = true;
         claimed.push({ id, text: one.text, ageMs: now - one.addedAt });
       }
-      // With a full claim, the caller claims again.
-      if (claimed.length < count) schedule();
+      // After a full claim, the caller claims again.
       return claimed;
     },
     async remove(id) {
@@ -67,7 +73,7 @@ export function createMemoryQueue({ clock, onDue, onDropped }: MemoryQueueOption
       const one = waiting.get(id);
       if (one === undefined) return;
       Object.assign(one, { dueAt: clock.now() + ms, isClaimed: false });
-      schedule();
+      wake(one.dueAt);
     },
     hurry() {
       for (const one of waiting.values()) one.dueAt = clock.now();

@@ -30,6 +30,7 @@ const MAX_RESPONSE_BYTES = 65_536;
 export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, signal: AbortSignal): Promise<Reply> {
   const request = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
+    let reply: Reply | undefined;
     const options = {
       method: 'POST',
       headers: {
@@ -47,6 +48,7 @@ export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, 
       const { statusCode: status = 0, headers: received } = response;
       const seconds = received['retry-after'] ?? '';
       const retryAfterMs = /^\d{1,9}$/.test(seconds) ? Number(seconds) * 1_000 : undefined;
+      reply = { status, retryAfterMs };
       let bytes = 0;
       response.on('error', () => {}); // The status has arrived, and nothing else matters.
       response.on('data', (chunk: Buffer) => {
@@ -55,7 +57,8 @@ export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, 
       });
       response.on('close', () => resolve({ status, retryAfterMs }));
     });
-    outgoing.on('error', reject);
+    // A receiver that never ends its response has given its status all the same.
+    outgoing.on('error', (error) => (reply === undefined ? reject(error) : resolve(reply)));
     outgoing.end(body);
   });
 }

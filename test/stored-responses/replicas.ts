@@ -30,7 +30,7 @@ export interface Asked {
 export interface Replicas {
   readonly apps: readonly FastifyInstance[];
   /** Starts an answer whose first text is `start`. */
-  ask(app: FastifyInstance, identity: Identity, stored?: Stored): Promise<Asked>;
+  ask(app: FastifyInstance, identity: Identity, stored?: Stored, model?: string): Promise<Asked>;
   /** Number of calls of the provider. */
   readonly calls: number;
 }
@@ -75,10 +75,13 @@ export async function startReplicas(
     get calls() {
       return calls;
     },
-    async ask(app, identity, stored) {
+    async ask(app, identity, stored, model) {
       const name = `question ${asked++}`;
       const messages = [{ role: 'user', content: name } as const];
-      const stream = await app.streams.start({ messages }, { identity, logger: app.log, resumable: true, stored });
+      const stream = await app.streams.start(
+        { messages, model },
+        { identity, logger: app.log, resumable: true, stored },
+      );
       await until(() => endings.has(name), 'the provider was asked');
       return { id: stream.id, stream, end: (ending) => endings.get(name)?.(ending), ended: endOf(stream) };
     },
@@ -96,7 +99,10 @@ async function endOf(stream: Stream): Promise<Terminal> {
 /** Identities of a key, of two of its visitors, of two tickets, and of another key. */
 export const CALLERS: readonly Identity[] = (() => {
   const a: Identity = { owner: 'key:a' };
-  const ticket = (nonce: string): Identity => ({ ...a, ticket: { nonce, expires: Date.now() + 60_000, questions: 10_000 } });
+  const ticket = (nonce: string): Identity => ({
+    ...a,
+    ticket: { nonce, expires: Date.now() + 60_000, questions: 10_000 },
+  });
   const visitor = (name: string): Identity => ({ owner: `key:a#${name}`, holder: a });
   return [a, visitor('v'), visitor('w'), ticket('t'), ticket('u'), { owner: 'key:b' }];
 })();

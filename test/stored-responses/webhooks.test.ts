@@ -1,0 +1,328 @@
+import { createServer, type LookupFunction } from 'node:net';
+import OpenAI from 'openai';
+import t, { type Test } from 'tap';
+import { ANONYMOUS } from '../../plugins/auth/identity.ts';
+import { createDelivery, retryDelayMs } from '../../plugins/webhooks/delivery.ts';
+import { createMemoryQueue } from '../../plugins/webhooks/memory-queue.ts';
+import type { WebhookQueue } from '../../plugins/webhooks/queue.ts';
+import { captureLog, until } from '../helper.ts';
+import { type ManualClock, manualClock } from '../manual-clock.ts';
+import { metricValue } from '../metric-value.ts';
+import { type Call, startUpstream, type Upstream } from '../upstream.ts';
+import { FAILURE, finish, startReplicas } from './replicas.ts';
+
+/** The delivery of webhooks to a real HTTP server. */
+
+const SECRET = `whsec_${Buffer.from('a secret of twenty-four.').toString('base64')}`;
+const { webhooks } = new OpenAI({ apiKey: 'none', webhookSecret: SECRET });
+
+const envOf = ({ url }: Upstream) => ({
+  RESPONSES_WEBHOOK_URL: `${url}/hook?tenant=1`,
+  RESPONSES_WEBHOOK_SECRET: SECRET,
+});
+const reply =
+  (status: number, headers: Record<string, string> = {}) =>
+  ({ response }: Call) => {
+    response.writeHead(status, headers).end('text that nobody reads');
+  };
+
+t.test('the end of a background answer is posted once, as `webhooks.unwrap` of openai verifies it', async (t) => {
+  const receiver = await startUpstream(t, reply(200));
+  const { logTo, log } = captureLog();
+  const replicas = await startReplicas(t, 1, { env: envOf(receiver), logTo });
+  const [app] = replicas.apps as [(typeof replicas.apps)[number]];
+  const expected: Record<string, string> = {};
+  const before = Math.floor(Date.now() / 1_000);
+  const cases = [
+    [finish('stop'), 'response.completed'],
+    [finish('length'), 'response.incomplete'],
+    [FAILURE, 'response.failed'],
+    ['stop', 'response.cancelled'],
+  ] as const;
+  for (const [ending, type] of cases) {
+    const asked = await replicas.ask(app, ANONYMOUS, 'background');
+    if (ending === 'stop') await asked.stream.stop();
+    else asked.end(ending);
+    await asked.ended;
+    expected[`resp_${asked.id}`] = type;
+  }
+  for (const stored of ['foreground', undefined] as const) {
+    const other = await replicas.ask(app, ANONYMOUS, stored);
+    other.end(finish('stop'));
+    await other.ended;
+  }
+  const deleted = await replicas.ask(app, ANONYMOUS, 'background');
+  await app.storedResponses.save(deleted.id, ANONYMOUS, '{}');
+  t.equal(await app.storedResponses.delete(deleted.id, ANONYMOUS), true);
+  deleted.end(finish('stop'));
+  await deleted.ended;
+  await app.close();
+
+  const seen: Record<string, string> = {};
+  for (const { body, request } of receiver.calls) {
+    const event = await webhooks.unwrap(body, request.headers as Record<string, string>);
+    if (!('data' in event) || !('id' in event.data)) throw new Error('an event of a response');
+    seen[event.data.id] = event.type;
+    const id = event.data.id.replace('resp_', 'evt_');
+    t.match(event, { object: 'event', id }, 'the id is that of the stream');
+    t.ok(event.created_at >= before && event.created_at <= Date.now() / 1_000, 'in seconds since 1970');
+    t.match(request, { method: 'POST', url: '/hook?tenant=1', headers: { 'content-type': 'application/json' } });
+    t.equal(request.headers['webhook-id'], id);
+    await t.rejects(webhooks.unwrap(`${body} `, request.headers as Record<string, string>), 'another body');
+  }
+  t.same(seen, expected, 'one event for each background answer, and none for the others');
+  t.equal(receiver.calls.length, cases.length, 'each is sent once');
+  t.notMatch(log(), /start end|whsec_|tenant/, 'no text and no secret is logged');
+});
+
+interface Harness {
+  readonly queue: WebhookQueue;
+  readonly clock: ManualClock;
+  readonly outcomes: string[];
+  readonly lines: unknown[];
+  /** Adds an event, and waits until its first attempt has an outcome. */
+  deliver(id: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A delivery with a clock of its own, in memory. */
+function createHarness(
+  url: string,
+  options: { lookup?: LookupFunction; allowPrivate?: boolean; retryMs?: number } = {},
+): Harness {
+  const { lookup, allowPrivate = false, retryMs = 86_400_000 } = options;
+  const clock = manualClock();
+  const outcomes: string[] = [];
+  const lines: unknown[] = [];
+  const inc = ({ outcome }: { outcome: string }, count = 1) => outcomes.push(...Array(count).fill(outcome));
+  const note = (line: unknown) => lines.push(line);
+  const queue = createMemoryQueue({ clock, onDue: () => delivery.run(), onDropped: () => outcomes.push('dropped') });
+  const delivery = createDelivery({
+    endpoint: { url, allowPrivate, lookup },
+    ...{ secret: SECRET, timeoutMs: 10_000, retryMs, queue, clock },
+    metrics: { webhooks: { inc } } as never,
+    log: { info: note, warn: note, error: note } as never,
+  });
+  return {
+    queue,
+    clock,
+    outcomes,
+    lines,
+    async deliver(id) {
+      const count = outcomes.length;
+      queue.add(id, JSON.stringify({ id }));
+      clock.advance(0);
+      await until(() => outcomes.length > count, 'the attempt has ended');
+    },
+    close: () => delivery.close(),
+  };
+}
+
+/** Advances the clock until the next attempt has an outcome. Returns the milliseconds that it took. */
+async function nextAttempt({ clock, outcomes }: Harness): Promise<number> {
+  const [count, from] = [outcomes.length, clock.now()];
+  while (clock.pending === 0) await new Promise(setImmediate);
+  for (let i = 0; i < 10_000 && outcomes.length === count; i++) {
+    clock.advance(1_000);
+    // The time limit of an attempt runs on the same clock.
+    for (let turns = 0; turns < 3; turns++) await new Promise(setImmediate);
+    if (clock.pending > 1) await until(() => outcomes.length > count, 'the attempt has ended');
+  }
+  return clock.now() - from;
+}
+
+t.test('only a 2xx is a success; everything else is repeated with the same id and a new signature', async (t) => {
+  const statuses = [301, 308, 400, 404, 429, 500, 503];
+  const receiver = await startUpstream(t, (call) => {
+    const status = statuses[receiver.calls.length - 1] ?? 204;
+    reply(status, status < 400 ? { location: `${receiver.url}/elsewhere` } : {})(call);
+  });
+  const harness = createHarness(receiver.url);
+  await harness.deliver('a');
+  const waits: number[] = [];
+  while (harness.outcomes.at(-1) !== 'delivered') waits.push(await nextAttempt(harness));
+  t.same(harness.outcomes, [...statuses.map(() => 'retry'), 'delivered']);
+  t.equal(receiver.calls.length, statuses.length + 1, 'no redirect was followed');
+  t.equal(new Set(receiver.calls.map(({ request }) => request.headers['webhook-id'])).size, 1);
+  for (const { body, request } of receiver.calls) {
+    t.equal(request.url, '/');
+    await webhooks.verifySignature(body, request.headers as Record<string, string>);
+  }
+  t.ok((waits.at(-1) as number) > 4 * (waits[0] as number), `the pauses grow: ${waits}`);
+  t.same(harness.lines.length, 2, 'one line at the first failure, one when it works again');
+  await harness.close();
+});
+
+t.test('a receiver that answers 410 gets this event no more, and the next one once', async (t) => {
+  const receiver = await startUpstream(t, reply(410));
+  const harness = createHarness(receiver.url);
+  await harness.deliver('a');
+  await harness.deliver('b');
+  t.same(harness.outcomes, ['failed', 'failed']);
+  t.equal(harness.queue.close(), 0, 'nothing waits');
+  t.match(harness.lines, [
+    { stream: 'a', reason: 410 },
+    { stream: 'b', reason: 410 },
+  ]);
+});
+
+t.test('an event is given up when its next attempt would be too late', async (t) => {
+  const receiver = await startUpstream(t, reply(500));
+  const harness = createHarness(receiver.url, { retryMs: 30_000 });
+  await harness.deliver('a');
+  while (harness.outcomes.at(-1) !== 'failed') await nextAttempt(harness);
+  t.ok(harness.clock.now() <= 30_000);
+  t.ok(receiver.calls.length > 2, `after ${receiver.calls.length} attempts`);
+  t.equal(harness.queue.close(), 0, 'nothing waits');
+});
+
+t.test('the pause between attempts', (t) => {
+  const HOUR = 3_600_000;
+  for (const [ageMs, retryAfterMs, random, expected] of [
+    [0, 0, 0.5, 5_000],
+    [0, 0, 0, 3_750],
+    [0, 0, 1, 6_250],
+    [60_000, 0, 0.5, 60_000],
+    [10 * HOUR, 0, 0.5, HOUR],
+    [0, 60_000, 0.5, 60_000],
+    [0, 100 * HOUR, 0.5, HOUR],
+    [120_000, 60_000, 0.5, 120_000],
+  ] as const) {
+    t.equal(retryDelayMs(ageMs, retryAfterMs, random), expected);
+  }
+  t.end();
+});
+
+t.test('a receiver that never answers is given a time limit, and one that sends without end a size', async (t) => {
+  let isEndless = false;
+  const receiver = await startUpstream(t, ({ response }) => {
+    if (!isEndless) return;
+    const write = () => void response.write('x'.repeat(65_536), (error) => error || setImmediate(write));
+    response.writeHead(200);
+    write();
+  });
+  const harness = createHarness(receiver.url);
+  harness.queue.add('a', '{}');
+  harness.clock.advance(0);
+  await receiver.call(1);
+  harness.clock.advance(10_000);
+  await until(() => harness.outcomes.length > 0, 'the time limit ends the attempt');
+  t.same(harness.outcomes, ['retry']);
+  t.match(harness.lines, [{ reason: 'timeout' }]);
+  await receiver.calls[0]?.closed;
+  isEndless = true;
+  await nextAttempt(harness);
+  t.same(harness.outcomes, ['retry', 'delivered'], 'its status has arrived');
+  await receiver.calls[1]?.closed;
+});
+
+t.test('a receiver that never ends its response has taken the event', async (t) => {
+  const receiver = await startUpstream(t, ({ response }) => void response.writeHead(202).write('x'));
+  const harness = createHarness(receiver.url);
+  harness.queue.add('a', '{}');
+  harness.clock.advance(0);
+  await receiver.call(1);
+  // Its headers may be on their way.
+  for (let turns = 0; turns < 100; turns++) await new Promise(setImmediate);
+  harness.clock.advance(10_000);
+  await until(() => harness.outcomes.length > 0, 'the time limit ends the attempt');
+  t.same(harness.outcomes, ['delivered']);
+});
+
+t.test('a forbidden address is refused at each connection, also if the name had another before', async (t) => {
+  const receiver = await startUpstream(t, reply(200));
+  const { port } = new URL(receiver.url);
+  let address = '169.254.169.254';
+  const lookup: LookupFunction = (_name, _options, done) => done(null, [{ address, family: 4 }]);
+  const harness = createHarness(`http://hooks.example:${port}`, { lookup });
+  await harness.deliver('a');
+  t.match(harness.lines, [{ reason: 'forbidden_address' }]);
+  t.equal(receiver.calls.length, 0);
+  address = '127.0.0.1';
+  await nextAttempt(harness);
+  t.same(harness.outcomes, ['retry', 'delivered'], 'the name has another address now');
+  address = 'fe80::1';
+  await harness.deliver('b');
+  t.same(harness.outcomes, ['retry', 'delivered', 'retry'], 'nothing is remembered of the last connection');
+  await harness.close();
+  const allowed = createHarness(`http://hooks.example:${port}`, {
+    allowPrivate: true,
+    lookup: (_name, _options, done) => done(null, [{ address: '127.0.0.1', family: 4 }]),
+  });
+  await allowed.deliver('c');
+  t.same(allowed.outcomes, ['delivered']);
+});
+
+t.test('at most eight attempts run at the same time, and all events are delivered', async (t) => {
+  const open: Call[] = [];
+  const receiver = await startUpstream(t, (call) => void open.push(call));
+  const harness = createHarness(receiver.url);
+  for (let i = 0; i < 20; i++) harness.queue.add(`e${i}`, '{}');
+  harness.clock.advance(0);
+  await until(() => open.length === 8, 'eight attempts run');
+  for (let turns = 0; turns < 50; turns++) await new Promise(setImmediate);
+  t.equal(open.length, 8, 'and no more');
+  while (receiver.calls.length < 20 || open.length > 0) {
+    open.shift()?.response.writeHead(200).end();
+    await new Promise(setImmediate);
+  }
+  await until(() => harness.outcomes.length === 20, 'all are delivered');
+  t.equal(new Set(receiver.calls.map(({ request }) => request.headers['webhook-id'])).size, 20);
+});
+
+t.test('ten thousand events wait; beyond, the oldest is dropped', async (t) => {
+  const harness = createHarness('http://127.0.0.1:9');
+  for (let i = 0; i < 10_002; i++) harness.queue.add(`e${i}`, '{}');
+  t.same(harness.outcomes, ['dropped', 'dropped']);
+  const [first] = await harness.queue.claim(1);
+  t.equal(first?.id, 'e2');
+  t.equal(harness.queue.close(), 10_000);
+  t.equal(harness.clock.pending, 0, 'no timer is left');
+});
+
+t.test('a process that ends tries once more what waits, and counts what is lost', async (t) => {
+  const statuses = [500, 500, 200, 500];
+  const receiver = await startUpstream(t, (call) => reply(statuses[receiver.calls.length - 1] as number)(call));
+  const harness = createHarness(receiver.url);
+  await harness.deliver('a');
+  await harness.deliver('b');
+  await harness.close();
+  t.same(harness.outcomes, ['retry', 'retry', 'delivered', 'retry', 'dropped']);
+  t.match(harness.lines.at(-1), { webhooks: 1 });
+  t.equal(harness.clock.pending, 0, 'no timer is left');
+});
+
+t.test('a process that ends does not wait for a receiver that hangs', async (t) => {
+  const receiver = await startUpstream(t, () => {});
+  const harness = createHarness(receiver.url);
+  harness.queue.add('a', '{}');
+  harness.clock.advance(0);
+  await receiver.call(1);
+  const closed = harness.close();
+  for (let turns = 0; turns < 10; turns++) await new Promise(setImmediate);
+  harness.clock.advance(5_000);
+  await closed;
+  t.same(harness.outcomes, ['dropped']);
+  await receiver.calls[0]?.closed;
+});
+
+t.test('a receiver that is not there', async (t) => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  const harness = createHarness(`http://127.0.0.1:${port}`);
+  await harness.deliver('a');
+  t.match(harness.lines, [{ stream: 'a', reason: 'ECONNREFUSED' }]);
+  t.same(harness.outcomes, ['retry']);
+});
+
+t.test('nothing is sent, and nothing is counted, without a webhook', async (t: Test) => {
+  const replicas = await startReplicas(t, 1);
+  const [app] = replicas.apps as [(typeof replicas.apps)[number]];
+  const asked = await replicas.ask(app, ANONYMOUS, 'background');
+  asked.end(finish('stop'));
+  await asked.ended;
+  t.equal(app.webhooks, undefined);
+  t.equal(await metricValue(app, 'sluice_webhooks_total'), 0);
+});
