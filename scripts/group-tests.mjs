@@ -5,7 +5,19 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
  * second on loading tap and the service, more than most of these files take. `.taprc` names the groups.
  */
 
-const GROUPS = ['auth', 'limits', 'llm', 'plugins', 'prices', 'providers', 'routes', 'streams', 'upstreams', 'usage'];
+const GROUPS = [
+  'auth',
+  'limits',
+  'llm',
+  'plugins',
+  'prices',
+  'providers',
+  'routes',
+  'stored-responses',
+  'streams',
+  'upstreams',
+  'usage',
+];
 /** Files that measure or load their process. `.taprc` names them. */
 const ALONE = new Set([
   'plugins/back-pressure',
