@@ -6,7 +6,7 @@ import type { Terminal } from '../streams/api.ts';
 
 export type { ContentPart, Terminal };
 
-/** How an answer ended, with the words of OpenAI's Responses API. */
+/** Outcome of an answer, with the words of OpenAI's Responses API. */
 export type AnswerStatus = 'completed' | 'incomplete' | 'failed' | 'cancelled';
 
 /** The answer of a response that has ended. */
@@ -36,8 +36,8 @@ export interface StoredResponse {
 
 /**
  * Keeps questions and their answers for `responses.ttlMs` after the end of the answer: on all replicas with Redis, else in
- * this process. Start the stream with the option `stored`; the answer is then kept by whoever ends the log, also after a
- * takeover, and together with the end of the log.
+ * this process. Start the stream with the option `stored`; the replica that ends the log then keeps the answer, together with
+ * the end, also after a takeover.
  */
 export interface StoredResponses {
   /** Milliseconds for which a response is kept after the end of its answer. */

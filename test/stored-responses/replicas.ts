@@ -9,7 +9,7 @@ import type { RedisServer } from '../redis.ts';
 
 /** Replicas of the service in this process, whose answers end when the test says so. */
 
-/** How an answer ends: parts that follow its first text, or an error. */
+/** End of an answer: parts that follow its first text, or an error. */
 export type Ending = readonly StreamPart[] | Error;
 
 export const finish = (reason: 'stop' | 'length' | 'content_filter' | 'other' | 'tool_calls'): Ending => [

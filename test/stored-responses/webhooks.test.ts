@@ -1,13 +1,20 @@
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer, type LookupFunction } from 'node:net';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { ANONYMOUS } from '../../plugins/auth/identity.ts';
 import { createDelivery, retryDelayMs } from '../../plugins/webhooks/delivery.ts';
+import { encodeEvent, eventId } from '../../plugins/webhooks/event.ts';
 import { createMemoryQueue } from '../../plugins/webhooks/memory-queue.ts';
+import { post } from '../../plugins/webhooks/post.ts';
 import type { WebhookQueue } from '../../plugins/webhooks/queue.ts';
+import { signedHeaders } from '../../plugins/webhooks/signature.ts';
+import { codeBlock } from '../code-blocks.ts';
 import { captureLog, until } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
+import { freePort } from '../redis.ts';
 import { type Call, startUpstream, type Upstream } from '../upstream.ts';
 import { FAILURE, finish, startReplicas } from './replicas.ts';
 
@@ -315,6 +322,33 @@ t.test('a receiver that is not there', async (t) => {
   await harness.deliver('a');
   t.match(harness.lines, [{ stream: 'a', reason: 'ECONNREFUSED' }]);
   t.same(harness.outcomes, ['retry']);
+});
+
+t.test('the receiver of docs/webhooks.md takes an event, and refuses a forged one', async (t) => {
+  const port = await freePort();
+  const code = codeBlock(readFileSync('docs/webhooks.md', 'utf8'), 'js', 'createServer');
+  const file = `${t.testdir({ 'receiver.mjs': code.replace('listen(4000)', `listen(${port}, () => console.log('up'))`) })}`;
+  const child = spawn(process.execPath, [`${file}/receiver.mjs`], {
+    env: { RESPONSES_WEBHOOK_SECRET: SECRET },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text) => (output += text));
+  await until(() => output !== '', 'it listens');
+  const event = { id: 'x', status: 'completed', endedAt: 0 } as const;
+  const body = encodeEvent(event);
+  const message = { id: eventId('x'), body };
+  const url = `http://127.0.0.1:${port}`;
+  for (const [headers, status] of [
+    [signedHeaders(message, SECRET, Date.now()), 204],
+    [signedHeaders(message, `whsec_${'A'.repeat(32)}`, Date.now()), 400],
+    [signedHeaders(message, SECRET, Date.now() - 600_000), 400],
+  ] as const) {
+    const reply = await post({ url, allowPrivate: false, headers, body }, new AbortController().signal);
+    t.equal(reply.status, status);
+  }
+  await until(() => /\nresponse.completed resp_x\n$/.test(output), 'it has the event, once');
 });
 
 t.test('nothing is sent, and nothing is counted, without a webhook', async (t: Test) => {

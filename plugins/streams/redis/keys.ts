@@ -4,7 +4,7 @@ import type { Idempotency, StreamInfo } from '../types.ts';
 
 /** Names the keys of streams in Redis. */
 
-/** What the keys of a stream are made of. */
+/** Names from which the keys of a stream are made. */
 export interface StreamKeys {
   readonly info: StreamInfo;
   readonly idempotency?: Idempotency | undefined;
