@@ -28,7 +28,7 @@ const RELOADED_SETTINGS: readonly string[] = [
   'providers.*.models',
 ];
 
-const SECTIONS = ['streams', 'deadlines', 'limits', 'redis', 'usage', 'responses', 'proxy'] as const;
+const SECTIONS = ['streams', 'deadlines', 'limits', 'redis', 'usage', 'proxy'] as const;
 
 /**
  * Returns the settings that differ from the running configuration and that a reload does not apply, by their names
@@ -44,6 +44,8 @@ export function settingsThatNeedRestart(running: Config, next: Config): string[]
     }
   };
   compare(withoutSections(running), withoutSections(next), '');
+  compare(withoutWebhook(running), withoutWebhook(next), 'responses.');
+  compare(running.responses?.webhook ?? {}, next.responses?.webhook ?? {}, 'responses.webhook.');
   for (const section of SECTIONS) compare(running[section] ?? {}, next[section] ?? {}, `${section}.`);
   for (const [name, after] of Object.entries(next.providers)) {
     compare(running.providers[name] ?? {}, after, `providers.${name}.`, 'providers.*.');
@@ -52,5 +54,10 @@ export function settingsThatNeedRestart(running: Config, next: Config): string[]
 }
 
 function withoutSections({ providers, streams, deadlines, limits, redis, usage, responses, proxy, ...rest }: Config) {
+  return rest;
+}
+
+function withoutWebhook({ responses }: Config) {
+  const { webhook, ...rest } = responses ?? {};
   return rest;
 }

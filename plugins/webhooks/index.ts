@@ -48,17 +48,20 @@ export default fp<WebhooksOptions>(
     }
     const { clock, cluster, metrics, log } = fastify;
     const { url, secret, allowPrivate, timeoutMs, retryMs } = settings;
+    const keepMs = retryMs + SPARE_MS;
+    // An alert sees only counters that it has seen before.
+    for (const outcome of ['delivered', 'retry', 'failed', 'dropped']) metrics.webhooks.inc({ outcome }, 0);
     let delivery: Delivery | undefined;
     const onDue = () => delivery?.run();
     const onDropped = () => metrics.webhooks.inc({ outcome: 'dropped' });
     const queue = cluster
-      ? createRedisQueue({ cluster, claimMs: timeoutMs + CLAIM_SPARE_MS, onDue })
+      ? createRedisQueue({ cluster, claimMs: timeoutMs + CLAIM_SPARE_MS, keepMs, onDue })
       : createMemoryQueue({ clock, onDue, onDropped });
     const endpoint = { url, allowPrivate, lookup };
     delivery = createDelivery({ endpoint, secret, timeoutMs, retryMs, queue, clock, metrics, log });
     fastify.addHook('onClose', () => delivery?.close());
     const webhooks: Webhooks = {
-      keepMs: retryMs + SPARE_MS,
+      keepMs,
       encode: encodeEvent,
       expect: (id) => queue.expect(id),
       add: (id, text) => queue.add(id, text),

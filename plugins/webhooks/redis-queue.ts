@@ -7,6 +7,8 @@ export interface RedisQueueOptions {
   readonly cluster: Pick<Cluster, 'connection' | 'key'>;
   /** Milliseconds after which a claim of a dead replica ends: longer than an attempt takes. */
   readonly claimMs: number;
+  /** Milliseconds for which an event is kept. */
+  readonly keepMs: number;
   /** Called when a webhook may be due. */
   onDue(): void;
 }
@@ -29,11 +31,11 @@ const MAX_RESCHEDULED = 100;
  * The schedule is a key of its own: it has the stream from its creation on, so that a death between the end and the
  * schedule delays the webhook, and does not lose it.
  */
-export function createRedisQueue({ cluster, claimMs, onDue }: RedisQueueOptions): WebhookQueue {
+export function createRedisQueue({ cluster, claimMs, keepMs, onDue }: RedisQueueOptions): WebhookQueue {
   const scheduleKey = cluster.key('webhooks');
   const run = (one: Script, keys: string[], args: (string | number)[]) =>
     cluster.connection.run((redis) => runScript(redis, one, keys, args));
-  const schedule = (id: string, ms: number) => run(SCHEDULE, [scheduleKey], [id, ms]);
+  const schedule = (id: string, ms: number) => run(SCHEDULE, [scheduleKey], [id, ms, keepMs]);
   const unschedule = (id: string) => cluster.connection.run((redis) => redis.zrem(scheduleKey, id));
 
   /** Ended streams whose schedule Redis has not acknowledged. */
@@ -66,7 +68,7 @@ export function createRedisQueue({ cluster, claimMs, onDue }: RedisQueueOptions)
     },
     async claim(count) {
       await Promise.all([...unscheduled].slice(0, MAX_RESCHEDULED).map(scheduleNow));
-      const ids = (await run(DUE, [scheduleKey], [count, Math.max(claimMs, EXPECTED_MS)])) as string[];
+      const ids = (await run(DUE, [scheduleKey], [count, Math.max(claimMs, EXPECTED_MS), keepMs])) as string[];
       const claimed = await Promise.all(ids.map((id) => claimOne(id).catch(() => undefined)));
       return claimed.filter((one) => one !== undefined);
     },

@@ -210,7 +210,7 @@ t.test(
 );
 
 t.test(
-  'kill -9 of the producer: the answer continues or is lost, and its end is announced once',
+  'kill -9 and SIGTERM of the producer: the answer continues or is lost, and its end is announced once',
   { skip: noRedis },
   async (t) => {
     const redis = await startRedis(t);
@@ -221,31 +221,44 @@ models:
   - { name: continues, targets: [{ provider: bella, model: gpt-4o }], onMidStreamFailure: continue }
 `;
     const env = { ...hookEnv(receiver), CONFIG_FILE: writeConfig(t, yaml), DEFAULT_MODEL: 'ends' };
-    const replicas = await startReplicas(t, 2, { redis, env });
-    const [a, b] = two(replicas);
+    const replicas = await startReplicas(t, 3, { redis, env });
+    const [a, b, c] = replicas.apps as [FastifyInstance, FastifyInstance, FastifyInstance];
     // Only answers of a credential that the other replica accepts are continued.
     const identity = { ...ANONYMOUS, credential: a.auth.findCredential('') };
     const lost = await replicas.ask(a, identity, 'background', 'ends');
     const continued = await replicas.ask(a, identity, 'background', 'continues');
-    for (const { id } of [lost, continued]) await a.storedResponses.save(id, ANONYMOUS, '{}');
+    const released = await replicas.ask(
+      c,
+      { ...ANONYMOUS, credential: c.auth.findCredential('') },
+      'background',
+      'continues',
+    );
+    for (const { id } of [lost, continued, released]) await a.storedResponses.save(id, ANONYMOUS, '{}');
+    await c.close();
     a.cluster?.connection.close();
     a.cluster?.mailbox.close();
-    await until(() => replicas.calls === 3, 'the other replica asks again for the one that it continues');
+    await until(() => replicas.calls === 5, 'the last replica asks again for those that it continues');
     continued.end(finish('stop'));
+    released.end(finish('stop'));
     for (const [{ id }, status] of [
       [lost, 'failed'],
       [continued, 'completed'],
+      [released, 'completed'],
     ] as const) {
       await until(async () => (await find(b, id))?.answer !== undefined, 'it has ended');
       t.equal((await find(b, id))?.answer?.status, status);
     }
-    await until(() => receiver.calls.length === 2, 'both ends are announced');
+    await until(() => receiver.calls.length === 3, 'all ends are announced');
     await untilDelivered(redis);
     t.same(
       new Set(eventsOf(receiver).map(({ id, type }) => `${id} ${type}`)),
-      new Set([`evt_${lost.id} response.failed`, `evt_${continued.id} response.completed`]),
+      new Set([
+        `evt_${lost.id} response.failed`,
+        `evt_${continued.id} response.completed`,
+        `evt_${released.id} response.completed`,
+      ]),
     );
-    t.equal(receiver.calls.length, 2, 'each once');
+    t.equal(receiver.calls.length, 3, 'each once');
     lost.end(finish('stop'));
   },
 );

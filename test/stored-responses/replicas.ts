@@ -23,7 +23,7 @@ export interface Asked {
   readonly stream: Stream;
   /** Lets the answer end. */
   end(ending: Ending): void;
-  /** Resolves with the end, as a reader of the replica that was asked sees it. */
+  /** Attaches a reader to the replica that was asked. Resolves with the end. */
   readonly ended: Promise<Terminal>;
 }
 
@@ -83,7 +83,14 @@ export async function startReplicas(
         { identity, logger: app.log, resumable: true, stored },
       );
       await until(() => endings.has(name), 'the provider was asked');
-      return { id: stream.id, stream, end: (ending) => endings.get(name)?.(ending), ended: endOf(stream) };
+      return {
+        id: stream.id,
+        stream,
+        end: (ending) => endings.get(name)?.(ending),
+        get ended() {
+          return endOf(stream);
+        },
+      };
     },
   };
 }

@@ -8,7 +8,7 @@
 -- ARGV[4]  most responses of one owner
 -- ARGV[5]  most bytes of one owner
 --
--- Returns the ids that were taken out.
+-- Returns the ids that were taken out, at most a thousand.
 
 local index_key, bytes_key = KEYS[1], KEYS[2]
 local id, bytes, life_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -32,7 +32,7 @@ if redis.call('ZADD', index_key, 'NX', now, member) == 1 then redis.call('INCRBY
 local taken = {}
 local count = redis.call('ZCARD', index_key)
 local total = tonumber(redis.call('GET', bytes_key) or 0)
-while (count > max_count or total > max_bytes) and count > 0 do
+while (count > max_count or total > max_bytes) and count > 0 and #taken < 1000 do
   local oldest = redis.call('ZRANGE', index_key, 0, 0)[1]
   remove(oldest)
   local oldest_id, oldest_bytes = string.match(oldest, '^(%S+) (%d+)$')
