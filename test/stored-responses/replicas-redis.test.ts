@@ -77,6 +77,20 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     t.equal(receiver.calls.length, 0);
   });
 
+  t.test('an answer that has ended before its question is saved, and what has expired in the index', async (t) => {
+    const [a] = (await startReplicas(t, 1, { redis })).apps as [FastifyInstance];
+    await redis.client.hset('sluice:response:{early}', 'endedAt', 1);
+    await a.storedResponses.save('early', ANONYMOUS, '{}');
+    t.ok((await redis.client.pttl('sluice:response:{early}')) <= HOUR, 'it lives for the time after its end');
+    const [index, bytes] = (await redis.client.keys('sluice:responses*')).sort().reverse() as [string, string];
+    const before = Number(await redis.client.get(bytes));
+    await redis.client.zadd(index, 1, 'old 5000');
+    await redis.client.incrby(bytes, 5_000);
+    await a.storedResponses.save('early', ANONYMOUS, '{}');
+    t.equal(await redis.client.zscore(index, 'old 5000'), null, 'what has expired is taken out');
+    t.equal(Number(await redis.client.get(bytes)), before, 'with its bytes');
+  });
+
   t.test('a replica that dies between the end and the schedule, or while it delivers', async (t) => {
     let isHanging = false;
     const receiver = await startUpstream(t, (call) => (isHanging ? undefined : ok(call)));
