@@ -3,7 +3,7 @@
  * API than the one that started it, so the context says whose it is.
  */
 
-export type ContextOwner = 'agui' | 'ui';
+export type ContextOwner = 'agui' | 'responses' | 'ui';
 
 /** Returns the context as a string. The caller bounds what it keeps. */
 export function encodeContext(owner: ContextOwner, data: object): string {

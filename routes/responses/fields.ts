@@ -1,0 +1,90 @@
+/**
+ * Says what Sluice does with each field of a request that OpenAI's specification has:
+ *
+ * - `served`: it reaches the model, or has its effect here.
+ * - `hint`: it is accepted and left out, because the answer is right without it.
+ * - `refused`: a value that asks for anything gets 400 with the name of the field.
+ *
+ * A test compares the names with the specification, and `docs/responses.md` repeats the table.
+ */
+
+export type Verdict = 'served' | 'hint' | 'refused';
+
+export interface FieldRule {
+  readonly verdict: Verdict;
+  readonly note: string;
+}
+
+const served = (note: string): FieldRule => ({ verdict: 'served', note });
+const hint = (note: string): FieldRule => ({ verdict: 'hint', note });
+const refused = (note: string): FieldRule => ({ verdict: 'refused', note });
+
+export const REQUEST_FIELDS = {
+  background: served('the answer continues without a reader; needs `store`'),
+  context_management: refused('use `previous_response_id` with a shorter conversation'),
+  conversation: refused('use `previous_response_id`'),
+  include: served('`reasoning.encrypted_content`, `message.input_image.image_url`; others are refused'),
+  input: served('text, messages, images, files, function calls and outputs, reasoning, `item_reference`'),
+  instructions: served('the first system message; not taken over from the previous response'),
+  max_output_tokens: served('at least 1'),
+  max_tool_calls: hint('it counts calls of built-in tools, and there are none'),
+  metadata: served('kept with the response, and not sent to the provider'),
+  model: served('public name; the default model if absent'),
+  moderation: refused('no moderation'),
+  parallel_tool_calls: served('`false` needs a provider that has it'),
+  previous_response_id: served('as long as `responses.ttlMs` keeps the conversation'),
+  prompt: refused('no stored prompts'),
+  prompt_cache_key: served('a hint to providers that have it'),
+  prompt_cache_options: hint('providers decide what they cache'),
+  prompt_cache_retention: served('a hint to providers that have it'),
+  reasoning: served('`effort` and `summary`; `context` and `mode` are hints'),
+  safety_identifier: served('a hint to providers that have it'),
+  service_tier: served('a hint to providers that have it'),
+  store: served('`false`: not kept, and cancelled as soon as the client disconnects'),
+  stream: served(''),
+  stream_options: hint('`include_obfuscation`: events are never obfuscated'),
+  temperature: served('0 to 2'),
+  text: served('`format` and `verbosity`'),
+  tool_choice: served('`auto`, `none`, `required`, a function, `allowed_tools`'),
+  tools: served('functions; other types are refused'),
+  top_logprobs: refused('no log probabilities; 0 is accepted'),
+  top_p: served('0 to 1'),
+  truncation: hint('a conversation that is too long is refused with `context_length_exceeded`, never cut'),
+  user: served('a hint to providers that have it'),
+} satisfies Record<string, FieldRule>;
+
+export type FieldName = keyof typeof REQUEST_FIELDS;
+
+/** Values of `include` that are understood. */
+export const INCLUDABLE = ['reasoning.encrypted_content', 'message.input_image.image_url'] as const;
+
+type Fields = Readonly<Record<string, unknown>>;
+type Invalid = (message: string, param?: string, code?: string) => Error;
+
+/**
+ * @throws the error that `invalid` returns, for a field that the specification does not have, and for one that is refused
+ *   and used
+ */
+export function checkFields(body: Fields, invalid: Invalid): void {
+  for (const [name, value] of Object.entries(body)) {
+    const rule: FieldRule | undefined = Object.hasOwn(REQUEST_FIELDS, name)
+      ? REQUEST_FIELDS[name as FieldName]
+      : undefined;
+    if (rule === undefined) {
+      // The name may be anything that a client has made up.
+      const shown = /^\w{1,40}$/.test(name) ? name : undefined;
+      throw invalid(`Unknown parameter${shown ? `: ${shown}` : ''}.`, shown, 'unknown_parameter');
+    }
+    if (rule.verdict === 'refused' && isUsed(value)) throw unsupported(name, invalid);
+  }
+}
+
+/** Returns the error of something that the specification has and Sluice has not. */
+export function unsupported(param: string, invalid: Invalid): Error {
+  return invalid(`${param} is not supported.`, param, 'unsupported_parameter');
+}
+
+/** Returns false for values by which clients say that they do not use a field. */
+function isUsed(value: unknown): boolean {
+  return value !== undefined && value !== null && value !== 0 && !(Array.isArray(value) && value.length === 0);
+}
