@@ -52,6 +52,7 @@ import reference from './routes/docs/reference.ts';
 import health from './routes/health/index.ts';
 import metricsRoute from './routes/metrics/index.ts';
 import playground from './routes/playground/index.ts';
+import responseRoutes from './routes/responses/index.ts';
 import routeSchemas from './routes/schemas.ts';
 import { refusalEvents } from './routes/sse-events.ts';
 import streamRoutes from './routes/streams/index.ts';
@@ -212,6 +213,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     await scope.register(ui);
     await scope.register(agui);
     await scope.register(v1, { prefix: '/v1' });
+    await scope.register(responseRoutes, { prefix: '/v1/responses' });
   };
   await app.register(publicScope, { prefix: basePath });
   await app.register(apiScope, { prefix: basePath });

@@ -1,6 +1,7 @@
 import fp from 'fastify-plugin';
 import { AguiEvent } from './agui/schema.ts';
 import { StreamEvent } from './event-schema.ts';
+import { RESPONSE_SCHEMAS } from './responses/answer-schema.ts';
 import { UiMessageChunk } from './ui/schema.ts';
 import { UsageRecord } from './usage-schema.ts';
 import { ANSWER_SCHEMAS } from './v1/answer-schema.ts';
@@ -11,7 +12,7 @@ import { ANSWER_SCHEMAS } from './v1/answer-schema.ts';
  */
 export default fp(
   async (fastify) => {
-    for (const schema of [StreamEvent, UiMessageChunk, AguiEvent, UsageRecord, ...ANSWER_SCHEMAS])
+    for (const schema of [StreamEvent, UiMessageChunk, AguiEvent, UsageRecord, ...ANSWER_SCHEMAS, ...RESPONSE_SCHEMAS])
       fastify.addSchema(schema);
   },
   { name: 'route-schemas', dependencies: ['schemas'] },

@@ -32,6 +32,8 @@ export class ResponseEncoder {
   readonly #output: Output;
   #events: PendingEvent[] = [];
   #sequence = 0;
+  /** Length of the content so far. */
+  length = 0;
 
   constructor(options: EncoderOptions) {
     this.#options = options;
@@ -60,7 +62,10 @@ export class ResponseEncoder {
   /** Returns the events of the next appends that are behind the last event of the client. */
   encode({ parts, terminal }: Slice): PendingEvent[] {
     this.#events = [];
-    for (const { part } of parts) this.#output.add(part);
+    for (const { part } of parts) {
+      this.length += part.type === 'tool_call' ? part.arguments.length : part.text.length;
+      this.#output.add(part);
+    }
     if (terminal) this.#end(terminal);
     return this.#events;
   }

@@ -1,0 +1,81 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { FastifyInstance, FastifyReply } from 'fastify';
+import type { EventFeed } from '../../plugins/sse/api.ts';
+import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
+import { type EncoderOptions, type PendingEvent, ResponseEncoder, serialize } from './events.ts';
+
+/** Reads an answer: as events, or whole. */
+
+/** Events that are written at once. */
+interface Batch {
+  readonly events: readonly PendingEvent[];
+  readonly isLast: boolean;
+}
+
+/** Length of an answer from which each event that repeats it is written alone. */
+const LONG_TEXT_UNITS = 16_384;
+
+/**
+ * Streams the events of an answer that are behind `after`.
+ * @param reader of appends, from the first one
+ */
+export function sendEvents(
+  { streams }: FastifyInstance,
+  stream: Stream,
+  reader: LogReader,
+  options: EncoderOptions,
+  reply: FastifyReply,
+): FastifyReply {
+  const encoder = new ResponseEncoder(options);
+  const opening = encoder.open().map(serialize);
+  const feed = createFeed(reader, encoder, () => streams.shared && stream.resumable);
+  reply.header('x-sluice-stream', stream.id);
+  return reply.stream(opening, feed);
+}
+
+function createFeed(reader: LogReader, encoder: ResponseEncoder, canResumeElsewhere: () => boolean): EventFeed<Batch> {
+  let waiting: Batch[] = [];
+  const next = async (): Promise<Batch> => {
+    for (;;) {
+      const batch = waiting.shift();
+      if (batch) return batch;
+      const wasCatchingUp = encoder.isCatchingUp;
+      const slice = await reader.next();
+      waiting = toBatches(encoder.encode(slice), encoder.length, slice.terminal !== undefined);
+      // Other responses would wait for the whole replay.
+      if (wasCatchingUp) await nextTurn();
+    }
+  };
+  return {
+    next,
+    close: () => reader.close(),
+    encode: ({ events }) => events.map(serialize),
+    isLast: ({ isLast }) => isLast,
+    canResumeElsewhere,
+    // For the SDKs, a response that ends well before its last event would be the end of all.
+    breaksOffEarly: true,
+  };
+}
+
+/** Divides the events of one read, so that of those that repeat a long text only one is serialized at a time. */
+function toBatches(events: readonly PendingEvent[], textUnits: number, isEnd: boolean): Batch[] {
+  if (textUnits < LONG_TEXT_UNITS) return events.length > 0 || isEnd ? [{ events, isLast: isEnd }] : [];
+  const batches: PendingEvent[][] = [];
+  for (const event of events) {
+    const last = batches.at(-1);
+    if (last && event.type.endsWith('.delta')) last.push(event);
+    else batches.push([event]);
+  }
+  if (isEnd && batches.length === 0) batches.push([]);
+  return batches.map((one, i) => ({ events: one, isLast: isEnd && i === batches.length - 1 }));
+}
+
+/** Reads an answer to its end. The caller closes the reader. */
+export async function readAnswer(reader: LogReader): Promise<{ parts: ContentPart[]; terminal: Terminal }> {
+  const parts: ContentPart[] = [];
+  for (;;) {
+    const slice: Slice = await reader.next();
+    for (const { part } of slice.parts) parts.push(part);
+    if (slice.terminal) return { parts, terminal: slice.terminal };
+  }
+}
