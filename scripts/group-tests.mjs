@@ -12,6 +12,7 @@ const GROUPS = [
   'plugins',
   'prices',
   'providers',
+  'responses',
   'routes',
   'stored-responses',
   'streams',
