@@ -15,8 +15,8 @@ t.test('the document is valid and complete', async (t) => {
   t.same(await new Validator().validate({ ...document }), { valid: true });
   t.same(gapsOf(document), []);
   const operations = operationsOf(document);
-  t.equal(operations.size, 18);
-  t.equal(new Set([...operations.values()].map(({ operationId }) => operationId)).size, 18);
+  t.equal(operations.size, 23);
+  t.equal(new Set([...operations.values()].map(({ operationId }) => operationId)).size, 23);
   t.same(
     Object.keys(document.paths).filter((path) => /docs|vendor|\.(js|css)/.test(path)),
     [],
@@ -128,6 +128,11 @@ t.test('answers are as the document says, for every operation and status', async
   const { id } = (
     await app.inject({ method: 'POST', url: '/streams', headers: KEY, payload: { question: 'q' } })
   ).json();
+  const respond = async (fields: object): Promise<string> => {
+    const payload = { input: 'q', ...fields };
+    return (await app.inject({ method: 'POST', url: '/v1/responses', headers: KEY, payload })).json().id;
+  };
+  const [response, foreground, deleted] = await Promise.all([respond({ background: true }), respond({}), respond({})]);
   const messages = [{ role: 'user', content: 'q' }];
   const ui = [{ role: 'user', parts: [{ type: 'text', text: 'q' }] }];
   const run = { threadId: 't', runId: 'r', messages };
@@ -211,6 +216,41 @@ t.test('answers are as the document says, for every operation and status', async
       [413, { payload: { messages, user: chatTooLarge } }],
       [400, { payload: { messages: [] } }],
     ],
+    'post /v1/responses': [
+      [200, { headers: key, payload: { input: 'q' } }],
+      [409, { headers: key, payload: { input: 'other' } }],
+      [200, { payload: { input: 'q', stream: true } }],
+      [200, { payload: { input: 'q', background: true } }],
+      [200, { payload: { input: 'tools' } }],
+      [200, { payload: { input: 'tools', stream: true } }],
+      [200, { payload: { input: 'break', stream: true } }],
+      [400, { payload: { input: 'reject' } }],
+      [502, { payload: { input: 'fail' } }],
+      [404, { payload: { input: 'q', model: 'no/such' } }],
+      [413, { payload: { input: chatTooLarge } }],
+      [400, { payload: {} }],
+    ],
+    'get /v1/responses/{id}': [
+      [200, { url: `/v1/responses/${response}` }],
+      [200, { url: `/v1/responses/${response}?stream=true&starting_after=1` }],
+      [400, { url: `/v1/responses/${response}?starting_after=1` }],
+      [404, {}],
+    ],
+    'get /v1/responses/{id}/input_items': [
+      [200, { url: `/v1/responses/${response}/input_items?limit=1&order=asc` }],
+      [400, { url: `/v1/responses/${response}/input_items?after=x` }],
+      [404, {}],
+    ],
+    'post /v1/responses/{id}/cancel': [
+      [200, { url: `/v1/responses/${response}/cancel` }],
+      [400, { url: `/v1/responses/${foreground}/cancel` }],
+      [413, { url: `/v1/responses/${response}/cancel`, payload: { x: tooLarge } }],
+      [404, {}],
+    ],
+    'delete /v1/responses/{id}': [
+      [200, { url: `/v1/responses/${deleted}` }],
+      [404, {}],
+    ],
     'post /agui': [
       [200, { payload: run }],
       [200, { payload: { ...run, runId: 'r2', messages: [{ role: 'user', content: 'tools' }] } }],
@@ -268,7 +308,7 @@ t.test('answers are as the document says, for every operation and status', async
     if (!isPublic) {
       await call(401, { ...valid, headers: { authorization: 'Bearer wrong' } }, 'wrong key');
       // Requests that find a stream are not limited; those that guess at one are.
-      const guess = { ...valid, url: /streams\//.test(url) ? url : (valid.url ?? url), headers: LIMITED };
+      const guess = { ...valid, url: /(streams|responses)\//.test(url) ? url : (valid.url ?? url), headers: LIMITED };
       await app.inject({ method, ...guess });
       const { headers } = await call(429, guess, 'over the limit');
       t.ok(headers['retry-after'], `${name} has Retry-After`);

@@ -20,6 +20,8 @@ export function checkRequest(body: ResponseBody, invalid: Invalid): void {
   if (body.input === undefined && !body.previous_response_id) {
     throw invalid('Send input, or previous_response_id.', 'input', 'missing_required_parameter');
   }
+  for (const name of ['tools', 'text'] as const)
+    if (hasInfinity(body[name])) throw invalid(`${name} has a number that is too large.`, name);
   const { format } = body.text ?? {};
   if (format?.type !== 'json_schema') return;
   if (format.name === undefined) throw invalid('text.format.name is missing.', 'text.format.name');
@@ -30,6 +32,12 @@ export function checkRequest(body: ResponseBody, invalid: Invalid): void {
 export function checkInclude(include: readonly string[], invalid: Invalid): void {
   const unknown = include.findIndex((name) => !(INCLUDABLE as readonly string[]).includes(name));
   if (unknown >= 0) throw unsupported(`include[${unknown}]`, invalid);
+}
+
+/** Returns true for JSON with a number that no JSON can repeat. */
+function hasInfinity(value: unknown): boolean {
+  if (typeof value === 'number') return !Number.isFinite(value);
+  return typeof value === 'object' && value !== null && Object.values(value).some(hasInfinity);
 }
 
 /** Returns the items of the request itself. A text is a message of the user. */

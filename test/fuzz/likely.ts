@@ -156,6 +156,54 @@ const uiPart = fc.oneof(
   ),
 );
 
+const inputPart = fc.oneof(
+  object({ type: word('input_text'), text: text() }, 'type', 'text'),
+  object({ type: word('input_image'), image_url: image, detail: fc.constantFrom('auto', 'low') }, 'type', 'image_url'),
+  object({ type: word('input_file'), file_data: fc.constant('data:application/pdf;base64,AAAA') }, 'type', 'file_data'),
+);
+const outputParts = fc.array(object({ type: word('output_text'), text: text() }, 'type', 'text'), { maxLength: 2 });
+/** A call and its output. */
+const callItems = fc
+  .tuple(
+    object(
+      { type: word('function_call'), call_id: callId, name: toolName, arguments: json },
+      'type',
+      'call_id',
+      'name',
+      'arguments',
+    ),
+    fc.oneof(text(), outputParts),
+  )
+  .map(([call, output]) => {
+    return [call, { type: 'function_call_output', call_id: (call as { call_id: string }).call_id, output }];
+  });
+const inputMessage = fc.oneof(
+  object(
+    { role: word('user'), content: fc.oneof(text(), fc.array(inputPart, { minLength: 1, maxLength: 3 })) },
+    'role',
+    'content',
+  ),
+  object({ role: fc.constantFrom('system', 'developer'), content: text() }, 'role', 'content'),
+  object(
+    { type: word('message'), role: word('assistant'), content: fc.oneof(text(), outputParts) },
+    'type',
+    'role',
+    'content',
+  ),
+  object(
+    {
+      type: word('reasoning'),
+      summary: fc.array(object({ type: word('summary_text'), text: text() }, 'type', 'text')),
+      encrypted_content: text(),
+    },
+    'type',
+    'summary',
+  ),
+);
+const inputItems = fc
+  .array(fc.oneof({ arbitrary: inputMessage.map((one) => [one]), weight: 3 }, callItems), { maxLength: 4 })
+  .map((items) => [{ role: 'user', content: 'q' }, ...items.flat()]);
+
 const PLACES: Readonly<Record<string, Readonly<Record<string, fc.Arbitrary<unknown>>>>> = {
   'post /v1/chat/completions': {
     messages: chatMessages,
@@ -163,6 +211,28 @@ const PLACES: Readonly<Record<string, Readonly<Record<string, fc.Arbitrary<unkno
     'response_format.json_schema.schema': schemaOfTool,
     reasoning_effort: fc.constantFrom('low', 'high', 'none'),
     '.+': chatOptions as fc.Arbitrary<Fields>,
+  },
+  'post /v1/responses': {
+    input: fc.oneof(text(), inputItems),
+    include: fc.constantFrom([], ['reasoning.encrypted_content'], null),
+    previous_response_id: fc.constant(null),
+    tools: fc.array(
+      object(
+        { type: word('function'), name: toolName, parameters: schemaOfTool, strict: fc.boolean() },
+        'type',
+        'name',
+      ),
+      { maxLength: 2 },
+    ),
+    tool_choice: fc.constantFrom('auto', 'none', null),
+    top_logprobs: fc.constantFrom(0, null),
+    'text.format': fc.constantFrom(
+      { type: 'text' },
+      { type: 'json_object' },
+      { type: 'json_schema', name: 'x', schema: { type: 'object' } },
+      null,
+    ),
+    'reasoning.effort': fc.constantFrom('low', 'high', 'none'),
   },
   'post /ui/chat': {
     'messages.*.parts.*': uiPart,

@@ -106,9 +106,21 @@ limits: { unauthenticatedPerMinute: 0 }`;
   const expired = await newTicket(1);
   await until(() => Date.now() > Date.parse(expired.expiresAt), 'a ticket has expired');
   let streams: Record<string, { id: string; ticket: string }> = {};
+  /** Ids of responses, by the same names. */
+  let responses: Record<string, string> = {};
+
+  const respond = async (key: string, body: object): Promise<string> => {
+    const response = await postJson(`${url}/v1/responses`, { input: 'hello', ...body }, bearer(key));
+    return ((await response.json()) as { id: string }).id;
+  };
 
   async function renewStreams(): Promise<void> {
     const question = { question: 'hello' };
+    responses = {
+      own: await respond(SECRETS.main, { background: true }),
+      'own, ended': await respond(SECRETS.main, {}),
+      'of another owner': await respond(SECRETS.other, { background: true }),
+    };
     streams = {
       own: await ask(SECRETS.main, question),
       'own, ended': await ask(SECRETS.main, question),
@@ -121,6 +133,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
   async function toWire(draft: Draft): Promise<Wire> {
     const { credentials, wrong } = draft;
     const stream = streams[draft.stream] ?? { id: draft.oddId, ticket: 'x' };
+    const id = draft.path.includes('/responses/') ? (responses[draft.stream] ?? stream.id) : stream.id;
     const fill = (value: string) => value.replace('%', stream.id);
     const { lastEventId, ...query } = draft.query;
     const parameters = new URLSearchParams(query);
@@ -137,7 +150,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
     if (draft.body !== undefined) headers['content-type'] = 'application/json';
     const search = parameters.size > 0 ? `?${parameters}` : '';
     const body = draft.body === undefined ? undefined : Buffer.from(draft.body);
-    const wire: Wire = { method: draft.method, url: draft.path.replace('{id}', stream.id) + search, headers, body };
+    const wire: Wire = { method: draft.method, url: draft.path.replace('{id}', id) + search, headers, body };
     wrong?.wire?.apply(wire);
     return wire;
   }

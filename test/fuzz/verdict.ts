@@ -14,7 +14,7 @@ const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: strin
     'an empty value counts as none',
   ],
   [
-    /chat$|completions$|agui$/,
+    /chat$|completions$|responses$|agui$/,
     /^The model \w+ does not support [\w-]+; leave it out, or use another model\.$/,
     'options depend on the model',
   ],
@@ -41,6 +41,20 @@ const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: strin
   ],
   [/v1/, /^(n other than 1|modalities other than text) (is|are) not supported/, 'unless it is the default'],
   [
+    /\/v1\/responses$/,
+    /^(Unknown parameter(: \w+)?|Send input, or previous_response_id|background needs store|input has no message|tool_choice needs tools|The previous response does not exist or has expired|A function call has no output; add its function_call_output)\.$/,
+    'one field decides about another',
+  ],
+  [
+    /\/v1\/responses$/,
+    /^(include\[\d+\]|top_logprobs) is not supported\.$|^[\w.[\]]+ (is missing|must (be|have|name) [\w ,;:./-]+)\.$/,
+    'as wide as the API of OpenAI',
+  ],
+  [/^get \/v1\/responses/, /^include\[\d+\] is not supported\.$/, 'values of OpenAI'],
+  [/^get \/v1\/responses/, /^after is not the id of an item of this response\.$/, 'the items decide'],
+  [/^get \/v1\/responses/, /^starting_after needs stream=true\.$/, 'the other parameter decides'],
+  [/cancel$/, /^Only a response in the background can be cancelled\.$/, 'the response decides'],
+  [
     /^post/,
     /^The body is nested too deeply, or has too many objects, arrays or fields\.$/,
     'a bound of the whole body',
@@ -64,6 +78,14 @@ const CODES: Readonly<Record<number, readonly string[]>> = {
   429: ['rate_limited'],
   431: ['invalid_request'],
 };
+
+/** More codes of a 400 under `/v1/responses`, as OpenAI has them. */
+const RESPONSES_CODES = [
+  'missing_required_parameter',
+  'previous_response_not_found',
+  'unknown_parameter',
+  'unsupported_parameter',
+];
 
 /** Operations that start or find an answer, and so accept a ticket for questions. */
 const ASKING = /^(get|post) \/ask\/stream$|^post \/streams$|\/ui\/chat|\/agui/;
@@ -144,7 +166,8 @@ function faultsOfStatus(
   }
   const acceptsTickets = operation.security?.some((scheme) => 'ticket' in scheme);
   // Of a ticket, the body says who pays.
-  const countsLater = ['get /ask/stream', 'get /agui', 'post /tickets'].includes(name);
+  const countsLater =
+    ['get /ask/stream', 'get /agui', 'post /tickets'].includes(name) || name.includes('/v1/responses/');
   const countsFirst = !countsLater && (!acceptsTickets || ASKING.test(name));
   const isCounted = operation.security?.length !== 0 && countsFirst;
   if (credentials === 'spent key' && isCounted && Number(headers['ratelimit-reset']) < 59)
@@ -170,7 +193,8 @@ function faultsOfError({ operation, wrong }: Draft, { status, body, headers }: O
   const faults: string[] = [];
   if (Object.keys(rest).length > 0 || Object.keys(error).sort().join() !== fields.join())
     faults.push(`the error ${body}`);
-  if (!CODES[status]?.includes(String(error.code))) faults.push(`status ${status} with the code ${error.code}`);
+  const codes = [...(CODES[status] ?? []), ...(operation.includes('/v1/responses') ? RESPONSES_CODES : [])];
+  if (!codes.includes(String(error.code))) faults.push(`status ${status} with the code ${error.code}`);
   if (!/[.]$/.test(String(error.message))) faults.push(`the message ${error.message}`);
   if (!isOpenAI && error.requestId !== headers['x-request-id']) faults.push('another request id');
   return faults;

@@ -76,7 +76,7 @@ const addParameter = (wire: Wire, parameter: string) => {
 
 const EVENTS = ['get /ask/stream', 'post /ask/stream', 'get /streams/{id}'];
 const CLOSED_QUERIES = ['get /ask/stream', 'get /streams/{id}'];
-const KEYED = ['post /streams', 'post /v1/chat/completions'];
+const KEYED = ['post /streams', 'post /v1/chat/completions', 'post /v1/responses'];
 const SMALL_BODIES = ['post /ask/stream', 'post /streams', 'post /tickets'];
 const at = (operations: readonly string[]): Options => ({ suits: (operation) => operations.includes(operation) });
 
