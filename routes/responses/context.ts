@@ -8,10 +8,12 @@ export interface ResponseContext {
   readonly background: boolean;
   /** True if the output has the state of the provider: `include` has `reasoning.encrypted_content`. */
   readonly hasState: boolean;
+  /** Hash of the fields that the response repeats, if the request had an idempotency key. */
+  readonly fingerprint?: string | undefined;
 }
 
-export function encodeResponseContext({ createdAt, background, hasState }: ResponseContext): string {
-  return encodeContext('responses', { createdAt, background, hasState });
+export function encodeResponseContext({ createdAt, background, hasState, fingerprint }: ResponseContext): string {
+  return encodeContext('responses', { createdAt, background, hasState, fingerprint });
 }
 
 /** Returns the context of a stream; undefined for a stream that another API has started. */

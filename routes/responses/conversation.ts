@@ -3,7 +3,8 @@ import type { StoredResponse } from '../../plugins/responses/api.ts';
 import type { ResponseContext } from './context.ts';
 import { type ItemKind, inputItemId, streamOfItem, streamOfResponse } from './ids.ts';
 import type { PlacedItem } from './input.ts';
-import { Output, type OutputItem } from './output.ts';
+import type { OutputItem } from './items.ts';
+import { Output } from './output.ts';
 import type { Echo, ResponseHead } from './response-object.ts';
 import type { InputItem, ResponseBody } from './schema.ts';
 

@@ -5,19 +5,17 @@ import { IdempotencyHeaders } from '../chat-request.ts';
 import { clientDisconnected, waitForFirstSlice } from '../disconnect.ts';
 import { API_ERRORS, BODY_ERRORS, KEY, openAIErrorResponses, ref, sseContent } from '../responses.ts';
 import { useOpenAIErrors } from '../v1/errors.ts';
-import { encodeResponseContext, type ResponseContext, responseContextOf } from './context.ts';
-import { Conversations, type KeptQuestion, previousOf, withItemIds } from './conversation.ts';
-import { echoOf } from './echo.ts';
+import type { ResponseContext } from './context.ts';
+import { startResponse } from './create.ts';
 import { responseOf } from './events.ts';
 import { readAnswer, sendEvents } from './read.ts';
-import { checkRequest, ownItems, toQuestion } from './request.ts';
 import { pendingResponse, type ResponseHead } from './response-object.ts';
-import { type InputItem, responseBody } from './schema.ts';
+import { responseBody } from './schema.ts';
 import { registerStored } from './stored.ts';
 
 /** OpenAI's Responses API for any provider. Register with the prefix `/v1/responses`. */
 const responses: FastifyPluginAsyncTypebox = async (fastify) => {
-  const { config, storedResponses } = fastify;
+  const { config } = fastify;
   useOpenAIErrors(fastify);
   const invalid = (message: string, param?: string, reason?: string) =>
     fastify.apiError({ status: 400, code: 'invalid_request', message, param, reason });
@@ -49,44 +47,12 @@ const responses: FastifyPluginAsyncTypebox = async (fastify) => {
       },
     },
     async (request, reply) => {
-      const { body } = request;
-      checkRequest(body, invalid);
-      const items = ownItems(body);
-      const conversation = await new Conversations(fastify, request, invalid).itemsOf(body, items);
-      const question = toQuestion(body, conversation, invalid);
-      const context: ResponseContext = {
-        createdAt: Math.floor(Date.now() / 1000),
-        background: body.background === true,
-        hasState: body.include?.includes('reasoning.encrypted_content') === true,
-      };
-      const isStored = body.store !== false;
-      const keptOf = (model: string, ids: readonly InputItem[], context: ResponseContext) =>
-        JSON.stringify({
-          model,
-          context,
-          echo: echoOf(body),
-          items: ids,
-          previous: previousOf(body),
-        } satisfies KeptQuestion);
-      if (isStored) storedResponses.check(keptOf(body.model ?? '', items, context));
-      const { log: logger, headers, identity, bodyClaim } = request;
-      const stream = await fastify.streams.start(question, {
-        ...{ logger, identity, bodyClaim },
-        key: headers['idempotency-key'] && `responses ${headers['idempotency-key']}`,
-        resumable: isStored,
-        context: encodeResponseContext(context),
-        ...(isStored && { stored: context.background ? ('background' as const) : ('foreground' as const) }),
-      });
-      // A stream that was found by its key has the context of the first request.
-      const kept = responseContextOf(stream) ?? context;
-      const head = { stream: stream.id, model: stream.model, createdAt: kept.createdAt, echo: echoOf(body) };
-      if (isStored)
-        await storedResponses.save(stream.id, identity, keptOf(stream.model, withItemIds(stream.id, items), kept));
-      const isStreamed = body.stream === true;
+      const isStreamed = request.body.stream === true;
+      const { stream, head, context } = await startResponse(fastify, request, invalid);
       request.dropBody();
-      if (isStreamed) return streamEvents(stream, head, kept, reply);
-      if (kept.background) return sendPending(stream, head, reply);
-      return sendResponse(stream, head, kept, reply);
+      if (isStreamed) return streamEvents(stream, head, context, reply);
+      if (context.background) return sendPending(stream, head, reply);
+      return sendResponse(stream, head, context, reply);
     },
   );
 

@@ -1,57 +1,20 @@
 import type { ContentPart, ProviderState, Terminal } from '../../plugins/streams/api.ts';
 import { outputItemId } from './ids.ts';
+import {
+  type CallItem,
+  type EventSink,
+  isWhole,
+  type MessageItem,
+  type OutputItem,
+  type OutputText,
+  type ReasoningItem,
+  type Refusal,
+  type Status,
+  snapshotOf,
+} from './items.ts';
 import { encodeState } from './reasoning-state.ts';
 
 /** Builds the output items of a response from the parts of an answer, and reports each step as an event. */
-
-export interface OutputText {
-  readonly type: 'output_text';
-  readonly annotations: readonly [];
-  readonly logprobs: readonly [];
-  text: string;
-}
-
-export interface Refusal {
-  readonly type: 'refusal';
-  refusal: string;
-}
-
-type Status = 'in_progress' | 'completed' | 'incomplete';
-
-export interface MessageItem {
-  readonly id: string;
-  readonly type: 'message';
-  status: Status;
-  readonly role: 'assistant';
-  readonly content: (OutputText | Refusal)[];
-}
-
-export interface ReasoningItem {
-  readonly id: string;
-  readonly type: 'reasoning';
-  readonly summary: { readonly type: 'summary_text'; text: string }[];
-  /** What the provider wants back: see `reasoning-state.ts`. */
-  readonly encrypted_content?: string;
-  status: Status;
-}
-
-export interface CallItem {
-  readonly id: string;
-  readonly type: 'function_call';
-  status: Status;
-  readonly call_id: string;
-  name: string;
-  arguments: string;
-}
-
-export type OutputItem = MessageItem | ReasoningItem | CallItem;
-
-/**
- * Receives the events of an answer, in order.
- * @param place members of the event that say where it belongs, as JSON with a comma behind each
- * @param fields other members
- */
-export type EventSink = (type: string, place: string, fields: object) => void;
 
 export interface OutputOptions {
   readonly stream: string;
@@ -105,10 +68,10 @@ export class Output {
 
   /** Ends all items of an answer that has ended well, or was cut by a limit, a filter or a stop. */
   end({ finishReason, state }: End): void {
-    const isWhole = finishReason === 'stop' || finishReason === 'tool_calls';
-    this.#closeText(isWhole ? 'completed' : 'incomplete');
+    const isEnd = finishReason === 'stop' || finishReason === 'tool_calls';
+    this.#closeText(isEnd ? 'completed' : 'incomplete');
     for (const call of this.#calls.values()) {
-      if (isWhole || (finishReason === 'length' && isComplete(call))) this.#closeCall(call);
+      if (isEnd || (finishReason === 'length' && isWhole(call.item))) this.#closeCall(call);
     }
     this.#leaveOpenCalls();
     if (state && this.#options.hasState) this.#addState(state);
@@ -241,7 +204,7 @@ export class Output {
   #leaveCall(): void {
     const call = this.#call;
     this.#call = undefined;
-    if (call && call.item.arguments !== '' && isComplete(call)) this.#closeCall(call);
+    if (call && call.item.arguments !== '' && isWhole(call.item)) this.#closeCall(call);
   }
 
   #closeCall({ item, at, of }: Call): void {
@@ -273,21 +236,5 @@ export class Output {
     });
     this.items.push(item);
     send('response.output_item.done', at, { item });
-  }
-}
-
-/** Returns a copy of a new item, because the item itself changes before the event is written. */
-function snapshotOf(item: MessageItem | ReasoningItem): object {
-  return item.type === 'message' ? { ...item, content: [] } : { ...item, summary: [] };
-}
-
-/** Returns true if the arguments of a call are a whole JSON object. */
-function isComplete({ item }: Call): boolean {
-  if (!item.arguments.trimEnd().endsWith('}')) return false;
-  try {
-    JSON.parse(item.arguments);
-    return true;
-  } catch {
-    return false;
   }
 }

@@ -1,6 +1,6 @@
 import type { Terminal } from '../../plugins/streams/api.ts';
 import { responseIdOf } from './ids.ts';
-import type { OutputItem } from './output.ts';
+import type { OutputItem } from './items.ts';
 
 /** Makes the `response` object of events and bodies. */
 
