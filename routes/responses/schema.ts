@@ -80,7 +80,12 @@ const TextFormat = Type.Object({
   strict: OrNull(Type.Boolean()),
 });
 
-const Metadata = Type.Record(Type.String({ maxLength: 64 }), Type.String({ maxLength: 512 }), { maxProperties: 16 });
+const Metadata = Type.Unsafe<Record<string, string>>({
+  type: 'object',
+  maxProperties: 16,
+  propertyNames: { maxLength: 64 },
+  additionalProperties: { type: 'string', maxLength: 512 },
+});
 
 /** Returns the body of `POST /v1/responses`. */
 export function responseBody(maxItems: number) {

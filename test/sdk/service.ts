@@ -2,6 +2,7 @@ import type { Test } from 'tap';
 import { serve, writeConfig } from '../helper.ts';
 import { bytesOf, fixtures } from '../providers/fixtures.ts';
 import { type Script, startUpstream, type Upstream } from '../upstream.ts';
+import type { StrictUpstream } from './strict-upstreams.ts';
 
 /** A service with one provider, and the upstream of that provider. */
 
@@ -31,4 +32,28 @@ export function playRecording(file: string): Script {
     response.write(bytes.subarray(0, bytes.length / 2));
     setImmediate(() => response.end(bytes.subarray(bytes.length / 2)));
   };
+}
+
+export interface Served {
+  readonly url: string;
+  readonly upstreams: readonly Upstream[];
+}
+
+/** Serves one model, `weather`, whose targets are these upstreams in this order. */
+export async function serveTargets(
+  t: Test,
+  targets: readonly StrictUpstream[],
+  { env = {}, upstreams }: { env?: Record<string, string>; upstreams?: readonly Upstream[] } = {},
+): Promise<Served> {
+  const started = upstreams ?? (await Promise.all(targets.map(({ script }) => startUpstream(t, script))));
+  const providers = targets.map(({ type, path }, i) => [
+    `${type}-${i}`,
+    { type, baseUrl: `${started[i]?.url}${path}`, apiKeys: ['k'] },
+  ]);
+  const config = {
+    providers: Object.fromEntries(providers),
+    models: [{ name: 'weather', targets: targets.map(({ type, model }, i) => ({ provider: `${type}-${i}`, model })) }],
+  };
+  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, JSON.stringify(config)), ...env } });
+  return { url, upstreams: started };
 }

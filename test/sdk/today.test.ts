@@ -11,11 +11,11 @@ import {
 } from 'ai';
 import OpenAI from 'openai';
 import { zodResponseFormat } from 'openai/helpers/zod';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { z } from 'zod';
-import { serve, writeConfig } from '../helper.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { type Script, startUpstream, type Upstream } from '../upstream.ts';
+import type { Script } from '../upstream.ts';
+import { type Served, serveTargets } from './service.ts';
 import { STRICT_UPSTREAMS, type StrictUpstream, TEXTS } from './strict-upstreams.ts';
 
 /** Tests what people do with the official SDKs today, against upstreams that refuse what the real ones refuse. */
@@ -29,30 +29,6 @@ const PARAMETERS = {
 };
 const PDF = 'data:application/pdf;base64,JVBERi0xLjc=';
 const MESSAGES = [{ role: 'user' as const, content: 'What is the weather in Oslo?' }];
-
-interface Served {
-  readonly url: string;
-  readonly upstreams: readonly Upstream[];
-}
-
-/** Serves one model, `weather`, whose targets are these upstreams in this order. */
-async function serveTargets(
-  t: Test,
-  targets: readonly StrictUpstream[],
-  { env = {}, upstreams }: { env?: Record<string, string>; upstreams?: readonly Upstream[] } = {},
-): Promise<Served> {
-  const started = upstreams ?? (await Promise.all(targets.map(({ script }) => startUpstream(t, script))));
-  const providers = targets.map(({ type, path }, i) => [
-    `${type}-${i}`,
-    { type, baseUrl: `${started[i]?.url}${path}`, apiKeys: ['k'] },
-  ]);
-  const config = {
-    providers: Object.fromEntries(providers),
-    models: [{ name: 'weather', targets: targets.map(({ type, model }, i) => ({ provider: `${type}-${i}`, model })) }],
-  };
-  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, JSON.stringify(config)), ...env } });
-  return { url, upstreams: started };
-}
 
 const sdk = ({ url }: Served) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'any', maxRetries: 0 });
 const aiModel = ({ url }: Served) =>

@@ -1,0 +1,443 @@
+import { readFileSync } from 'node:fs';
+import t, { type Test } from 'tap';
+import { type FieldName, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
+import { bearer, serve, sha256, writeConfig } from '../helper.ts';
+import { postJson } from '../post-json.ts';
+import { completeAnswer, startUpstream, type Upstream } from '../upstream.ts';
+
+/** What requests to `/v1/responses` become, and which are refused. */
+
+// biome-ignore lint/suspicious/noExplicitAny: bodies of every shape
+type Body = any;
+
+interface Service {
+  readonly url: string;
+  readonly upstream: Upstream;
+}
+
+async function serviceOf(t: Test, yaml = ''): Promise<Service> {
+  const upstream = await startUpstream(t, completeAnswer('ok'));
+  const provider = `providers: { p: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m, other] } }`;
+  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, `${provider}\n${yaml}`) } });
+  return { url: `${url}/v1/responses`, upstream };
+}
+
+async function ask({ url }: Service, body: object): Promise<{ status: number; body: Body }> {
+  const response = await postJson(url, { model: 'p/m', ...body });
+  return { status: response.status, body: await response.json() };
+}
+
+/** Asks, and returns the body that the provider got. */
+async function askedOf(service: Service, body: object): Promise<Body> {
+  const { status, body: answer } = await ask(service, body);
+  if (status !== 200) throw new Error(`${JSON.stringify(body)}: ${JSON.stringify(answer)}`);
+  return JSON.parse(service.upstream.calls.at(-1)?.body ?? '');
+}
+
+/** Names of the request fields that OpenAI's specification has, as its SDK was generated from it. */
+function specifiedFields(): string[] {
+  const types = readFileSync('node_modules/openai/resources/responses/responses.d.ts', 'utf8');
+  const [, fields = ''] = /^export interface ResponseCreateParamsBase \{\n(.*?)^\}/ms.exec(types) ?? [];
+  return [...fields.matchAll(/^ {4}(\w+)\??:/gm)].map(([, name]) => name as string);
+}
+
+t.test('every field of the specification has a rule', async (t) => {
+  const specified = specifiedFields();
+  t.ok(specified.length > 25);
+  t.same(
+    specified.filter((name) => !(name in REQUEST_FIELDS)),
+    [],
+  );
+  // Its SDK leaves out one field of the specification.
+  t.same(
+    Object.keys(REQUEST_FIELDS).filter((name) => !specified.includes(name)),
+    ['max_tool_calls'],
+  );
+});
+
+const TOOL = { type: 'function', name: 'look', parameters: { type: 'object' } };
+const SCHEMA = { type: 'object', properties: {} };
+
+interface FieldCase {
+  readonly value: unknown;
+  /** Other fields of the request. */
+  readonly with?: object;
+  /** Part of the body that the provider gets, or of the response. */
+  readonly upstream?: object;
+  readonly response?: object;
+}
+
+/** A value of each field that is served or a hint, with its effect. */
+const CASES: Readonly<Partial<Record<FieldName, readonly FieldCase[]>>> = {
+  background: [{ value: true, response: { background: true, status: 'queued' } }],
+  include: [
+    { value: ['reasoning.encrypted_content', 'message.input_image.image_url'], response: { status: 'completed' } },
+  ],
+  input: [{ value: 'hi', upstream: { messages: [{ role: 'user' }] } }],
+  instructions: [
+    {
+      value: 'Be brief.',
+      upstream: { messages: [{ role: 'system', content: 'Be brief.' }, {}] },
+      response: { instructions: 'Be brief.' },
+    },
+  ],
+  max_output_tokens: [{ value: 9, upstream: { max_completion_tokens: 9 }, response: { max_output_tokens: 9 } }],
+  max_tool_calls: [{ value: 3, response: { max_tool_calls: 3 } }],
+  metadata: [{ value: { a: 'b' }, upstream: { metadata: undefined }, response: { metadata: { a: 'b' } } }],
+  model: [{ value: 'p/m', upstream: { model: 'm' }, response: { model: 'p/m' } }],
+  parallel_tool_calls: [
+    {
+      value: false,
+      with: { tools: [TOOL] },
+      upstream: { parallel_tool_calls: false },
+      response: { parallel_tool_calls: false },
+    },
+    { value: false, upstream: { parallel_tool_calls: undefined } },
+  ],
+  previous_response_id: [{ value: null, response: { previous_response_id: null } }],
+  prompt_cache_key: [{ value: 'k', upstream: { prompt_cache_key: 'k' }, response: { prompt_cache_key: 'k' } }],
+  prompt_cache_options: [{ value: { mode: 'implicit' }, upstream: { prompt_cache_options: undefined } }],
+  prompt_cache_retention: [{ value: '24h', upstream: { prompt_cache_retention: '24h' } }],
+  reasoning: [
+    {
+      value: { effort: 'low', summary: 'auto' },
+      upstream: { reasoning_effort: 'low', reasoning: undefined },
+      response: { reasoning: { effort: 'low', summary: 'auto' } },
+    },
+    {
+      value: { generate_summary: 'concise', context: 'auto', mode: 'x' },
+      response: { reasoning: { effort: null, summary: 'concise' } },
+    },
+  ],
+  safety_identifier: [{ value: 's', upstream: { safety_identifier: 's' }, response: { safety_identifier: 's' } }],
+  service_tier: [{ value: 'flex', upstream: { service_tier: 'flex' }, response: { service_tier: 'flex' } }],
+  store: [
+    { value: false, response: { store: false } },
+    { value: null, response: { store: true } },
+  ],
+  stream: [{ value: false, response: { object: 'response' } }],
+  stream_options: [{ value: { include_obfuscation: true }, response: { status: 'completed' } }],
+  temperature: [{ value: 0, upstream: { temperature: 0 }, response: { temperature: 0 } }],
+  text: [
+    {
+      value: { format: { type: 'text' }, verbosity: 'low' },
+      upstream: { verbosity: 'low', response_format: undefined },
+      response: { text: { format: { type: 'text' }, verbosity: 'low' } },
+    },
+    { value: { format: { type: 'json_object' } }, upstream: { response_format: { type: 'json_object' } } },
+    {
+      value: { format: { type: 'json_schema', name: 'n', schema: SCHEMA, strict: true, description: 'd' } },
+      upstream: {
+        response_format: {
+          type: 'json_schema',
+          json_schema: { name: 'n', schema: SCHEMA, strict: true, description: 'd' },
+        },
+      },
+      response: { text: { format: { type: 'json_schema', name: 'n', schema: SCHEMA } } },
+    },
+  ],
+  tool_choice: [
+    { value: 'auto', with: { tools: [TOOL] }, upstream: { tool_choice: 'auto' } },
+    { value: 'none', with: { tools: [TOOL] }, upstream: { tool_choice: 'none' } },
+    {
+      value: 'required',
+      with: { tools: [TOOL] },
+      upstream: { tool_choice: 'required' },
+      response: { tool_choice: 'required' },
+    },
+    {
+      value: { type: 'function', name: 'look' },
+      with: { tools: [TOOL] },
+      upstream: { tool_choice: { function: { name: 'look' } } },
+      response: { tool_choice: { type: 'function', name: 'look' } },
+    },
+    {
+      value: { type: 'allowed_tools', mode: 'required', tools: [{ type: 'function', name: 'look' }] },
+      with: { tools: [TOOL, { ...TOOL, name: 'other' }] },
+      upstream: { tool_choice: 'required', tools: { length: 1 } },
+      response: { tools: { length: 2 } },
+    },
+    { value: 'none', upstream: { tool_choice: undefined, tools: undefined } },
+  ],
+  tools: [
+    {
+      value: [{ ...TOOL, description: 'd', strict: true }],
+      upstream: {
+        tools: [
+          { type: 'function', function: { name: 'look', description: 'd', parameters: TOOL.parameters, strict: true } },
+        ],
+      },
+      response: { tools: [{ type: 'function', name: 'look', description: 'd', strict: true }] },
+    },
+    { value: [{ type: 'function', name: 'look' }], response: { tools: [{ parameters: null, strict: false }] } },
+  ],
+  top_logprobs: [{ value: 0, upstream: { top_logprobs: undefined }, response: { top_logprobs: 0 } }],
+  top_p: [{ value: 0.5, upstream: { top_p: 0.5 }, response: { top_p: 0.5 } }],
+  truncation: [{ value: 'auto', upstream: { truncation: undefined }, response: { truncation: 'auto' } }],
+  user: [{ value: 'u', upstream: { user: 'u' }, response: { user: 'u' } }],
+};
+
+const REFUSED: Readonly<Partial<Record<FieldName, unknown>>> = {
+  context_management: [{ type: 'compaction' }],
+  conversation: 'conv_1',
+  moderation: { model: 'x' },
+  prompt: { id: 'pmpt_1' },
+  top_logprobs: 5,
+};
+
+t.test('every field is served, left out as a hint, or refused by name', async (t) => {
+  const service = await serviceOf(t);
+  for (const [name, { verdict }] of Object.entries(REQUEST_FIELDS)) {
+    const field = name as FieldName;
+    if (verdict === 'refused') {
+      const { status, body } = await ask(service, { input: 'q', [name]: REFUSED[field] });
+      t.equal(status, 400, name);
+      t.same(body.error, {
+        message: `${name} is not supported.`,
+        type: 'invalid_request_error',
+        param: name,
+        code: 'unsupported_parameter',
+      });
+      t.equal((await ask(service, { input: 'q', [name]: null })).status, 200, `${name}: null`);
+      continue;
+    }
+    const cases = CASES[field] ?? [];
+    t.ok(cases.length > 0, `${name} is tested`);
+    for (const { value, with: others, upstream = {}, response = {} } of cases) {
+      const calls = service.upstream.calls.length;
+      const { status, body } = await ask(service, { input: 'q', ...others, [name]: value });
+      t.equal(status, 200, `${name} ${JSON.stringify(body.error)}`);
+      t.match(body, response, name);
+      t.match(JSON.parse((await service.upstream.call(calls + 1)).body), upstream, name);
+    }
+  }
+});
+
+const user = (content: unknown) => ({ role: 'user', content });
+const call = (id: string, fields: object = {}) => ({
+  type: 'function_call',
+  call_id: id,
+  name: 'look',
+  arguments: '{}',
+  ...fields,
+});
+const output = (id: string, value: unknown = 'a cat') => ({ type: 'function_call_output', call_id: id, output: value });
+const PNG = 'data:image/png;base64,AAAA';
+const PDF = 'data:application/pdf;base64,AAAA';
+
+t.test('items become messages', async (t) => {
+  const service = await serviceOf(t);
+  const toolCall = (id: string) => ({ id, type: 'function', function: { name: 'look', arguments: '{}' } });
+  const cases: [name: string, input: unknown, messages: object[]][] = [
+    ['a text', 'q', [{ role: 'user', content: 'q' }]],
+    [
+      'every role',
+      [
+        { role: 'system', content: 'sys' },
+        {
+          type: 'message',
+          role: 'developer',
+          content: [
+            { type: 'input_text', text: 'a' },
+            { type: 'input_text', text: 'b' },
+          ],
+        },
+        user('one'),
+        {
+          role: 'assistant',
+          content: [
+            { type: 'output_text', text: 'two', annotations: [] },
+            { type: 'refusal', refusal: '!' },
+          ],
+        },
+        { role: 'assistant', content: 'more', phase: 'final_answer' },
+        user('three'),
+      ],
+      [
+        { role: 'system', content: 'sys' },
+        { role: 'system', content: 'a\nb' },
+        { role: 'user', content: 'one' },
+        { role: 'assistant', content: 'two!\nmore' },
+        { role: 'user', content: 'three' },
+      ],
+    ],
+    [
+      'images and files',
+      [
+        user([
+          { type: 'input_text', text: 'Look:' },
+          { type: 'input_image', image_url: PNG, detail: 'low' },
+          { type: 'input_file', file_data: PDF, filename: 'a.pdf' },
+        ]),
+      ],
+      [
+        {
+          content: [
+            { type: 'text', text: 'Look:' },
+            { type: 'image_url', image_url: { url: PNG, detail: 'low' } },
+            { type: 'file', file: { file_data: PDF, filename: 'a.pdf' } },
+          ],
+        },
+      ],
+    ],
+    [
+      'calls of one step, with their outputs in any order',
+      [
+        user('q'),
+        call('a'),
+        call('b'),
+        { role: 'assistant', content: 'Wait.' },
+        output('b', [{ type: 'input_text', text: 'B' }]),
+        output('a', 'A'),
+      ],
+      [
+        {},
+        { role: 'assistant', content: 'Wait.', tool_calls: [toolCall('a'), toolCall('b')] },
+        { role: 'tool', tool_call_id: 'a', content: 'A' },
+        { role: 'tool', tool_call_id: 'b', content: 'B' },
+      ],
+    ],
+    [
+      'steps that use an id again',
+      [user('q'), call('a'), output('a', '1'), call('a'), output('a', '2')],
+      [
+        {},
+        { role: 'assistant', tool_calls: [toolCall('a')] },
+        { role: 'tool', content: '1' },
+        { role: 'assistant', tool_calls: [toolCall('a')] },
+        { role: 'tool', content: '2' },
+      ],
+    ],
+    [
+      'a call that was cut off is left out, and reasoning alone is no message',
+      [
+        user('q'),
+        { type: 'reasoning', summary: [{ type: 'summary_text', text: 'hm' }] },
+        call('a', { status: 'incomplete' }),
+        user('r'),
+      ],
+      [{ content: 'q' }, { content: 'r' }],
+    ],
+  ];
+  for (const [name, input, messages] of cases) {
+    const body = await askedOf(service, { input });
+    t.match(body.messages, messages, name);
+    t.equal(body.messages.length, messages.length, name);
+  }
+});
+
+t.test('what Sluice does not have is refused by name, in the form of OpenAI', async (t) => {
+  const service = await serviceOf(t, 'limits: { messages: 3 }');
+  const many = Array.from({ length: 4 }, () => user('q'));
+  const cases: [body: object, param: string | null, code?: string][] = [
+    [{}, 'input', 'missing_required_parameter'],
+    [{ input: [] }, 'input'],
+    [{ input: 'q', foo: 1 }, 'foo', 'unknown_parameter'],
+    [{ input: 'q', 'odd name': 1 }, null, 'unknown_parameter'],
+    [{ input: 'q', toString: 1 }, 'toString', 'unknown_parameter'],
+    [{ input: many }, 'input'],
+    [{ input: 'q', background: true, store: false }, 'background'],
+    [{ input: 'q', include: ['web_search_call.results'] }, 'include[0]', 'unsupported_parameter'],
+    [{ input: 'q', include: ['reasoning.encrypted_content', 'nope'] }, 'include[1]', 'unsupported_parameter'],
+    [{ input: 'q', tools: [{ type: 'web_search' }] }, 'tools[0].type', 'unsupported_parameter'],
+    [
+      { input: 'q', tools: [TOOL, { type: 'mcp', server_url: 'https://x.example' }] },
+      'tools[1].type',
+      'unsupported_parameter',
+    ],
+    [{ input: 'q', tools: [{ type: 'function' }] }, 'tools[0].name'],
+    [{ input: 'q', tool_choice: 'required' }, 'tool_choice'],
+    [{ input: 'q', tools: [TOOL], tool_choice: { type: 'function', name: 'other' } }, 'tool_choice.name'],
+    [
+      { input: 'q', tools: [TOOL], tool_choice: { type: 'web_search_preview' } },
+      'tool_choice.type',
+      'unsupported_parameter',
+    ],
+    [
+      { input: 'q', tools: [TOOL], tool_choice: { type: 'allowed_tools', tools: [{ type: 'function', name: 'no' }] } },
+      'tool_choice.tools[0].name',
+    ],
+    [
+      { input: 'q', tools: [TOOL], tool_choice: { type: 'allowed_tools', tools: [{ type: 'mcp' }] } },
+      'tool_choice.tools[0].type',
+      'unsupported_parameter',
+    ],
+    [{ input: 'q', tools: [TOOL], tool_choice: { type: 'allowed_tools' } }, 'tool_choice.tools'],
+    [{ input: 'q', text: { format: { type: 'json_schema', schema: {} } } }, 'text.format.name'],
+    [{ input: 'q', text: { format: { type: 'json_schema', name: 'n' } } }, 'text.format.schema'],
+    [{ input: 'q', text: { format: { type: 'grammar' } } }, 'text.format.type'],
+    [{ input: 'q', metadata: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, 'v'])) }, 'metadata'],
+    [{ input: 'q', metadata: { k: 'v'.repeat(513) } }, 'metadata.k'],
+    [{ input: 'q', metadata: { ['k'.repeat(65)]: 'v' } }, 'metadata'],
+    [{ input: 'q', metadata: { k: 1 } }, 'metadata.k'],
+    [{ input: 'q', temperature: 3 }, 'temperature'],
+    [{ input: 'q', max_output_tokens: 0 }, 'max_output_tokens'],
+    [{ input: [{ type: 'web_search_call', id: 'ws_1' }] }, 'input[0].type'],
+    [{ input: [{ type: 'computer_call_output', output: 'x' }] }, 'input[0].type'],
+    [
+      { input: [user('q'), { role: 'assistant', content: [{ type: 'input_image', image_url: PNG }] }] },
+      'input[1].content[0]',
+    ],
+    [{ input: [{ content: 'q' }] }, 'input[0].role'],
+    [{ input: [user(undefined)] }, 'input[0].content'],
+    [{ input: [user([{ type: 'input_audio' }])] }, 'input[0].content[0]'],
+    [{ input: [user([{ type: 'input_image', file_id: 'file_1' }])] }, 'input[0].content[0].file_id'],
+    [
+      { input: [user([{ type: 'input_image', image_url: 'http://x.example/a.png' }])] },
+      'input[0].content[0].image_url',
+    ],
+    [{ input: [user([{ type: 'input_image', image_url: 'data:text/html,x' }])] }, 'input[0].content[0].image_url'],
+    [{ input: [user([{ type: 'input_file', file_data: 'AAAA' }])] }, 'input[0].content[0].file_data'],
+    [{ input: [user([{ type: 'input_file', file_url: 'file:///etc/passwd' }])] }, 'input[0].content[0].file_url'],
+    [{ input: [user('q'), output('a')] }, 'input[1].call_id'],
+    [{ input: [call('a'), output('a'), output('a')] }, 'input[2].call_id'],
+    [{ input: [user('q'), call('a')] }, 'input'],
+    [{ input: [user('q'), call('a', { call_id: undefined })] }, 'input[1]'],
+    [{ input: [call('a'), output('a', [{ type: 'input_image', image_url: PNG }])] }, 'input[1].output[0]'],
+    [
+      { input: 'q', previous_response_id: `resp_${'A'.repeat(22)}` },
+      'previous_response_id',
+      'previous_response_not_found',
+    ],
+    [{ input: 'q', previous_response_id: 'chatcmpl-1' }, 'previous_response_id', 'previous_response_not_found'],
+  ];
+  for (const [body, param, code = 'invalid_request'] of cases) {
+    const { status, body: answer } = await ask(service, body);
+    t.equal(status, 400, JSON.stringify(body).slice(0, 200));
+    t.match(answer.error, { param, code, type: 'invalid_request_error' }, JSON.stringify(body).slice(0, 200));
+  }
+  const missing = await ask(service, { input: [{ type: 'item_reference', id: `msg_${'A'.repeat(22)}_0` }] });
+  t.match([missing.status, missing.body.error.param], [404, 'input[0].id']);
+  const huge = await fetch(service.url, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: '{"input":"q","tools":[{"type":"function","name":"f","parameters":{"maximum":1e999}}]}',
+  });
+  t.equal(huge.status, 400, 'a number beyond all');
+  t.equal(service.upstream.calls.length, 0, 'no provider call');
+});
+
+t.test('a question that is too long to be kept is answered, unless the client insists', async (t) => {
+  const service = await serviceOf(t, 'responses: { maxRequestChars: 1024 }');
+  const input = 'q'.repeat(1_100);
+  const { status, body } = await ask(service, { input });
+  t.match([status, body.store], [200, false]);
+  t.equal((await fetch(`${service.url}/${body.id}`)).status, 404);
+  for (const fields of [{ store: true }, { background: true }])
+    t.equal((await ask(service, { input, ...fields })).status, 413);
+});
+
+t.test('keys: limits count, and models are checked', async (t) => {
+  const yaml = `keys:
+  - { name: a, sha256: "${sha256('sk-a')}", models: [p/other], requestsPerMinute: 3 }`;
+  const { url } = await serviceOf(t, yaml);
+  const post = (key: string) => postJson(url, { model: 'p/m', input: 'q' }, bearer(key));
+  t.match(await (await post('wrong')).json(), { error: { type: 'authentication_error', code: 'unauthorized' } });
+  t.match(await (await post('sk-a')).json(), { error: { type: 'permission_error', code: 'forbidden' } });
+  const guess = () => fetch(`${url}/resp_${'A'.repeat(22)}`, { headers: bearer('sk-a') });
+  t.match(
+    [(await guess()).status, (await guess()).status, (await guess()).status],
+    [404, 404, 429],
+    'guesses are counted',
+  );
+});

@@ -1,0 +1,254 @@
+import t, { type Test } from 'tap';
+import { bearer, serve, sha256, until, writeConfig } from '../helper.ts';
+import { postJson } from '../post-json.ts';
+import { open } from '../sse-client.ts';
+import {
+  chunk,
+  completeAnswer,
+  DONE,
+  type Script,
+  STOP,
+  sse,
+  startUpstream,
+  text,
+  unfinishedAnswer,
+} from '../upstream.ts';
+import { checkGrammar } from './grammar.ts';
+
+/** Stored responses over HTTP: conversations, lists, owners, resume, and what is not kept. */
+
+// biome-ignore lint/suspicious/noExplicitAny: bodies of every shape
+type Body = any;
+
+async function serviceOf(t: Test, script: Script, yaml = '') {
+  const upstream = await startUpstream(t, script);
+  const provider = `providers: { p: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m] } }`;
+  const env = { CONFIG_FILE: writeConfig(t, `${provider}\n${yaml}`), DEFAULT_MODEL: 'p/m' };
+  const { app, url: root } = await serve(t, { env });
+  const url = `${root}/v1/responses`;
+  const create = async (body: object, headers = {}): Promise<Body> => (await postJson(url, body, headers)).json();
+  const get = async (path: string, headers = {}): Promise<Body> => (await fetch(`${url}/${path}`, { headers })).json();
+  /** Asks, and returns the messages that the provider got. */
+  const messagesOf = async (body: object): Promise<Body[]> => {
+    const { error } = await create(body);
+    if (error) throw new Error(error.message);
+    return JSON.parse(upstream.calls.at(-1)?.body ?? '').messages;
+  };
+  return { app, root, url, upstream, create, get, messagesOf };
+}
+
+const user = (content: unknown) => ({ role: 'user', content });
+const jsonsOf = (reading: { named: readonly { json: Body }[] }) => reading.named.map(({ json }) => json);
+const numbersOf = (list: Body) => list.data.map(({ id }: Body) => id);
+
+t.test('a conversation is found through all its responses', async (t) => {
+  const { create, get, messagesOf, url } = await serviceOf(t, completeAnswer('ok'), 'limits: { messages: 6 }');
+  const first = await create({ input: 'one', instructions: 'Only here.' });
+  const second = await create({ previous_response_id: first.id, input: [user('two')] });
+  t.equal(second.previous_response_id, first.id);
+  const messages = await messagesOf({ previous_response_id: second.id, input: 'three' });
+  t.match(messages, [
+    { content: 'one' },
+    { content: 'ok' },
+    { content: 'two' },
+    { content: 'ok' },
+    { content: 'three' },
+  ]);
+  t.equal(messages.length, 5, 'instructions are not taken over');
+  t.match(await messagesOf({ previous_response_id: second.id }), { length: 4 }, 'without input');
+  const { error } = await create({ previous_response_id: second.id, input: [user('a'), user('b'), user('c')] });
+  t.equal(error.param, 'input', 'as many items as a question may have');
+
+  const list = await get(`${second.id}/input_items?order=asc`);
+  t.match(list, {
+    object: 'list',
+    has_more: false,
+    data: [{ content: [{ type: 'input_text', text: 'one' }] }, { role: 'assistant' }, { content: [{ text: 'two' }] }],
+  });
+  t.equal(list.data[1].id, first.output[0].id);
+  const ids = numbersOf(list);
+  t.match([list.first_id, list.last_id], [ids[0], ids[2]]);
+  t.same(numbersOf(await get(`${second.id}/input_items`)), [...ids].reverse(), 'the newest first');
+  const page = await get(`${second.id}/input_items?order=asc&limit=1&after=${ids[0]}`);
+  t.match(page, { first_id: ids[1], last_id: ids[1], has_more: true });
+  t.match(await get(`${second.id}/input_items?order=asc&after=${ids[2]}`), {
+    data: [],
+    first_id: null,
+    has_more: false,
+  });
+  t.equal((await get(`${second.id}/input_items?after=x`)).error.param, 'after');
+  t.equal((await get(`${second.id}/input_items?limit=101`)).error.code, 'invalid_request');
+
+  t.same(await messagesOf({ input: [{ type: 'item_reference', id: ids[0] }, user('x')] }), [
+    { role: 'user', content: 'one' },
+    { role: 'user', content: 'x' },
+  ]);
+  await fetch(`${url}/${first.id}`, { method: 'DELETE' });
+  const gone = await create({ previous_response_id: second.id, input: 'x' });
+  t.equal(gone.error.code, 'previous_response_not_found', 'a response of the conversation is deleted');
+});
+
+t.test('a response that still runs cannot be continued', async (t) => {
+  const { create } = await serviceOf(t, unfinishedAnswer('x'));
+  const { id } = await create({ input: 'q', background: true });
+  t.match((await create({ previous_response_id: id, input: 'r' })).error, {
+    param: 'previous_response_id',
+    message: /has not ended/,
+  });
+});
+
+t.test('a call that was cut off is not part of the conversation', async (t) => {
+  const call = { index: 0, id: 'c0', function: { name: 'look', arguments: '{"at":' } };
+  const { create, messagesOf } = await serviceOf(t, ({ response, body }) => {
+    const deltas = body.includes('next')
+      ? text('ok') + STOP
+      : text('Let me') + chunk({ tool_calls: [call] }) + chunk({}, 'length');
+    sse(response).end(deltas + DONE);
+  });
+  const cut = await create({ input: 'q', tools: [{ type: 'function', name: 'look' }] });
+  t.match(cut, {
+    status: 'incomplete',
+    incomplete_details: { reason: 'max_output_tokens' },
+    output: [{}, { status: 'incomplete' }],
+  });
+  t.same(await messagesOf({ previous_response_id: cut.id, input: 'next' }), [
+    user('q'),
+    { role: 'assistant', content: 'Let me' },
+    user('next'),
+  ]);
+});
+
+t.test('another owner has no part of a response', async (t) => {
+  const keys = ['a', 'b'].map((name) => `  - { name: ${name}, sha256: "${sha256(`sk-${name}`)}" }`).join('\n');
+  const { create, get, url } = await serviceOf(t, completeAnswer('secret'), `keys:\n${keys}`);
+  const [a, b] = [bearer('sk-a'), bearer('sk-b')];
+  const { id, output } = await create({ input: 'q', background: true }, a);
+  await until(async () => (await get(id, a)).status === 'completed', 'the answer has ended');
+  const item = (await get(id, a)).output[0].id;
+  t.same(output, []);
+  const unknown = await get(`resp_${'A'.repeat(22)}`, b);
+  for (const path of [id, `${id}?stream=true`, `${id}/input_items`]) t.same(await get(path, b), unknown, path);
+  for (const [method, path] of [
+    ['POST', '/cancel'],
+    ['DELETE', ''],
+  ] as const) {
+    const response = await fetch(`${url}/${id}${path}`, { method, headers: b });
+    t.same([response.status, await response.json()], [404, unknown], method);
+  }
+  t.equal((await create({ previous_response_id: id, input: 'x' }, b)).error.code, 'previous_response_not_found');
+  t.equal((await create({ input: [{ type: 'item_reference', id: item }] }, b)).error.code, 'not_found');
+  t.equal((await get(id, a)).status, 'completed', 'the owner still has it');
+  t.equal((await fetch(`${url}/${id}`)).status, 401);
+});
+
+t.test('the same answer is a plain stream, and can be stopped there', async (t) => {
+  const { url, root, upstream, get } = await serviceOf(t, unfinishedAnswer('Hel', 'lo'));
+  const reading = await open(url, { body: { input: 'q', stream: true } });
+  const id = String(reading.response.headers['x-sluice-stream']);
+  const plain = await open(`${root}/streams/${id}`);
+  await plain.until('delta');
+  await fetch(`${root}/streams/${id}`, { method: 'DELETE' });
+  await Promise.all([reading.ended, plain.ended]);
+  t.match(plain.events.at(-1)?.json, { type: 'end', answer: 'Hello', finishReason: 'stopped' });
+  const events = jsonsOf(reading);
+  checkGrammar(events);
+  t.match(events.at(-1), { type: 'response.incomplete', response: { id: `resp_${id}`, status: 'cancelled' } });
+  t.match(await get(`resp_${id}`), { status: 'cancelled', output: [{ content: [{ text: 'Hello' }] }] });
+  t.equal(upstream.calls.length, 1);
+});
+
+t.test('a reader that is cut continues behind its last event, while the answer is written and after it', async (t) => {
+  const { url, upstream, app } = await serviceOf(t, ({ response }) => void sse(response).write(text('Hel')));
+  const first = await open(url, { body: { input: 'q', stream: true } });
+  const { json } = await untilNamed(first, 'response.output_text.delta');
+  const id = `resp_${first.response.headers['x-sluice-stream']}`;
+  first.cut();
+  await until(() => app.responses.open === 0, 'the reader is gone');
+  const later = await open(`${url}/${id}?stream=true&starting_after=${json.sequence_number}`);
+  (await upstream.call(1)).response.end(text('lo') + STOP + DONE);
+  t.equal(await later.ended, true);
+  const known = jsonsOf(first);
+  const events = [...known, ...jsonsOf(later)];
+  checkGrammar(events);
+  const whole = await open(`${url}/${id}?stream=true`);
+  await whole.ended;
+  t.same(jsonsOf(whole), events);
+  const end = await open(`${url}/${id}?stream=true&starting_after=${events.length - 1}`);
+  t.same([await end.ended, jsonsOf(end)], [true, []], 'behind the last event');
+  t.equal(upstream.calls.length, 1);
+});
+
+/** Waits for an event with a name. */
+async function untilNamed(reading: Awaited<ReturnType<typeof open>>, type: string): Promise<{ json: Body }> {
+  const find = () => reading.named.find(({ event }) => event === type);
+  await until(() => find() !== undefined, type);
+  return find() as { json: Body };
+}
+
+t.test('store: false keeps nothing, and ends with its client', async (t) => {
+  const { url, upstream, create } = await serviceOf(t, unfinishedAnswer('x'));
+  const reading = await open(url, { body: { input: 'q', stream: true, store: false } });
+  await untilNamed(reading, 'response.output_text.delta');
+  const id = `resp_${reading.response.headers['x-sluice-stream']}`;
+  t.match(jsonsOf(reading)[0].response, { id, store: false });
+  for (const path of ['', '?stream=true', '/input_items'])
+    t.equal((await fetch(`${url}/${id}${path}`)).status, 404, path);
+  reading.cut();
+  await (await upstream.call(1)).closed;
+  t.equal((await create({ input: 'x', previous_response_id: id })).error.code, 'previous_response_not_found');
+});
+
+t.test('an idempotency key stands for one request', async (t) => {
+  const { url, upstream, create } = await serviceOf(t, completeAnswer('ok'));
+  const key = { 'idempotency-key': 'k' };
+  const first = await create({ input: 'q', metadata: { a: '1' } }, key);
+  const again = await create({ input: 'q', metadata: { a: '1' } }, key);
+  t.same(again, first);
+  const streamed = await open(url, { body: { input: 'q', metadata: { a: '1' }, stream: true }, headers: key });
+  await streamed.ended;
+  t.same(jsonsOf(streamed).at(-1).response, first, 'also as events');
+  for (const other of [
+    { input: 'other' },
+    { input: 'q', metadata: { a: '2' } },
+    { input: 'q', metadata: { a: '1' }, store: false },
+  ]) {
+    t.equal((await create(other, key)).error.code, 'conflict', JSON.stringify(other));
+  }
+  t.equal(upstream.calls.length, 1);
+});
+
+t.test('events expire before the response, which then has no stream', async (t) => {
+  const { create, get } = await serviceOf(t, completeAnswer('ok'), 'streams: { ttlMs: 1 }');
+  const { id } = await create({ input: 'q' });
+  await until(async () => (await get(`${id}?stream=true`)).error !== undefined, 'the stream has expired').catch(
+    () => {},
+  );
+  t.match((await get(`${id}?stream=true`)).error, { param: 'stream', message: /get it without stream/ });
+  t.match(await get(id), { status: 'completed', output: [{ content: [{ text: 'ok' }] }] });
+});
+
+t.test('only a response in the background is cancelled', async (t) => {
+  const { create, url } = await serviceOf(t, completeAnswer('ok'));
+  const { id } = await create({ input: 'q' });
+  const cancel = (init: object = {}) => fetch(`${url}/${id}/cancel`, { method: 'POST', ...init });
+  t.equal((await cancel()).status, 400);
+  t.equal((await cancel({ headers: { 'content-type': 'application/json' }, body: '{}' })).status, 400);
+  t.equal((await fetch(`${url}/chatcmpl-1/cancel`, { method: 'POST' })).status, 404);
+});
+
+t.test('a key or a silence keeps the protocol: headers, heartbeats and the first events', async (t) => {
+  const { url } = await serviceOf(t, () => {}, 'streams: { heartbeatMs: 1000 }');
+  const reading = await open(url, { body: { input: 'q', stream: true, background: true } });
+  t.match(reading.response.headers, {
+    'content-type': /event-stream/,
+    'x-accel-buffering': 'no',
+    'cache-control': /no-transform/,
+  });
+  await untilNamed(reading, 'response.in_progress');
+  t.same(
+    jsonsOf(reading).map(({ type }) => type),
+    ['response.created', 'response.queued', 'response.in_progress'],
+  );
+  await until(() => reading.comments.length > 0, 'a heartbeat');
+  reading.cut();
+});
