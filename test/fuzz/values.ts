@@ -130,7 +130,9 @@ function objectValue(
   place: string,
 ): Values {
   if (properties === undefined) {
-    return fc.dictionary(fc.stringMatching(/^[a-z]{1,8}$/), additionalProperties === false ? fc.nat() : anyJson, {
+    const values =
+      typeof additionalProperties === 'object' ? validValue(additionalProperties, options, `${place}.+`) : anyJson;
+    return fc.dictionary(fc.stringMatching(/^[a-z]{1,8}$/), values, {
       maxKeys: additionalProperties === false ? 0 : 3,
     });
   }
