@@ -1,6 +1,6 @@
 import { decodeContext, encodeContext } from '../stream-context.ts';
 
-/** What the events of a response depend on besides the log of its answer. Kept with the stream, so all replicas have it. */
+/** The context of a response: the data besides the log that its events depend on. Kept with the stream on all replicas. */
 export interface ResponseContext {
   /** Unix time in seconds at which the response was created. */
   readonly createdAt: number;

@@ -12,7 +12,7 @@ import type { InputItem, ResponseBody } from './schema.ts';
 
 type Invalid = (message: string, param?: string, code?: string) => Error;
 
-/** What is kept of a question, next to its answer. */
+/** The record of a question, next to its answer. */
 export interface KeptQuestion {
   readonly model: string;
   readonly context: ResponseContext;

@@ -37,7 +37,7 @@ export const REQUEST_FIELDS = {
   prompt_cache_key: served('a hint to providers that have it'),
   prompt_cache_options: hint('providers decide what they cache'),
   prompt_cache_retention: served('a hint to providers that have it'),
-  reasoning: served('`effort` and `summary`; `context` and `mode` are hints'),
+  reasoning: served('`effort`; the other members are hints, and reasoning that a provider sends is always returned'),
   safety_identifier: served('a hint to providers that have it'),
   service_tier: served('a hint to providers that have it'),
   store: served('`false`: not kept, and cancelled as soon as the client disconnects'),

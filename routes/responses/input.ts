@@ -14,7 +14,7 @@ export interface PlacedItem {
   readonly at: string | undefined;
 }
 
-/** What the model has produced in one step: its messages, reasoning and calls. */
+/** One step of the model: its messages, reasoning and calls. */
 class Turn {
   readonly texts: string[] = [];
   readonly reasoning: string[] = [];

@@ -26,7 +26,7 @@ export interface ReasoningItem {
   readonly id: string;
   readonly type: 'reasoning';
   readonly summary: { readonly type: 'summary_text'; text: string }[];
-  /** What the provider wants back: see `reasoning-state.ts`. */
+  /** The state that the provider wants back: see `reasoning-state.ts`. */
   readonly encrypted_content?: string;
   status: Status;
 }

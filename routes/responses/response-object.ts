@@ -9,7 +9,7 @@ export type ResponseStatus = 'queued' | 'in_progress' | 'completed' | 'incomplet
 /** Fields of the request that a response repeats: see `echo.ts`. */
 export type Echo = Readonly<Record<string, unknown>>;
 
-/** What all forms of one response have in common. */
+/** The part that all forms of one response have in common. */
 export interface ResponseHead {
   readonly stream: string;
   /** Public name of the model. */

@@ -58,27 +58,31 @@ t.test(
   },
 );
 
-t.test('kill -9 of the producer: the response fails, with the same events behind any of them', { skip: noCluster }, async (t) => {
-  const cluster = await startCluster(t, numberedAnswer(1_000, 60));
-  const urls = cluster.replicas.map(({ url }) => `${url}/v1`);
-  const [producing, other] = urls.map((baseURL) => new OpenAI({ baseURL, apiKey: 'any', maxRetries: 0 })) as [
-    OpenAI,
-    OpenAI,
-  ];
-  const { id } = await producing.responses.create({ input: 'q', background: true });
-  await cluster.upstream.call(1);
-  const events: Event[] = [];
-  const reading = collect(await other.responses.retrieve(id, { stream: true }), events);
-  await until(() => textOf(events).length > 20, 'the answer is read');
-  cluster.replicas[0]?.child.kill('SIGKILL');
-  await reading;
-  const last = events.at(-1);
-  t.match(last, { type: 'response.failed', response: { status: 'failed', error: { code: 'stream_lost' } } });
-  const rest: Event[] = [];
-  const after = events[9]?.sequence_number ?? 0;
-  await collect(await other.responses.retrieve(id, { stream: true, starting_after: after }), rest);
-  t.same(rest, events.slice(10), 'the same events behind any of them');
-  t.ok(numberedDeltas(1_000).join('').startsWith(textOf(events)));
-  t.match(await other.responses.retrieve(id), { status: 'failed', error: { code: 'stream_lost' } });
-  t.equal(cluster.upstream.calls.length, 1);
-});
+t.test(
+  'kill -9 of the producer: the response fails, with the same events behind any of them',
+  { skip: noCluster },
+  async (t) => {
+    const cluster = await startCluster(t, numberedAnswer(1_000, 60));
+    const urls = cluster.replicas.map(({ url }) => `${url}/v1`);
+    const [producing, other] = urls.map((baseURL) => new OpenAI({ baseURL, apiKey: 'any', maxRetries: 0 })) as [
+      OpenAI,
+      OpenAI,
+    ];
+    const { id } = await producing.responses.create({ input: 'q', background: true });
+    await cluster.upstream.call(1);
+    const events: Event[] = [];
+    const reading = collect(await other.responses.retrieve(id, { stream: true }), events);
+    await until(() => textOf(events).length > 20, 'the answer is read');
+    cluster.replicas[0]?.child.kill('SIGKILL');
+    await reading;
+    const last = events.at(-1);
+    t.match(last, { type: 'response.failed', response: { status: 'failed', error: { code: 'stream_lost' } } });
+    const rest: Event[] = [];
+    const after = events[9]?.sequence_number ?? 0;
+    await collect(await other.responses.retrieve(id, { stream: true, starting_after: after }), rest);
+    t.same(rest, events.slice(10), 'the same events behind any of them');
+    t.ok(numberedDeltas(1_000).join('').startsWith(textOf(events)));
+    t.match(await other.responses.retrieve(id), { status: 'failed', error: { code: 'stream_lost' } });
+    t.equal(cluster.upstream.calls.length, 1);
+  },
+);

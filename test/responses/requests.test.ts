@@ -1,11 +1,11 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { type FieldName, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
 import { bearer, serve, sha256, writeConfig } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { completeAnswer, startUpstream, type Upstream } from '../upstream.ts';
 
-/** What requests to `/v1/responses` become, and which are refused. */
+/** Requests to `/v1/responses`: the prompts that they become, and the refusals. */
 
 // biome-ignore lint/suspicious/noExplicitAny: bodies of every shape
 type Body = any;
@@ -53,6 +53,23 @@ t.test('every field of the specification has a rule', async (t) => {
     Object.keys(REQUEST_FIELDS).filter((name) => !specified.includes(name)),
     ['max_tool_calls'],
   );
+});
+
+const FILE = 'docs/responses.md';
+const [BEGIN, LAST] = ['<!-- fields: written by `npm run docs` -->\n', '<!-- end -->'];
+
+t.test('docs/responses.md has the table', async (t) => {
+  const text = readFileSync(FILE, 'utf8');
+  const from = text.indexOf(BEGIN) + BEGIN.length;
+  const to = text.indexOf(LAST, from);
+  t.ok(from >= BEGIN.length && to >= from, 'the marks are there');
+  const rows = Object.entries(REQUEST_FIELDS).map(
+    ([name, { verdict, note }]) => `| \`${name}\` | ${verdict} | ${note} |`,
+  );
+  const table = ['| field | | |', '|---|---|---|', ...rows, ''].join('\n');
+  const updated = text.slice(0, from) + table + text.slice(to);
+  if (process.env.UPDATE_DOCS) writeFileSync(FILE, updated);
+  else t.equal(text, updated, 'run `npm run docs`');
 });
 
 const TOOL = { type: 'function', name: 'look', parameters: { type: 'object' } };
