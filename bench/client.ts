@@ -1,4 +1,4 @@
-import { type ClientRequest, get } from 'node:http';
+import { type ClientRequest, request as send } from 'node:http';
 import { expectedAnswer, type Question, questionText, tokenAt } from './question.ts';
 
 /** One reader: compares an answer with the expected one byte by byte, and records the arrival of its tokens. */
@@ -10,6 +10,9 @@ export interface StreamTimings {
   /** Milliseconds from the write by the upstream to the read by this reader, for each token. */
   readonly delaysMs: readonly number[];
 }
+
+/** APIs of the service that a reader can use: its own, and those of OpenAI. */
+export type Api = 'ask' | 'chat' | 'responses';
 
 /** A stream that is being read. */
 export interface OpenStream {
@@ -37,6 +40,8 @@ export function deltaOf(data: string): string {
   if (data === '[DONE]') return '';
   const event = JSON.parse(data);
   if (event.type === 'error') throw new AnswerFailed(event.code, data);
+  if (event.type === 'response.failed') throw new AnswerFailed(event.response.error.code, data);
+  if (event.type === 'response.output_text.delta') return event.delta;
   return (event.type === 'delta' ? event.content : event.choices?.[0]?.delta?.content) ?? '';
 }
 
@@ -66,13 +71,30 @@ export function createChecker(question: Pick<Question, 'tokens'>, onToken: (inde
   };
 }
 
+/** Returns the path of a question, and its body unless it is in the path. */
+function requestOf(api: Api, question: Question): { path: string; body?: string } {
+  const text = questionText(question);
+  if (api === 'chat') {
+    const messages = [{ role: 'user', content: text }];
+    return { path: '/v1/chat/completions', body: JSON.stringify({ messages, stream: true }) };
+  }
+  if (api === 'responses') return { path: '/v1/responses', body: JSON.stringify({ input: text, stream: true }) };
+  return { path: `/ask/stream?question=${encodeURIComponent(text)}` };
+}
+
 /**
  * Asks a question and reads its answer.
  * @param sentAt times at which the upstream wrote each token, in `performance.now()` milliseconds
  * @param key API key; undefined for a service without keys
  */
-export function openStream(baseUrl: string, question: Question, sentAt: Float64Array, key?: string): OpenStream {
-  const url = `${baseUrl}/ask/stream?question=${encodeURIComponent(questionText(question))}`;
+export function openStream(
+  baseUrl: string,
+  question: Question,
+  sentAt: Float64Array,
+  key?: string,
+  api: Api = 'ask',
+): OpenStream {
+  const { path, body } = requestOf(api, question);
   const startedAt = performance.now();
   const delaysMs: number[] = [];
   let firstTokenMs = Number.NaN;
@@ -84,8 +106,13 @@ export function openStream(baseUrl: string, question: Question, sentAt: Float64A
       if (index === 0) firstTokenMs = now - startedAt;
       delaysMs.push(now - (sentAt[index] as number));
     });
-    const headers = { accept: 'text/event-stream', ...(key !== undefined && { authorization: `Bearer ${key}` }) };
-    request = get(url, { agent: false, headers }, (response) => {
+    const headers = {
+      accept: 'text/event-stream',
+      ...(key !== undefined && { authorization: `Bearer ${key}` }),
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+    };
+    const method = body === undefined ? 'GET' : 'POST';
+    request = send(baseUrl + path, { agent: false, method, headers }, (response) => {
       let incompleteLine = '';
       response.setEncoding('utf8');
       pause = () => response.pause();
@@ -111,6 +138,7 @@ export function openStream(baseUrl: string, question: Question, sentAt: Float64A
       });
     });
     request.on('error', reject);
+    request.end(body);
   });
   return { done, pause: () => pause(), disconnect: () => request?.destroy() };
 }

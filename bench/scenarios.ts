@@ -55,7 +55,7 @@ export function startStream(
   const sentAt = new Float64Array(tokens);
   upstream.sentAt.set(id, sentAt);
   if (cutAfter !== undefined) upstream.cutAfter.set(id, cutAfter);
-  const stream = openStream(system.url, { id, tokens, gapMs }, sentAt);
+  const stream = openStream(system.url, { id, tokens, gapMs }, sentAt, undefined, system.api);
   void stream.done
     .catch(() => {})
     .finally(() => {

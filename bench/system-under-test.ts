@@ -3,11 +3,14 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
+import type { Api } from './client.ts';
 
 /** The process that a benchmark measures. Pinned to CPU 0 if `taskset` and a second core are available. */
 export interface SystemUnderTest {
   readonly name: string;
   readonly url: string;
+  /** API that its readers use; `ask` by default. */
+  readonly api?: Api;
   /** Returns the CPU seconds of all threads since the start, user and system; NaN without /proc. */
   cpuSeconds(): number;
   /** Returns the resident memory in bytes; NaN without /proc. */
