@@ -70,6 +70,11 @@ export class ResponseEncoder {
     return this.#events;
   }
 
+  /** Joins in memory what has come in pieces. */
+  compact(): void {
+    this.#output.compact();
+  }
+
   #end(terminal: Terminal): void {
     if (terminal.type === 'end') this.#output.end(terminal);
     else this.#output.fail();

@@ -64,3 +64,10 @@ export function isWhole({ arguments: args }: CallItem): boolean {
     return false;
   }
 }
+
+/** Returns the texts of an item, or the arguments of a call. */
+export function textsOf(item: OutputItem): string[] {
+  if (item.type === 'function_call') return [item.arguments];
+  if (item.type === 'reasoning') return item.summary.map(({ text }) => text);
+  return item.content.map((part) => (part.type === 'refusal' ? part.refusal : part.text));
+}

@@ -11,6 +11,7 @@ import {
   type Refusal,
   type Status,
   snapshotOf,
+  textsOf,
 } from './items.ts';
 import { encodeState } from './reasoning-state.ts';
 
@@ -30,7 +31,6 @@ type End = Extract<Terminal, { type: 'end' }>;
 /** The message or reasoning that is being written. */
 interface OpenText {
   readonly item: MessageItem | ReasoningItem;
-  /** Places of the item, and of its events. */
   readonly at: string;
   readonly of: string;
   /** Place of the part that is being written, in its item. */
@@ -60,7 +60,7 @@ export class Output {
     this.#options = options;
   }
 
-  /** Adds the next part of the answer. Parts may be divided and merged in any way; the items are the same. */
+  /** Adds the next part of the answer. The items do not depend on how parts are divided. */
   add(part: ContentPart): void {
     if (part.type === 'tool_call') this.#addToCall(part);
     else if (part.text !== '') this.#addText(part);
@@ -81,6 +81,16 @@ export class Output {
   fail(): void {
     if (this.#text) this.#text.item.status = 'incomplete';
     this.#leaveOpenCalls();
+  }
+
+  /**
+   * Joins the texts that are being written. A string that has grown by many small pieces takes several times its length,
+   * until one of its characters is read.
+   */
+  compact(): void {
+    for (const item of this.items) {
+      if (item.status === 'in_progress') for (const text of textsOf(item)) text.charCodeAt(0);
+    }
   }
 
   #addText({ type, text, isRefusal }: TextPart): void {

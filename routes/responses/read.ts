@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { EventFeed } from '../../plugins/sse/api.ts';
 import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { type EncoderOptions, type PendingEvent, ResponseEncoder, serialize } from './events.ts';
+import { TextMemory } from './text-memory.ts';
 
 /** Reads an answer: as events, or whole. */
 
@@ -10,7 +11,11 @@ import { type EncoderOptions, type PendingEvent, ResponseEncoder, serialize } fr
 interface Batch {
   readonly events: readonly PendingEvent[];
   readonly isLast: boolean;
+  /** True if the response breaks off here, so that the client comes back. */
+  readonly isCut?: boolean;
 }
+
+const CUT: Batch = { events: [], isLast: true, isCut: true };
 
 /** Length of an answer from which each event that repeats it is written alone. */
 const LONG_TEXT_UNITS = 16_384;
@@ -20,7 +25,7 @@ const LONG_TEXT_UNITS = 16_384;
  * @param reader of appends, from the first one
  */
 export function sendEvents(
-  { streams }: FastifyInstance,
+  { streams, limits }: FastifyInstance,
   stream: Stream,
   reader: LogReader,
   options: EncoderOptions,
@@ -28,29 +33,49 @@ export function sendEvents(
 ): FastifyReply {
   const encoder = new ResponseEncoder(options);
   const opening = encoder.open().map(serialize);
-  const feed = createFeed(reader, encoder, () => streams.shared && stream.resumable);
+  const memory = new TextMemory(limits, stream.caller);
+  const feed = createFeed(reader, encoder, memory, () => streams.shared && stream.resumable);
   reply.header('x-sluice-stream', stream.id);
   return reply.stream(opening, feed);
 }
 
-function createFeed(reader: LogReader, encoder: ResponseEncoder, canResumeElsewhere: () => boolean): EventFeed<Batch> {
+function createFeed(
+  reader: LogReader,
+  encoder: ResponseEncoder,
+  memory: TextMemory,
+  canResumeElsewhere: () => boolean,
+): EventFeed<Batch> {
   let waiting: Batch[] = [];
+  let isClosed = false;
   const next = async (): Promise<Batch> => {
     for (;;) {
+      // The client may leave between two reads.
+      if (isClosed) return CUT;
       const batch = waiting.shift();
       if (batch) return batch;
       const wasCatchingUp = encoder.isCatchingUp;
       const slice = await reader.next();
-      waiting = toBatches(encoder.encode(slice), encoder.length, slice.terminal !== undefined);
+      const events = encoder.encode(slice);
+      try {
+        if (memory.cover(encoder.length)) encoder.compact();
+      } catch {
+        return CUT;
+      }
+      waiting = toBatches(events, encoder.length, slice.terminal !== undefined);
       // Other responses would wait for the whole replay.
       if (wasCatchingUp) await nextTurn();
     }
   };
   return {
     next,
-    close: () => reader.close(),
+    close() {
+      isClosed = true;
+      memory.release();
+      reader.close();
+    },
     encode: ({ events }) => events.map(serialize),
     isLast: ({ isLast }) => isLast,
+    breaksOff: ({ isCut = false }) => isCut,
     canResumeElsewhere,
     // For the SDKs, a response that ends well before its last event would be the end of all.
     breaksOffEarly: true,

@@ -78,6 +78,17 @@ t.test('a response that is read whole equals that of the last event', async (t) 
   );
 });
 
+t.test('only a completed response has the time of its end', async (t) => {
+  for (const [last, expected] of [
+    [END, 7],
+    [{ ...END, finishReason: 'length' }, undefined],
+    [FAILED, undefined],
+  ] as const) {
+    const { completed_at } = responseOf(HEAD, CONTEXT, { parts: [], terminal: last, completedAt: 7 }) as Event;
+    t.equal(completed_at, expected);
+  }
+});
+
 const CALL: ContentPart = { type: 'tool_call', index: 0, id: 'c0', name: 'look', arguments: '{"at":1}' };
 
 t.test('reasoning, text, a refusal and calls, one after another', async (t) => {
@@ -170,6 +181,19 @@ t.test('the fragments of several calls may come in turn', async (t) => {
       [0, 'f', '{"a":0}'],
       [1, 'g', '{"b":1}'],
     ],
+  );
+});
+
+t.test('a name may follow its call', async (t) => {
+  const parts: ContentPart[] = [
+    { type: 'tool_call', index: 0, id: 'c0', arguments: '{' },
+    { type: 'tool_call', index: 0, name: 'look', arguments: '}' },
+  ];
+  const events = readAll(parts, { ...END, finishReason: 'tool_calls' });
+  t.match(events.at(-1).response.output, [{ name: 'look', arguments: '{}', call_id: 'c0' }]);
+  t.match(
+    events.find(({ type }) => type === 'response.function_call_arguments.done'),
+    { name: 'look' },
   );
 });
 
