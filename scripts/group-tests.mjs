@@ -26,6 +26,7 @@ const ALONE = new Set([
   'plugins/load',
   'plugins/long-answers',
   'plugins/stalled-responses',
+  'responses/long-answers',
   'streams/leaks',
   'streams/memory',
 ]);
