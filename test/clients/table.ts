@@ -44,6 +44,7 @@ const HEARTBEATS = packages('heartbeats between all events');
 const OPENAI = packages('openai 6 and 7: tools, reasoning, resume and stop');
 const LANGCHAIN = packages('LangChain: tools and stop');
 const AI = packages('ai 6 and 7 with openai-compatible: tools, reasoning and stop');
+const responses = (title: string): Evidence => ({ file: 'sdk/responses.test.ts', title });
 const EVENT_SOURCE = packages('eventsource 4 and 5: a cut loses nothing, and stop ends the call');
 const TRANSPORT: Evidence = { file: 'client/ai.test.ts', title: 'the chunks are those of the service' };
 const BROWSER_CUTS: Evidence = {
@@ -116,6 +117,27 @@ export const CLIENTS: readonly ClientRow[] = [
     version: '6',
     page: 'sdks.md#openai',
     cells: { ask: HEARTBEATS, stop: AI, tools: AI, reasoning: AI },
+  },
+  {
+    name: '`client.responses` of `openai`',
+    version: '6',
+    page: 'responses.md',
+    cells: {
+      ask: responses('the openai SDK parses a structured answer'),
+      resume: responses('a background answer that is cut anywhere continues, both ways of the SDK'),
+      stop: responses('a background answer is cancelled'),
+      tools: responses('the openai SDK runs tools over two turns'),
+      reasoning: { file: 'responses/events.test.ts', title: 'the SDK makes the last response of the events before it' },
+    },
+  },
+  {
+    name: '`ai` with `@ai-sdk/openai`',
+    version: '6',
+    page: 'responses.md',
+    cells: {
+      ask: responses('the AI SDK generates an object and runs a tool'),
+      tools: responses('the AI SDK generates an object and runs a tool'),
+    },
   },
   {
     name: '`useChat` of the AI SDK',

@@ -186,9 +186,17 @@ async function untilNamed(reading: Awaited<ReturnType<typeof open>>, type: strin
 }
 
 t.test('store: false keeps nothing, and ends with its client', async (t) => {
-  const { url, upstream, create } = await serviceOf(t, unfinishedAnswer('x'));
+  const { app, url, upstream, create } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 600000 }');
+  const streams = app.streams as { start: typeof app.streams.start };
+  const { start } = streams;
+  let stored: unknown = 'not asked';
+  streams.start = (question, options) => {
+    stored = options.stored;
+    return start(question, options);
+  };
   const reading = await open(url, { body: { input: 'q', stream: true, store: false } });
   await untilNamed(reading, 'response.output_text.delta');
+  t.equal(stored, undefined, 'the answer is not kept');
   const id = `resp_${reading.response.headers['x-sluice-stream']}`;
   t.match(jsonsOf(reading)[0].response, { id, store: false });
   for (const path of ['', '?stream=true', '/input_items'])
