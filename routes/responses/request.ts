@@ -22,6 +22,7 @@ export function checkRequest(body: ResponseBody, invalid: Invalid): void {
   }
   for (const name of ['tools', 'text'] as const)
     if (hasInfinity(body[name])) throw invalid(`${name} has a number that is too large.`, name);
+  checkMetadata(body.metadata ?? {}, invalid);
   const { format } = body.text ?? {};
   if (format?.type !== 'json_schema') return;
   if (format.name === undefined) throw invalid('text.format.name is missing.', 'text.format.name');
@@ -32,6 +33,17 @@ export function checkRequest(body: ResponseBody, invalid: Invalid): void {
 export function checkInclude(include: readonly string[], invalid: Invalid): void {
   const unknown = include.findIndex((name) => !(INCLUDABLE as readonly string[]).includes(name));
   if (unknown >= 0) throw unsupported(`include[${unknown}]`, invalid);
+}
+
+/** @throws the error that `invalid` returns, for more than OpenAI allows. It repeats no name, because clients choose them. */
+function checkMetadata(metadata: Readonly<Record<string, unknown>>, invalid: Invalid): void {
+  const entries = Object.entries(metadata);
+  const isValid = entries.every(
+    ([name, value]) => name.length <= 64 && typeof value === 'string' && value.length <= 512,
+  );
+  if (isValid && entries.length <= 16) return;
+  const bounds = 'at most 16 names of at most 64 characters, with texts of at most 512 characters';
+  throw invalid(`metadata must have ${bounds}.`, 'metadata');
 }
 
 /** Returns true for JSON with a number that no JSON can repeat. */

@@ -80,11 +80,9 @@ const TextFormat = Type.Object({
   strict: OrNull(Type.Boolean()),
 });
 
-const Metadata = Type.Unsafe<Record<string, string>>({
-  type: 'object',
-  maxProperties: 16,
-  propertyNames: { maxLength: 64 },
-  additionalProperties: { type: 'string', maxLength: 512 },
+/** Its members are checked in `request.ts`: an error of the schema would repeat their names. */
+const Metadata = Type.Record(Type.String(), Type.Unknown(), {
+  description: 'At most 16 names of at most 64 characters, with texts of at most 512 characters',
 });
 
 /** Returns the body of `POST /v1/responses`. */

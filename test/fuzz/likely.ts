@@ -216,6 +216,7 @@ const PLACES: Readonly<Record<string, Readonly<Record<string, fc.Arbitrary<unkno
     input: fc.oneof(text(), inputItems),
     include: fc.constantFrom([], ['reasoning.encrypted_content'], null),
     previous_response_id: fc.constant(null),
+    metadata: fc.constantFrom({}, { a: 'b' }, null),
     tools: fc.array(
       object(
         { type: word('function'), name: toolName, parameters: schemaOfTool, strict: fc.boolean() },

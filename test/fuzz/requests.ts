@@ -70,6 +70,8 @@ const LIKELY_PARAMETERS: Readonly<Record<string, fc.Arbitrary<string>>> = {
   lastEventId: fc.constantFrom(...RESUME_POINTS),
   'last-event-id': fc.constantFrom(...RESUME_POINTS),
   verbose: fc.constantFrom('', '1'),
+  include: fc.constant('reasoning.encrypted_content'),
+  'include[]': fc.constant('reasoning.encrypted_content'),
 };
 
 /** Returns an arbitrary of valid requests to an operation. */

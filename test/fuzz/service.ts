@@ -119,6 +119,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
     responses = {
       own: await respond(SECRETS.main, { background: true }),
       'own, ended': await respond(SECRETS.main, {}),
+      deleted: await respond(SECRETS.main, {}),
       'of another owner': await respond(SECRETS.other, { background: true }),
     };
     streams = {
@@ -133,7 +134,9 @@ limits: { unauthenticatedPerMinute: 0 }`;
   async function toWire(draft: Draft): Promise<Wire> {
     const { credentials, wrong } = draft;
     const stream = streams[draft.stream] ?? { id: draft.oddId, ticket: 'x' };
-    const id = draft.path.includes('/responses/') ? (responses[draft.stream] ?? stream.id) : stream.id;
+    // The other requests still need theirs.
+    const response = draft.method === 'DELETE' && draft.stream === 'own' ? 'deleted' : draft.stream;
+    const id = draft.path.includes('/responses/') ? (responses[response] ?? stream.id) : stream.id;
     const fill = (value: string) => value.replace('%', stream.id);
     const { lastEventId, ...query } = draft.query;
     const parameters = new URLSearchParams(query);
@@ -206,8 +209,10 @@ function exchange(base: string, { method, url, headers, body }: Wire, isChunked:
       response.setEncoding('utf8').on('data', (part) => {
         text += part;
       });
-      response.on('error', reject);
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text }));
+      const finish = () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text });
+      // A resume of AG-UI that cannot be served now is a broken connection.
+      response.on('error', (error) => (url.startsWith('/agui') ? finish() : reject(error)));
+      response.on('end', finish);
     });
     // The service may answer and close before it has read the whole body.
     outgoing.on('error', (error) => {
