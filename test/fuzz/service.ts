@@ -209,10 +209,8 @@ function exchange(base: string, { method, url, headers, body }: Wire, isChunked:
       response.setEncoding('utf8').on('data', (part) => {
         text += part;
       });
-      const finish = () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text });
-      // A resume of AG-UI that cannot be served now is a broken connection.
-      response.on('error', (error) => (url.startsWith('/agui') ? finish() : reject(error)));
-      response.on('end', finish);
+      response.on('error', reject);
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text }));
     });
     // The service may answer and close before it has read the whole body.
     outgoing.on('error', (error) => {

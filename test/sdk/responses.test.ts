@@ -60,6 +60,8 @@ for (const upstream of STRICT_UPSTREAMS) {
     const stateless = { store: false, include: ['reasoning.encrypted_content' as const] };
     const runner = client.responses.stream({ ...first, ...stateless });
     const kept = await runner.finalResponse();
+    const hasState = kept.output.some((item) => item.type === 'reasoning' && item.encrypted_content);
+    t.equal(hasState, upstream.type !== 'ollama', 'the state of the provider is in the output');
     const items = kept.output as OpenAI.Responses.ResponseInput;
     t.equal(await second({ ...stateless, input: [asked, ...items, ...outputsOf(kept)] }), TEXTS.weather, 'own items');
   });
