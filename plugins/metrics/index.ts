@@ -27,9 +27,16 @@ function createMetrics({ hasRedis, droppedLogLines = () => 0 }: MetricsOptions) 
   const ofProcess = processMetrics();
   const ofGenerations = generationMetrics(registers);
   const ofResponses = responseMetrics(registers);
+  const keyLabels = createKeyLabels([ofGenerations.tokens, ofGenerations.cost, ofResponses.requests]);
   return {
     registry,
-    keyLabels: createKeyLabels([ofGenerations.tokens, ofGenerations.cost, ofResponses.requests]),
+    keyLabels,
+    /** Counts a request that was answered. */
+    countRequest(request: FastifyRequest, status: number) {
+      const { method, routeOptions } = request;
+      const key = keyLabels.labelOf(callerOf(request));
+      ofResponses.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(status), key });
+    },
     ...configurationMetrics(registers),
     ...ofGenerations,
     logLinesDropped: new Counter({
@@ -65,11 +72,7 @@ export default fp<MetricsOptions>(
     const metrics = createMetrics(options);
     fastify.decorate('metrics', metrics);
     fastify.addHook('onClose', startCountingBytesIn([metrics.registry]));
-    fastify.addHook('onResponse', async (request, { statusCode }) => {
-      const { method, routeOptions } = request;
-      const key = metrics.keyLabels.labelOf(callerOf(request));
-      metrics.requests.inc({ method, route: routeOptions.url ?? 'none', status: String(statusCode), key });
-    });
+    fastify.addHook('onResponse', async (request, { statusCode }) => metrics.countRequest(request, statusCode));
   },
   { name: 'metrics' },
 );

@@ -6,7 +6,7 @@ export function responseMetrics(registers: Registry[]) {
   return {
     requests: new Counter({
       name: 'sluice_requests_total',
-      help: 'Requests answered completely, by route and key: the name of a key, _token (any token), _anonymous (no keys are configured), _none (nobody was identified), _unknown (a key that is not configured here). Streams that were cut count in sluice_responses_aborted_total',
+      help: 'Requests answered completely, by route and key: the name of a key, _token (any token), _anonymous (no keys are configured), _none (nobody was identified), _unknown (a key that is not configured here). Streams whose client disconnected count in sluice_responses_aborted_total',
       labelNames: ['method', 'route', 'status', 'key'] as const,
       registers,
     }),

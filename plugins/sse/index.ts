@@ -102,7 +102,8 @@ export default fp<SseOptions>(
           metrics.eventsOut.inc(writer.count);
           metrics.bytesOut.inc(socket.bytesWritten - bytesBefore);
           if (hasStalled) metrics.responsesStalled.inc();
-          else if (!raw.writableFinished && !writer.hasBrokenOff) metrics.responsesAborted.inc();
+          else if (!raw.writableFinished && writer.hasBrokenOff) metrics.countRequest(request, raw.statusCode);
+          else if (!raw.writableFinished) metrics.responsesAborted.inc();
           resolve();
         };
         raw.once('close', onClose);

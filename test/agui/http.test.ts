@@ -414,6 +414,9 @@ t.test('a resume that cannot be served now is a broken connection, a join is a s
     t.same(reading.events, []);
   }
   t.equal(await metricValue(app, 'sluice_resumes_total', { outcome: 'unavailable' }), 2);
+  const cut = async (method: string) => await metricValue(app, 'sluice_requests_total', { method, route: '/agui' });
+  await until(async () => (await cut('GET')) === 1 && (await cut('POST')) === 1, 'both are counted as answered');
+  t.equal(await metricValue(app, 'sluice_responses_aborted_total'), 0, 'and not as clients that left');
   const join = await fetch(`${url}?runId=r1&offset=-1`, { headers: { accept: 'text/event-stream' } });
   t.match([join.status, join.headers.get('retry-after')], [503, /\d/], 'a join');
 });

@@ -25,6 +25,8 @@ export interface Outcome {
   readonly status: number;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly body: string;
+  /** True if the connection was cut before the response was complete. */
+  readonly isCut: boolean;
   /** Ticket of the request; undefined without one. */
   readonly ticket: string | undefined;
   /** Log lines since the last outcome. Those of an answer may follow later. */
@@ -175,7 +177,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
     // A key with one request a minute has none left.
     if (draft.credentials === 'spent key') await fetch(`${url}/v1/models`, { headers: bearer(SECRETS.spent) });
     const before = await countByStatus();
-    const { status, headers, body } = await exchange(url, wire, draft.isChunked, agent);
+    const { status, headers, body, isCut } = await exchange(url, wire, draft.isChunked, agent);
     let after = before;
     await until(
       async () => {
@@ -189,7 +191,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
     for (const [name, count] of Object.entries(after))
       if (count !== (before[name] ?? 0)) counted[name] = count - (before[name] ?? 0);
     const ticket = new URL(wire.url, url).searchParams.get('ticket') ?? undefined;
-    return { status, headers, body, ticket, log: log.splice(0).join(''), counted };
+    return { status, headers, body, isCut, ticket, log: log.splice(0).join(''), counted };
   }
 
   return { app, secrets: [...Object.values(SECRETS), PROVIDER_KEY, CANARY], send, renewStreams };
@@ -197,7 +199,7 @@ limits: { unauthenticatedPerMinute: 0 }`;
 
 /** Sends a request and reads its whole response. */
 function exchange(base: string, { method, url, headers, body }: Wire, isChunked: boolean, agent: Agent) {
-  return new Promise<Pick<Outcome, 'status' | 'headers' | 'body'>>((resolve, reject) => {
+  return new Promise<Pick<Outcome, 'status' | 'headers' | 'body' | 'isCut'>>((resolve, reject) => {
     const framing = isChunked ? { 'transfer-encoding': 'chunked' } : { 'content-length': String(body?.length) };
     const length = body === undefined ? {} : framing;
     const { hostname, port } = new URL(base);
@@ -209,8 +211,11 @@ function exchange(base: string, { method, url, headers, body }: Wire, isChunked:
       response.setEncoding('utf8').on('data', (part) => {
         text += part;
       });
-      response.on('error', reject);
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text }));
+      response.on('error', () => {}); // 'close' follows.
+      response.on('close', () => {
+        const { statusCode = 0, headers, complete } = response;
+        resolve({ status: statusCode, headers, body: text, isCut: !complete });
+      });
     });
     // The service may answer and close before it has read the whole body.
     outgoing.on('error', (error) => {

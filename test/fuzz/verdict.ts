@@ -108,9 +108,17 @@ export function findFaults(service: FuzzService, draft: Draft, outcome: Outcome,
     ...faultsOfError(draft, outcome),
     ...faultsOfSecrecy(service, outcome),
   ];
+  if (outcome.isCut && !mayBeCut(draft, outcome)) faults.push('a response that is cut');
   const { status, counted } = outcome;
   if (JSON.stringify(counted) !== JSON.stringify({ [status]: 1 })) faults.push(`counted as ${JSON.stringify(counted)}`);
   return faults;
+}
+
+/** Returns true if a response may end in a cut: an AG-UI run that cannot be resumed now, or an answer with an error inside. */
+function mayBeCut(draft: Draft, { status, body }: Outcome): boolean {
+  if (status !== 200) return false;
+  if (draft.operation.endsWith('/agui')) return body === '' && isResuming(draft) && draft.credentials !== 'key';
+  return draft.operation.includes(' /v1/') && body.includes('"error":{');
 }
 
 /** Returns true if an operation accepts the credentials of a request. */
@@ -124,7 +132,8 @@ export function isAccepted(
   if (credentials === 'ticket') return asks;
   if (credentials === 'expired ticket') {
     const inQuery = wrong?.name === DUPLICATE_RESUME_POINT ? undefined : query.lastEventId;
-    return asks && Boolean(headers['last-event-id'] || inQuery || (query.offset && query.offset !== '-1'));
+    const inHeader = headers['last-event-id'] || wrong?.name.startsWith('a resume point');
+    return asks && Boolean(inHeader || inQuery || (query.offset && query.offset !== '-1'));
   }
   return credentials === 'read ticket' && !asks && stream !== 'unknown' && stream !== 'odd';
 }
