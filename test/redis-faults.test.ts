@@ -133,7 +133,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
     await until(() => resumableChanges(local).includes(false), 'the reader gets `resumable: false`');
     const stored = await readAll(`${b.url}${stopped.events[0]?.json.url}`);
     t.equal(stored.events.at(-1)?.json.answer, deltaText(stopped), 'a stored stream can be read');
-    const leases = () => redis.client.keys('*:replica:*');
+    const leases = () => redis.client.keys('*:{replica}:*');
     await until(async () => (await leases()).length === 0, 'no replica can renew its lease');
     const failures = await metricValue(a.app, 'sluice_redis_failures_total', { reason: 'oom' });
     t.ok(failures >= 1, 'sluice_redis_failures_total with reason oom');

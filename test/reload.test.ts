@@ -154,7 +154,7 @@ t.test('read tickets and expiry in Redis follow a deadline that a reload changes
     const { id, url, expiresAt } = response.json() as { id: string; url: string; expiresAt: string };
     const [ticket = ''] = (new URL(url, 'http://x').searchParams.get('ticket') ?? '').split('.');
     const { expires } = JSON.parse(Buffer.from(ticket, 'base64url').toString()) as { expires: number };
-    return [expires - Date.now(), Date.parse(expiresAt) - Date.now(), await redis.client.pttl(`sluice:meta:${id}`)];
+    return [expires - Date.now(), Date.parse(expiresAt) - Date.now(), await redis.client.pttl(`sluice:meta:{${id}}`)];
   };
   const minima = (totalMs: number) => [totalMs, totalMs, 2 * totalMs];
   for (const hours of [1, 10, 2]) {

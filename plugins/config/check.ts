@@ -3,6 +3,7 @@ import { isForbiddenHost } from '../../providers/addresses.ts';
 import { isProxyUrl } from '../../providers/proxy.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { createModelRoutes } from './model-routes.ts';
+import { describeRedisUrl, parseRedisUrl } from './redis-url.ts';
 import type { Config } from './schema.ts';
 
 const NO_PROXY_URL = 'must be the http: or https: URL of a proxy, with special characters percent-encoded';
@@ -19,6 +20,7 @@ export function findCrossReferenceProblems(config: Config): string[] {
   }
   problems.push(
     ...findUsageProblems(config),
+    ...findRedisProblems(config),
     ...findResponsesProblems(config),
     ...findAuthProblems(config),
     ...findUnknownModels(config),
@@ -89,6 +91,20 @@ function findResponsesProblems({ responses }: Config): string[] {
   if (webhook !== undefined && !URL.canParse(webhook.url)) problems.push('responses.webhook.url: must be a URL');
   else if (webhook?.allowPrivate === false && isForbiddenUrl(webhook.url))
     problems.push('responses.webhook.url: is a link-local or metadata address; set allowPrivate: true if it is meant');
+  return problems;
+}
+
+/** Finds settings of Redis that do not fit its address. */
+function findRedisProblems({ redis }: Config): string[] {
+  if (redis === undefined || describeRedisUrl(redis.url) !== undefined) return [];
+  const { kind } = parseRedisUrl(redis.url);
+  const problems: string[] = [];
+  if (kind === 'cluster' && /[{}]/.test(redis.prefix)) {
+    problems.push('REDIS_PREFIX: must not contain { or } with redis+cluster://, or all keys would be on one node');
+  }
+  if (kind !== 'sentinel' && redis.sentinelPassword !== undefined) {
+    problems.push('REDIS_SENTINEL_PASSWORD: has no effect without redis+sentinel://');
+  }
   return problems;
 }
 

@@ -16,6 +16,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   DRAIN_MS: '/drainMs',
   DRAIN_HANDOVER_MS: '/drainHandoverMs',
   REDIS_URL: '/redis/url',
+  REDIS_SENTINEL_PASSWORD: '/redis/sentinelPassword',
   REDIS_PREFIX: '/redis/prefix',
   REDIS_REQUIRED: '/redis/required',
   RESPONSES_TTL_MS: '/responses/ttlMs',

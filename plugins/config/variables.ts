@@ -1,5 +1,6 @@
 import type { FileReader } from './files.ts';
-import { describeFileError, INVISIBLE } from './messages.ts';
+import { describeFileError } from './messages.ts';
+import { INVISIBLE } from './patterns.ts';
 
 /** Reads environment variables, and the files that variables with the suffix `_FILE` name. */
 

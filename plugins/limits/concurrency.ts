@@ -24,8 +24,6 @@ export function createConcurrencyLimiter(
   onDegraded: () => void,
 ): ConcurrencyLimiter {
   const counts = new Map<string, number>();
-  /** Replicas whose leases a reservation has needed last. A script may use only keys that were declared. */
-  let others: string[] = [];
   /** Owners whose count Redis may not have. */
   const unpublished = new Set<string>();
 
@@ -59,18 +57,18 @@ export function createConcurrencyLimiter(
     publishCount(owner, cluster).catch(() => {}); // Retried at the next renewal of the lease.
   };
 
-  const reserveInRedis = async (
-    { connection, replica, key, leaseKey }: Cluster,
-    owner: string,
-    count: number,
-    max: number,
-  ) => {
+  const reserveInRedis = async ({ connection, replica, key, leaseKey }: Cluster, owner: string, max: number) => {
+    let dead: string[] = [];
     for (;;) {
-      const keys = [key('running', owner), ...others.map(leaseKey)];
-      const args = [replica, count, max, COUNT_TTL_MS, ...others];
-      const found = await connection.run((redis) => runScript(redis, RESERVE, keys, args));
-      if (!Array.isArray(found)) return found === 1;
-      others = found as string[];
+      const args = [replica, counts.get(owner) ?? 0, max, COUNT_TTL_MS, ...dead];
+      const found = await connection.run((redis) => runScript(redis, RESERVE, [key('running', owner)], args));
+      if (found === 1) return true;
+      const others = found as string[];
+      const leases = await connection.query((redis) =>
+        Promise.all(others.map((other) => redis.exists(leaseKey(other)))),
+      );
+      dead = others.filter((_, i) => leases[i] === 0);
+      if (dead.length === 0) return false;
     }
   };
 
@@ -79,7 +77,7 @@ export function createConcurrencyLimiter(
       const count = add(owner, 1);
       let passed = count <= max;
       if (passed && cluster !== undefined) {
-        passed = await reserveInRedis(cluster, owner, count, max).catch(() => {
+        passed = await reserveInRedis(cluster, owner, max).catch(() => {
           onDegraded();
           unpublished.add(owner);
           return count <= Math.ceil(max / expectedReplicas);

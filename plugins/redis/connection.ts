@@ -50,6 +50,8 @@ export interface RedisConnectionOptions {
   readonly metrics: Metrics;
   readonly health: RedisHealth;
   readonly reads: ReadQueue;
+  /** True if commands go to several nodes, of which one may fail. Then only the lease shows whether Redis works. */
+  readonly isCluster?: boolean;
 }
 
 /** Longest wait for a reply. A slow Redis counts as unavailable. */
@@ -58,7 +60,7 @@ const COMMAND_TIMEOUT_MS = 250;
 const MAX_FAILURES = 5;
 
 export function createRedisConnection(redis: Redis, options: RedisConnectionOptions): ProbedConnection {
-  const { clock, metrics, health, reads } = options;
+  const { clock, metrics, health, reads, isCluster = false } = options;
   const probeListeners: ((why: string) => void)[] = [];
   let isClosed = false;
   let failures = 0;
@@ -72,7 +74,7 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
   const countFailure = (kind: 'timeout' | 'connection') => {
     metrics.redisFailures.inc({ reason: kind });
     failures += 1;
-    if (failures < MAX_FAILURES || !health.works('connection')) return;
+    if (isCluster || failures < MAX_FAILURES || !health.works('connection')) return;
     health.report('connection', problem(kind === 'timeout' ? 'timeout' : 'closed'));
     requestProbe('failures');
   };

@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify';
+import { primariesOf } from './clients.ts';
 import type { RedisConnection } from './connection.ts';
 
 /** The only policy that removes no running streams and no leases of live replicas. */
@@ -8,23 +9,24 @@ const SAFE_POLICY = 'noeviction';
 export function watchEvictionPolicy(connection: RedisConnection, log: FastifyBaseLogger): void {
   const warned = new Set<string>();
   const check = async () => {
-    const policy = await readPolicy(connection);
-    if (policy === undefined || policy === SAFE_POLICY || warned.has(policy)) return;
-    warned.add(policy);
-    log.warn(
-      { policy, hint: 'set maxmemory-policy to noeviction' },
-      'redis may evict running streams and leases; answers can then end as lost',
-    );
+    for (const policy of await readPolicies(connection)) {
+      if (policy === SAFE_POLICY || warned.has(policy)) continue;
+      warned.add(policy);
+      log.warn(
+        { policy, hint: 'set maxmemory-policy to noeviction' },
+        'redis may evict running streams and leases; answers can then end as lost',
+      );
+    }
   };
   connection.onAvailable(() => void check());
 }
 
-/** Returns undefined if the user may neither run INFO nor read the configuration. */
-async function readPolicy(connection: RedisConnection): Promise<string | undefined> {
+/** Returns the policies of all primaries; none if the user may neither run INFO nor read the configuration. */
+async function readPolicies(connection: RedisConnection): Promise<string[]> {
   try {
-    const info = await connection.query((redis) => redis.info('memory'));
-    return /^maxmemory_policy:(\S+)/m.exec(info)?.[1];
+    const infos = await connection.query((redis) => Promise.all(primariesOf(redis).map((node) => node.info('memory'))));
+    return infos.flatMap((info) => /^maxmemory_policy:(\S+)/m.exec(info)?.[1] ?? []);
   } catch {
-    return undefined;
+    return [];
   }
 }

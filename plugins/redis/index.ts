@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
-import { Redis, ReplyError } from 'ioredis';
 import type { Config } from '../config/index.ts';
+import { createClients } from './clients.ts';
 import { createRedisConnection, type RedisConnection } from './connection.ts';
 import { watchEvictionPolicy } from './eviction.ts';
 import { createHealth } from './health.ts';
@@ -25,7 +25,9 @@ export interface Cluster {
   readonly lease: Lease;
   /** Returns the full name of a key, with the configured prefix. */
   key(...names: string[]): string;
-  /** Returns the key that exists as long as a replica is alive. */
+  /** Returns the name of a key of a stream. All keys of one stream are in one slot of a cluster. */
+  streamKey(kind: string, id: string): string;
+  /** Returns the key that exists as long as a replica is alive. The leases of all replicas are in one slot. */
   leaseKey(replica: string): string;
 }
 
@@ -36,36 +38,6 @@ export interface RedisOptions {
 
 /** Longest wait for Redis at the start, which then continues without it. */
 const CONNECT_WAIT_MS = 1_000;
-/** Longest pauses between two attempts to connect: to a Redis that is unavailable, and to one that refuses. */
-const MAX_PAUSE_MS = { unavailable: 1_000, refused: 10_000 };
-
-const CLIENT_OPTIONS = {
-  lazyConnect: true,
-  // A command fails immediately without a connection, and is not sent again on the next connection.
-  enableOfflineQueue: false,
-  autoResendUnfulfilledCommands: false,
-  maxRetriesPerRequest: null,
-  autoResubscribe: false,
-  connectTimeout: 2_000,
-  keepAlive: 10_000,
-  // The lease shows whether Redis works. Both would need rights that Sluice does not need otherwise.
-  enableReadyCheck: false,
-  disableClientInfo: true,
-};
-
-function createClient(url: string, connectionName: string): Redis {
-  let isRefused = false;
-  const retryStrategy = (times: number) => {
-    const max = isRefused ? MAX_PAUSE_MS.refused : MAX_PAUSE_MS.unavailable;
-    return Math.min(50 * 2 ** times, max) * (0.75 + Math.random() / 2);
-  };
-  const client = new Redis(url, { ...CLIENT_OPTIONS, connectionName, retryStrategy });
-  client.on('error', (error: Error) => {
-    isRefused = error instanceof ReplyError;
-  });
-  return client;
-}
-
 /** Adds `fastify.cluster`. Nothing waits for a Redis that is unavailable. */
 export default fp<RedisOptions>(
   async (fastify, { redis }) => {
@@ -77,15 +49,17 @@ export default fp<RedisOptions>(
     const { prefix } = redis;
     const replica = randomBytes(9).toString('base64url');
     const key = (...names: string[]) => [prefix, ...names].join(':');
-    const leaseKey = (id: string) => key('replica', id);
+    const streamKey = (kind: string, id: string) => key(kind, `{${id}}`);
+    const leaseKey = (id: string) => key('{replica}', id);
     const channelOf = (id: string) => key('to', id);
-    const connect = () => createClient(redis.url, `sluice-${replica}`);
-    const client = connect();
+    const clients = createClients(redis, { connectionName: `sluice-${replica}`, clock });
+    const { commands, isCluster, database } = clients;
     const health = createHealth({ metrics, log });
-    const reads = createReadQueue(connect(), { clock, metrics });
-    const connection = createRedisConnection(client, { clock, metrics, health, reads });
+    const reads = createReadQueue(clients.reads, { clock, metrics });
+    const connection = createRedisConnection(commands, { clock, metrics, health, reads, isCluster });
     const mailbox = createMailbox({
-      subscriber: connect(),
+      subscriber: clients.subscriber,
+      isSharded: isCluster,
       connection,
       clock,
       replica,
@@ -97,15 +71,16 @@ export default fp<RedisOptions>(
       connection,
       health,
       clock,
-      key: key('test', replica),
+      key: key('test', `{${replica}}`),
       channel: channelOf(replica),
       prefix,
-      database: client.options.db ?? 0,
+      database,
+      isSharded: isCluster,
     });
-    client.on('ready', selfTest.request);
+    commands.on('ready', selfTest.request);
     const lease = createLease({ connection, health, selfTest, clock, key: leaseKey(replica) });
     watchEvictionPolicy(connection, log);
-    const cluster: Cluster = { replica, connection, mailbox, lease, key, leaseKey };
+    const cluster: Cluster = { replica, connection, mailbox, lease, key, streamKey, leaseKey };
     fastify.decorate('cluster', cluster);
     fastify.addHook('onClose', async () => {
       await lease.close();

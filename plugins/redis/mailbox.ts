@@ -1,7 +1,8 @@
-import { type Redis, ReplyError } from 'ioredis';
+import { ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { RedisConnection } from './connection.ts';
 import { missingRight, type Problem, problem, reasonOf } from './problems.ts';
+import type { Subscriber } from './subscriber.ts';
 
 /**
  * Messages between replicas over Pub/Sub. Each replica has one mailbox. A message may be lost, so
@@ -26,7 +27,9 @@ export interface Mailbox {
 
 export interface MailboxOptions {
   /** A separate connection, because a subscribed connection takes no other commands. */
-  readonly subscriber: Redis;
+  readonly subscriber: Subscriber;
+  /** True in a cluster: only the nodes that have the slot of a channel then see its messages. */
+  readonly isSharded?: boolean;
   readonly connection: Pick<RedisConnection, 'isConnected' | 'query'>;
   readonly clock: Clock;
   /** Id of this replica. */
@@ -50,7 +53,7 @@ const MAX_CHECK_MS = 10_000;
 const RESUBSCRIBE_MS = 1_000;
 
 export function createMailbox(options: MailboxOptions): Mailbox {
-  const { subscriber, connection, clock, replica, channelOf, prefix, report } = options;
+  const { subscriber, isSharded = false, connection, clock, replica, channelOf, prefix, report } = options;
   const handlers = new Map<string, (from: string, body: unknown) => void>();
   const subscribedListeners: (() => void)[] = [];
   const deafListeners: (() => void)[] = [];
@@ -132,7 +135,11 @@ export function createMailbox(options: MailboxOptions): Mailbox {
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {
       const message = JSON.stringify([kind, replica, body]);
-      if (connection.isConnected) connection.query((redis) => redis.publish(channelOf(to), message)).catch(() => {});
+      if (!connection.isConnected) return;
+      const channel = channelOf(to);
+      connection
+        .query((redis) => (isSharded ? redis.spublish(channel, message) : redis.publish(channel, message)))
+        .catch(() => {});
     },
     onSubscribed: (listener) => void subscribedListeners.push(listener),
     onDeaf: (listener) => void deafListeners.push(listener),

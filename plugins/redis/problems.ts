@@ -12,10 +12,10 @@ export interface Problem {
 }
 
 const HINTS: Readonly<Record<string, string>> = {
-  ASK: 'REDIS_URL names a node of a cluster; use a Redis without cluster mode, or a cluster of one node and REDIS_PREFIX={name}',
+  ASK: 'REDIS_URL names a node of a cluster; use redis+cluster://',
   BUSY: 'a script of another client blocks Redis',
-  CLUSTERDOWN: 'REDIS_URL names a node of a cluster that does not work',
-  CROSSSLOT: 'REDIS_URL names a node of a cluster; with one node, set REDIS_PREFIX={name}',
+  CLUSTERDOWN: 'slots of the cluster have no primary; wait for its failover, or repair it',
+  CROSSSLOT: 'REDIS_URL names a node of a cluster; use redis+cluster://',
   EAI_AGAIN: 'the host name of REDIS_URL cannot be resolved now',
   ECONNREFUSED: 'nothing listens at the address of REDIS_URL',
   ECONNRESET: 'the connection to Redis was reset',
@@ -25,8 +25,7 @@ const HINTS: Readonly<Record<string, string>> = {
   LOADING: 'Redis loads its data; wait',
   MASTERDOWN: 'REDIS_URL names a replica without its primary',
   MISCONF: 'Redis refuses writes because it could not save its data; free its disk or disable persistence',
-  MOVED:
-    'REDIS_URL names a node of a cluster; use a Redis without cluster mode, or a cluster of one node and REDIS_PREFIX={name}',
+  MOVED: 'REDIS_URL names a node of a cluster; use redis+cluster://',
   NOAUTH: 'Redis requires a password; add it to REDIS_URL',
   NOPERM: 'the user of REDIS_URL lacks rights; docs/operations.md has the ACL',
   NOREPLICAS: 'Redis refuses writes because too few of its replicas are connected (min-replicas-to-write)',
@@ -38,7 +37,8 @@ const HINTS: Readonly<Record<string, string>> = {
   max_clients: 'Redis has reached maxclients',
   pending: 'Redis has not answered yet',
   timeout: 'Redis does not reply within 250 ms',
-  unknown_command: 'REDIS_URL names a Sentinel, or a server that lacks a command; use the address of the primary',
+  unknown_command:
+    'REDIS_URL names a Sentinel, or a server that lacks a command; use redis+sentinel://, or the address of the primary',
 };
 
 const TLS_HINT =

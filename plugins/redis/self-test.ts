@@ -19,7 +19,7 @@ export interface SelfTestOptions {
   readonly connection: ProbedConnection;
   readonly health: RedisHealth;
   readonly clock: Clock;
-  /** Key that the commands use. Expires within a second. */
+  /** Key that the commands use, with a hash tag. Expires within a second. */
   readonly key: string;
   /** Channel of this replica. */
   readonly channel: string;
@@ -27,6 +27,8 @@ export interface SelfTestOptions {
   readonly prefix: string;
   /** Number of the database. */
   readonly database: number;
+  /** True if messages are published to the nodes of a slot. */
+  readonly isSharded?: boolean;
 }
 
 type Command = readonly [name: string, ...args: (string | number)[]];
@@ -35,12 +37,11 @@ const MIN_PAUSE_MS = 1_000;
 const MAX_PAUSE_MS = 10_000;
 
 /** Returns all commands that Sluice sends, in an order in which the key has the type that each needs. */
-function commandsOn(key: string, channel: string, database: number): Command[] {
+function commandsOn({ key, channel, database, isSharded = false }: SelfTestOptions): Command[] {
   return [
     ...(database === 0 ? [] : [['select', database] as const]),
     ['set', key, 1, 'PX', 1_000],
     ['get', key],
-    ['mget', key],
     ['incrby', key, 1],
     ['pttl', key],
     ['expire', key, 1],
@@ -65,12 +66,12 @@ function commandsOn(key: string, channel: string, database: number): Command[] {
     ['eval', 'return 1', 2, key, `${key}:2`],
     ['evalsha', '0'.repeat(40), 1, key],
     ['time'],
-    ['publish', channel, '[]'],
+    [isSharded ? 'spublish' : 'publish', channel, '[]'],
   ];
 }
 
 export function createSelfTest(options: SelfTestOptions): SelfTest {
-  const { connection, health, clock, key, channel, prefix, database } = options;
+  const { connection, health, clock, prefix } = options;
   let isDue = true;
   let isRunning = false;
   let runAt = Number.NEGATIVE_INFINITY;
@@ -80,7 +81,7 @@ export function createSelfTest(options: SelfTestOptions): SelfTest {
   const test = async (redis: Redis): Promise<Problem | undefined> => {
     const missing = new Set<string>();
     let other: string | undefined;
-    const replies = commandsOn(key, channel, database).map(async ([name, ...args]) => {
+    const replies = commandsOn(options).map(async ([name, ...args]) => {
       try {
         await redis.call(name, ...args);
       } catch (error) {

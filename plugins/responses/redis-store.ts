@@ -12,7 +12,7 @@ import { type Found, questionBytes, type ResponseStore, type SavedQuestion, type
 import { UnsavedQuestions } from './unsaved.ts';
 
 export interface RedisResponsesOptions extends StoreLimits {
-  readonly cluster: Pick<Cluster, 'connection' | 'lease' | 'key'>;
+  readonly cluster: Pick<Cluster, 'connection' | 'lease' | 'key' | 'streamKey'>;
   /** Milliseconds for which the log of another stream is kept after its end. */
   readonly streamTtlMs: number;
 }

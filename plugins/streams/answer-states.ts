@@ -58,9 +58,10 @@ export function createAnswerStates({ ttlMs, clock, cluster }: AnswerStatesOption
   /** Returns the states of names that this replica does not have, from Redis. */
   const readShared = async (names: readonly string[]): Promise<(ProviderState | undefined)[]> => {
     if (cluster === undefined || names.length === 0) return [];
-    const keys = names.map((name) => cluster.key('state', name));
     try {
-      const texts = await cluster.connection.run((redis) => redis.mget(keys));
+      const texts = await cluster.connection.run((redis) =>
+        Promise.all(names.map((name) => redis.get(cluster.key('state', name)))),
+      );
       return texts.map((text) => (text === null ? undefined : (JSON.parse(text) as ProviderState)));
     } catch {
       // Without Redis, the provider gets no state, as from a client that has lost it.

@@ -234,3 +234,15 @@ export class KeyConflict extends Error {
 export class PositionUnknown extends Error {
   override readonly name = 'PositionUnknown';
 }
+
+/** A newer version has stored a stream. This replica can neither read it nor take it over, and leaves it as it is. */
+export class NewerFormat extends Error {
+  override readonly name = 'NewerFormat';
+  /** Version of the format, as it is stored. */
+  readonly format: string;
+
+  constructor(format: string) {
+    super('a newer version has stored this stream');
+    this.format = format;
+  }
+}

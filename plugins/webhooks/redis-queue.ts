@@ -4,7 +4,7 @@ import { announcementKey, metaKey } from '../streams/redis/keys.ts';
 import type { ClaimedWebhook, WebhookQueue } from './queue.ts';
 
 export interface RedisQueueOptions {
-  readonly cluster: Pick<Cluster, 'connection' | 'key'>;
+  readonly cluster: Pick<Cluster, 'connection' | 'key' | 'streamKey'>;
   /** Milliseconds after which a claim of a dead replica ends: longer than an attempt takes. */
   readonly claimMs: number;
   /** Milliseconds for which an event is kept. */

@@ -142,7 +142,7 @@ t.test('limits of two replicas', { skip: noRedis }, async (t) => {
     const owner: Identity = { owner: 'a', maxConcurrent: 2, tokensPerMinute: 100, requestsPerMinute: 5 };
     const reservations = [await a.reserve(owner, 10), await b.reserve(owner, 10)];
     await a.request(owner);
-    const keys = (await redis.client.keys('p:*')).filter((key) => !key.startsWith('p:replica:'));
+    const keys = (await redis.client.keys('p:*')).filter((key) => !key.startsWith('p:{replica}:'));
     t.equal(keys.length, 3, 'a key for each limit');
     for (const key of keys) t.ok((await redis.client.pttl(key)) > 0, `${key.replace(/:.*:/, ' ')} expires`);
     const [minute] = keys.filter((key) => key.includes('tokens'));

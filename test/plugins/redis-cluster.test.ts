@@ -49,7 +49,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     for (const { cluster, log } of [a, b]) {
       t.match(cluster.replica, /^[\w-]{12}$/);
       t.equal(cluster.key('x', 'y'), 'p:x:y');
-      t.equal(cluster.leaseKey('r'), 'p:replica:r');
+      t.equal(cluster.leaseKey('r'), 'p:{replica}:r');
       t.equal(cluster.connection.isAvailable, true, 'connected when the plugin is ready');
       t.notMatch(log(), 'unavailable');
       await until(() => cluster.lease.isHeld, 'the lease is held');

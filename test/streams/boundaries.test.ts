@@ -268,10 +268,10 @@ const outage =
   (kind: 'unchanged' | 'empty' | 'older', before: readonly ContentPart[], meanwhile: readonly ContentPart[]): Step =>
   async (real) => {
     const { replicas, id } = real;
-    const { redis, key } = replicas;
+    const { redis, streamKey } = replicas;
     const producer = real.all[real.producer] as TestReplica;
     await replicas.advance(20);
-    if (kind === 'older') await redis.copy(key('log', id), key('older', id), 'REPLACE');
+    if (kind === 'older') await redis.copy(streamKey('log', id), streamKey('older', id), 'REPLACE');
     for (const one of before) {
       await appendParts([one])(real);
       await replicas.advance(20);
@@ -279,8 +279,8 @@ const outage =
     producer.isConnected = false;
     await appendParts(meanwhile)(real);
     await replicas.advance(20);
-    if (kind === 'empty') await redis.del(key('meta', id), key('log', id));
-    if (kind === 'older') await redis.rename(key('older', id), key('log', id));
+    if (kind === 'empty') await redis.del(streamKey('meta', id), streamKey('log', id));
+    if (kind === 'older') await redis.rename(streamKey('older', id), streamKey('log', id));
     producer.reconnect();
     await replicas.advance(2_000);
   };

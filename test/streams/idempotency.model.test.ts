@@ -260,7 +260,7 @@ t.test('a key on two replicas with Redis', { skip: noRedis }, async (t) => {
       t.equal(second.created, true, 'it is asked again');
       t.equal((await create(a)).log.info.id, second.log.info.id, 'once');
       if (isEmptied) await replicas.redis.flushdb();
-      for (const { id } of [a, b]) await replicas.redis.set(replicas.key('replica', id), '1');
+      for (const { id } of [a, b]) await replicas.redis.set(replicas.leaseKey(id), '1');
       a.reconnect();
       await replicas.advance(5_000);
       t.equal((await create(b)).log.info.id, second.log.info.id, 'another replica finds the answer that runs');

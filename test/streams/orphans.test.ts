@@ -76,7 +76,7 @@ t.test('orphans', { skip: noRedis }, async (t) => {
     const logs = await Promise.all(Array.from({ length: 200 }, (_, i) => create(dead, 'x'.repeat(i), 'the prompt')));
     const ended = await create(dead, 'ended');
     ended.end(DONE);
-    await until(async () => (await redis.client.xlen(`p:log:${logs.at(-1)?.info.id}`)) > 1, 'the text is in Redis');
+    await until(async () => (await redis.client.xlen(`p:log:{${logs.at(-1)?.info.id}}`)) > 1, 'the text is in Redis');
     await until(
       async () => (await namesOf(redis, dead)).length === 200,
       'the streams are named, without the ended one',
@@ -135,7 +135,7 @@ t.test('orphans', { skip: noRedis }, async (t) => {
       let lost = 0;
       for (const { cluster } of others) {
         loseReply(cluster, async () => {
-          const isTakenOver = (await redis.client.hget(`p:meta:${info.id}`, 'producer')) === cluster.replica;
+          const isTakenOver = (await redis.client.hget(`p:meta:{${info.id}}`, 'producer')) === cluster.replica;
           if (!isTakenOver || lost > 0) return false;
           lost += 1;
           if (readers === 'readers that leave') for (const reader of attached) reader.close();

@@ -82,12 +82,12 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     t.same(status, [false]);
     const fresh = await createLog(a.store, info());
     t.equal(fresh.resumable, false);
-    t.equal(await replicas.redis.exists(replicas.key('meta', fresh.info.id)), 0, 'a new stream is not in Redis');
+    t.equal(await replicas.redis.exists(replicas.streamKey('meta', fresh.info.id)), 0, 'a new stream is not in Redis');
     t.equal((await a.store.open(log.info.id))?.resumable, false);
     a.resubscribe();
     await replicas.advance(RETRY_MS);
     t.same(status, [false, true]);
-    t.equal(await replicas.redis.exists(replicas.key('meta', fresh.info.id)), 1);
+    t.equal(await replicas.redis.exists(replicas.streamKey('meta', fresh.info.id)), 1);
     t.equal(fresh.resumable, true);
   });
 
@@ -358,8 +358,8 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
       const { replicas, log, id, reader, stored, status } = await setUp(t);
       void log.append(text('one '));
       await replicas.settle();
-      const { redis, key } = replicas;
-      await lose((...kinds) => redis.del(kinds.map((kind) => key(kind, id))));
+      const { redis, streamKey } = replicas;
+      await lose((...kinds) => redis.del(kinds.map((kind) => streamKey(kind, id))));
       void log.append(text('two '));
       await replicas.settle();
       t.equal(reader.text, 'one two ');
@@ -376,7 +376,7 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     a.missLease();
     await replicas.settle();
     t.same(status, [], 'nothing is missing');
-    await replicas.redis.del(replicas.key('meta', id), replicas.key('log', id));
+    await replicas.redis.del(replicas.streamKey('meta', id), replicas.streamKey('log', id));
     a.missLease();
     await replicas.settle();
     t.equal(await stored(), 'one ');
@@ -410,8 +410,8 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     await replicas.settle();
     void log.append(text('two '));
     await replicas.settle();
-    await replicas.redis.del(replicas.key('log', id));
-    await replicas.redis.xadd(replicas.key('log', id), '1-4', 't', 'one ');
+    await replicas.redis.del(replicas.streamKey('log', id));
+    await replicas.redis.xadd(replicas.streamKey('log', id), '1-4', 't', 'one ');
     a.reconnect();
     await replicas.settle();
     t.equal(await stored(), 'one two ');
@@ -440,9 +440,9 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     log.subscribe({ onReaders() {}, onStop() {}, onTakenOver });
     void log.append(text('one '));
     await replicas.settle();
-    await replicas.redis.del(replicas.key('replica', a.id));
+    await replicas.redis.del(replicas.leaseKey(a.id));
     const takeover = await b.commands.takeOver(id, { replica: a.id, epoch: 1 });
-    await replicas.redis.set(replicas.key('replica', a.id), '1');
+    await replicas.redis.set(replicas.leaseKey(a.id), '1');
     void log.append(text('rejected '));
     await replicas.settle();
     t.equal(takenOver, 1);
@@ -462,7 +462,7 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
       void log.append(text('one '));
       await replicas.settle();
       if (isTaken) {
-        await replicas.redis.del(replicas.key('replica', a.id));
+        await replicas.redis.del(replicas.leaseKey(a.id));
         await b.commands.takeOver(id, { replica: a.id, epoch: 1 });
       }
       a.lease.isHeld = false;
@@ -486,7 +486,7 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     a.isConnected = false;
     void log.append(text('two '));
     await replicas.settle();
-    await replicas.redis.del(replicas.key('replica', a.id));
+    await replicas.redis.del(replicas.leaseKey(a.id));
     await b.commands.takeOver(id, { replica: a.id, epoch: 1 });
     a.reconnect();
     await replicas.settle();
@@ -518,8 +518,8 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     t.equal(a.evicted, 1);
     a.isConnected = true;
     await replicas.advance(2 * RETRY_MS);
-    t.equal(await replicas.redis.exists(replicas.key('log', old.info.id)), 0);
-    t.equal(await replicas.redis.exists(replicas.key('log', next.info.id)), 1);
+    t.equal(await replicas.redis.exists(replicas.streamKey('log', old.info.id)), 0);
+    t.equal(await replicas.redis.exists(replicas.streamKey('log', next.info.id)), 1);
     next.end(END);
     await replicas.advance(2 * RETRY_MS);
     t.equal(replicas.clock.pending, 1, 'only the expiry timer is pending');

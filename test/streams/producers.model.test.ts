@@ -219,7 +219,7 @@ t.test('random commands of two replicas: only the current producer writes the lo
         else await redis.client.del(key);
       },
       async expire() {
-        await redis.client.del(`model:meta:${id}`, `model:log:${id}`);
+        await redis.client.del(`model:meta:{${id}}`, `model:log:{${id}}`);
       },
     };
     for (const index of [0, 1]) await real.setLease(index, true);

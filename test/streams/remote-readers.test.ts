@@ -101,7 +101,7 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
         b.onCommand = (name) => {
           if (name !== 'evalsha' || isRequested) return;
           isRequested = true;
-          setImmediate(() => void replicas.redis.hset(replicas.key('meta', id), 'stop', 1));
+          setImmediate(() => void replicas.redis.hset(replicas.streamKey('meta', id), 'stop', 1));
         };
       }
       await replicas.advance(2_000);
@@ -434,7 +434,7 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     const [first, second] = logs.map((log) => log.info.id) as [string, string];
     replicas.isLost = ({ kind }) => kind === STOP;
     await (await b.store.open(second))?.stop();
-    await replicas.redis.set(replicas.key('meta', first), 'not a hash');
+    await replicas.redis.set(replicas.streamKey('meta', first), 'not a hash');
     a.resubscribe();
     await replicas.settle();
     t.same(stopped, [second]);
@@ -447,7 +447,7 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     await replicas.settle();
     // A no longer knows the log, as after a restart within its lease.
     const restarted = await replicas.add();
-    await replicas.redis.hset(replicas.key('meta', id), 'producer', restarted.id);
+    await replicas.redis.hset(replicas.streamKey('meta', id), 'producer', restarted.id);
     await a.die();
     await replicas.advance(3_000);
     const gone = replicas.messages.filter(({ kind }) => kind === GONE);
@@ -475,7 +475,7 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
     await replicas.settle();
     for (let i = 0; i < 2; i++) await goneFrom(a);
     // A takeover that moves the log to another producer and back.
-    const meta = replicas.key('meta', id);
+    const meta = replicas.streamKey('meta', id);
     await replicas.redis.hset(meta, 'producer', c.id);
     await goneFrom(a);
     await replicas.redis.hset(meta, 'producer', a);

@@ -50,7 +50,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
     const reads = () => b.sent.filter((command) => command === 'xrange').length;
     const reports = () =>
       replicas.messages.filter(({ kind }) => kind === FOLLOW).map(({ to, body }) => ({ to, logs: body as Follow }));
-    return { replicas, a, b, id, write, end, open, reads, reports, log: replicas.key('log', id) };
+    return { replicas, a, b, id, write, end, open, reads, reports, log: replicas.streamKey('log', id) };
   };
 
   for (const count of [BATCH - 2, BATCH - 1, BATCH, 900]) {
@@ -177,7 +177,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
     await write([4]);
     const reader = await open();
     await replicas.settle();
-    await replicas.redis.del(replicas.key('meta', id), log);
+    await replicas.redis.del(replicas.streamKey('meta', id), log);
     await a.die();
     await replicas.advance(DEATH_MS);
     t.equal(reader.last, undefined, 'its producer may be writing it again');
@@ -189,7 +189,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
 
   t.test('a log that is missing for a short time, again and again, is read on', async (t) => {
     const { replicas, a, id, write, open } = await setUpInRedis(t);
-    const [meta, lease] = [replicas.key('meta', id), replicas.key('replica', a.id)];
+    const [meta, lease] = [replicas.streamKey('meta', id), replicas.leaseKey(a.id)];
     await write([4]);
     const reader = await open();
     await replicas.settle();
@@ -401,7 +401,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
         b.onCommand = (name) => {
           if (name === 'evalsha') {
             // The last entry arrives between the last read and the takeover.
-            void replicas.redis.xadd(replicas.key('log', id), '1-7', 't', 'two');
+            void replicas.redis.xadd(replicas.streamKey('log', id), '1-7', 't', 'two');
             left = failures;
           } else if (name === 'xrange' && left > 0) {
             left -= 1;
@@ -463,10 +463,10 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
       await replicas.settle();
       // A is paused for longer than its lease.
       a.lease.isHeld = false;
-      await replicas.redis.del(replicas.key('replica', a.id));
+      await replicas.redis.del(replicas.leaseKey(a.id));
       await replicas.advance(DEATH_MS);
       t.equal(takeovers.length, 1);
-      await replicas.redis.set(replicas.key('replica', a.id), '1');
+      await replicas.redis.set(replicas.leaseKey(a.id), '1');
       a.lease.isHeld = true;
       a.missLease();
       await replicas.settle();
@@ -485,7 +485,7 @@ t.test('copies of a log', { skip: noRedis }, async (t) => {
 
     t.test('a producer without readers that comes back forgets the log', async (t) => {
       const { replicas, a, log, takeovers, id } = await setUpTakeover(t);
-      await replicas.redis.del(replicas.key('replica', a.id));
+      await replicas.redis.del(replicas.leaseKey(a.id));
       a.isConnected = false;
       await replicas.advance(10_000);
       t.equal(takeovers.length, 1);

@@ -73,6 +73,10 @@ export interface TestReplicas {
   advance(ms: number, stepMs?: number): Promise<void>;
   /** Name of a key in Redis. */
   key(...names: string[]): string;
+  /** Name of a key of a stream. */
+  streamKey(kind: string, id: string): string;
+  /** Name of the key of a lease. */
+  leaseKey(id: string): string;
 }
 
 const STEP_MS = 250;
@@ -100,6 +104,8 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
   let active = 0;
   let count = 0;
   const key = (...names: string[]) => [prefix, ...names].join(':');
+  const streamKey = (kind: string, id: string) => key(kind, `{${id}}`);
+  const leaseKey = (id: string) => key('{replica}', id);
 
   const deliver = (message: Message) => {
     messages.push(message);
@@ -146,7 +152,8 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     const cluster: Cluster = {
       replica: id,
       key,
-      leaseKey: (other) => key('replica', other),
+      streamKey,
+      leaseKey,
       connection: {
         get isAvailable() {
           return replica.isConnected && !replica.cannotHear;
@@ -213,7 +220,12 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     const replica: TestReplica = {
       id,
       store: new RedisStore(options),
-      commands: new StreamCommands({ cluster, ttlMs: options.ttlMs, maxLogMs: options.maxLogMs }),
+      commands: new StreamCommands({
+        cluster,
+        ttlMs: options.ttlMs,
+        maxLogMs: options.maxLogMs,
+        format: options.format,
+      }),
       lease,
       subscribedForMs: 60_000,
       isConnected: true,
@@ -275,6 +287,8 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       }
     },
     key,
+    streamKey,
+    leaseKey,
   };
   return replicas;
 }

@@ -19,12 +19,12 @@ const ACTIVE_TTL_MS = TTL_MS + MAX_LOG_MS;
 t.test('commands', { skip: noRedis }, async (t) => {
   const { url } = await startRedis(t);
   const replicas = await createReplicas(t, url);
-  const { redis, key } = replicas;
+  const { redis, streamKey, leaseKey } = replicas;
   const [a, b] = [await replicas.add(), await replicas.add()] as [TestReplica, TestReplica];
   const commands: StreamCommands = a.commands;
   t.beforeEach(async () => {
     await redis.flushall();
-    for (const { id } of [a, b]) await redis.set(key('replica', id), '1');
+    for (const { id } of [a, b]) await redis.set(leaseKey(id), '1');
   });
 
   const keysOf = (info: Partial<StreamInfo> = {}, idempotent = true) => ({
@@ -33,14 +33,15 @@ t.test('commands', { skip: noRedis }, async (t) => {
   });
   /** All keys of streams, by kind, with their times to live rounded to seconds. */
   const expiries = async () => {
+    await replicas.settle();
     const found: Record<string, number> = {};
     for (const name of await redis.keys('*')) {
       const kind = name.split(':')[1] as string;
-      if (kind !== 'replica') found[kind] = Math.round((await redis.pttl(name)) / 1_000) * 1_000;
+      if (kind !== '{replica}') found[kind] = Math.round((await redis.pttl(name)) / 1_000) * 1_000;
     }
     return found;
   };
-  const meta = (id: string) => redis.hgetall(key('meta', id));
+  const meta = (id: string) => redis.hgetall(streamKey('meta', id));
   const producer = (replica: TestReplica, epoch = 1) => ({ replica: replica.id, epoch });
 
   t.test('create: everything of the stream expires after the longest answer and the time to live', async (t) => {
@@ -51,9 +52,10 @@ t.test('commands', { skip: noRedis }, async (t) => {
       info: JSON.stringify(keys.info),
       producer: a.id,
       epoch: '1',
+      format: '1',
       question: 'the prompt',
     });
-    t.same(await commands.meta(keys.info.id), { info: keys.info, replica: a.id, epoch: 1 });
+    t.same(await commands.meta(keys.info.id), { info: keys.info, replica: a.id, epoch: 1, hasEnded: false });
     t.same(await commands.byKey(keys.idempotency as { key: string; fingerprint: string }), {
       id: keys.info.id,
       fingerprint: 'f',
@@ -91,7 +93,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
   t.test('create: a key whose stream is missing stands for the new stream', async (t) => {
     const first = keysOf();
     await commands.create(first);
-    await redis.del(key('meta', first.info.id));
+    await redis.del(streamKey('meta', first.info.id));
     const second = keysOf();
     t.equal(await commands.create(second), undefined);
     t.equal((await commands.byKey({ key: 'the key', fingerprint: 'f' }))?.id, second.info.id);
@@ -176,7 +178,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
         await commands.create(failed);
         await commands.end(failed, 1, 0, FAILURE);
         await commands.create(replacing);
-        await redis.del(key('meta', replacing.info.id));
+        await redis.del(streamKey('meta', replacing.info.id));
         await commands.restore({ ...replacing, replaced: failed.info.id }, 1);
         await commands.deleteStream(replacing);
       }
@@ -215,7 +217,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     await commands.append(id, 1, 3, merged(text('one')));
     t.equal(await commands.end(keys, 1, 3, END), true);
     t.same(await expiries(), { meta: TTL_MS, log: TTL_MS, key: TTL_MS });
-    t.same(await meta(id), { info: JSON.stringify(keys.info), producer: a.id, epoch: '1', ended: '1' });
+    t.same(await meta(id), { info: JSON.stringify(keys.info), producer: a.id, epoch: '1', format: '1', ended: '1' });
     t.equal(await commands.byChat('the chat'), undefined);
     const entries = await commands.entriesAfter(id, '0-0', 10);
     t.same(entries.at(-1)?.terminal, END);
@@ -272,7 +274,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
         .catch((reason: unknown) => reason);
       t.equal(isStaleProducerError(error), true, `${epoch}-${position}`);
     }
-    await redis.set(key('log', 'wrong'), 'type');
+    await redis.set(streamKey('log', 'wrong'), 'type');
     const error = await commands.append('wrong', 1, 1, merged(text('x'))).catch((reason: unknown) => reason);
     t.ok(error instanceof Error);
     t.equal(isStaleProducerError(error), false, 'other errors are no sign of a newer producer');
@@ -298,25 +300,25 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.equal(await b.commands.restore(keys, 1), undefined, 'another replica');
     t.equal(await commands.restore(keys, 2), undefined, 'another epoch');
     t.equal(await commands.restore(keys, 1), 0);
-    await redis.del(key('log', keys.info.id));
+    await redis.del(streamKey('log', keys.info.id));
     t.equal(await b.commands.restore(keys, 1), undefined, 'another replica, without the log');
   });
 
   for (const [what, lose] of [
     ['everything', async () => void (await redis.flushall())],
-    ['the log', async (id: string) => void (await redis.del(key('log', id)))],
-    ['the meta data', async (id: string) => void (await redis.del(key('meta', id)))],
+    ['the log', async (id: string) => void (await redis.del(streamKey('log', id)))],
+    ['the meta data', async (id: string) => void (await redis.del(streamKey('meta', id)))],
   ] as const) {
     t.test(`restore: if ${what} is missing, the stream is created again`, async (t) => {
       const keys = keysOf();
       const { id } = keys.info;
       await commands.create(keys, 'the prompt');
       await commands.append(id, 3, 3, merged(text('one')));
-      await redis.hset(key('meta', id), 'epoch', 3, 'stop', 1);
+      await redis.hset(streamKey('meta', id), 'epoch', 3, 'stop', 1);
       await lose(id);
       t.equal(await commands.restore(keys, 3), 0);
       t.same(await expiries(), { meta: ACTIVE_TTL_MS, log: ACTIVE_TTL_MS, key: ACTIVE_TTL_MS, chat: ACTIVE_TTL_MS });
-      t.same(await meta(id), { info: JSON.stringify(keys.info), producer: a.id, epoch: '3' });
+      t.same(await meta(id), { info: JSON.stringify(keys.info), producer: a.id, epoch: '3', format: '1' });
       t.same(
         (await commands.entriesAfter(id, '0-0', 10)).map((entry) => entry.id),
         ['3-0'],
@@ -345,7 +347,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     await commands.append(id, 1, 300, merged(text('x'.repeat(300))));
     t.equal(await commands.isAlive(a.id), true);
     t.equal(await b.commands.takeOver(id, producer(a)), undefined, 'the producer is alive');
-    await redis.del(key('replica', a.id));
+    await redis.del(leaseKey(a.id));
     t.equal(await commands.isAlive(a.id), false);
     t.equal(await b.commands.takeOver(id, producer(b)), undefined, 'another producer');
     t.equal(await b.commands.takeOver(id, producer(a, 2)), undefined, 'another epoch');
@@ -353,6 +355,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
       info: JSON.stringify(keys.info),
       producer: a.id,
       epoch: '1',
+      format: '1',
       question: 'the prompt',
     });
     t.same(await b.commands.takeOver(id, producer(a)), {
@@ -365,6 +368,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
       info: JSON.stringify(keys.info),
       producer: b.id,
       epoch: '2',
+      format: '1',
       question: 'the prompt',
     });
     t.equal(await b.commands.takeOver(id, producer(a)), undefined, 'only once');
@@ -385,15 +389,15 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const keys = keysOf();
     const { id } = keys.info;
     await commands.create(keys);
-    await redis.del(key('replica', a.id));
+    await redis.del(leaseKey(a.id));
     const takeover = await b.commands.takeOver(id, producer(a));
     t.same(takeover, { epoch: 2, position: 0, serializedPrompt: undefined, isStopRequested: false });
-    await redis.del(key('replica', b.id));
+    await redis.del(leaseKey(b.id));
     await b.commands.end(keys, 2, 0, END);
     t.equal(await commands.takeOver(id, producer(b, 2)), undefined, 'the log has ended');
     const other = keysOf({}, false);
     await commands.create(other);
-    await redis.del(key('log', other.info.id));
+    await redis.del(streamKey('log', other.info.id));
     t.equal(await b.commands.takeOver(other.info.id, producer(a)), undefined, 'the log is missing');
     t.equal((await meta(other.info.id)).producer, a.id);
     t.equal(await b.commands.takeOver(newId(), producer(a)), undefined, 'the stream is missing');
@@ -420,7 +424,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const { info } = keysOf();
     await commands.create({ info });
     await b.commands.requestStop(info.id);
-    await redis.del(key('replica', a.id));
+    await redis.del(leaseKey(a.id));
     t.equal((await b.commands.takeOver(info.id, producer(a)))?.isStopRequested, true);
   });
 
@@ -435,7 +439,7 @@ t.test('commands', { skip: noRedis }, async (t) => {
     const missing = newId();
     t.equal(await b.commands.requestStop(missing), undefined);
     t.same(await meta(missing), {});
-    t.equal(await redis.exists(key('meta', missing)), 0, 'no key without a time to live');
+    t.equal(await redis.exists(streamKey('meta', missing)), 0, 'no key without a time to live');
     t.equal(await commands.isStopRequested(missing), false);
   });
 
@@ -443,13 +447,13 @@ t.test('commands', { skip: noRedis }, async (t) => {
     for (const field of ['info', 'producer', 'epoch']) {
       const { info } = keysOf();
       await commands.create({ info });
-      await redis.hdel(key('meta', info.id), field);
+      await redis.hdel(streamKey('meta', info.id), field);
       t.equal(await commands.meta(info.id), undefined, `without ${field}`);
     }
   });
 
   t.test('scripts run again after Redis has forgotten them; other errors are reported', async (t) => {
-    const keys = keysOf();
+    const keys = keysOf({ chat: undefined }, false);
     await commands.create(keys);
     await redis.script('FLUSH');
     const before = a.sent.length;
@@ -457,8 +461,8 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.same(a.sent.slice(before), ['evalsha', 'eval']);
     t.equal(await commands.restore(keys, 1), 0);
     t.same(a.sent.slice(before), ['evalsha', 'eval', 'evalsha'], 'by its hash the next time');
-    await redis.del(key('meta', keys.info.id));
-    await redis.set(key('meta', keys.info.id), 'wrong type');
+    await redis.del(streamKey('meta', keys.info.id));
+    await redis.set(streamKey('meta', keys.info.id), 'wrong type');
     await t.rejects(commands.restore(keys, 1), /WRONGTYPE/);
     t.same(a.sent.slice(before), ['evalsha', 'eval', 'evalsha', 'evalsha'], 'it is not sent twice');
   });

@@ -2,45 +2,15 @@ import { type Redis, ReplyError } from 'ioredis';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
-import type { AnswerArchive, KeyLookup, StreamInfo, Terminal } from '../types.ts';
+import { type Idempotency, type KeyLookup, NewerFormat, type StreamInfo, type Terminal } from '../types.ts';
 import type { MergedPart } from '../units.ts';
+import type { Meta, Producer, StreamCommandsOptions, StreamKeys, Takeover } from './command-types.ts';
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
-import { archiveKeysOf, hashedKey, keysOf, logKey, metaKey, type StreamKeys } from './keys.ts';
+import { FORMAT } from './format.ts';
+import { archiveKeysOf, logKey, metaKey } from './keys.ts';
+import { type KeyHolder, StreamLinks } from './links.ts';
 
-export type { StreamKeys };
-
-/** The producer of a log. */
-export interface Producer {
-  readonly replica: string;
-  /** Number of producers that the log has had; rises with each takeover. */
-  readonly epoch: number;
-}
-
-/** Result of taking a log over. */
-export interface Takeover {
-  /** Epoch of the new producer. */
-  readonly epoch: number;
-  /** End of the log. */
-  readonly position: number;
-  /** The prompt as JSON, if the answer may be continued. */
-  readonly serializedPrompt: string | undefined;
-  /** True if a client has asked to end the answer. */
-  readonly isStopRequested: boolean;
-}
-
-export interface Meta extends Producer {
-  readonly info: StreamInfo;
-}
-
-export interface StreamCommandsOptions {
-  readonly cluster: Cluster;
-  /** Milliseconds for which an ended stream stays readable. */
-  readonly ttlMs: number;
-  /** Longest time in milliseconds for which a log may be written. Logs of dead producers expire then. */
-  maxLogMs(): number;
-  /** Says how long the logs of stored streams are kept, and what announces their end. */
-  readonly archive?: AnswerArchive | undefined;
-}
+export type { Meta, Producer, StreamCommandsOptions, StreamKeys, Takeover } from './command-types.ts';
 
 const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
 const CREATE = script('create');
@@ -51,8 +21,8 @@ const RELEASE = script('release');
 const REQUEST_STOP = script('request-stop');
 
 /**
- * The commands for streams in Redis. A stream has a hash (`meta`), a Redis Stream (`log`), and strings for
- * its idempotency key and its conversation. All of them expire.
+ * The commands for streams in Redis. A stream has a hash (`meta`) and a Redis Stream (`log`), whose names share a hash
+ * tag. Its idempotency key and its conversation are links in other slots. All of them expire.
  *
  * Every method throws `RedisUnavailable`, or the error reply of Redis.
  */
@@ -61,42 +31,40 @@ export class StreamCommands {
   readonly #ttlMs: number;
   readonly #maxLogMs: () => number;
   readonly #archive: StreamCommandsOptions['archive'];
+  readonly #format: number;
+  readonly #links: StreamLinks;
 
-  constructor({ cluster, ttlMs, maxLogMs, archive }: StreamCommandsOptions) {
+  constructor({ cluster, ttlMs, maxLogMs, archive, format = FORMAT }: StreamCommandsOptions) {
     this.#archive = archive;
     this.#cluster = cluster;
     this.#ttlMs = ttlMs;
     this.#maxLogMs = maxLogMs;
+    this.#format = format;
+    this.#links = new StreamLinks(cluster);
   }
 
-  /** Creates a stream and returns undefined, or returns the stream of the idempotency key, unless it is repeatable. */
-  async create(
-    { info, idempotency }: StreamKeys,
-    serializedPrompt = '',
-  ): Promise<{ id: string; fingerprint: string } | undefined> {
-    const keys = this.#keys({ info, idempotency });
-    const args = [
-      info.id,
-      JSON.stringify(info),
-      this.#cluster.replica,
-      this.#activeTtlMs(),
-      idempotency?.fingerprint ?? '',
-      serializedPrompt,
-    ];
-    // The meta key of an existing stream is known, and can be declared, only after its id was read.
-    for (let known = info.id; ; ) {
-      const scriptKeys = [...keys, this.#meta(known)];
-      const found = await this.#run((redis) => runScript(redis, CREATE, scriptKeys, [...args, known]));
-      if (found === null) return undefined;
-      const [id, fingerprint] = found as [string, string];
-      if (id === known) return { id, fingerprint };
-      known = id;
-    }
+  /**
+   * Creates a stream and returns undefined, or returns the stream of the idempotency key, unless it is repeatable.
+   *
+   * The log comes first. So a key never leads to a stream that is still to be created, and a crash in between leaves a
+   * log that nobody has read, which expires. @throws NewerFormat if a newer version has the key
+   */
+  async create({ info, idempotency }: StreamKeys, serializedPrompt = ''): Promise<KeyHolder | undefined> {
+    const { id, chat } = info;
+    const ttlMs = this.#activeTtlMs();
+    const args = [JSON.stringify(info), this.#cluster.replica, ttlMs, serializedPrompt, this.#format];
+    await this.#run((redis) => runScript(redis, CREATE, this.#keys(id), args));
+    const holder = idempotency && (await this.#claimOrDelete(id, idempotency, ttlMs));
+    if (holder !== undefined) return holder;
+    if (chat !== undefined) await this.#links.setChat(chat, id, ttlMs);
+    return undefined;
   }
 
   /** Deletes a stream that was created but will not be produced. */
-  async deleteStream(keys: StreamKeys): Promise<void> {
-    await this.#run((redis) => redis.del(this.#keys(keys)));
+  async deleteStream({ info: { id, chat }, idempotency }: StreamKeys): Promise<void> {
+    await this.#delete(id);
+    if (idempotency !== undefined) await this.#links.unlinkKey(idempotency.key, id, 0);
+    if (chat !== undefined) await this.#links.unlinkChat(chat, id);
   }
 
   /**
@@ -110,30 +78,36 @@ export class StreamCommands {
   }
 
   /** Appends the terminal, and announces it if the archive says so. Returns and throws as `append` does. */
-  async end(keys: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
-    const { info } = keys;
+  async end({ info, idempotency }: StreamKeys, epoch: number, length: number, terminal: Terminal): Promise<boolean> {
+    const { id, chat } = info;
     const repeatable = isRepeatable(terminal, length) ? '1' : '';
     const archive = info.stored === undefined ? undefined : this.#archive;
     const announcement = archive?.announce(info, terminal);
-    const scriptKeys = [...this.#keys(keys), ...archiveKeysOf(this.#cluster, info.id)];
-    const args = [info.id, entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
+    const keys = [...this.#keys(id), ...archiveKeysOf(this.#cluster, id)];
+    const args = [entryId(epoch, END_POSITION), JSON.stringify(terminal), this.#ttlMs, length, repeatable];
     args.push(archive?.ttlMs ?? '', announcement?.text ?? '', announcement?.ttlMs ?? '');
-    const isWritten = (await this.#run((redis) => runScript(redis, END, scriptKeys, args))) !== null;
+    const isWritten = (await this.#run((redis) => runScript(redis, END, keys, args))) !== null;
     if (isWritten && announcement !== undefined) archive?.onAnnounced(info);
+    // Readers do not wait for the links. Without these commands they live for longer, and lead to an ended stream.
+    if (isWritten && idempotency) this.#links.unlinkKey(idempotency.key, id, this.#ttlMs).catch(() => {});
+    if (isWritten && chat !== undefined) this.#links.unlinkChat(chat, id).catch(() => {});
     return isWritten;
   }
 
   /**
    * Returns the position up to which Redis has the log, or `END_POSITION` if it has the terminal. Creates
-   * the log again if it is missing. Returns undefined if another replica is the producer.
+   * the log and its links again if they are missing. Returns undefined if another replica is the producer.
    */
   async restore({ info, idempotency, replaced = '' }: StreamKeys, epoch: number): Promise<number | undefined> {
-    const fingerprint = idempotency?.fingerprint ?? '';
+    const { id, chat } = info;
     const ttlMs = this.#activeTtlMs();
-    const args = [info.id, JSON.stringify(info), this.#cluster.replica, ttlMs, fingerprint, epoch, replaced];
-    const found = await this.#run((redis) => runScript(redis, RESTORE, this.#keys({ info, idempotency }), args));
-    const position = Number(found);
-    return position < 0 ? undefined : position;
+    const args = [JSON.stringify(info), this.#cluster.replica, ttlMs, epoch, this.#format];
+    const position = Number(await this.#run((redis) => runScript(redis, RESTORE, this.#keys(id), args)));
+    if (position < 0) return undefined;
+    if (position === END_POSITION) return position;
+    if (idempotency) await this.#links.claim(idempotency.key, { ...idempotency, id }, ttlMs, replaced);
+    if (chat !== undefined) await this.#links.restoreChat(chat, id, ttlMs);
+    return position;
   }
 
   /**
@@ -141,9 +115,9 @@ export class StreamCommands {
    * ended or is missing.
    */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
-    const keys = [this.#meta(id), this.#log(id), this.#cluster.leaseKey(replica)];
-    const args = [this.#cluster.replica, replica, epoch];
-    const won = await this.#run((redis) => runScript(redis, TAKE_OVER, keys, args));
+    const isDead = replica !== this.#cluster.replica && !(await this.isAlive(replica));
+    const args = [this.#cluster.replica, replica, epoch, isDead ? '1' : '', this.#format];
+    const won = await this.#run((redis) => runScript(redis, TAKE_OVER, this.#keys(id), args));
     if (won === null) return undefined;
     const [newEpoch, position, serializedPrompt, stop] = won as [number, string, string | null, string | null];
     return {
@@ -167,25 +141,27 @@ export class StreamCommands {
     return (await this.#query((redis) => redis.exists(this.#cluster.leaseKey(replica)))) === 1;
   }
 
+  /** @throws NewerFormat if a newer version has stored the stream */
   async meta(id: string): Promise<Meta | undefined> {
-    const [info, replica, epoch] = await this.#query((redis) =>
-      redis.hmget(this.#meta(id), 'info', 'producer', 'epoch'),
-    );
+    const [info, replica, epoch, ended] = await this.#readMeta(id, 'info', 'producer', 'epoch', 'ended');
     if (!info || !replica || !epoch) return undefined;
-    return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch) };
+    return { info: JSON.parse(info) as StreamInfo, replica, epoch: Number(epoch), hasEnded: Boolean(ended) };
   }
 
-  /** Returns the stream of an idempotency key, unless its question is given and may be asked again. */
-  async byKey({ key, fingerprint }: KeyLookup): Promise<{ id: string; fingerprint: string } | undefined> {
-    const text = await this.#query((redis) => redis.get(this.#hashedKey('key', key)));
-    const [id, known] = text?.split(' ') ?? [];
-    if (id === undefined || known === undefined) return undefined;
-    const mayRepeat = known === fingerprint && (await this.#query((redis) => redis.hget(this.#meta(id), 'repeatable')));
-    return mayRepeat ? undefined : { id, fingerprint: known };
+  /**
+   * Returns the stream of an idempotency key, unless its question is given and may be asked again.
+   * @throws NewerFormat if a newer version has the key or its stream
+   */
+  async byKey({ key, fingerprint }: KeyLookup): Promise<KeyHolder | undefined> {
+    const holder = await this.#links.holderOf(key);
+    if (holder === undefined) return undefined;
+    const mayRepeat = holder.fingerprint === fingerprint && (await this.#readMeta(holder.id, 'repeatable'))[0];
+    return mayRepeat ? undefined : holder;
   }
 
+  /** Returns the newest stream of a conversation, which may have ended if its producer has crashed at its end. */
   async byChat(chat: string): Promise<string | undefined> {
-    return (await this.#query((redis) => redis.get(this.#hashedKey('chat', chat)))) ?? undefined;
+    return this.#links.newestOf(chat);
   }
 
   /** Returns the entries after `lastEntry`, at most `count`. */
@@ -222,8 +198,46 @@ export class StreamCommands {
     return this.#cluster.connection.query(call);
   }
 
-  #keys(keys: StreamKeys): string[] {
-    return keysOf(this.#cluster, keys);
+  /** Does what `#claim` does, and deletes the log if the stream does not get the key. */
+  async #claimOrDelete(id: string, idempotency: Idempotency, ttlMs: number): Promise<KeyHolder | undefined> {
+    // A log that cannot be deleted now expires.
+    const discard = () => this.#delete(id).catch(() => {});
+    try {
+      const holder = await this.#claim(id, idempotency, ttlMs);
+      if (holder !== undefined) await discard();
+      return holder;
+    } catch (error) {
+      if (error instanceof NewerFormat) await discard();
+      throw error;
+    }
+  }
+
+  /** Gives an idempotency key to a stream. Returns undefined, or the stream that keeps the key. */
+  async #claim(id: string, { key, fingerprint }: Idempotency, ttlMs: number): Promise<KeyHolder | undefined> {
+    for (let replaced = ''; ; ) {
+      const holder = await this.#links.claim(key, { id, fingerprint }, ttlMs, replaced);
+      // It is this stream if the reply to an earlier claim was lost.
+      if (holder === undefined || holder.id === id) return undefined;
+      const [producer, isRepeatable] = await this.#readMeta(holder.id, 'producer', 'repeatable');
+      const mayRepeat = isRepeatable && holder.fingerprint === fingerprint;
+      if (producer && !mayRepeat) return holder;
+      replaced = holder.id;
+    }
+  }
+
+  async #readMeta(id: string, ...fields: string[]): Promise<(string | null | undefined)[]> {
+    const [format, ...values] = await this.#query((redis) => redis.hmget(this.#meta(id), 'format', ...fields));
+    if (format && Number(format) > this.#format) throw new NewerFormat(format);
+    return values;
+  }
+
+  async #delete(id: string): Promise<void> {
+    await this.#run((redis) => redis.del(this.#keys(id)));
+  }
+
+  /** Returns the keys of a stream, which are in one slot. */
+  #keys(id: string): string[] {
+    return [this.#meta(id), this.#log(id)];
   }
 
   #meta(id: string): string {
@@ -232,10 +246,6 @@ export class StreamCommands {
 
   #log(id: string): string {
     return logKey(this.#cluster, id);
-  }
-
-  #hashedKey(kind: string, name: string): string {
-    return hashedKey(this.#cluster, kind, name);
   }
 }
 

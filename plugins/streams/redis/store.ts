@@ -6,6 +6,7 @@ import {
   type Idempotency,
   KeyConflict,
   type KeyLookup,
+  NewerFormat,
   type ReadableLog,
   type StreamInfo,
   type StreamStore,
@@ -23,6 +24,8 @@ export interface RedisStoreOptions extends MemoryStoreOptions {
   readonly metrics: Metrics;
   /** Longest time in milliseconds for which a log may be written. */
   maxLogMs(): number;
+  /** Version of the format in Redis; another one only in tests. */
+  readonly format?: number;
 }
 
 /**
@@ -41,9 +44,9 @@ export class RedisStore implements StreamStore {
   readonly #orphans: Orphans;
 
   constructor(options: RedisStoreOptions) {
-    const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark, archive } = options;
+    const { cluster, clock, metrics, flushMs, ttlMs, maxLogMs, highWaterMark, archive, format } = options;
     this.#options = options;
-    const commands = new StreamCommands({ cluster, ttlMs, maxLogMs, archive });
+    const commands = new StreamCommands({ cluster, ttlMs, maxLogMs, archive, format });
     const running = new RunningCommands(cluster, () => maxLogMs() + ttlMs);
     // Writes to Redis are already delayed by `flushMs`, so readers do not wait again.
     const local = new MemoryStore({ ...options, flushMs: 0, archive: undefined });
@@ -103,7 +106,7 @@ export class RedisStore implements StreamStore {
     const isQuestion = lookup.fingerprint !== undefined;
     if (isQuestion && !this.#options.cluster.connection.isConnected) return undefined;
     const found = await this.#commands.byKey(lookup).catch((error: unknown) => {
-      if (isQuestion) return undefined;
+      if (isQuestion && !(error instanceof NewerFormat)) return undefined;
       throw error;
     });
     return found && this.#openExisting(found, lookup);
@@ -111,16 +114,14 @@ export class RedisStore implements StreamStore {
 
   async openByChat(chat: string): Promise<ReadableLog | undefined> {
     const id = await this.#commands.byChat(chat).catch(() => undefined);
-    if (id !== undefined) return this.open(id);
+    if (id !== undefined) return this.#openRunning(id);
     const known = await this.#local.openByChat(chat);
     return known && this.#producers.find(known);
   }
 
   async open(id: string): Promise<ReadableLog | undefined> {
-    const copied = this.#watcher.get(id);
-    if (copied) return new ReplicaHandle(copied.memory.info, copied.producer, this.#watcher);
-    const known = this.#local.get(id);
-    if (known) return this.#producers.find(known);
+    const known = this.#findHere(id);
+    if (known) return known;
     const meta = await this.#commands.meta(id);
     return meta && new ReplicaHandle(meta.info, meta, this.#watcher);
   }
@@ -136,12 +137,28 @@ export class RedisStore implements StreamStore {
     await this.#local.close();
   }
 
+  /** Returns a log that this process has, as its producer or as a copy. */
+  #findHere(id: string): ReadableLog | undefined {
+    const copied = this.#watcher.get(id);
+    if (copied) return new ReplicaHandle(copied.memory.info, copied.producer, this.#watcher);
+    const known = this.#local.get(id);
+    return known && this.#producers.find(known);
+  }
+
+  /** Opens the stream of a conversation, unless it has ended: its producer has crashed before it could remove the link. */
+  async #openRunning(id: string): Promise<ReadableLog | undefined> {
+    const known = this.#findHere(id);
+    if (known) return this.#local.get(id)?.ended ? undefined : known;
+    const meta = await this.#commands.meta(id);
+    return meta === undefined || meta.hasEnded ? undefined : new ReplicaHandle(meta.info, meta, this.#watcher);
+  }
+
   async #create(keys: StreamKeys, serializedPrompt: string | undefined): Promise<CreateResult> {
     const { info, idempotency } = keys;
     // If Redis is unavailable or full, the question is still accepted. While other replicas cannot reach this one,
     // they must not find its streams.
     const found = this.#options.cluster.connection.isAvailable
-      ? await this.#commands.create(keys, serializedPrompt).catch(() => 'unavailable' as const)
+      ? await this.#commands.create(keys, serializedPrompt).catch(continueWithout)
       : 'unavailable';
     if (found !== undefined && found !== 'unavailable') {
       const log = await this.#openExisting(found, idempotency as Idempotency);
@@ -160,4 +177,10 @@ export class RedisStore implements StreamStore {
     if (found.fingerprint !== fingerprint) throw new KeyConflict();
     return this.open(found.id);
   }
+}
+
+/** A question is answered without Redis, but not if a newer version may be answering it. */
+function continueWithout(error: unknown): 'unavailable' {
+  if (error instanceof NewerFormat) throw error;
+  return 'unavailable';
 }

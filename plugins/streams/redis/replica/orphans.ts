@@ -1,4 +1,5 @@
 import type { Cluster } from '../../../redis/index.ts';
+import { NewerFormat } from '../../types.ts';
 import type { Meta, StreamCommands } from '../commands.ts';
 import type { RunningCommands } from '../running.ts';
 
@@ -77,12 +78,17 @@ export class Orphans {
   async #endAllOf(replica: string): Promise<void> {
     const { commands, running, takeOver } = this.#options;
     const ids = await running.of(replica);
+    let isComplete = true;
     const end = async (id: string) => {
-      const meta = await commands.meta(id);
+      const meta = await commands.meta(id).catch((error: unknown) => {
+        if (!(error instanceof NewerFormat)) throw error;
+        isComplete = false; // A replica of that version ends it.
+        return undefined;
+      });
       if (meta?.replica === replica) await takeOver(meta);
     };
     for (let i = 0; i < ids.length && !this.#isClosed; i += BATCH) await Promise.all(ids.slice(i, i + BATCH).map(end));
-    if (this.#isClosed) return;
+    if (this.#isClosed || !isComplete) return;
     await running.forget(replica);
     this.#missing.delete(replica);
   }

@@ -3,26 +3,22 @@
 --
 -- KEYS[1]  hash: meta of the stream
 -- KEYS[2]  stream: log of the stream
--- KEYS[3]  string: idempotency key, or KEYS[1] for none
--- KEYS[4]  string: conversation, or KEYS[1] for none
--- KEYS[5]  hash: stored response of the stream
--- KEYS[6]  hash: announcement of its end
--- ARGV[1]  id of the stream
--- ARGV[2]  id of the entry: <epoch>-<last possible position>
--- ARGV[3]  terminal as JSON
--- ARGV[4]  time to live in milliseconds
--- ARGV[5]  length of the log in units
--- ARGV[6]  '1' if the question may be asked again under its idempotency key, or ''
--- ARGV[7]  time to live of a stored response in milliseconds, or '' for a stream that is not stored
--- ARGV[8]  announcement of the end, or '' for none
--- ARGV[9]  its time to live in milliseconds
+-- KEYS[3]  hash: stored response of the stream
+-- KEYS[4]  hash: announcement of its end
+-- ARGV[1]  id of the entry: <epoch>-<last possible position>
+-- ARGV[2]  terminal as JSON
+-- ARGV[3]  time to live in milliseconds
+-- ARGV[4]  length of the log in units
+-- ARGV[5]  '1' if the question may be asked again under its idempotency key, or ''
+-- ARGV[6]  time to live of a stored response in milliseconds, or '' for a stream that is not stored
+-- ARGV[7]  announcement of the end, or '' for none
+-- ARGV[8]  its time to live in milliseconds
 --
 -- Returns 1, or false if the log does not exist.
 
-local meta_key, log_key, idempotency_key, chat_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local response_key, announcement_key = KEYS[5], KEYS[6]
-local id, entry_id, terminal, ttl_ms, length, repeatable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local stored_ttl_ms, announcement, announcement_ttl_ms = ARGV[7], ARGV[8], ARGV[9]
+local meta_key, log_key, response_key, announcement_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local entry_id, terminal, ttl_ms, length, repeatable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local stored_ttl_ms, announcement, announcement_ttl_ms = ARGV[6], ARGV[7], ARGV[8]
 
 if not redis.call('XADD', log_key, 'NOMKSTREAM', entry_id, 'e', terminal, 'n', length) then return false end
 
@@ -47,10 +43,4 @@ if stored_ttl_ms ~= '' then
 end
 redis.call('PEXPIRE', meta_key, log_ttl_ms)
 redis.call('PEXPIRE', log_key, log_ttl_ms)
-if idempotency_key ~= meta_key then
-  -- A later stream may have the key.
-  local known = redis.call('GET', idempotency_key)
-  if known and string.match(known, '^%S+') == id then redis.call('PEXPIRE', idempotency_key, ttl_ms) end
-end
-if chat_key ~= meta_key and redis.call('GET', chat_key) == id then redis.call('DEL', chat_key) end
 return 1

@@ -1,0 +1,90 @@
+import { createHash } from 'node:crypto';
+import type { Cluster } from '../../redis/index.ts';
+import { loadScript, runScript } from '../../redis/script.ts';
+import { NewerFormat } from '../types.ts';
+
+/** The stream of an idempotency key. */
+export interface KeyHolder {
+  readonly id: string;
+  readonly fingerprint: string;
+}
+
+const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
+const CLAIM = script('claim');
+const UNLINK = script('unlink');
+
+/**
+ * Links to streams in Redis: by idempotency key, and by conversation. In a cluster they are on other nodes than their
+ * streams, so a crash can leave a link without a stream, or a stream without a link. A reader of a link therefore reads
+ * the stream before it believes the link.
+ *
+ * Every method throws `RedisUnavailable`, or the error reply of Redis.
+ */
+export class StreamLinks {
+  readonly #cluster: Cluster;
+
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster;
+  }
+
+  /**
+   * Gives an idempotency key to a stream. Returns undefined, or the stream that has the key.
+   * @param replaced id of a stream that loses the key, or ''
+   * @throws NewerFormat if a newer version has stored the value of the key
+   */
+  async claim(key: string, { id, fingerprint }: KeyHolder, ttlMs: number, replaced: string) {
+    const args = [id, fingerprint, ttlMs, replaced];
+    const found = await this.#cluster.connection.run((redis) => runScript(redis, CLAIM, [this.#key(key)], args));
+    return found === null ? undefined : parseHolder(found as string);
+  }
+
+  /** Returns the stream that has an idempotency key. @throws NewerFormat as `claim` does */
+  async holderOf(key: string): Promise<KeyHolder | undefined> {
+    const found = await this.#cluster.connection.query((redis) => redis.get(this.#key(key)));
+    return found === null ? undefined : parseHolder(found);
+  }
+
+  /** Makes a stream the newest of its conversation. */
+  async setChat(chat: string, id: string, ttlMs: number): Promise<void> {
+    await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs));
+  }
+
+  /** Does the same unless the conversation has a stream. */
+  async restoreChat(chat: string, id: string, ttlMs: number): Promise<void> {
+    await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs, 'NX'));
+  }
+
+  /** Returns the newest stream of a conversation. */
+  async newestOf(chat: string): Promise<string | undefined> {
+    return (await this.#cluster.connection.query((redis) => redis.get(this.#chat(chat)))) ?? undefined;
+  }
+
+  /** Sets the time to live of an idempotency key that a stream has; 0 deletes it. */
+  async unlinkKey(key: string, id: string, ttlMs: number): Promise<void> {
+    await this.#cluster.connection.run((redis) => runScript(redis, UNLINK, [this.#key(key)], [id, ttlMs]));
+  }
+
+  /** Deletes a conversation whose newest stream this is. */
+  async unlinkChat(chat: string, id: string): Promise<void> {
+    await this.#cluster.connection.run((redis) => runScript(redis, UNLINK, [this.#chat(chat)], [id, 0]));
+  }
+
+  #key(key: string): string {
+    return this.#cluster.key('key', hash(key));
+  }
+
+  #chat(chat: string): string {
+    return this.#cluster.key('chat', hash(chat));
+  }
+}
+
+/** Hashes names that clients choose: they may be long and may identify a person. */
+function hash(name: string): string {
+  return createHash('sha256').update(name).digest('base64url');
+}
+
+function parseHolder(value: string): KeyHolder {
+  const [, id, fingerprint] = /^(\S+) (\S+)$/.exec(value) ?? [];
+  if (id === undefined || fingerprint === undefined) throw new NewerFormat('unknown');
+  return { id, fingerprint };
+}
