@@ -38,7 +38,11 @@ export function persistentRedis(t: Test): string[] {
  * It is killed when the test ends.
  */
 export async function startRedis(t: Test, ...args: string[]): Promise<RedisServer> {
-  const port = await freePort();
+  return startRedisOn(t, await freePort(), ...args);
+}
+
+/** Does the same on a given port. */
+export async function startRedisOn(t: Test, port: number, ...args: string[]): Promise<RedisServer> {
   let child: ChildProcess;
   const start = async () => {
     const own = args.includes('--sentinel')

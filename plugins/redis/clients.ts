@@ -132,9 +132,9 @@ function createClusterClients(address: RedisAddress, connectionName: string, clo
       redisOptions: nodeOptions,
     });
     client.on('node error', (error: Error) => {
-      // While one node fails, the others work. Before the first answer, its error says why there is none.
+      // While one node fails, the others work. Before the first answer, its reply says why there is none.
       pauses.onError(error);
-      if (client.status !== 'ready') client.emit('error', error);
+      if (client.status !== 'ready' && error instanceof ReplyError) client.emit('error', error);
     });
     // It has the same commands.
     return client as unknown as Redis;

@@ -34,6 +34,8 @@ const HINTS: Readonly<Record<string, string>> = {
   WRONGPASS: 'Redis rejects the user or the password of REDIS_URL',
   closed: 'Redis has closed the connection',
   database: 'the database of REDIS_URL does not exist',
+  no_cluster: 'REDIS_URL names a Redis without cluster mode; use redis://',
+  no_node: 'no node of REDIS_URL answers; check the addresses, TLS and the network',
   max_clients: 'Redis has reached maxclients',
   pending: 'Redis has not answered yet',
   timeout: 'Redis does not reply within 250 ms',
@@ -52,6 +54,7 @@ const OTHER_REPLIES: readonly (readonly [RegExp, string])[] = [
   [/max number of clients/i, 'max_clients'],
   [/invalid password/i, 'WRONGPASS'],
   [/DB index/i, 'database'],
+  [/cluster support disabled/i, 'no_cluster'],
 ];
 
 /** Replies after which every further write would fail, too. */
@@ -75,6 +78,7 @@ export function problem(reason: string, missing?: readonly string[]): Problem {
 /** Returns the code word of an error of the client. */
 export function reasonOf(error: unknown): string {
   const { message = '', code } = error as { message?: string; code?: unknown };
+  if ((error as Error).name === 'ClusterAllFailedError') return 'no_node';
   if (!(error instanceof ReplyError)) return typeof code === 'string' && /^[A-Z]\w{1,60}$/.test(code) ? code : 'closed';
   const [, word = 'ERR'] = /^([A-Z]{2,20})\b/.exec(message) ?? [];
   if (word !== 'ERR') return word;
@@ -87,7 +91,9 @@ export const needsReconnect = (reason: string): boolean => RECONNECTS.has(reason
 
 /** Returns true for a reason that is about the network, not about what Redis has replied. */
 export function isNetworkReason(reason: string): boolean {
-  return reason === 'closed' || reason === 'timeout' || /^E(AI_|CONN|HOST|NET|NOTFOUND|PIPE|TIMEDOUT)/.test(reason);
+  return (
+    ['closed', 'timeout', 'no_node'].includes(reason) || /^E(AI_|CONN|HOST|NET|NOTFOUND|PIPE|TIMEDOUT)/.test(reason)
+  );
 }
 
 export const channelRight = (prefix: string): string => `channels &${prefix}:*`;

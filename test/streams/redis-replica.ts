@@ -19,7 +19,7 @@ export interface Replica {
 /** Creates the Redis store of one replica, without the rest of the service. */
 export async function redisStore(
   t: Test,
-  redis: RedisServer,
+  redis: Pick<RedisServer, 'url'>,
   settings: Partial<RedisStoreOptions> = {},
   prefix = randomBytes(4).toString('hex'),
 ): Promise<Replica> {
