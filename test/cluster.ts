@@ -9,9 +9,8 @@ import { freePort, noRedis, type RedisServer, startRedis } from './redis.ts';
 import { open } from './sse-client.ts';
 import { numberedDeltas, type Script, startUpstream, type Upstream } from './upstream.ts';
 
-/** Two replicas in processes of their own, a Redis, and the nginx of `deploy/` in front. */
-export interface Cluster {
-  readonly redis: RedisServer;
+/** Two replicas in processes of their own, and the nginx of `deploy/` in front. */
+export interface Replicas {
   readonly upstream: Upstream;
   /** URL of the gateway. */
   readonly url: string;
@@ -20,6 +19,11 @@ export interface Cluster {
   gatewayLog(): string;
   /** Starts a replica again, on its old port, after its process has ended. */
   restart(index: number): Promise<void>;
+}
+
+/** The same, with the Redis that they share. */
+export interface Cluster extends Replicas {
+  readonly redis: RedisServer;
 }
 
 /** Reason to skip tests that need a cluster; false if they can run. */
@@ -33,12 +37,22 @@ export async function startCluster(
   redisArgs: readonly string[] = [],
 ): Promise<Cluster> {
   const redis = await startRedis(t, ...redisArgs);
+  return { ...(await startReplicas(t, redis.url, script, env)), redis };
+}
+
+/** Starts replicas that share the Redis of an address. */
+export async function startReplicas(
+  t: Test,
+  redisUrl: string,
+  script: Script,
+  env: Record<string, string> = {},
+): Promise<Replicas> {
   const upstream = await startUpstream(t, script);
   const ports = [await freePort(), await freePort()];
   const envOf = (port: number) =>
     bellaAt(upstream.url, {
       PORT: String(port),
-      REDIS_URL: redis.url,
+      REDIS_URL: redisUrl,
       TRUST_PROXY: '1',
       ...env,
     });
@@ -53,7 +67,6 @@ export async function startCluster(
   );
   return {
     gatewayLog: log,
-    redis,
     upstream,
     url,
     replicas,
@@ -142,8 +155,8 @@ export function readAsEventSource(url: string): Page {
 export const STREAMS = Number(process.env.STREAMS ?? 100);
 
 /** Starts a stream on one replica and returns its path. */
-export async function startStream(cluster: Cluster, index: number): Promise<string> {
-  const started = await postJson(`${cluster.replicas[index]?.url}/streams`, { question: 'q' });
+export async function startStream(cluster: Replicas, index: number, question = 'q'): Promise<string> {
+  const started = await postJson(`${cluster.replicas[index]?.url}/streams`, { question });
   return ((await started.json()) as { url: string }).url;
 }
 
@@ -151,7 +164,7 @@ export async function startStream(cluster: Cluster, index: number): Promise<stri
  * Starts streams on one replica and reads them through the gateway. Waits until every page has some text and can
  * resume: on a busy machine a stream can be ahead of Redis, and the death of its replica then loses the rest.
  */
-export async function readProducedBy(cluster: Cluster, index: number, count: number): Promise<Page[]> {
+export async function readProducedBy(cluster: Replicas, index: number, count: number): Promise<Page[]> {
   const pages: Page[] = [];
   for (let i = 0; i < count; i++) pages.push(readAsEventSource(cluster.url + (await startStream(cluster, index))));
   await until(

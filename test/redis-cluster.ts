@@ -94,7 +94,10 @@ export async function startRedisCluster(
       return found.flat();
     },
     primaryOf,
-    slotOf: async (key) => Number(await first.client.call('CLUSTER', 'KEYSLOT', key)),
+    async slotOf(key) {
+      const [some] = alive() as [RedisServer];
+      return Number(await some.client.call('CLUSTER', 'KEYSLOT', key));
+    },
     async moveSlot(slot, to) {
       const from = await primaryOf(slot);
       const [fromId, toId] = [await idOf(from), await idOf(to)];

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
@@ -228,6 +229,10 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
     [/^(ENOTFOUND|EAI_AGAIN)$/, `redis://u:${PASSWORD}@no-such-host.invalid`],
     ['DEPTH_ZERO_SELF_SIGNED_CERT', `rediss://u:${PASSWORD}@127.0.0.1:${(tls.address() as AddressInfo).port}`],
     ['CLUSTERDOWN', cluster.url],
+    ['no_cluster', urlOf(redis).replace('redis', 'redis+cluster')],
+    ['WRONGPASS', urlOf(redis, 'sluice:wrong-word').replace('redis', 'redis+cluster')],
+    ['no_node', `redis+cluster://u:${PASSWORD}@127.0.0.1:${await freePort()}`],
+    ['no_sentinel', `redis+sentinel://u:${PASSWORD}@127.0.0.1:${await freePort()}/main`],
     ['unknown_command', (await startRedis(t, `${dir}/sentinel.conf`, '--sentinel')).url],
   ];
   t.jobs = cases.length;
@@ -249,20 +254,27 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
   }
 });
 
-t.test('a cluster of one node: CROSSSLOT, unless the prefix is a hash tag', { skip: noRedis }, async (t) => {
+t.test('a cluster of one node works without and with cluster mode in the address', { skip: noRedis }, async (t) => {
   const redis = await startRedis(t, '--cluster-enabled', 'yes', '--dir', t.testdir({}));
   await redis.client.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383');
   await until(async () => String(await redis.client.call('CLUSTER', 'INFO')).includes('cluster_state:ok'), 'it works');
   const upstream = await startUpstream(t, completeAnswer('x'));
-  const plain = await startReplica(t, bellaAt(upstream.url, { REDIS_URL: redis.url }));
-  t.match(plain.redisLines(), [{ reason: 'CROSSSLOT' }]);
-  await redis.client.call('ACL', 'SETUSER', ...RIGHTS, 'resetkeys', 'resetchannels', '~{sluice}:*', '&{sluice}:*');
-  const [a, b] = await startReplicas(t, redis, upstream, { REDIS_PREFIX: '{sluice}' });
-  const reading = await readAll(`${a.url}/ask/stream?question=q&key=0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b`);
-  t.match(reading.events[0]?.json, { resumable: true });
-  const again = await readAll(`${b.url}${reading.events[0]?.json.url}`);
-  t.equal(again.events.at(-1)?.json.answer, 'x', 'read on the other replica');
-  t.same(await redis.client.call('ACL', 'LOG'), []);
+  const inCluster = ['+spublish', '+ssubscribe', '+cluster|slots', '+asking'];
+  t.ok(readFileSync('docs/operations.md', 'utf8').includes(`add \`${inCluster.join(' ')}\``), 'as documented');
+  for (const [scheme, rights] of [
+    ['redis', []],
+    ['redis+cluster', [...inCluster, '-publish', '-subscribe']],
+  ] as const) {
+    await redis.client.call('ACL', 'SETUSER', ...RIGHTS, ...rights);
+    const REDIS_URL = urlOf(redis).replace('redis', scheme);
+    const [a, b] = await startReplicas(t, redis, upstream, { REDIS_URL });
+    const reading = await readAll(`${a.url}/ask/stream?question=q&key=${randomUUID()}`);
+    t.match(reading.events[0]?.json, { resumable: true });
+    const again = await readAll(`${b.url}${reading.events[0]?.json.url}`);
+    t.equal(again.events.at(-1)?.json.answer, 'x', 'read on the other replica');
+    t.same([...a.redisLines(), ...b.redisLines()], [], 'nothing is logged');
+    t.same(await redis.client.call('ACL', 'LOG'), [], 'Redis has refused nothing');
+  }
 });
 
 t.test('the eviction policy is read at each connect, and a wrong one is logged once', { skip: noRedis }, async (t) => {

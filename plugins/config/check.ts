@@ -96,10 +96,11 @@ function findResponsesProblems({ responses }: Config): string[] {
 
 /** Finds settings of Redis that do not fit its address. */
 function findRedisProblems({ redis }: Config): string[] {
-  if (redis === undefined || describeRedisUrl(redis.url) !== undefined) return [];
+  // The schema has found a section or an address that is not valid.
+  if (typeof redis?.url !== 'string' || describeRedisUrl(redis.url) !== undefined) return [];
   const { kind } = parseRedisUrl(redis.url);
   const problems: string[] = [];
-  if (kind === 'cluster' && /[{}]/.test(redis.prefix)) {
+  if (kind === 'cluster' && /[{}]/.test(String(redis.prefix))) {
     problems.push('REDIS_PREFIX: must not contain { or } with redis+cluster://, or all keys would be on one node');
   }
   if (kind !== 'sentinel' && redis.sentinelPassword !== undefined) {

@@ -48,7 +48,8 @@ export function createHealth({ metrics, log }: { metrics: Metrics; log: FastifyB
     const missing = found.flatMap((other) => (other.reason === reason ? (other.missing ?? []) : []));
     // One outage of the network has several codes, one after another.
     const kind = isNetworkReason(reason) ? 'network' : [reason, ...missing].join(' ');
-    if (logged.has(kind)) return;
+    // A reason without details says less than what was logged before.
+    if ([...logged].some((other) => other === kind || other.startsWith(`${kind} `))) return;
     logged.add(kind);
     log.warn({ reason, hint, ...(missing.length > 0 && { missing }) }, `redis unavailable${when}; ${CONSEQUENCE}`);
   };

@@ -36,6 +36,8 @@ const HINTS: Readonly<Record<string, string>> = {
   database: 'the database of REDIS_URL does not exist',
   no_cluster: 'REDIS_URL names a Redis without cluster mode; use redis://',
   no_node: 'no node of REDIS_URL answers; check the addresses, TLS and the network',
+  no_sentinel:
+    'no Sentinel of REDIS_URL names a primary; check the addresses, the name after them, and REDIS_SENTINEL_PASSWORD',
   max_clients: 'Redis has reached maxclients',
   pending: 'Redis has not answered yet',
   timeout: 'Redis does not reply within 250 ms',
@@ -79,6 +81,7 @@ export function problem(reason: string, missing?: readonly string[]): Problem {
 export function reasonOf(error: unknown): string {
   const { message = '', code } = error as { message?: string; code?: unknown };
   if ((error as Error).name === 'ClusterAllFailedError') return 'no_node';
+  if (message.startsWith('All sentinels are unreachable')) return 'no_sentinel';
   if (!(error instanceof ReplyError)) return typeof code === 'string' && /^[A-Z]\w{1,60}$/.test(code) ? code : 'closed';
   const [, word = 'ERR'] = /^([A-Z]{2,20})\b/.exec(message) ?? [];
   if (word !== 'ERR') return word;
@@ -92,7 +95,8 @@ export const needsReconnect = (reason: string): boolean => RECONNECTS.has(reason
 /** Returns true for a reason that is about the network, not about what Redis has replied. */
 export function isNetworkReason(reason: string): boolean {
   return (
-    ['closed', 'timeout', 'no_node'].includes(reason) || /^E(AI_|CONN|HOST|NET|NOTFOUND|PIPE|TIMEDOUT)/.test(reason)
+    ['closed', 'timeout', 'no_node', 'no_sentinel'].includes(reason) ||
+    /^E(AI_|CONN|HOST|NET|NOTFOUND|PIPE|TIMEDOUT)/.test(reason)
   );
 }
 
