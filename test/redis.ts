@@ -63,7 +63,9 @@ export async function startRedisOn(t: Test, port: number, ...args: string[]): Pr
   };
   await start();
   const url = `redis://127.0.0.1:${port}`;
-  const client = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50 });
+  const [, password] = args.slice(args.indexOf('--requirepass'));
+  const credentials = args.includes('--requirepass') && password !== undefined ? { password } : {};
+  const client = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50, ...credentials });
   client.on('error', () => {});
   t.teardown(async () => {
     client.disconnect();

@@ -52,7 +52,7 @@ export function createClients(
   const connect = () =>
     address.kind === 'sentinel'
       ? withRetries(
-          (options) => new Redis({ ...options, ...sentinelOptions(address, sentinelPassword) }),
+          (options) => new Redis({ ...options, ...sentinelOptions(address, sentinelPassword, options) }),
           connectionName,
         )
       : withRetries((options) => new Redis(url, options), connectionName);
@@ -88,15 +88,19 @@ function createPauses() {
   };
 }
 
-function sentinelOptions(address: RedisAddress, sentinelPassword: string | undefined) {
+function sentinelOptions(
+  address: RedisAddress,
+  sentinelPassword: string | undefined,
+  { retryStrategy }: Pick<RetryingOptions, 'retryStrategy'>,
+) {
   return {
     sentinels: [...address.nodes],
     name: address.name,
     ...credentialsOf(address),
     ...(sentinelPassword !== undefined && { sentinelPassword }),
     ...(address.isTls && { tls: {}, sentinelTLS: {}, enableTLSForSentinelMode: true }),
-    // After all of them, the client starts again by itself, with its pauses.
-    sentinelRetryStrategy: () => null,
+    // Without a pause, the client would give up for good once all of them have been asked.
+    sentinelRetryStrategy: retryStrategy,
   };
 }
 
