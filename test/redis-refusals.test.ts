@@ -229,7 +229,7 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
     [/^(ENOTFOUND|EAI_AGAIN)$/, `redis://u:${PASSWORD}@no-such-host.invalid`],
     ['DEPTH_ZERO_SELF_SIGNED_CERT', `rediss://u:${PASSWORD}@127.0.0.1:${(tls.address() as AddressInfo).port}`],
     ['CLUSTERDOWN', cluster.url],
-    ['no_cluster', urlOf(redis).replace('redis', 'redis+cluster')],
+    ['no_cluster', (await startRedis(t)).url.replace('redis', 'redis+cluster')],
     ['WRONGPASS', urlOf(redis, 'sluice:wrong-word').replace('redis', 'redis+cluster')],
     ['no_node', `redis+cluster://u:${PASSWORD}@127.0.0.1:${await freePort()}`],
     ['no_sentinel', `redis+sentinel://u:${PASSWORD}@127.0.0.1:${await freePort()}/main`],
@@ -255,7 +255,8 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
 });
 
 t.test('a cluster of one node works without and with cluster mode in the address', { skip: noRedis }, async (t) => {
-  const redis = await startRedis(t, '--cluster-enabled', 'yes', '--dir', t.testdir({}));
+  const own = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--dir', t.testdir({})];
+  const redis = await startRedis(t, ...own);
   await redis.client.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383');
   await until(async () => String(await redis.client.call('CLUSTER', 'INFO')).includes('cluster_state:ok'), 'it works');
   const upstream = await startUpstream(t, completeAnswer('x'));

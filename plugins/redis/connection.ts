@@ -104,7 +104,10 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
   const unavailable = () => Promise.reject(new RedisUnavailable('redis unavailable'));
 
   redis.on('error', (error: Error) => {
-    cause ??= problem(reasonOf(error));
+    const found = problem(reasonOf(error));
+    cause ??= found;
+    // The client asks the Sentinels again and again, and closes no connection meanwhile.
+    if (found.reason === 'no_sentinel') health.report('connection', found);
   });
   redis.on('close', () => {
     health.report('connection', cause ?? problem('closed'));

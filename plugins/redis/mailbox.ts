@@ -107,7 +107,12 @@ export function createMailbox(options: MailboxOptions): Mailbox {
     hasAnswered = true;
     subscribedAt = undefined;
     refusals += 1;
-    reportDeaf(problem(reason, reason === 'NOPERM' ? [missingRight('subscribe', error, prefix)] : undefined));
+    reportDeaf(
+      problem(
+        reason,
+        reason === 'NOPERM' ? [missingRight(isSharded ? 'ssubscribe' : 'subscribe', error, prefix)] : undefined,
+      ),
+    );
   }
 
   subscriber.on('error', (error: Error) => {

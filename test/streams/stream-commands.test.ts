@@ -154,11 +154,11 @@ t.test('commands', { skip: noRedis }, async (t) => {
     t.equal(await holder(), second.info.id, 'the replaced stream does not get it back');
   });
 
-  t.test('every key that a script uses is declared, and none is empty', async (t) => {
+  t.test('every key that a script uses is declared, and all of them are in one slot', async (t) => {
     const used: string[][] = [];
     const monitor = await redis.monitor();
     monitor.on('monitor', (_time: string, command: string[], source: string) => {
-      if (source === 'lua' || /^evalsha$/i.test(command[0] ?? ''))
+      if (source === 'lua' || /^(evalsha|del)$/i.test(command[0] ?? ''))
         used.push(source === 'lua' ? ['lua', ...command] : command);
     });
     for (const info of [{}, { chat: undefined }]) {
@@ -189,8 +189,11 @@ t.test('commands', { skip: noRedis }, async (t) => {
     let checked = 0;
     for (const [name = '', first = '', second = '', ...rest] of used) {
       if (name !== 'lua') {
-        declared = rest.slice(0, Number(second));
+        declared = /^del$/i.test(name) ? [first, second, ...rest] : rest.slice(0, Number(second));
+        declared = declared.filter((declaredKey) => declaredKey !== '' || !/^del$/i.test(name));
         t.notOk(declared.includes(''), 'no key is empty');
+        const tags = new Set(declared.map((declaredKey) => /\{(.+?)\}/.exec(declaredKey)?.[1] ?? declaredKey));
+        t.equal(tags.size, 1, `${declared} are in one slot`);
       } else {
         t.ok(declared.includes(second), `${first} ${second} is declared`);
         checked += 1;
