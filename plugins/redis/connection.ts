@@ -1,6 +1,7 @@
 import { type Redis, ReplyError } from 'ioredis';
 import { type Clock, waitAtMost } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { primariesOf } from './clients.ts';
 import type { RedisHealth } from './health.ts';
 import { isRefusal, type Problem, problem, reasonOf } from './problems.ts';
 import type { ReadQueue } from './read-queue.ts';
@@ -24,6 +25,8 @@ export interface RedisConnection {
   query<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
   /** Reads what may be large, on a connection of its own. A slow read says nothing about Redis. @throws as `query` does */
   read<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Calls `send`. The commands that it runs leave in one packet, and Redis reads them at once. */
+  together(send: () => void): void;
   /** Calls the listener each time Redis becomes available, also the first time. */
   onAvailable(listener: () => void): void;
   /** Calls the listener each time Redis becomes unavailable. */
@@ -133,6 +136,15 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
     query: (call) => (health.works('connection') ? send(call) : unavailable()),
     read: (call) => (health.works('connection') ? reads.read(call) : unavailable()),
     probe: (call) => (redis.status === 'ready' ? send(call) : unavailable()),
+    together(send) {
+      const sockets = primariesOf(redis).map(({ stream }) => stream);
+      for (const socket of sockets) socket?.cork();
+      try {
+        send();
+      } finally {
+        for (const socket of sockets) socket?.uncork();
+      }
+    },
     reconnect(because) {
       cause = because;
       redis.disconnect(true);

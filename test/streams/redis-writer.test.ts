@@ -1,6 +1,7 @@
 import t from 'tap';
 import { MemoryStore } from '../../plugins/streams/memory/store.ts';
 import type { StreamCommands } from '../../plugins/streams/redis/commands.ts';
+import { CommitGroup } from '../../plugins/streams/redis/producer/commit-group.ts';
 import { LogWriter } from '../../plugins/streams/redis/producer/writer.ts';
 import { manualClock } from '../manual-clock.ts';
 import { newId, text } from './conformance.ts';
@@ -36,7 +37,7 @@ t.test('parts that wait for the flush while Redis is found empty are written in 
     keys: { info: memory.info },
     commands,
     clock,
-    flushMs: 10,
+    commits: new CommitGroup({ clock, flushMs: 10, together: (send) => send() }),
     epoch: 1,
     isSynced: true,
     lease,

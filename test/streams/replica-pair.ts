@@ -164,6 +164,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         run,
         query: run,
         read: run,
+        together: (send) => send(),
         onAvailable: (listener) => void availableListeners.push(listener),
         onUnavailable: (listener) => void unavailableListeners.push(listener),
         async connect() {},

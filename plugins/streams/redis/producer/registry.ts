@@ -7,6 +7,7 @@ import type { TakeoverHandler } from '../../types.ts';
 import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
 import { ALIVE, LOOK } from '../messages.ts';
 import type { RunningCommands } from '../running.ts';
+import { CommitGroup } from './commit-group.ts';
 import { ProducerLog, type ProducerLogObserver } from './log.ts';
 import { RemoteReaders } from './remote-readers.ts';
 import { RunningStreams } from './running-streams.ts';
@@ -35,11 +36,13 @@ export class ProducerRegistry implements ProducerLogObserver {
   readonly #unsynced: UnsyncedLogs;
   readonly #remoteReaders: RemoteReaders;
   readonly #names: RunningStreams;
+  readonly #commits: CommitGroup;
   #takeoverHandler: TakeoverHandler = () => {};
 
   constructor(options: ProducerRegistryOptions) {
-    const { cluster, clock, commands, running, local } = options;
+    const { cluster, clock, commands, running, local, flushMs } = options;
     this.#options = options;
+    this.#commits = new CommitGroup({ clock, flushMs, together: (send) => cluster.connection.together(send) });
     this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
     this.#remoteReaders = new RemoteReaders({ cluster, clock, running: this.#running });
     this.#names = new RunningStreams({ cluster, running });
@@ -73,9 +76,10 @@ export class ProducerRegistry implements ProducerLogObserver {
 
   /** Starts to produce a log. `isSynced` is true if Redis has the stream. */
   produce(memory: MemoryLog, keys: StreamKeys, { epoch, isSynced }: { epoch: number; isSynced: boolean }): ProducerLog {
-    const { commands, clock, flushMs, cluster } = this.#options;
+    const { commands, clock, cluster } = this.#options;
+    const commits = this.#commits;
     const { lease, connection } = cluster;
-    const log = new ProducerLog({ memory, keys, commands, clock, flushMs, epoch, isSynced, lease, connection }, this);
+    const log = new ProducerLog({ memory, keys, commands, clock, commits, epoch, isSynced, lease, connection }, this);
     this.#logs.set(memory, log);
     this.#running.set(memory.info.id, log);
     void this.#names.add(memory.info.id);

@@ -1,36 +1,39 @@
 import type { Clock } from '../../../clock.ts';
+import type { Commit, CommitGroup } from './commit-group.ts';
 
-/** Runs a function immediately after a pause, and then at most once every `ms` milliseconds. */
-export class Throttle {
+/** Runs a function immediately after a pause, and then at most once in the interval of the group. */
+export class Throttle implements Commit {
+  dueAt = Number.NEGATIVE_INFINITY;
+  readonly run: () => void;
   readonly #clock: Clock;
-  readonly #ms: number;
+  readonly #group: CommitGroup;
   #lastRun = Number.NEGATIVE_INFINITY;
-  #cancelTimer: (() => void) | undefined;
 
-  constructor(clock: Clock, ms: number) {
+  constructor(clock: Clock, group: CommitGroup, fn: () => void) {
     this.#clock = clock;
-    this.#ms = ms;
+    this.#group = group;
+    this.run = () => {
+      this.#lastRun = clock.now();
+      fn();
+    };
   }
 
-  /** Runs `fn` now if it is due or urgent, else when it is due. Repeated calls before that run it once. */
-  schedule(fn: () => void, isUrgent: boolean): void {
-    const waitMs = this.#lastRun + this.#ms - this.#clock.now();
-    if (waitMs > 0 && !isUrgent) {
-      this.#cancelTimer ??= this.#clock.after(waitMs, () => this.#run(fn));
-      return;
-    }
-    this.#run(fn);
+  /** Counts a part, for the interval of the group. */
+  countPart(): void {
+    this.#group.countPart(this.#clock.now());
+  }
+
+  /** Runs now if it is due or urgent, else when it is due. Repeated calls before that run it once. */
+  schedule(isUrgent: boolean): void {
+    this.dueAt = this.#lastRun + this.#group.intervalMs;
+    if (isUrgent || this.dueAt <= this.#clock.now()) {
+      this.cancel();
+      this.run();
+    } else this.#group.add(this);
   }
 
   /** Cancels a scheduled run. */
   cancel(): void {
-    this.#cancelTimer?.();
-    this.#cancelTimer = undefined;
-  }
-
-  #run(fn: () => void): void {
-    this.cancel();
-    this.#lastRun = this.#clock.now();
-    fn();
+    this.#group.delete(this);
   }
 }

@@ -3,14 +3,15 @@ import type { RedisConnection } from '../../../redis/connection.ts';
 import type { Lease } from '../../../redis/lease.ts';
 import type { MemoryLog } from '../../memory/log.ts';
 import type { StreamCommands, StreamKeys } from '../commands.ts';
+import type { CommitGroup } from './commit-group.ts';
 
 export interface WriterOptions {
   readonly memory: MemoryLog;
   readonly keys: StreamKeys;
   readonly commands: StreamCommands;
   readonly clock: Clock;
-  /** Least milliseconds between two writes. */
-  readonly flushMs: number;
+  /** Decides when the log is written. */
+  readonly commits: CommitGroup;
   /** Epoch of this producer. */
   readonly epoch: number;
   /** True if Redis has the stream. */

@@ -6,6 +6,9 @@ import { resync } from './resync.ts';
 import { Throttle } from './throttle.ts';
 import type { WriterOptions } from './writer-options.ts';
 
+/** Units that are written without waiting for others. */
+const MAX_WAITING_UNITS = 4_096;
+
 /**
  * Writes a log to Redis, one write at a time, and shows each part to readers once Redis has it, so that no
  * reader is ahead of the log from which another replica would continue. If Redis does not accept a write,
@@ -32,7 +35,7 @@ export class LogWriter {
 
   constructor(options: WriterOptions) {
     this.#options = options;
-    this.#throttle = new Throttle(options.clock, options.flushMs);
+    this.#throttle = new Throttle(options.clock, options.commits, this.#send);
     this.#isSynced = options.isSynced;
     this.#writtenLength = options.isSynced ? options.memory.length : 0;
     if (!this.#isSynced) this.#markUnsynced();
@@ -55,6 +58,7 @@ export class LogWriter {
   push(part: ContentPart): void {
     if (this.hasEnded || this.#isFenced) return;
     if (this.#isSynced) {
+      this.#throttle.countPart();
       this.#pending.add(part);
       this.#schedule();
     } else void this.#options.memory.append(part);
@@ -146,7 +150,8 @@ export class LogWriter {
   }
 
   #schedule(): void {
-    if (this.#inFlight === undefined && !this.#isPaused) this.#throttle.schedule(this.#send, this.hasEnded);
+    if (this.#inFlight !== undefined || this.#isPaused) return;
+    this.#throttle.schedule(this.hasEnded || this.#pending.units >= MAX_WAITING_UNITS);
   }
 
   readonly #send = (): void => {
