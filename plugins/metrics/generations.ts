@@ -45,7 +45,7 @@ export function generationMetrics(registers: Registry[]) {
     }),
     refusals: new Counter({
       name: 'sluice_refusals_total',
-      help: 'New questions refused, by reason: full, descriptors, draining, saturated, pressure, memory, store, prompts, readers, limit_requests, limit_tokens, limit_tokens_per_day, limit_concurrent, limit_budget, limit_prompts, limit_readers; also limit_address, of any request',
+      help: 'New questions refused, by reason: full, descriptors, draining, saturated, pressure, memory, store, version, prompts, readers, limit_requests, limit_tokens, limit_tokens_per_day, limit_concurrent, limit_budget, limit_prompts, limit_readers; also limit_address, of any request',
       labelNames: ['reason'] as const,
       registers,
     }),

@@ -115,8 +115,8 @@ export class StreamCommands {
    * ended or is missing.
    */
   async takeOver(id: string, { replica, epoch }: Producer): Promise<Takeover | undefined> {
-    const isDead = replica !== this.#cluster.replica && !(await this.isAlive(replica));
-    const args = [this.#cluster.replica, replica, epoch, isDead ? '1' : '', this.#format];
+    const hasNoLease = replica !== this.#cluster.replica && !(await this.isAlive(replica));
+    const args = [this.#cluster.replica, replica, epoch, hasNoLease ? '1' : '', this.#format];
     const won = await this.#run((redis) => runScript(redis, TAKE_OVER, this.#keys(id), args));
     if (won === null) return undefined;
     const [newEpoch, position, serializedPrompt, stop] = won as [number, string, string | null, string | null];
@@ -153,7 +153,7 @@ export class StreamCommands {
    * @throws NewerFormat if a newer version has the key or its stream
    */
   async byKey({ key, fingerprint }: KeyLookup): Promise<KeyHolder | undefined> {
-    const holder = await this.#links.holderOf(key);
+    const holder = await this.#links.findHolder(key);
     if (holder === undefined) return undefined;
     const mayRepeat = holder.fingerprint === fingerprint && (await this.#readMeta(holder.id, 'repeatable'))[0];
     return mayRepeat ? undefined : holder;

@@ -39,7 +39,7 @@ export class StreamLinks {
   }
 
   /** Returns the stream that has an idempotency key. @throws NewerFormat as `claim` does */
-  async holderOf(key: string): Promise<KeyHolder | undefined> {
+  async findHolder(key: string): Promise<KeyHolder | undefined> {
     const found = await this.#cluster.connection.query((redis) => redis.get(this.#key(key)));
     return found === null ? undefined : parseHolder(found);
   }
