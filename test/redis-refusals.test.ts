@@ -239,8 +239,9 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
   for (const [reason, url] of cases) {
     t.test(`${reason}`, async (t) => {
       const replica = await startReplica(t, bellaAt(upstream.url, { REDIS_URL: url, REDIS_REQUIRED: 'true' }));
-      // A busy machine can be too slow for the first command.
-      const lines = () => replica.redisLines().filter(({ reason }) => reason !== 'timeout');
+      // A busy machine can be too slow for a command, a connection or the list of nodes.
+      const isSlow = (found: string) => found !== reason && ['timeout', 'ETIMEDOUT', 'no_node'].includes(found);
+      const lines = () => replica.redisLines().filter(({ reason: found = '' }) => !isSlow(found));
       await until(() => lines().length > 0, 'it is logged');
       t.match(lines(), [{ reason, hint: /./ }]);
       t.equal(await isUp(replica), false);
@@ -249,7 +250,7 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
       t.match(reading.events[0]?.json, { type: 'start', resumable: false });
       t.equal(reading.events.at(-1)?.json.answer, 'x', 'the answer is complete');
       for (const secret of [PASSWORD, 'wrong-word', '@127.0.0.1', '@no-such']) t.notMatch(replica.log(), secret);
-      t.equal(lines().length, 1, 'one line');
+      t.equal(lines().length, 1, `one line: ${JSON.stringify(lines())}`);
     });
   }
 });
