@@ -1,5 +1,6 @@
 import t from 'tap';
 import { readConfig } from '../../plugins/config/load.ts';
+import { parseRedisUrl } from '../../plugins/config/redis-url.ts';
 import { ConfigSchema } from '../../plugins/config/schema.ts';
 import { PROVIDER_TYPES } from '../../providers/registry.ts';
 import { writeConfig } from '../helper.ts';
@@ -231,6 +232,71 @@ t.test('the password of REDIS_URL works if it is encoded; else the problem says 
   for (const [url, problem] of Object.entries(others)) t.match(problems({ REDIS_URL: url }), [problem], url);
   const CONFIG_FILE = writeConfig(t, 'redis: { url: "redis://:CAN/ARY@h" }');
   t.match(problems({ CONFIG_FILE }), [/^redis\.url: must be redis:/], 'in the file');
+});
+
+t.test('addresses of a cluster and of Sentinels', async (t) => {
+  const none = { user: undefined, password: undefined, name: '' };
+  const nodes = [
+    { host: 'a', port: 7_000 },
+    { host: 'b.example', port: 7_001 },
+  ];
+  const valid: [url: string, address: object][] = [
+    ['redis+cluster://a:7000,b.example:7001', { kind: 'cluster', isTls: false, nodes, ...none }],
+    ['redis+cluster://a:7000,b.example:7001/', { kind: 'cluster', isTls: false, nodes, ...none }],
+    ['rediss+cluster://a', { kind: 'cluster', isTls: true, nodes: [{ host: 'a', port: 6_379 }], ...none }],
+    [
+      'redis+cluster://u:p%2F@w:x@[::1]:7000,10.0.0.1',
+      {
+        ...{ kind: 'cluster', isTls: false, name: '', user: 'u', password: 'p/@w:x' },
+        nodes: [
+          { host: '::1', port: 7_000 },
+          { host: '10.0.0.1', port: 6_379 },
+        ],
+      },
+    ],
+    ['redis+sentinel://a:7000,b.example:7001/main', { kind: 'sentinel', isTls: false, nodes, ...none, name: 'main' }],
+    [
+      'rediss+sentinel://:p,w@a/my%20main',
+      {
+        ...{ kind: 'sentinel', isTls: true, user: undefined, password: 'p,w', name: 'my main' },
+        nodes: [{ host: 'a', port: 26_379 }],
+      },
+    ],
+    ['rediss://:pw@h:1/2', { kind: 'primary', isTls: true, user: undefined, password: 'pw', name: '' }],
+  ];
+  for (const [url, address] of valid) {
+    t.same(problems({ REDIS_URL: url }), [], url);
+    t.match(parseRedisUrl(url), address, url);
+  }
+  const wrong: Record<string, RegExp> = {
+    'redis+cluster://': /has no host/,
+    'redis+cluster://u:CANARY@': /has no host/,
+    'redis+cluster://a,,b': /must be redis\+cluster:/,
+    'redis+cluster://a:0': /must be redis\+cluster:/,
+    'redis+cluster://a:65536': /must be redis\+cluster:/,
+    'redis+cluster://a:CANARY': /must be redis\+cluster:/,
+    'redis+cluster://a b': /contains a space/,
+    'redis+cluster://a/1': /a cluster has no database/,
+    'redis+cluster://a?tls=1': /options after \? are not supported/,
+    'redis+cluster://:CAN/ARY@a': /must be redis\+cluster:.*%2F for \//,
+    'redis+cluster://:CANARY%zz@a': /must be redis\+cluster:.*%2F for \//,
+    'redis+sentinel://a,b': /has no name of the primary/,
+    'redis+sentinel://a,b/': /has no name of the primary/,
+    'redis+sentinel://a/main/0': /Sentinel has no database/,
+    'redis+sentinel://a/%zz': /must end with the name/,
+    'redis+sentinel:///main': /has no host/,
+    'redis+other://a': /must start with redis:/,
+    'redis://a,b': /has several hosts; use redis\+cluster:/,
+    'redis://:CANARY@a:7000,b:7001/0': /has several hosts/,
+  };
+  for (const [url, problem] of Object.entries(wrong)) t.match(problems({ REDIS_URL: url }), [problem], url);
+  t.same(problems({ REDIS_URL: 'redis://:a,b@h' }), [], 'a comma in a password');
+  const cluster = { REDIS_URL: 'redis+cluster://a' };
+  t.match(problems({ ...cluster, REDIS_PREFIX: '{x}' }), [/^REDIS_PREFIX: .* on one node/]);
+  t.same(problems({ REDIS_URL: 'redis://a', REDIS_PREFIX: '{x}' }), []);
+  const sentinel = { REDIS_URL: 'redis+sentinel://a/main', REDIS_SENTINEL_PASSWORD: 'pw' };
+  t.equal(read(sentinel).config?.redis?.sentinelPassword, 'pw');
+  t.match(problems({ ...sentinel, ...cluster }), [/^REDIS_SENTINEL_PASSWORD: has no effect/]);
 });
 
 /** Returns true for a text that an address may contain as a password. */
