@@ -1,6 +1,7 @@
 import { ReplyError } from 'ioredis';
 import t from 'tap';
 import { RedisUnavailable } from '../../plugins/redis/connection.ts';
+import { problem } from '../../plugins/redis/problems.ts';
 import { settle } from './fake-redis.ts';
 import { createRedisParts } from './redis-parts.ts';
 
@@ -10,8 +11,8 @@ const COMMAND_MS = 250;
 const RETRY_MS = 500;
 const MAX_FAILURES = 5;
 
-function setUp() {
-  const parts = createRedisParts();
+function setUp(options = {}) {
+  const parts = createRedisParts(options);
   const { clock, connection } = parts;
   /** Runs a command that fails as `how` says, or is never answered; returns its error. */
   const fail = async (how: () => Promise<unknown> = () => new Promise(() => {})) => {
@@ -244,4 +245,50 @@ t.test('close while a probe is on its way', async (t) => {
   t.equal(connection.isAvailable, false);
   t.equal(available(), 0);
   t.equal(clock.pending, 0);
+});
+
+t.test('in a cluster, failures of commands say nothing about the other nodes; the lease does', async (t) => {
+  const { connection, open, fail, failures, redis, advance } = setUp({ isCluster: true });
+  await open();
+  for (let i = 0; i < 3 * MAX_FAILURES; i++) t.ok((await fail()) instanceof RedisUnavailable);
+  t.equal(failures.length, 3 * MAX_FAILURES, 'they are counted');
+  t.equal(connection.isAvailable, true);
+  redis.answers = false;
+  await advance(5_000);
+  t.equal(connection.isAvailable, false);
+});
+
+t.test('together: commands leave in one packet, also if one of them throws', async (t) => {
+  const { connection, redis } = setUp();
+  const calls: string[] = [];
+  connection.together(() => calls.push('without a connection'));
+  Object.assign(redis, { stream: { cork: () => calls.push('cork'), uncork: () => calls.push('uncork') } });
+  connection.together(() => calls.push('send'));
+  t.throws(() =>
+    connection.together(() => {
+      throw new Error('a fault');
+    }),
+  );
+  t.same(calls, ['without a connection', 'cork', 'send', 'uncork', 'cork', 'uncork']);
+});
+
+t.test('Sentinels that do not answer are reported, although no connection is closed', async (t) => {
+  const { redis, warnings } = setUp();
+  redis.emit('error', new Error('All sentinels are unreachable. Retrying from scratch after 50ms.'));
+  t.match(warnings, [{ reason: 'no_sentinel', hint: /REDIS_SENTINEL_PASSWORD/ }]);
+  redis.emit('error', Object.assign(new Error('x'), { name: 'ClusterAllFailedError' }));
+  redis.emit('close');
+  t.equal(warnings.length, 1, 'one line for an outage of the network');
+});
+
+t.test('a reason without details is not logged after the same one with details', async (t) => {
+  const { health, warnings } = setUp();
+  health.report('connection', undefined);
+  health.report('rights', problem('NOPERM', ['command xadd']));
+  health.report('rights', undefined);
+  health.report('lease', problem('NOPERM'));
+  t.match(warnings, [{ reason: 'NOPERM', missing: ['command xadd'] }]);
+  t.equal(warnings.length, 1);
+  health.report('rights', problem('NOPERM', ['command xrange']));
+  t.equal(warnings.length, 2, 'other details are');
 });

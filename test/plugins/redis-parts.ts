@@ -7,7 +7,7 @@ import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { FakeRedis, settle } from './fake-redis.ts';
 
 /** The connection and the lease of a replica, on a clock turned by hand and a client whose replies the test decides. */
-export function createRedisParts() {
+export function createRedisParts({ isCluster = false } = {}) {
   const clock: ManualClock = manualClock();
   const redis = new FakeRedis();
   const failures: string[] = [];
@@ -24,7 +24,7 @@ export function createRedisParts() {
   } as never;
   const health = createHealth({ metrics, log });
   const reads = { read: () => Promise.reject(new Error('not used')), connect() {}, close() {} };
-  const connection = createRedisConnection(redis as unknown as Redis, { clock, metrics, health, reads });
+  const connection = createRedisConnection(redis as unknown as Redis, { clock, metrics, health, reads, isCluster });
   let selfTests = 0;
   const selfTest = {
     request: () => {
