@@ -116,3 +116,17 @@ t.test('an interval that is configured longer stays', async (t) => {
   }
   t.equal(group.intervalMs, 200);
 });
+
+t.test('a commit that is due before those that wait already is not late', async (t) => {
+  const clock = manualClock();
+  const group = new CommitGroup({ clock, flushMs: FLUSH_MS, together: (send) => send() });
+  const runs: string[] = [];
+  group.add({ dueAt: 50, run: () => runs.push('late') });
+  group.add({ dueAt: 10, run: () => runs.push('early') });
+  clock.advance(10);
+  t.same(runs, ['early']);
+  clock.advance(39);
+  t.same(runs, ['early']);
+  clock.advance(1);
+  t.same(runs, ['early', 'late']);
+});

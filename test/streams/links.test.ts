@@ -61,6 +61,18 @@ t.test('links to streams', { skip: noRedis }, async (t) => {
     });
   }
 
+  t.test('a stream that has its key already keeps it', async (t) => {
+    const { replicas, a } = await setUp();
+    const { redis, key } = replicas;
+    const idempotency = { key: newId(), fingerprint: 'f' };
+    await a.commands.create({ info: info(), idempotency });
+    const [name] = (await redis.keys(key('key', '*'))) as [string];
+    const own = info();
+    await redis.set(name, `${own.id} f`);
+    t.equal(await a.commands.create({ info: own, idempotency }), undefined);
+    t.ok(await a.commands.meta(own.id), 'and is not deleted');
+  });
+
   t.test('a crash of the one that loses the key: its log has no link, and the winner is found', async (t) => {
     const { a, b, kinds, dieBefore } = await setUp();
     const key = { key: newId(), fingerprint: 'f' };
@@ -93,6 +105,8 @@ t.test('links to streams', { skip: noRedis }, async (t) => {
     t.equal(await replicas.redis.get(name), log.info.id, 'the link is left');
     t.equal(await b.store.openByChat(chat), undefined);
     t.equal(await a.store.openByChat(chat), undefined);
+    const other = await replicas.add();
+    t.equal(await other.store.openByChat(chat), undefined, 'nor on a replica without a copy');
     const next = await createLog(b.store, info(chat));
     t.equal((await a.store.openByChat(chat))?.info.id, next.info.id, 'the next question of the conversation');
   });

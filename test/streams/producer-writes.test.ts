@@ -56,6 +56,25 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     return { replicas, a, b, log, id, reader, hold, entries, stored, status };
   };
 
+  t.test('much text is written without waiting for the interval', async (t) => {
+    const { replicas, log, stored } = await setUp(t, { flushMs: 10_000 });
+    for (const [part, expected] of [
+      ['one', 3],
+      ['two', 3],
+      ['x'.repeat(4_092), 3],
+      ['y', 4_099],
+    ] as const) {
+      void log.append(text(part));
+      await replicas.settle();
+      t.equal((await stored()).length, expected);
+    }
+    void log.append(text('z'.repeat(4_095)));
+    await replicas.settle();
+    void log.append(text('z'));
+    await replicas.settle();
+    t.equal((await stored()).length, 8_195);
+  });
+
   t.test('a check that begins while the end is being written does not send it twice', async (t) => {
     const { replicas, a, log, reader, hold, status } = await setUp(t);
     void log.append(text('one'));
