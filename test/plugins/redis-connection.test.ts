@@ -248,11 +248,12 @@ t.test('close while a probe is on its way', async (t) => {
 });
 
 t.test('in a cluster, failures of commands say nothing about the other nodes; the lease does', async (t) => {
-  const { connection, open, fail, failures, redis, advance } = setUp({ isCluster: true });
+  const { connection, open, fail, failures, redis, advance, available } = setUp({ isCluster: true });
   await open();
   for (let i = 0; i < 3 * MAX_FAILURES; i++) t.ok((await fail()) instanceof RedisUnavailable);
   t.equal(failures.length, 3 * MAX_FAILURES, 'they are counted');
   t.equal(connection.isAvailable, true);
+  t.equal(available(), 1, 'all the time');
   redis.answers = false;
   await advance(5_000);
   t.equal(connection.isAvailable, false);
