@@ -11,7 +11,9 @@
 local idempotency_key = KEYS[1]
 local id, fingerprint, ttl_ms, replaced = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
+local value = id .. ' ' .. fingerprint
+if redis.call('SET', idempotency_key, value, 'PX', ttl_ms, 'NX') then return false end
 local known = redis.call('GET', idempotency_key)
-if known and string.match(known, '^%S+') ~= replaced then return known end
-redis.call('SET', idempotency_key, id .. ' ' .. fingerprint, 'PX', ttl_ms)
+if string.match(known, '^%S+') ~= replaced then return known end
+redis.call('SET', idempotency_key, value, 'PX', ttl_ms)
 return false
