@@ -73,7 +73,7 @@ export class StreamCommands {
    */
   async append(id: string, epoch: number, position: number, parts: readonly MergedPart[]): Promise<boolean> {
     const fields = encodeParts(parts);
-    const log = this.#log(id);
+    const log = logKey(this.#cluster, id);
     return (await this.#run((redis) => redis.xadd(log, 'NOMKSTREAM', entryId(epoch, position), ...fields))) !== null;
   }
 
@@ -134,7 +134,7 @@ export class StreamCommands {
    */
   async release(id: string, epoch: number): Promise<boolean> {
     const args = [this.#cluster.replica, epoch];
-    return (await this.#run((redis) => runScript(redis, RELEASE, [this.#meta(id)], args))) === 1;
+    return (await this.#run((redis) => runScript(redis, RELEASE, [metaKey(this.#cluster, id)], args))) === 1;
   }
 
   async isAlive(replica: string): Promise<boolean> {
@@ -167,7 +167,7 @@ export class StreamCommands {
   /** Returns the entries after `lastEntry`, at most `count`. */
   async entriesAfter(id: string, lastEntry: string, count: number): Promise<LogEntry[]> {
     const found = await this.#cluster.connection.read((redis) =>
-      redis.xrange(this.#log(id), `(${lastEntry}`, '+', 'COUNT', count),
+      redis.xrange(logKey(this.#cluster, id), `(${lastEntry}`, '+', 'COUNT', count),
     );
     return found.map(decodeEntry);
   }
@@ -177,12 +177,12 @@ export class StreamCommands {
    * produces the log; undefined if the stream is missing.
    */
   async requestStop(id: string): Promise<string | undefined> {
-    const found = await this.#run((redis) => runScript(redis, REQUEST_STOP, [this.#meta(id)], []));
+    const found = await this.#run((redis) => runScript(redis, REQUEST_STOP, [metaKey(this.#cluster, id)], []));
     return (found as string | null) ?? undefined;
   }
 
   async isStopRequested(id: string): Promise<boolean> {
-    return (await this.#query((redis) => redis.hget(this.#meta(id), 'stop'))) !== null;
+    return (await this.#query((redis) => redis.hget(metaKey(this.#cluster, id), 'stop'))) !== null;
   }
 
   /** Returns the time to live of a stream that is produced. */
@@ -226,7 +226,9 @@ export class StreamCommands {
   }
 
   async #readMeta(id: string, ...fields: string[]): Promise<(string | null | undefined)[]> {
-    const [format, ...values] = await this.#query((redis) => redis.hmget(this.#meta(id), 'format', ...fields));
+    const [format, ...values] = await this.#query((redis) =>
+      redis.hmget(metaKey(this.#cluster, id), 'format', ...fields),
+    );
     if (format && Number(format) > this.#format) throw new NewerFormat(format);
     return values;
   }
@@ -237,15 +239,7 @@ export class StreamCommands {
 
   /** Returns the keys of a stream, which are in one slot. */
   #keys(id: string): string[] {
-    return [this.#meta(id), this.#log(id)];
-  }
-
-  #meta(id: string): string {
-    return metaKey(this.#cluster, id);
-  }
-
-  #log(id: string): string {
-    return logKey(this.#cluster, id);
+    return [metaKey(this.#cluster, id), logKey(this.#cluster, id)];
   }
 }
 
