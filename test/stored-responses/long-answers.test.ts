@@ -16,7 +16,8 @@ function storeWith(entries: readonly Entry[]): RedisResponses {
     },
   };
   const connection = { read: (call: (client: typeof redis) => unknown) => call(redis) };
-  const cluster = { connection, lease: { onRenewed() {} }, key: (...names: string[]) => names.join(':') };
+  const key = (...names: string[]) => names.join(':');
+  const cluster = { connection, lease: { onRenewed() {} }, key, streamKey: key };
   return new RedisResponses({
     ...{ ttlMs: 1, streamTtlMs: 1, maxPerOwner: 1, maxBytesPerOwner: 1 },
     cluster: cluster as never,

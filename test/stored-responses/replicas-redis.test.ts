@@ -44,11 +44,11 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     await Promise.all([asked.ended, other.ended]);
     const expected = { status: 'incomplete', parts: [{ type: 'text', text: 'start end' }] };
     for (const app of [a, b]) t.match((await find(app, asked.id))?.answer, expected);
-    for (const key of [response, `log:${asked.id}`, `meta:${asked.id}`]) {
+    for (const key of [response, `log:{${asked.id}}`, `meta:{${asked.id}}`]) {
       const left = await ttl(key);
       t.ok(left > HOUR - 60_000 && left <= HOUR, `${key} lives as long as the response`);
     }
-    t.ok((await ttl(`log:${other.id}`)) <= 300_000, 'the log of another stream does not');
+    t.ok((await ttl(`log:{${other.id}}`)) <= 300_000, 'the log of another stream does not');
     await untilDelivered(redis);
     const id = `evt_${asked.id}`;
     t.match(eventsOf(receiver), [{ id, header: id, type: 'response.incomplete', data: { id: `resp_${asked.id}` } }]);
@@ -57,7 +57,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
 
     t.equal(await b.storedResponses.delete(asked.id, ANONYMOUS), true);
     for (const app of [a, b]) t.equal(await find(app, asked.id), undefined);
-    t.ok((await ttl(`log:${asked.id}`)) <= 300_000, 'the log then lives as long as any other');
+    t.ok((await ttl(`log:{${asked.id}}`)) <= 300_000, 'the log then lives as long as any other');
     t.equal(await redis.client.exists(`sluice:${response}`), 0, 'the question is removed');
   });
 
@@ -70,7 +70,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     await b.storedResponses.delete(asked.id, ANONYMOUS);
     asked.end(finish('stop'));
     await asked.ended;
-    t.ok((await redis.client.pttl(`sluice:log:${asked.id}`)) <= 300_000);
+    t.ok((await redis.client.pttl(`sluice:log:{${asked.id}}`)) <= 300_000);
     t.equal(await redis.client.exists(`sluice:response:{${asked.id}}`, `sluice:webhook:{${asked.id}}`), 0);
     await redis.client.zadd('sluice:webhooks', 0, asked.id);
     await untilDelivered(redis);
