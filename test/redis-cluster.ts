@@ -1,11 +1,9 @@
-import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { Cluster as ClusterClient, type Redis } from 'ioredis';
 import type { Test } from 'tap';
 import { until } from './helper.ts';
-import { freePort, type RedisServer, startRedisOn } from './redis.ts';
+import { freePort, isFree, type RedisServer, startRedisOn } from './redis.ts';
 
 /** A real Redis Cluster of processes on loopback, started for one test. */
 export interface RedisClusterServers {
@@ -121,15 +119,7 @@ export async function startRedisCluster(
 async function freeNodePort(): Promise<number> {
   for (;;) {
     const port = await freePort();
-    const server = createServer().listen(port + BUS_OFFSET, '127.0.0.1');
-    try {
-      await once(server, 'listening');
-    } catch {
-      continue; // In use.
-    }
-    server.close();
-    await once(server, 'close');
-    return port;
+    if (await isFree(port + BUS_OFFSET)) return port;
   }
 }
 

@@ -3,21 +3,14 @@ import { generateObject, generateText, jsonSchema, stepCountIs, streamText, tool
 import OpenAI, { APIError } from 'openai';
 import { zodTextFormat } from 'openai/helpers/zod';
 import t from 'tap';
-import { z } from 'zod';
 import { until } from '../helper.ts';
 import { chunk, DONE, numberedAnswer, numberedDeltas, STOP, sse, text, unfinishedAnswer } from '../upstream.ts';
 import { type Served, serveProvider, serveTargets } from './service.ts';
 import { STRICT_UPSTREAMS, TEXTS } from './strict-upstreams.ts';
+import { PARAMETERS, Weather } from './weather.ts';
 
 /** `/v1/responses` with the official SDKs, against upstreams that refuse what the real ones refuse. */
 
-const Weather = z.object({ city: z.string(), degrees: z.number() });
-const PARAMETERS = {
-  type: 'object' as const,
-  properties: { city: { type: 'string' as const } },
-  required: ['city'],
-  additionalProperties: false as const,
-};
 // The AI SDK says on the console that it leaves out reasoning that has no state.
 Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });
 

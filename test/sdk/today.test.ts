@@ -12,21 +12,14 @@ import {
 import OpenAI from 'openai';
 import { zodResponseFormat } from 'openai/helpers/zod';
 import t from 'tap';
-import { z } from 'zod';
 import { noRedis, startRedis } from '../redis.ts';
 import type { Script } from '../upstream.ts';
 import { type Served, serveTargets } from './service.ts';
 import { STRICT_UPSTREAMS, type StrictUpstream, TEXTS } from './strict-upstreams.ts';
+import { PARAMETERS, Weather } from './weather.ts';
 
 /** Tests what people do with the official SDKs today, against upstreams that refuse what the real ones refuse. */
 
-const Weather = z.object({ city: z.string(), degrees: z.number() });
-const PARAMETERS = {
-  type: 'object' as const,
-  properties: { city: { type: 'string' as const } },
-  required: ['city'],
-  additionalProperties: false as const,
-};
 const PDF = 'data:application/pdf;base64,JVBERi0xLjc=';
 const MESSAGES = [{ role: 'user' as const, content: 'What is the weather in Oslo?' }];
 
