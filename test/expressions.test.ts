@@ -59,6 +59,7 @@ const WORST: Readonly<Record<string, readonly Worst[]>> = {
     ['data:', 'a', ''],
     ['data:a/', 'a', '!'],
   ],
+  '/^data:image\\/[\\w.+-]+[;,]/': [['data:image/', 'a', '!']],
   '/^https:[^?#]+\\.pdf([?#]|$)/i': [
     ['https:', 'a', ''],
     ['https:', '.pdf', '!'],
@@ -134,7 +135,7 @@ const TRUSTED: ReadonlySet<string> = new Set([
   '/^([^/]+)(?:\\/(\\d{1,3}))?$/',
   '/^\\d+$/',
   '/\\$?\\$\\{(\\w+)\\}/g',
-  '/^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|usage|USAGE_(TO|FILE)|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\\w+_API_KEY|\\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\\b/',
+  '/^(CONFIG_FILE|providers|models|keys|keyDefaults|jwt|anonymous|corsOrigins|CORS_ORIGINS|proxy|usage|USAGE_(TO|FILE)|responses|RESPONSES_\\w+|trustProxy|TRUST_PROXY|ticketSecret|TICKET_SECRET|HTTPS?_PROXY|https?_proxy|\\w+_API_KEY|\\w+_(BASE_URL|ENDPOINT)|DEFAULT_MODEL)(_FILE)?\\b/',
   '/^Max open files\\s+(\\d+)/m',
   '/^maxmemory_policy:(\\S+)/m',
   '/[\\s,]+/',
@@ -152,6 +153,12 @@ const TRUSTED: ReadonlySet<string> = new Set([
   '/^[A-Z_]*(CERT|SIGNATURE|CRL)[A-Z_]*$/',
   '/(\\d+(?:\\.\\d+)?)(ms|s|m|h)/g', // Only text that `^(\\d+(\\.\\d+)?(ms|s|m|h))+$` accepts.
   '/: .*$/',
+  // Addresses of Redis, and what Redis answers.
+  '/^[^/]*,/',
+  '/^\\/[^/]+$/',
+  '/^(?:\\[([0-9A-Fa-f:.]+)\\]|([\\w.-]+))(?::(\\d{1,5}))?$/',
+  '/^MOVED \\d+ (.+):(\\d+)$/',
+  '/^(\\S+) (\\S+)$/',
 ]);
 
 const isUnbounded = (source: string) => /[*+]|\{\d+,\}/.test(source.replace(/\\.|\[(?:[^\]\\]|\\.)*\]/g, 'x'));
