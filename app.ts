@@ -75,6 +75,9 @@ export interface Overrides {
   readonly usageTo?: Writable;
 }
 
+/** Shortest grace time at which readers are sent to new connections: browsers wait up to 5 s before they reconnect. */
+const MIN_ROTATION_GRACE_MS = 5_000;
+
 /** Builds the whole service without listening. Plugins are registered in the order of their dependencies. */
 export async function buildApp(settings: Config, overrides: Overrides = {}): Promise<FastifyInstance> {
   const countUnrouted = (status: number) =>
@@ -112,7 +115,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   rejectUnknownExpectations(app.server, countUnrouted);
 
   const { basePath, models, defaultModel, deadlines } = settings;
-  const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs } = settings.streams;
+  const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs, graceMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
   const { keys, keyDefaults, jwt, anonymous, ticketSecret, host, trustProxy } = settings;
   const openFileLimit = overrides.openFileLimit ?? readOpenFileLimit();
@@ -183,7 +186,12 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     archive: app.answerArchive,
     store: overrides.store,
   });
-  await app.register(sse, { heartbeatMs, stallMs });
+  await app.register(sse, {
+    heartbeatMs,
+    stallMs,
+    // A shorter grace time would end the answer of a client that comes back as late as a browser may.
+    maxConnectionMs: graceMs < MIN_ROTATION_GRACE_MS ? 0 : settings.streams.maxConnectionMs,
+  });
   await app.register(listeners, { listenSockets, highWaterMark });
   await app.register(lifecycle, {
     drainMs: settings.drainMs,

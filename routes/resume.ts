@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Stream } from '../plugins/streams/api.ts';
+import { reconnectionOf } from './reconnection.ts';
 import {
   createEventEncoder,
   createEventFeed,
@@ -39,17 +40,21 @@ export async function acceptsEvents(this: FastifyInstance, { headers }: FastifyR
   throw this.httpErrors.notAcceptable('This path answers with text/event-stream; change the Accept header.');
 }
 
-/** Streams from the beginning. */
+/**
+ * Streams from the beginning.
+ * @param reconnects true if the client reconnects by itself with the id of its last event
+ */
 export async function readFromStart(
   fastify: FastifyInstance,
   stream: Stream,
   reply: FastifyReply,
+  reconnects = isEventSource(reply.request),
 ): Promise<FastifyReply> {
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('log without a beginning');
   return reply.stream(
     [openingBlock(), startEvent(fastify, stream)],
-    createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
+    createEventFeed(reader, createEventEncoder(stream), reconnectionOf(reply.request, stream, reconnects)),
   );
 }
 
@@ -76,13 +81,9 @@ export async function resume(
     if (!stream || !reader) return reply.stream([openingBlock(point), errorEvent(STREAM_UNKNOWN, id)]);
     return reply.stream(
       [openingBlock(point)],
-      createEventFeed(reader, createEventEncoder(stream), () => canResumeElsewhere(fastify, stream)),
+      createEventFeed(reader, createEventEncoder(stream), reconnectionOf(request, stream, true)),
     );
   });
-}
-
-function canResumeElsewhere({ streams }: FastifyInstance, { resumable }: Stream): boolean {
-  return streams.shared && resumable;
 }
 
 /**

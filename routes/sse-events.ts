@@ -67,14 +67,17 @@ export function streamUrl({ auth, config }: FastifyInstance, { id, caller }: Str
   return `${config.basePath}/streams/${id}${action}${auth.createReadTicketQuery(id, caller)}`;
 }
 
+/** Conditions under which a response may end before its stream. Without them it never does. */
+export type Reconnection = Pick<EventFeed<Slice>, 'canResumeElsewhere' | 'canReconnect'>;
+
 /** Returns the feed of a response that follows a reader. */
 export function createEventFeed(
   reader: LogReader,
   encode: (slice: Slice) => OutgoingEvent[],
-  canResumeElsewhere = () => false,
+  reconnection: Reconnection = {},
 ): EventFeed<Slice> {
   return {
-    canResumeElsewhere,
+    ...reconnection,
     next: () => reader.next(),
     close: () => reader.close(),
     isLast: (slice) => slice.terminal !== undefined,

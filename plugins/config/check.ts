@@ -6,6 +6,9 @@ import { createModelRoutes } from './model-routes.ts';
 import { describeRedisUrl, parseRedisUrl } from './redis-url.ts';
 import type { Config } from './schema.ts';
 
+/** Shortest time of a connection: clients would spend it on reconnecting. */
+const MIN_CONNECTION_MS = 1_000;
+
 const NO_PROXY_URL = 'must be the http: or https: URL of a proxy, with special characters percent-encoded';
 
 /** Returns the problems that a schema cannot find: names that are not defined, and settings that exclude each other. */
@@ -18,6 +21,9 @@ export function findCrossReferenceProblems(config: Config): string[] {
     const url = config.proxy?.[name];
     if (url !== undefined && !isProxyUrl(url)) problems.push(`${name.toUpperCase()}_PROXY: ${NO_PROXY_URL}`);
   }
+  const { maxConnectionMs = 0 } = config.streams ?? {};
+  if (maxConnectionMs !== 0 && maxConnectionMs < MIN_CONNECTION_MS)
+    problems.push(`STREAM_MAX_CONNECTION_MS: must be 0 or at least ${MIN_CONNECTION_MS}`);
   problems.push(
     ...findUsageProblems(config),
     ...findRedisProblems(config),

@@ -31,6 +31,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
   STREAM_FLUSH_MS: '/streams/flushMs',
   STREAM_MAX_FLUSH_MS: '/streams/maxFlushMs',
   STREAM_HEARTBEAT_MS: '/streams/heartbeatMs',
+  STREAM_MAX_CONNECTION_MS: '/streams/maxConnectionMs',
   MAX_EVENT_LOOP_DELAY_MS: '/limits/maxEventLoopDelayMs',
   STREAM_MAX_CHARS: '/streams/maxChars',
 };

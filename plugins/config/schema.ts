@@ -39,6 +39,11 @@ const Streams = Type.Object(
     maxChars: bytes('Longest answer, in UTF-16 code units', 8_388_608, 1_024, 2 ** 28),
     maxTotalBytes: bytes('Memory bound of all stored answers, in bytes', 134_217_728, 65_536),
     heartbeatMs: ms('Silence after which a comment is sent to keep the connection open', 15_000),
+    maxConnectionMs: ms(
+      'How long a response to a client that reconnects may last, below the time that a gateway allows; its client continues on a new connection. 0 for no limit, else at least 1000',
+      540_000,
+      0,
+    ),
     maxGenerations: Type.Integer({
       description: 'Answers that may run at the same time; lowered to what the limit of open files allows',
       minimum: 1,

@@ -29,6 +29,11 @@ export function responseMetrics(registers: Registry[]) {
       help: 'Responses closed because the client read nothing',
       registers,
     }),
+    responsesRotated: new Counter({
+      name: 'sluice_responses_rotated_total',
+      help: 'Responses ended by streams.maxConnectionMs; their clients reconnect',
+      registers,
+    }),
     resumes: new Counter({
       name: 'sluice_resumes_total',
       help: 'Resume requests, by outcome: hit, ended (nothing left), unknown (stream or position gone), unavailable',

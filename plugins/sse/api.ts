@@ -50,6 +50,11 @@ export interface EventFeed<T> {
   heartbeat?(): EventMessage;
   /** Returns true if a client that is disconnected now resumes on another replica by itself. */
   canResumeElsewhere?(): boolean;
+  /**
+   * Returns true if the client, once disconnected, comes back by itself for the rest, to this replica or to another one.
+   * Its response may then end at any item.
+   */
+  canReconnect?(): boolean;
   /** True if a response that ends before its last item breaks off: its client takes a clean end for the end of all. */
   readonly breaksOffEarly?: boolean;
 }

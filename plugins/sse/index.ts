@@ -3,6 +3,7 @@ import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import { waitAtMost } from '../clock.ts';
 import type { EventFeed, OutgoingEvent } from './api.ts';
+import { createRotation } from './rotation.ts';
 import { SseWriter } from './writer.ts';
 
 declare module 'fastify' {
@@ -36,11 +37,15 @@ export interface SseOptions {
   readonly heartbeatMs: number;
   /** Milliseconds after which a client that reads nothing is cut off. */
   readonly stallMs: number;
+  /** Milliseconds after which a response is ended whose client reconnects; 0 for never. */
+  readonly maxConnectionMs: number;
 }
 
 interface OpenResponse {
-  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(): void };
+  readonly writer: { sendHeartbeat(silentSince: number): void; disconnect(): void; rotate(): boolean };
   readonly closed: Promise<void>;
+  /** Time from which the response is to end if its client reconnects. */
+  readonly rotateAt: number;
 }
 
 const TICKS_PER_HEARTBEAT = 4;
@@ -58,7 +63,7 @@ const HEADERS = {
 
 /** Adds `reply.stream()` and `fastify.responses`. */
 export default fp<SseOptions>(
-  async (fastify, { heartbeatMs, stallMs }) => {
+  async (fastify, { heartbeatMs, stallMs, maxConnectionMs }) => {
     const { clock, metrics } = fastify;
     const open = new Map<FastifyReply, OpenResponse>();
 
@@ -70,7 +75,11 @@ export default fp<SseOptions>(
       for (const { writer } of open.values()) writer.sendHeartbeat(silentSince);
       cancelTick = clock.after(tickMs, tick);
     }
-    fastify.addHook('onClose', async () => cancelTick());
+    const rotation = createRotation({ clock, maxConnectionMs, open, onRotated: () => metrics.responsesRotated.inc() });
+    fastify.addHook('onClose', async () => {
+      cancelTick();
+      rotation.close();
+    });
 
     function stream<T>(this: FastifyReply, opening: readonly OutgoingEvent[], feed?: EventFeed<T>): FastifyReply {
       const { raw, log, request } = this;
@@ -110,7 +119,7 @@ export default fp<SseOptions>(
         // A pipelined response gets its socket only when the response before it has ended.
         socket.once('close', onClose);
       });
-      open.set(this, { writer, closed });
+      open.set(this, { writer, closed, rotateAt: rotation.nextDeadline() });
       // Node restarts this timer whenever the kernel accepts bytes.
       raw.setTimeout(stallMs, () => {
         // `writableNeedDrain` cannot be used: it is false after the last event was written.

@@ -74,6 +74,13 @@ export class SseWriter<T> {
     this.#endEarly();
   }
 
+  /** Ends the response behind the last item if its client reconnects by itself. Returns true if the response was ended. */
+  rotate(): boolean {
+    if (this.#isEnded || this.#pieces || !this.#feed?.canReconnect?.()) return false;
+    this.#endEarly();
+    return true;
+  }
+
   /** Call when the response has closed, for any reason. */
   close(): void {
     this.#isEnded = true;

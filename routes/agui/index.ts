@@ -56,10 +56,12 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
       const { threadId, runId, forwardedProps } = request.body;
       const question = toQuestion(request.body, (message) => fastify.httpErrors.badRequest(message));
       const { resumable = true } = forwardedProps ?? {};
+      // Some clients of AG-UI reconnect and some do not, so they have to say it.
+      const reconnects = forwardedProps?.resumable === true;
       const run = { threadId, runId };
       const stream = await startRun(request, question, run, resumable);
       request.dropBody();
-      return readRun(fastify, stream, run, reply);
+      return readRun(fastify, stream, run, reply, reconnects);
     },
   );
 
@@ -93,14 +95,14 @@ const agui: FastifyPluginAsyncTypebox = async (fastify) => {
       if (runId !== undefined) {
         const stream = await fastify.streams.findByKey(keyOf(runId), identity);
         const run = stream && runNamesOf(stream);
-        if (run) return readRun(fastify, stream, run, reply);
+        if (run) return readRun(fastify, stream, run, reply, true);
         await fastify.limits.countGuess(identity, reply);
         throw fastify.httpErrors.notFound('This run does not exist or has expired.');
       }
       if (threadId === undefined) throw fastify.invalidRequest('Send runId, threadId, or a Last-Event-ID.');
       const stream = await fastify.streams.findByChat(keyOf(threadId), identity);
       const run = stream && runNamesOf(stream);
-      return run ? readRun(fastify, stream, run, reply) : reply.code(204).send();
+      return run ? readRun(fastify, stream, run, reply, true) : reply.code(204).send();
     },
   );
 

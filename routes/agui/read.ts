@@ -2,7 +2,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { EventFeed } from '../../plugins/sse/api.ts';
 import type { LogReader, Slice, Stream } from '../../plugins/streams/api.ts';
-import { createEventFeed, streamUrl } from '../sse-events.ts';
+import { reconnectionOf } from '../reconnection.ts';
+import { createEventFeed, type Reconnection, streamUrl } from '../sse-events.ts';
 import { parseEventId, type ResumePoint } from './event-id.ts';
 import { AguiEncoder } from './events.ts';
 import { errorEvent, startedEvent } from './run-events.ts';
@@ -41,19 +42,26 @@ export function resumePointOf({ server, headers, query }: FastifyRequest): Resum
   return point;
 }
 
-/** Streams a run from its start. */
+/**
+ * Streams a run from its start.
+ * @param reconnects true if the client reconnects by itself with the id of its last event
+ */
 export async function readRun(
   fastify: FastifyInstance,
   stream: Stream,
   run: RunNames,
   reply: FastifyReply,
+  reconnects: boolean,
 ): Promise<FastifyReply> {
   const options = { stream, run };
   const reader = await stream.read(0);
   if (reader === undefined) throw new Error('log without a beginning');
   const urls = { url: streamUrl(fastify, stream), stopUrl: streamUrl(fastify, stream, '/stop') };
   reply.header('x-sluice-stream', stream.id);
-  return reply.stream([startedEvent(options, urls)], createFeed(fastify, stream, reader, new AguiEncoder(options)));
+  return reply.stream(
+    [startedEvent(options, urls)],
+    createFeed(reader, new AguiEncoder(options), reconnectionOf(reply.request, stream, reconnects)),
+  );
 }
 
 /**
@@ -79,7 +87,7 @@ export async function resumeRun(
       count(isEnd ? 'ended' : 'hit');
       reply.header('x-sluice-stream', id);
       const encoder = new AguiEncoder({ stream, run, after });
-      return reply.stream([], createFeed(fastify, stream, reader, encoder));
+      return reply.stream([], createFeed(reader, encoder, reconnectionOf(request, stream, true)));
     }
     count(isEnd ? 'ended' : 'unknown');
     if (isEnd) return reply.code(204).send();
@@ -98,15 +106,10 @@ function isTemporary(error: unknown): boolean {
   return statusCode === 503 || (statusCode === 429 && retryAfterMs !== undefined);
 }
 
-function createFeed(
-  { streams }: FastifyInstance,
-  stream: Stream,
-  reader: LogReader,
-  encoder: AguiEncoder,
-): EventFeed<Slice> {
+function createFeed(reader: LogReader, encoder: AguiEncoder, reconnection: Reconnection): EventFeed<Slice> {
   const encode = (slice: Slice) => encoder.encode(slice);
   return {
-    ...createEventFeed(reader, encode, () => streams.shared && stream.resumable),
+    ...createEventFeed(reader, encode, reconnection),
     breaksOffEarly: true,
     next: () => (encoder.isCatchingUp ? skipKnown(reader, encoder) : reader.next()),
   };

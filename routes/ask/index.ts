@@ -91,9 +91,11 @@ const ask: FastifyPluginAsyncTypebox = async (fastify) => {
       if (request.validationError) throw request.validationError;
       const key = request.headers['idempotency-key'];
       const { resumable = key !== undefined, ...question } = request.body;
+      const reconnects = request.body.resumable === true;
       const stream = await startStream(request, questionFromBody(question), { key, resumable });
       request.dropBody();
-      return readFromStart(fastify, stream, reply);
+      // An idempotency key alone does not say that the client reconnects.
+      return readFromStart(fastify, stream, reply, reconnects);
     },
   );
 };
