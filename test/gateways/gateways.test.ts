@@ -1,0 +1,286 @@
+import { once } from 'node:events';
+import { connect as connectHttp2 } from 'node:http2';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DefaultChatTransport, type UIMessageChunk } from 'ai';
+import OpenAI from 'openai';
+import t, { type Test } from 'tap';
+import { readAsEventSource } from '../cluster.ts';
+import { bellaAt, until } from '../helper.ts';
+import { runServer, type ServerProcess } from '../process.ts';
+import { freePort, noRedis, startRedis } from '../redis.ts';
+import { open } from '../sse-client.ts';
+import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
+import { GATEWAYS, type Gateway, type GatewayKind, startGateway } from './launch.ts';
+
+/**
+ * Every gateway of `deploy/` in front of two replicas, with all kinds of clients. `QUIET_MS=70000 IDLE_S=60` runs the
+ * silence that is longer than the usual idle time-out in full.
+ */
+
+/** Idle time-out of the gateways in seconds, and a silence of the model that is longer. */
+const IDLE_S = Number(process.env.IDLE_S ?? 3);
+const QUIET_MS = Number(process.env.QUIET_MS ?? 4_500);
+const HEARTBEAT_MS = 500;
+const WORDS = ['one ', 'two ', 'three ', 'four ', 'five'];
+const ANSWER = WORDS.join('');
+
+/** Answers with a silence behind the first word. A question that names `wait` gets the rest when it is released. */
+function quietAnswer(released: () => Promise<void>): Script {
+  return async ({ body, response }) => {
+    sse(response).write(text(WORDS[0] ?? ''));
+    if (/wait/.test(body)) await released();
+    else await sleep(QUIET_MS);
+    for (const word of WORDS.slice(1)) {
+      if (response.destroyed) return;
+      response.write(text(word));
+      await sleep(10);
+    }
+    response.end(STOP + DONE);
+  };
+}
+
+async function askWithSdk(url: string, question: string): Promise<string> {
+  const sdk = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'any' });
+  const messages = [{ role: 'user' as const, content: question }];
+  let answer = '';
+  for await (const { choices } of await sdk.chat.completions.create({ model: 'bella/gpt-4o', messages, stream: true }))
+    answer += choices[0]?.delta.content ?? '';
+  return answer;
+}
+
+/** Asks as `useChat` does: with its transport. */
+async function askAsChat(url: string, question: string): Promise<string> {
+  const transport = new DefaultChatTransport({ api: `${url}/ui/chat` });
+  const stream = await transport.sendMessages({
+    ...{ trigger: 'submit-message', chatId: question, messageId: undefined, abortSignal: undefined },
+    messages: [{ id: 'u', role: 'user', parts: [{ type: 'text', text: question }] }],
+  });
+  let answer = '';
+  for await (const part of stream as unknown as AsyncIterable<UIMessageChunk>)
+    if (part.type === 'text-delta') answer += part.delta;
+  return answer;
+}
+
+async function askAsEventSource(url: string, question: string): Promise<string> {
+  const page = readAsEventSource(`${url}/ask/stream?question=${question}`);
+  await page.closed;
+  if (page.last?.answer !== page.text || new Set(page.ids).size < page.ids.length) return JSON.stringify(page.last);
+  return page.text;
+}
+
+/** Opens requests over one HTTP/2 connection, as browsers do, and returns the bodies. */
+async function askOverHttp2(tlsUrl: string, questions: readonly string[]): Promise<string[]> {
+  const session = connectHttp2(tlsUrl, { rejectUnauthorized: false });
+  try {
+    return await Promise.all(
+      questions.map(async (question) => {
+        const stream = session.request({ ':path': `/ask/stream?question=${question}`, accept: 'text/event-stream' });
+        stream.setEncoding('utf8').end();
+        let body = '';
+        stream.on('data', (part) => (body += part));
+        await once(stream, 'end');
+        const deltas = [...body.matchAll(/^data: (\{"type":"delta".*\})$/gm)].map(([, json = '']) => JSON.parse(json));
+        return deltas.map(({ content }) => content).join('');
+      }),
+    );
+  } finally {
+    session.close();
+  }
+}
+
+/** Asserts that paths for operators are not passed on, in any spelling, and others are. */
+async function testPaths(t: Test, { url }: Gateway, countRequests: () => Promise<number>): Promise<void> {
+  const closed = ['/metrics', '/metrics/', '/%6detrics', '//metrics', '/x/../metrics', '/metrics?x', '/docs', '/docs/'];
+  closed.push('/docs/static/index.html', '/openapi.json', '/readyz?verbose', '/readyz/?verbose', '/readyz?verbose=1');
+  const before = await countRequests();
+  for (const path of closed) t.equal((await fetch(`${url}${path}`)).status, 404, path);
+  t.equal(await countRequests(), before, 'no closed path reaches a replica');
+  for (const path of ['/', '/livez', '/readyz', '/v1/models'])
+    t.equal((await fetch(`${url}${path}`)).status, 200, path);
+}
+
+/** Asserts what clients get if no replica can be reached. */
+async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
+  const ID = `${'aB3_-'.repeat(5)}.12`;
+  const END = ID.replace('12', 'end');
+  const resume = (id: string) => `id: ${id}\nid: ${id}\nevent: ready\nretry: N\ndata: {}\n\n`;
+  const first = 'event: ready\nid: \nevent: ready\nretry: N\ndata: {}\n\n';
+  const cases: [path: string, lastEventId: string, expected: string][] = [
+    ['/ask/stream?question=q', '', first],
+    ['/streams/x', '', first],
+    ['/ask/stream?question=q', ID, resume(ID)],
+    ['/ask/stream/?question=q', END, resume(END)],
+    [`/streams/x?lastEventId=${ID}`, '', resume(ID)],
+    [`/ask/stream?question=q&lastEventId=${END}`, ID, resume(ID)],
+    [`/ask/stream?question=q&lastEventId=${ID}`, 'not an id', first],
+    ['/ask/stream?question=q&lastEventId=', '', first],
+  ];
+  const forged = ['a.1', `${ID}x`, `${ID} data: x`, `x ${ID}`, '<script>', `${ID}\u0085`, 'a'.repeat(65).concat('.1')];
+  for (const id of forged) {
+    cases.push(['/ask/stream?question=q', id, first]);
+    for (const text of [encodeURIComponent(id), `${ID}%0adata:%20x`, `${ID}%0a`, `${ID}\\ndata`])
+      cases.push([`/ask/stream?question=q&lastEventId=${text}`, '', first]);
+  }
+  for (const [path, lastEventId, expected] of cases) {
+    const headers = {
+      accept: 'text/event-stream',
+      origin: 'https://p',
+      ...(lastEventId && { 'last-event-id': lastEventId }),
+    };
+    const response = await fetch(`${url}${path}`, { headers });
+    t.equal(response.status, 200, path);
+    t.match(response.headers.get('content-type'), 'text/event-stream');
+    t.equal(response.headers.get('access-control-allow-origin'), 'https://p');
+    const body = (await response.text()).replace(/retry: (\d{3,4})\n/, (_, ms) =>
+      ms >= 500 && ms <= 1_500 ? 'retry: N\n' : ms,
+    );
+    t.equal(body, expected, `${path} with ${lastEventId}`);
+  }
+  for (const [path, accept] of [
+    ['/ask/stream?question=q', '*/*'],
+    ['/v1/models?x=/ask/stream', 'text/event-stream'],
+    ['/ui/chat/x/stream', 'text/event-stream'],
+  ] as const) {
+    const response = await fetch(`${url}${path}`, { headers: { accept } });
+    t.match([response.status, response.headers.get('retry-after')], [503, '2'], `${path} with ${accept}`);
+    t.match(await response.json(), { error: { code: 'overloaded' } });
+  }
+}
+
+interface Site extends Gateway {
+  readonly upstream: Upstream;
+  readonly replicas: ServerProcess[];
+  release(): void;
+  restart(index: number): Promise<void>;
+}
+
+async function startSite(t: Test, kind: GatewayKind): Promise<Site> {
+  let release = () => {};
+  let released = Promise.resolve();
+  const redis = await startRedis(t);
+  const upstream = await startUpstream(
+    t,
+    quietAnswer(() => released),
+  );
+  released = new Promise((resolve) => (release = resolve));
+  const ports = [await freePort(), await freePort()] as const;
+  const start = (port: number) =>
+    runServer(
+      t,
+      bellaAt(upstream.url, {
+        ...{ PORT: String(port), REDIS_URL: redis.url, TRUST_PROXY: '1' },
+        ...{ STREAM_HEARTBEAT_MS: String(HEARTBEAT_MS), DRAIN_MS: '200', DRAIN_HANDOVER_MS: '20000' },
+      }),
+    );
+  const replicas = await Promise.all(ports.map(start));
+  const gateway = await startGateway(t, kind, { replicas: ports, idleS: IDLE_S });
+  return {
+    ...{ ...gateway, upstream, replicas, release: () => release() },
+    async restart(index) {
+      replicas[index] = await start(ports[index] as number);
+    },
+  };
+}
+
+/** Returns the number of calls for each question that has more or fewer than one. */
+function wrongCalls({ upstream }: Site, questions: readonly string[]): [string, number][] {
+  return questions
+    .map((question): [string, number] => [
+      question,
+      upstream.calls.filter(({ body }) => body.includes(question)).length,
+    ])
+    .filter(([, count]) => count !== 1);
+}
+
+// Each has processes of its own and mostly waits for them.
+t.jobs = GATEWAYS.length;
+
+for (const kind of GATEWAYS) {
+  t.test(kind.name, { buffered: true, skip: kind.missing || noRedis, timeout: 60_000 + 4 * QUIET_MS }, async (t) => {
+    const dead = await startGateway(t, kind, { replicas: [await freePort(), await freePort()] });
+    await t.test('without a replica, an EventSource is told to come back', (t) => testUnavailable(t, dead));
+
+    const site = await startSite(t, kind);
+    await until(async () => (await fetch(`${site.url}/readyz`)).status === 200, 'the gateway uses a replica');
+    const countRequests = async () => {
+      const texts = await Promise.all(site.replicas.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
+      const counts = texts.flatMap((text) => [...text.matchAll(/^sluice_requests_total\{(.*)\} (\d+)$/gm)]);
+      return counts
+        .filter(([, labels]) => !/\/(metrics|readyz)"/.test(labels ?? ''))
+        .reduce((n, [, , c]) => n + Number(c), 0);
+    };
+    await t.test('paths for operators are closed', (t) => testPaths(t, site, countRequests));
+
+    await t.test('a silence longer than the idle time-out cuts nobody', async (t) => {
+      const questions = ['quiet-es', 'quiet-sdk', 'quiet-chat', 'quiet-h2a', 'quiet-h2b'] as const;
+      const [es, sdk, chat, h2a, h2b] = questions;
+      const answers = await Promise.all([
+        askAsEventSource(site.url, es),
+        askWithSdk(site.url, sdk),
+        askAsChat(site.url, chat),
+        askOverHttp2(site.tlsUrl, [h2a, h2b]),
+      ]);
+      t.same(answers, [ANSWER, ANSWER, ANSWER, [ANSWER, ANSWER]]);
+      t.same(wrongCalls(site, questions), [], 'each question is asked once');
+    });
+
+    await t.test('events arrive one by one', async (t) => {
+      const reading = await open(`${site.url}/ask/stream?question=wait-first`, {
+        headers: { 'accept-encoding': 'gzip, br, zstd' },
+      });
+      await reading.until('delta');
+      t.equal(reading.response.headers['content-encoding'], undefined, 'not compressed');
+      reading.cut();
+    });
+
+    await t.test('kill -9 and a restart lose nothing', async (t) => {
+      const pages = [0, 1, 2, 3, 4, 5].map((i) => readAsEventSource(`${site.url}/ask/stream?question=wait-es-${i}`));
+      await until(() => pages.every(({ text, resumable }) => text !== '' && resumable), 'all pages have a word');
+      // Readers of this stream may be on the replica that dies; its producer is the other one.
+      const [victim, survivor] = site.replicas as [ServerProcess, ServerProcess];
+      const produced = await fetch(`${survivor.url}/streams`, {
+        ...{ method: 'POST', headers: { 'content-type': 'application/json' } },
+        body: JSON.stringify({ question: 'wait-produced' }),
+      });
+      const { url } = (await produced.json()) as { url: string };
+      const readers = [0, 1, 2, 3].map(() => readAsEventSource(site.url + url));
+      await until(() => readers.every(({ text }) => text !== ''), 'all readers have a word');
+      victim.child.kill('SIGKILL');
+      await victim.exit;
+      // A new question goes to the replica that is left.
+      const during = askAsEventSource(site.url, 'now-during');
+      await site.restart(0);
+      await until(async () => {
+        await fetch(`${site.url}/v1/models`);
+        const metrics = await (await fetch(`${site.replicas[0]?.url}/metrics`)).text();
+        return /^sluice_requests_total\{.*models/m.test(metrics);
+      }, 'the gateway uses the new replica');
+      await until(() => readers.every(({ text }) => text !== ''), 'readers have come back');
+      // Then the other one is replaced, while its answers run.
+      survivor.child.kill('SIGTERM');
+      await sleep(300); // The drain sends readers away.
+      const drained = askWithSdk(site.url, 'now-drained');
+      site.release();
+      t.equal(await survivor.exit, 0, 'the replica drains');
+      await Promise.all(readers.map(({ closed }) => closed));
+      for (const { text, last, ids } of readers) {
+        t.equal(text, ANSWER);
+        t.match(last, { type: 'end', answer: ANSWER });
+        t.equal(new Set(ids).size, ids.length, 'no event came twice');
+      }
+      t.equal(await during, ANSWER);
+      t.equal(await drained, ANSWER);
+      await Promise.all(pages.map(({ closed }) => closed));
+      for (const { text, last } of pages) {
+        // An answer that the dead replica produced is lost, and its page is told so; every other one is whole.
+        if (last?.code === 'stream_lost') t.equal(text, WORDS[0]);
+        else t.equal(text, ANSWER, JSON.stringify(last));
+      }
+      const questions = ['wait-produced', 'now-during', 'now-drained', ...pages.map((_, i) => `wait-es-${i}`)];
+      t.same(wrongCalls(site, questions), [], 'nothing is asked twice');
+    });
+
+    t.notMatch(site.log() + dead.log(), /question|quiet|wait-|lastEventId|aB3_/, 'no query is logged');
+    t.match(site.log(), '/ask/stream', 'paths are logged');
+  });
+}

@@ -1,0 +1,174 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Test } from 'tap';
+import { CERT, KEY } from '../certificate.ts';
+import { until } from '../helper.ts';
+import { freePort, isInstalled } from '../redis.ts';
+
+/** The gateways of `deploy/`, each with the configuration that is shipped. */
+
+export interface Gateway {
+  /** URL over HTTP/1.1. */
+  readonly url: string;
+  /** URL over TLS, where the gateway speaks HTTP/2. */
+  readonly tlsUrl: string;
+  /** Returns everything that was logged. */
+  log(): string;
+}
+
+/** What a test changes in a shipped configuration. */
+export interface GatewayOptions {
+  /** Ports of the two replicas, in place of `sluice-1:3000` and `sluice-2:3000`. */
+  readonly replicas: readonly [number, number];
+  /** Idle time-out in seconds, in place of 620. */
+  readonly idleS?: number;
+}
+
+interface Files {
+  readonly folder: string;
+  readonly port: number;
+  readonly tlsPort: number;
+}
+
+export interface GatewayKind {
+  readonly name: string;
+  /** Reason to skip its tests; false if it is installed. */
+  readonly missing: string | false;
+  readonly file: string;
+  /** Adapts the shipped configuration to one machine: ports, files, names that only a container network has. */
+  adapt(text: string, files: Files): string;
+  command(file: string, files: Files): [string, ...string[]];
+}
+
+/** Reason to skip what needs a command that not every machine can install; false if it is there. */
+function skipReason(command: string, argument: string): string | false {
+  try {
+    execFileSync(command, [argument], { stdio: 'ignore' });
+    return false;
+  } catch {
+    return `${command} is not installed`;
+  }
+}
+
+const NGINX = process.env.NGINX ?? 'nginx';
+
+export const GATEWAYS: readonly GatewayKind[] = [
+  {
+    name: 'nginx',
+    missing: isInstalled(NGINX, '-v') ? false : `${NGINX} is not installed`,
+    file: 'deploy/nginx/nginx.conf',
+    adapt: (text, { folder, port, tlsPort }) =>
+      `pid ${folder}/pid;\n${text}`
+        // The addresses are fixed, and the nginx of the machine may be too old for `resolve`.
+        .replace(/ *(resolver|zone) .*\n/g, '')
+        .replaceAll(' resolve ', ' ')
+        .replace('worker_processes auto;', 'worker_processes 1;')
+        .replace(
+          'listen 8080;',
+          `listen 127.0.0.1:${port};
+listen 127.0.0.1:${tlsPort} ssl http2; ssl_certificate ${folder}/cert.pem; ssl_certificate_key ${folder}/key.pem;`,
+        ),
+    command: (file, { folder }) => [NGINX, '-p', folder, '-c', file, '-g', 'daemon off;'],
+  },
+  {
+    name: 'haproxy',
+    missing: skipReason('haproxy', '-v'),
+    file: 'deploy/haproxy/haproxy.cfg',
+    adapt: (text, { folder, port, tlsPort }) =>
+      text
+        .replace(/\nresolvers docker\n( .*\n)+/, '\n')
+        .replaceAll(' resolvers docker init-addr none', '')
+        .replace('  default-server\n', '')
+        // The limit of open files of the machine may be lower.
+        .replace('maxconn 16384', 'maxconn 2000')
+        .replace('bind :8080', `bind 127.0.0.1:${port}`)
+        .replace(
+          '# bind :8443 ssl crt /etc/haproxy/sluice.pem',
+          `bind 127.0.0.1:${tlsPort} ssl crt ${folder}/both.pem`,
+        ),
+    command: (file) => ['haproxy', '-db', '-f', file],
+  },
+  {
+    name: 'caddy',
+    missing: skipReason('caddy', 'version'),
+    file: 'deploy/caddy/Caddyfile',
+    adapt(text, { folder, port, tlsPort }) {
+      const start = text.indexOf('\n:8080 {') + 1;
+      const site = text.slice(start);
+      const withTls = site.replace(
+        ':8080 {',
+        `https://127.0.0.1:${tlsPort} {\n\ttls ${folder}/cert.pem ${folder}/key.pem`,
+      );
+      const options = text.slice(0, start).replace('admin off', 'admin off\n\tauto_https disable_redirects');
+      return options + site.replace(':8080 {', `http://127.0.0.1:${port} {`) + withTls;
+    },
+    command: (file) => ['caddy', 'run', '--adapter', 'caddyfile', '--config', file],
+  },
+];
+
+/** Starts a gateway in front of two replicas. The process is ended when the test ends. */
+export async function startGateway(t: Test, kind: GatewayKind, options: GatewayOptions): Promise<Gateway> {
+  const folder = mkdtempSync(join(tmpdir(), `${kind.name}-`));
+  const [port, tlsPort] = [await freePort(), await freePort()];
+  const files = { folder, port, tlsPort };
+  for (const [name, text] of [
+    ['cert.pem', CERT],
+    ['key.pem', KEY],
+    ['both.pem', `${CERT}\n${KEY}\n`],
+  ] as const)
+    writeFileSync(join(folder, name), text);
+  const [first, second] = options.replicas;
+  const text = kind
+    .adapt(readFileSync(kind.file, 'utf8'), files)
+    .replaceAll('sluice-1:3000', `127.0.0.1:${first}`)
+    .replaceAll('sluice-2:3000', `127.0.0.1:${second}`)
+    .replaceAll('/dev/stdout', `${folder}/access.log`)
+    .replaceAll('/dev/stderr', `${folder}/error.log`)
+    .replace(/\b620s/g, `${options.idleS ?? 620}s`);
+  const file = join(folder, 'configuration');
+  writeFileSync(file, text);
+  const output = openSync(join(folder, 'output.log'), 'a');
+  const [command, ...args] = kind.command(file, files);
+  const child = spawn(command, args, {
+    stdio: ['ignore', output, output],
+    env: { ...process.env, HOME: folder, XDG_DATA_HOME: folder, XDG_CONFIG_HOME: folder },
+  });
+  closeSync(output);
+  const log = () =>
+    ['access', 'error', 'output']
+      .map((name) => join(folder, `${name}.log`))
+      .map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : ''))
+      .join('');
+  t.teardown(async () => {
+    await end(child);
+    rmSync(folder, { recursive: true, force: true });
+  });
+  await until(async () => {
+    if (child.exitCode !== null) throw new Error(`${kind.name} does not start: ${log()}`);
+    return (await isOpen(port)) && (await isOpen(tlsPort));
+  }, `${kind.name} accepts connections`);
+  return { url: `http://127.0.0.1:${port}`, tlsUrl: `https://127.0.0.1:${tlsPort}`, log };
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, 'exit');
+  child.kill('SIGKILL');
+  await exited;
+}
+
+async function isOpen(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
