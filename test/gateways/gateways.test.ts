@@ -20,7 +20,7 @@ import { GATEWAYS, type Gateway, type GatewayKind, startGateway } from './launch
 /** Idle time-out of the gateways in seconds, and a silence of the model that is longer. */
 const IDLE_S = Number(process.env.IDLE_S ?? 3);
 const QUIET_MS = Number(process.env.QUIET_MS ?? 4_500);
-const HEARTBEAT_MS = 500;
+const HEARTBEAT_MS = Math.min(15_000, (IDLE_S * 1_000) / 6);
 const WORDS = ['one ', 'two ', 'three ', 'four ', 'five'];
 const ANSWER = WORDS.join('');
 

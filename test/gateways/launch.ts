@@ -20,7 +20,7 @@ export interface Gateway {
   log(): string;
 }
 
-/** What a test changes in a shipped configuration. */
+/** Changes of a shipped configuration for a test. */
 export interface GatewayOptions {
   /** Ports of the two replicas, in place of `sluice-1:3000` and `sluice-2:3000`. */
   readonly replicas: readonly [number, number];
