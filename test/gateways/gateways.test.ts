@@ -5,7 +5,7 @@ import { DefaultChatTransport, type UIMessageChunk } from 'ai';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { readAsEventSource } from '../cluster.ts';
-import { bellaAt, until } from '../helper.ts';
+import { bellaAt, until, writeConfig } from '../helper.ts';
 import { runServer, type ServerProcess } from '../process.ts';
 import { freePort, noRedis, startRedis } from '../redis.ts';
 import { open } from '../sse-client.ts';
@@ -163,12 +163,13 @@ async function startSite(t: Test, kind: GatewayKind): Promise<Site> {
     quietAnswer(() => released),
   );
   released = new Promise((resolve) => (release = resolve));
+  const CONFIG_FILE = writeConfig(t, `deadlines: { firstTokenMs: 60000, idleMs: ${QUIET_MS + 30_000} }`);
   const ports = [await freePort(), await freePort()] as const;
   const start = (port: number) =>
     runServer(
       t,
       bellaAt(upstream.url, {
-        ...{ PORT: String(port), REDIS_URL: redis.url, TRUST_PROXY: '1' },
+        ...{ PORT: String(port), REDIS_URL: redis.url, TRUST_PROXY: '1', CONFIG_FILE },
         ...{ STREAM_HEARTBEAT_MS: String(HEARTBEAT_MS), DRAIN_MS: '200', DRAIN_HANDOVER_MS: '20000' },
       }),
     );
