@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 
-/** What the Dockerfile needs of the repository. The image itself is built by the workflow. */
+/** Checks what the Dockerfile needs of the repository. The image itself is built by the workflow. */
 
 const read = (file: string): string => readFileSync(file, 'utf8');
 
