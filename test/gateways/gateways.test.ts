@@ -24,12 +24,12 @@ const HEARTBEAT_MS = Math.min(15_000, (IDLE_S * 1_000) / 6);
 const WORDS = ['one ', 'two ', 'three ', 'four ', 'five'];
 const ANSWER = WORDS.join('');
 
-/** Answers with a silence behind the first word. A question that names `wait` gets the rest when it is released. */
+/** Answers `quiet` questions with a silence behind the first word, and `wait` questions with the rest when it is released. */
 function quietAnswer(released: () => Promise<void>): Script {
   return async ({ body, response }) => {
     sse(response).write(text(WORDS[0] ?? ''));
     if (/wait/.test(body)) await released();
-    else await sleep(QUIET_MS);
+    else if (/quiet/.test(body)) await sleep(QUIET_MS);
     for (const word of WORDS.slice(1)) {
       if (response.destroyed) return;
       response.write(text(word));
