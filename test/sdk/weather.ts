@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-/** What tests of SDKs ask for: a structured answer, and a tool that tells the weather. */
+/** The structured answer that tests of SDKs ask for, and the tool that tells the weather. */
 
 export const Weather = z.object({ city: z.string(), degrees: z.number() });
 /** JSON schema of the arguments of the tool. */
