@@ -87,9 +87,10 @@ export async function startRedisCluster(
     replicas,
     client,
     async keys(pattern = '*') {
-      const ports = new Set((await slots()).map(([, , [, port]]) => port));
-      const found = await Promise.all([...ports].map((port) => byPort(port).client.keys(pattern)));
-      return found.flat();
+      const owners = new Set((await slots()).map(([, , [, port]]) => byPort(port)));
+      // The port of a node that was killed may have been taken by another process.
+      const asked = alive().filter((node) => owners.has(node));
+      return (await Promise.all(asked.map((node) => node.client.keys(pattern)))).flat();
     },
     primaryOf,
     async slotOf(key) {
