@@ -20,9 +20,12 @@ const hint = (note: string): FieldRule => ({ verdict: 'hint', note });
 const refused = (note: string): FieldRule => ({ verdict: 'refused', note });
 
 export const REQUEST_FIELDS = {
+  access_programs: refused('no access programs'),
   background: served('the answer continues without a reader; needs `store`'),
+  background_options: refused('the deadlines of the model apply'),
   context_management: refused('use `previous_response_id` with a shorter conversation'),
   conversation: refused('use `previous_response_id`'),
+  image: refused('no generated images'),
   include: served('`reasoning.encrypted_content`, `message.input_image.image_url`; others are refused'),
   input: served('text, messages, images, files, function calls and outputs, reasoning, `item_reference`'),
   instructions: served('the first system message; not taken over from the previous response'),
