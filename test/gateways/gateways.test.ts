@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DefaultChatTransport, type UIMessageChunk } from 'ai';
@@ -88,12 +89,21 @@ async function askOverHttp2(tlsUrl: string, questions: readonly string[]): Promi
   }
 }
 
+/** Returns the status of a GET whose path is sent as it is; `fetch` would normalize it. */
+async function statusOf(url: string, path: string): Promise<number | undefined> {
+  const { hostname, port } = new URL(url);
+  const [response] = (await once(get({ hostname, port, path }), 'response')) as [IncomingMessage];
+  response.resume();
+  return response.statusCode;
+}
+
 /** Asserts that paths for operators are not passed on, in any spelling, and others are. */
 async function testPaths(t: Test, { url }: Gateway, countRequests: () => Promise<number>): Promise<void> {
   const closed = ['/metrics', '/metrics/', '/%6detrics', '//metrics', '/x/../metrics', '/metrics?x', '/docs', '/docs/'];
   closed.push('/docs/static/index.html', '/openapi.json', '/readyz?verbose', '/readyz/?verbose', '/readyz?verbose=1');
   const before = await countRequests();
-  for (const path of closed) t.equal((await fetch(`${url}${path}`)).status, 404, path);
+  for (const path of ['', '/sluice', '/a/b'].flatMap((prefix) => closed.map((path) => prefix + path)))
+    t.equal(await statusOf(url, path), 404, path);
   t.equal(await countRequests(), before, 'no closed path reaches a replica');
   for (const path of ['/', '/livez', '/readyz', '/v1/models'])
     t.equal((await fetch(`${url}${path}`)).status, 200, path);
@@ -114,6 +124,9 @@ async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
     [`/ask/stream?question=q&lastEventId=${END}`, ID, resume(ID)],
     [`/ask/stream?question=q&lastEventId=${ID}`, 'not an id', first],
     ['/ask/stream?question=q&lastEventId=', '', first],
+    ['/sluice/ask/stream?question=q', '', first],
+    [`/sluice/streams/x?lastEventId=${ID}`, '', resume(ID)],
+    ['/a/b/streams/x/', ID, resume(ID)],
   ];
   const forged = ['a.1', `${ID}x`, `${ID} data: x`, `x ${ID}`, '<script>', `${ID}\u0085`, 'a'.repeat(65).concat('.1')];
   for (const id of forged) {
@@ -140,6 +153,9 @@ async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
     ['/ask/stream?question=q', '*/*'],
     ['/v1/models?x=/ask/stream', 'text/event-stream'],
     ['/ui/chat/x/stream', 'text/event-stream'],
+    ['/v1/models', 'x/ask/stream text/event-stream'],
+    ['/sluice/v1/models?x=/sluice/ask/stream', 'text/event-stream'],
+    ['/sluice/streams/x/y', 'text/event-stream'],
   ] as const) {
     const response = await fetch(`${url}${path}`, { headers: { accept } });
     t.match([response.status, response.headers.get('retry-after')], [503, '2'], `${path} with ${accept}`);
