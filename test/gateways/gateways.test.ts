@@ -105,6 +105,15 @@ async function testPaths(t: Test, { url }: Gateway, countRequests: () => Promise
   for (const path of ['', '/sluice', '/a/b'].flatMap((prefix) => closed.map((path) => prefix + path)))
     t.equal(await statusOf(url, path), 404, path);
   t.equal(await countRequests(), before, 'no closed path reaches a replica');
+  for (const path of [
+    '/metrics#x',
+    '/sluice/metrics#',
+    '/docs/#/',
+    '/openapi.json#x',
+    '/readyz#verbose',
+    '/sluice/readyz#x?verbose',
+  ])
+    t.match(String(await statusOf(url, path)), /^40[04]$/, path);
   for (const path of ['/', '/livez', '/readyz', '/v1/models'])
     t.equal((await fetch(`${url}${path}`)).status, 200, path);
 }

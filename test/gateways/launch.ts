@@ -83,6 +83,8 @@ listen 127.0.0.1:${tlsPort} ssl http2; ssl_certificate ${folder}/cert.pem; ssl_c
         .replace(/\nresolvers docker\n( .*\n)+/, '\n')
         .replaceAll(' resolvers docker init-addr none', '')
         .replace('  default-server\n', '')
+        // Takes a `#` in a path, as versions without the fix of CVE-2023-45539 do.
+        .replace('  option http-keep-alive', '  option http-keep-alive\n  option accept-invalid-http-request')
         // The limit of open files of the machine may be lower.
         .replace('maxconn 16384', 'maxconn 2000')
         .replace('bind :8080', `bind 127.0.0.1:${port}`)
