@@ -98,9 +98,16 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     }
   };
 
+  const canStart = () => !(isClosing && queue.isDurable) && running.size < MAX_ATTEMPTS && !aborted.signal.aborted;
+
+  /** Claims until all attempts run or nothing is due. */
   const claimAll = async () => {
     try {
-      for (const webhook of await queue.claim(MAX_ATTEMPTS - running.size)) start(webhook);
+      while (canStart()) {
+        const claimed = await queue.claim(MAX_ATTEMPTS - running.size);
+        if (claimed.length === 0) break;
+        for (const webhook of claimed) start(webhook);
+      }
     } catch {
       // Redis is unavailable. The next look finds them.
     }
@@ -119,8 +126,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
 
   /** Claims for free attempts. Each attempt that ends calls it again, so that a long queue keeps all of them busy. */
   function run(): void {
-    if (isClosing && queue.isDurable) return;
-    if (running.size < MAX_ATTEMPTS && !aborted.signal.aborted) claiming ??= claimAll();
+    if (canStart()) claiming ??= claimAll();
   }
 
   const poll = () => {

@@ -19,7 +19,11 @@ export interface WebhookQueue {
    * @param text the event; absent if it is in Redis already
    */
   add(id: string, text?: string): void;
-  /** Claims webhooks that are due. @throws if the queue is unavailable */
+  /**
+   * Claims at most `count` webhooks that are due. There may be more behind fewer; none means that nothing is due, or
+   * that the queue has looked at as much as it does at a time.
+   * @throws if the queue is unavailable
+   */
   claim(count: number): Promise<ClaimedWebhook[]>;
   /** Removes a claimed webhook: it was delivered, or is given up. Never rejects. */
   remove(id: string): Promise<void>;

@@ -25,6 +25,8 @@ const EXPECTED_MS = 30_000;
 /** Most webhooks that Redis has not scheduled yet; most of them that one claim schedules. */
 const MAX_UNSCHEDULED = 10_000;
 const MAX_RESCHEDULED = 100;
+/** Most looks of one claim into the schedule. Streams that still run may be due before an ended one. */
+const MAX_LOOKS = 100;
 
 /**
  * Webhooks of all replicas. The script that ends a log also writes the announcement, so that neither is without the other.
@@ -57,6 +59,15 @@ export function createRedisQueue({ cluster, claimMs, keepMs, onDue }: RedisQueue
     return { id, text, ageMs };
   };
 
+  /** Claims what the next `count` ids of the schedule have to deliver. After the last ones, another look is useless. */
+  const claimDue = async (count: number) => {
+    const ids = (await run(DUE, [scheduleKey], [count, Math.max(claimMs, EXPECTED_MS), keepMs])) as string[];
+    const results = await Promise.allSettled(ids.map(claimOne));
+    const isRefused = results.some(({ status }) => status === 'rejected');
+    const claimed = results.map((one) => (one.status === 'fulfilled' ? one.value : undefined));
+    return { claimed: claimed.filter((one) => one !== undefined), isLast: ids.length < count || isRefused };
+  };
+
   return {
     isDurable: true,
     expect(id) {
@@ -68,9 +79,12 @@ export function createRedisQueue({ cluster, claimMs, keepMs, onDue }: RedisQueue
     },
     async claim(count) {
       await Promise.all([...unscheduled].slice(0, MAX_RESCHEDULED).map(scheduleNow));
-      const ids = (await run(DUE, [scheduleKey], [count, Math.max(claimMs, EXPECTED_MS), keepMs])) as string[];
-      const claimed = await Promise.all(ids.map((id) => claimOne(id).catch(() => undefined)));
-      return claimed.filter((one) => one !== undefined);
+      for (let looks = 0; looks < MAX_LOOKS; looks++) {
+        const { claimed, isLast } = await claimDue(count);
+        // What is claimed is returned at once, because its claim runs out.
+        if (claimed.length > 0 || isLast) return claimed;
+      }
+      return [];
     },
     async remove(id) {
       const key = announcementKey(cluster, id);

@@ -97,9 +97,9 @@ interface Harness {
 /** A delivery with a clock of its own, in memory. */
 function createHarness(
   url: string,
-  options: { lookup?: LookupFunction; allowPrivate?: boolean; retryMs?: number } = {},
+  options: { lookup?: LookupFunction; allowPrivate?: boolean; retryMs?: number; maxClaimed?: number } = {},
 ): Harness {
-  const { lookup, allowPrivate = false, retryMs = 86_400_000 } = options;
+  const { lookup, allowPrivate = false, retryMs = 86_400_000, maxClaimed = 8 } = options;
   const clock = manualClock();
   const outcomes: string[] = [];
   const lines: unknown[] = [];
@@ -110,7 +110,7 @@ function createHarness(
   const queue: WebhookQueue = {
     ...waiting,
     async claim(count) {
-      const claimed = await waiting.claim(count);
+      const claimed = await waiting.claim(Math.min(count, maxClaimed));
       begun += claimed.length;
       return claimed;
     },
@@ -301,6 +301,20 @@ t.test('at most eight attempts run at the same time, and all events are delivere
   await until(() => harness.outcomes.length === 20, 'all are delivered');
   t.ok(most <= 8, `${most} attempts ran at the same time`);
   t.equal(new Set(receiver.calls.map(({ request }) => request.headers['webhook-id'])).size, 20);
+});
+
+t.test('a queue that returns few events at a time keeps all attempts busy', async (t) => {
+  const open: Call[] = [];
+  const receiver = await startUpstream(t, (call) => void open.push(call));
+  const harness = createHarness(receiver.url, { maxClaimed: 1 });
+  for (let i = 0; i < 9; i++) harness.queue.add(`e${i}`, '{}');
+  harness.clock.advance(0);
+  await until(() => open.length === 8, 'eight attempts run');
+  t.equal(harness.begun(), 8, 'and no more');
+  open.shift()?.response.writeHead(200).end();
+  await until(() => open.length === 8, 'the next one begins');
+  for (const { response } of open) response.writeHead(200).end();
+  await until(() => harness.outcomes.length === 9, 'all are delivered');
 });
 
 t.test('ten thousand events wait; beyond, the oldest is dropped', async (t) => {
