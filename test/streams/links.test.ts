@@ -1,5 +1,8 @@
 import t from 'tap';
-import type { Terminal } from '../../plugins/streams/types.ts';
+import type { Metrics } from '../../plugins/metrics/index.ts';
+import { RedisUnavailable } from '../../plugins/redis/connection.ts';
+import { createStoreErrors } from '../../plugins/streams/store-errors.ts';
+import { KeyConflict, type Terminal } from '../../plugins/streams/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { createLog, newId } from './conformance.ts';
 import { createReplicas, follow, type TestReplica, turns } from './replica-pair.ts';
@@ -83,6 +86,33 @@ t.test('links to streams', { skip: noRedis }, async (t) => {
     t.same((await kinds()).filter((kind) => kind === 'meta').length, 2);
     await b.die();
     t.equal((await a.store.openByKey(key))?.info.id, winner.log.info.id);
+  });
+
+  t.test('a key whose stream cannot be read, as its slot is down, is refused and not asked again', async (t) => {
+    const { a, b, kinds } = await setUp();
+    const key = { key: newId(), fingerprint: 'f' };
+    const { log } = await a.store.create(info(), key);
+    const { mapStoreErrors } = createStoreErrors({
+      apiError: (fields) => Object.assign(new Error(fields.message), fields),
+      metrics: { refusals: { inc() {} } } as unknown as Metrics,
+      log: { warn() {} } as never,
+    });
+    const before = await kinds();
+    b.onCommand = (name) => {
+      if (name === 'hmget') throw new RedisUnavailable('the node is dead');
+    };
+    const refusal = { status: 503, code: 'overloaded', retryAfterMs: 5_000 };
+    await t.rejects(b.store.openByKey(key), { name: 'HolderUnreadable' });
+    await t.rejects(mapStoreErrors(b.store.openByKey(key)), refusal);
+    await t.rejects(mapStoreErrors(b.store.create(info(), key)), refusal, 'nor if it comes at the same moment');
+    t.same(await kinds(), before, 'no other stream is left');
+    await t.rejects(b.store.openByKey({ ...key, fingerprint: 'g' }), KeyConflict, 'that needs no read');
+    b.onCommand = (name) => {
+      if (name === 'get') throw new RedisUnavailable('the node is dead');
+    };
+    t.equal(await b.store.openByKey(key), undefined, 'while nothing is known of the key, its question is accepted');
+    b.onCommand = () => {};
+    t.equal((await b.store.openByKey(key))?.info.id, log.info.id);
   });
 
   t.test('a crash at the end: the conversation leads to no stream that has ended', async (t) => {

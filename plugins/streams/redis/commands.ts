@@ -8,7 +8,7 @@ import type { Meta, Producer, StreamCommandsOptions, StreamKeys, Takeover } from
 import { decodeEntry, END_POSITION, encodeParts, entryId, type LogEntry } from './entries.ts';
 import { FORMAT } from './format.ts';
 import { archiveKeysOf, logKey, metaKey } from './keys.ts';
-import { type KeyHolder, StreamLinks } from './links.ts';
+import { isKeyHeld, type KeyHolder, readHolder, StreamLinks } from './links.ts';
 
 export type { Meta, Producer, StreamCommandsOptions, StreamKeys, Takeover } from './command-types.ts';
 
@@ -47,7 +47,7 @@ export class StreamCommands {
    * Creates a stream and returns undefined, or returns the stream of the idempotency key, unless it is repeatable.
    *
    * The log comes first. So a key never leads to a stream that is still to be created, and a crash in between leaves a
-   * log that nobody has read, which expires. @throws NewerFormat if a newer version has the key
+   * log that nobody has read, which expires. @throws NewerFormat or HolderUnreadable if another stream has the key
    */
   async create({ info, idempotency }: StreamKeys, serializedPrompt = ''): Promise<KeyHolder | undefined> {
     const { id, chat } = info;
@@ -150,12 +150,13 @@ export class StreamCommands {
 
   /**
    * Returns the stream of an idempotency key, unless its question is given and may be asked again.
-   * @throws NewerFormat if a newer version has the key or its stream
+   * @throws NewerFormat if a newer version has the key or its stream; HolderUnreadable if its stream cannot be read
    */
   async byKey({ key, fingerprint }: KeyLookup): Promise<KeyHolder | undefined> {
     const holder = await this.#links.findHolder(key);
     if (holder === undefined) return undefined;
-    const mayRepeat = holder.fingerprint === fingerprint && (await this.#readMeta(holder.id, 'repeatable'))[0];
+    if (holder.fingerprint !== fingerprint) return holder;
+    const [mayRepeat] = await readHolder(this.#readMeta(holder.id, 'repeatable'));
     return mayRepeat ? undefined : holder;
   }
 
@@ -207,7 +208,7 @@ export class StreamCommands {
       if (holder !== undefined) await discard();
       return holder;
     } catch (error) {
-      if (error instanceof NewerFormat) await discard();
+      if (isKeyHeld(error)) await discard();
       throw error;
     }
   }
@@ -218,7 +219,7 @@ export class StreamCommands {
       const holder = await this.#links.claim(key, { id, fingerprint }, ttlMs, replaced);
       // It is this stream if the reply to an earlier claim was lost.
       if (holder === undefined || holder.id === id) return undefined;
-      const [producer, isRepeatable] = await this.#readMeta(holder.id, 'producer', 'repeatable');
+      const [producer, isRepeatable] = await readHolder(this.#readMeta(holder.id, 'producer', 'repeatable'));
       const mayRepeat = isRepeatable && holder.fingerprint === fingerprint;
       if (producer && !mayRepeat) return holder;
       replaced = holder.id;

@@ -9,6 +9,15 @@ export interface KeyHolder {
   readonly fingerprint: string;
 }
 
+/** A stream has the idempotency key, but cannot be read now. Its question must not be answered a second time. */
+export class HolderUnreadable extends Error {
+  override readonly name = 'HolderUnreadable';
+
+  constructor(cause: unknown) {
+    super('the stream of this idempotency key cannot be read', { cause });
+  }
+}
+
 const script = (name: string) => loadScript(new URL(`./scripts/${name}.lua`, import.meta.url));
 const CLAIM = script('claim');
 const UNLINK = script('unlink');
@@ -76,6 +85,18 @@ export class StreamLinks {
   #chat(chat: string): string {
     return this.#cluster.key('chat', hash(chat));
   }
+}
+
+/** Passes on what is read of the stream that has a key. @throws HolderUnreadable if the read fails, or NewerFormat */
+export async function readHolder<T>(read: Promise<T>): Promise<T> {
+  return read.catch((error: unknown) => {
+    throw error instanceof NewerFormat ? error : new HolderUnreadable(error);
+  });
+}
+
+/** Returns true if an error says that a stream has the key, which only cannot be read here and now. */
+export function isKeyHeld(error: unknown): boolean {
+  return error instanceof NewerFormat || error instanceof HolderUnreadable;
 }
 
 /** Hashes names that clients choose: they may be long and may identify a person. */

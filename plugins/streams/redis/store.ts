@@ -6,13 +6,13 @@ import {
   type Idempotency,
   KeyConflict,
   type KeyLookup,
-  NewerFormat,
   type ReadableLog,
   type StreamInfo,
   type StreamStore,
   type TakeoverHandler,
 } from '../types.ts';
 import { StreamCommands, type StreamKeys } from './commands.ts';
+import { isKeyHeld } from './links.ts';
 import { ProducerRegistry } from './producer/registry.ts';
 import { ReplicaHandle } from './replica/handle.ts';
 import { Orphans } from './replica/orphans.ts';
@@ -106,7 +106,7 @@ export class RedisStore implements StreamStore {
     const isQuestion = lookup.fingerprint !== undefined;
     if (isQuestion && !this.#options.cluster.connection.isConnected) return undefined;
     const found = await this.#commands.byKey(lookup).catch((error: unknown) => {
-      if (isQuestion && !(error instanceof NewerFormat)) return undefined;
+      if (isQuestion && !isKeyHeld(error)) return undefined;
       throw error;
     });
     return found && this.#openExisting(found, lookup);
@@ -179,8 +179,8 @@ export class RedisStore implements StreamStore {
   }
 }
 
-/** A question is answered without Redis, but not if a newer version may be answering it. */
+/** A question is answered without Redis, but not if another stream has its key. */
 function continueWithout(error: unknown): 'unavailable' {
-  if (error instanceof NewerFormat) throw error;
+  if (isKeyHeld(error)) throw error;
   return 'unavailable';
 }
