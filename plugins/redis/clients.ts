@@ -2,6 +2,7 @@ import { Cluster as ClusterClient, Redis, type RedisOptions, ReplyError } from '
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config/index.ts';
 import { parseRedisUrl, type RedisAddress } from '../config/redis-url.ts';
+import type { NodeSource } from './node-changes.ts';
 import { ShardSubscriber } from './shard-subscriber.ts';
 import type { Subscriber } from './subscriber.ts';
 
@@ -65,6 +66,12 @@ export function createClients(
 export function primariesOf(client: Redis): Redis[] {
   const actual: unknown = client;
   return actual instanceof ClusterClient ? actual.nodes('master') : [client];
+}
+
+/** Returns what tells of the nodes of a cluster; undefined for another client. */
+export function nodeSourceOf(client: Redis): NodeSource | undefined {
+  const actual: unknown = client;
+  return actual instanceof ClusterClient ? actual : undefined;
 }
 
 /** Creates a client that connects again for as long as it is not closed. */

@@ -1,8 +1,9 @@
 import { type Redis, ReplyError } from 'ioredis';
 import { type Clock, waitAtMost } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { primariesOf } from './clients.ts';
+import { nodeSourceOf, primariesOf } from './clients.ts';
 import type { RedisHealth } from './health.ts';
+import { watchNodes } from './node-changes.ts';
 import { isRefusal, type Problem, problem, reasonOf } from './problems.ts';
 import type { ReadQueue } from './read-queue.ts';
 import { RedisUnavailable, sendWithTimeout } from './timeout.ts';
@@ -31,6 +32,8 @@ export interface RedisConnection {
   onAvailable(listener: () => void): void;
   /** Calls the listener each time Redis becomes unavailable. */
   onUnavailable(listener: () => void): void;
+  /** Calls the listener after the nodes of a cluster have changed: some may lack the last writes. */
+  onNodesChanged(listener: () => void): void;
   /** Connects. Resolves when streams can be shared, or after `ms` milliseconds. */
   connect(ms: number): Promise<void>;
   close(): void;
@@ -65,6 +68,7 @@ const MAX_FAILURES = 5;
 export function createRedisConnection(redis: Redis, options: RedisConnectionOptions): ProbedConnection {
   const { clock, metrics, health, reads, isCluster = false } = options;
   const probeListeners: ((why: string) => void)[] = [];
+  const nodeListeners: (() => void)[] = [];
   let isClosed = false;
   let failures = 0;
   /** Reason for which the connection is being closed; the last error of the client. */
@@ -105,6 +109,12 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
     });
 
   const unavailable = () => Promise.reject(new RedisUnavailable('redis unavailable'));
+
+  const onNodesChanged = () => {
+    for (const listener of nodeListeners) listener();
+  };
+  const nodes = nodeSourceOf(redis);
+  const stopWatching = nodes && watchNodes(nodes, clock, onNodesChanged);
 
   redis.on('error', (error: Error) => {
     const found = problem(reasonOf(error));
@@ -151,6 +161,7 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
     },
     onAvailable: health.onAvailable,
     onUnavailable: health.onUnavailable,
+    onNodesChanged: (listener) => void nodeListeners.push(listener),
     onProbeNeeded: (listener) => void probeListeners.push(listener),
     async connect(ms) {
       const available = new Promise<void>((resolve) => health.onAvailable(resolve));
@@ -160,6 +171,7 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
     },
     close() {
       isClosed = true;
+      stopWatching?.();
       health.close();
       redis.disconnect();
       reads.close();

@@ -5,7 +5,7 @@ import { loadScript, runScript, type Script } from '../redis/script.ts';
 import { RedisUnavailable } from '../redis/timeout.ts';
 import { decodeEntry } from '../streams/redis/entries.ts';
 import { logKey, metaKey, responseKey } from '../streams/redis/keys.ts';
-import { appendMerged } from '../streams/units.ts';
+import { appendMerged, partSize } from '../streams/units.ts';
 import type { StoredAnswer } from './api.ts';
 import { statusOf } from './status.ts';
 import { type Found, questionBytes, type ResponseStore, type SavedQuestion, type StoreLimits } from './types.ts';
@@ -98,17 +98,21 @@ export class RedisResponses implements ResponseStore {
     await this.#run(REMOVE, keys, [reason, streamTtlMs]);
   }
 
-  /** Returns the answer; undefined if its log is missing. */
+  /** Returns the answer; undefined if its log is missing, or a node has lost a part of it. */
   async #readAnswer(id: string, endedAt: number): Promise<StoredAnswer | undefined> {
     const { cluster } = this.#options;
     const key = logKey(cluster, id);
     const parts: ContentPart[] = [];
+    let length = 0;
     for (let last = '0-0'; ; ) {
       const found = await cluster.connection.read((redis) => redis.xrange(key, `(${last}`, '+', 'COUNT', ENTRIES));
       for (const entry of found.map(decodeEntry)) {
-        last = entry.id;
-        for (const { part } of entry.parts) appendMerged(parts, part);
         const { terminal } = entry;
+        last = entry.id;
+        const units = entry.parts.reduce((sum, { part }) => sum + partSize(part), 0);
+        if (entry.position - units > length) return undefined;
+        length = entry.position;
+        for (const { part } of entry.parts) appendMerged(parts, part);
         if (terminal !== undefined) return { parts, terminal, endedAt, status: statusOf(terminal) };
       }
       if (found.length < ENTRIES) return undefined;

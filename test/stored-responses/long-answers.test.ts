@@ -33,11 +33,14 @@ function entriesOf(count: number): Entry[] {
   ]);
 }
 
-const END: Entry = ['1-9007199254740991', ['e', '{"type":"end","finishReason":"stop"}', 'n', '1']];
+const endAt = (length: number): Entry => [
+  '1-9007199254740991',
+  ['e', '{"type":"end","finishReason":"stop"}', 'n', String(length)],
+];
 
 t.test('an answer is whole, however many entries its log has', async (t) => {
   for (const count of [0, 1, 254, 255, 256, 257, 511, 512, 1_000]) {
-    const found = await storeWith([...entriesOf(count), END]).find('a');
+    const found = await storeWith([...entriesOf(count), endAt(count)]).find('a');
     const answer = await found?.readAnswer();
     const text = Array.from({ length: count }, (_, i) => i % 10).join('');
     t.same(answer?.parts, count === 0 ? [] : [{ type: 'text', text }], `${count} entries`);
@@ -49,5 +52,19 @@ t.test('a log without its end is no answer', async (t) => {
   for (const count of [0, 1, 256, 512]) {
     const found = await storeWith(entriesOf(count)).find('a');
     t.equal(await found?.readAnswer(), undefined, `${count} entries`);
+  }
+});
+
+t.test('an answer of which a node has lost entries counts as lost, wherever they are missing', async (t) => {
+  for (const [from, to] of [
+    [0, 1],
+    [3, 5],
+    [255, 257],
+    [599, 600],
+  ] as const) {
+    const entries = entriesOf(600);
+    entries.splice(from, to - from);
+    const found = await storeWith([...entries, endAt(600)]).find('a');
+    t.equal(await found?.readAnswer(), undefined, `without the entries ${from} to ${to}`);
   }
 });

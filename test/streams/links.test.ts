@@ -4,7 +4,7 @@ import { RedisUnavailable } from '../../plugins/redis/connection.ts';
 import { createStoreErrors } from '../../plugins/streams/store-errors.ts';
 import { KeyConflict, type Terminal } from '../../plugins/streams/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
-import { createLog, newId } from './conformance.ts';
+import { createLog, newId, text } from './conformance.ts';
 import { createReplicas, follow, type TestReplica, turns } from './replica-pair.ts';
 
 /** A replica dies, or Redis loses a link, between the commands that tie a stream to its key and its conversation. */
@@ -167,5 +167,45 @@ t.test('links to streams', { skip: noRedis }, async (t) => {
     await replicas.settle();
     t.equal((await b.store.openByKey(key))?.info.id, log.info.id);
     t.equal((await b.store.openByChat(chat))?.info.id, log.info.id);
+  });
+
+  t.test('after a change of nodes, the tail of a log and the names that were lost are written again', async (t) => {
+    const { replicas, a, b } = await setUp();
+    const { redis, streamKey, key } = replicas;
+    const log = await createLog(a.store, info(newId()));
+    void log.append(text('one '));
+    await replicas.settle();
+    const name = streamKey('log', log.info.id);
+    const older = await redis.dumpBuffer(name);
+    void log.append(text('two '));
+    await replicas.settle();
+    await redis.restore(name, 60_000, older as Buffer, 'REPLACE');
+    await redis.del(key('producing', a.id));
+    // The node of the conversation is still dead.
+    a.onCommand = (command) => {
+      if (command === 'set') throw new RedisUnavailable('the node is dead');
+    };
+    a.changeNodes();
+    a.renewLease();
+    await replicas.advance(2_000);
+    void log.append(text('three'));
+    await replicas.settle();
+    const reader = await follow(await b.store.open(log.info.id));
+    await replicas.settle();
+    t.equal(reader.text, 'one two three');
+    t.same(await redis.hkeys(key('producing', a.id)), [log.info.id]);
+  });
+
+  t.test('a node with nothing but a link is dead: the log stays in Redis', async (t) => {
+    const { replicas, a } = await setUp();
+    const log = await createLog(a.store, info(newId()));
+    void log.append(text('one '));
+    await replicas.settle();
+    a.onCommand = (command) => {
+      if (command === 'set') throw new RedisUnavailable('the node is dead');
+    };
+    a.changeNodes();
+    await replicas.settle();
+    t.equal(a.unsynced, 0);
   });
 });

@@ -50,6 +50,10 @@ export interface TestReplica {
   resubscribe(): void;
   /** Stops messages to the replica, and lets it know. */
   loseSubscription(): void;
+  /** Lets the store know that the nodes of the cluster have changed. */
+  changeNodes(): void;
+  /** Lets the store know that the lease was renewed. */
+  renewLease(): void;
   /** Lets the store know that the lease was missing. */
   missLease(): void;
   /** Cuts the replica off, expires its lease, and stops its timers. */
@@ -125,6 +129,8 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
     const subscribedListeners: (() => void)[] = [];
     const missingListeners: (() => void)[] = [];
     const unavailableListeners: (() => void)[] = [];
+    const nodeListeners: (() => void)[] = [];
+    const renewedListeners: (() => void)[] = [];
     const deafListeners: (() => void)[] = [];
     handlers.set(id, own);
     const lease = { isHeld: true, renewedForMs: 60_000 };
@@ -167,6 +173,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         together: (send) => send(),
         onAvailable: (listener) => void availableListeners.push(listener),
         onUnavailable: (listener) => void unavailableListeners.push(listener),
+        onNodesChanged: (listener) => void nodeListeners.push(listener),
         async connect() {},
         close() {},
       },
@@ -190,7 +197,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
           return lease.renewedForMs;
         },
         onMissing: (listener) => void missingListeners.push(listener),
-        onRenewed() {},
+        onRenewed: (listener) => void renewedListeners.push(listener),
         renew() {},
         async close() {},
       },
@@ -248,6 +255,12 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
       loseSubscription() {
         replica.cannotHear = true;
         for (const listener of [...deafListeners, ...unavailableListeners]) listener();
+      },
+      renewLease() {
+        for (const listener of renewedListeners) listener();
+      },
+      changeNodes() {
+        for (const listener of nodeListeners) listener();
       },
       missLease() {
         for (const listener of missingListeners) listener();

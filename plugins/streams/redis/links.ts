@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Cluster } from '../../redis/index.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { NewerFormat } from '../types.ts';
+import type { StreamKeys } from './command-types.ts';
 
 /** The stream of an idempotency key. */
 export interface KeyHolder {
@@ -58,8 +59,10 @@ export class StreamLinks {
     await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs));
   }
 
-  /** Does the same unless the conversation has a stream. */
-  async restoreChat(chat: string, id: string, ttlMs: number): Promise<void> {
+  /** Writes the links of a stream again that are missing. Those of other streams stay. */
+  async restore({ info: { id, chat }, idempotency, replaced = '' }: StreamKeys, ttlMs: number): Promise<void> {
+    if (idempotency) await this.claim(idempotency.key, { ...idempotency, id }, ttlMs, replaced);
+    if (chat === undefined) return;
     await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs, 'NX'));
   }
 

@@ -53,12 +53,13 @@ export class ProducerRegistry implements ProducerLogObserver {
       mailbox.send(from, ALIVE, '');
       lease.renew();
     });
-    // This process was paused, Redis was emptied, or Redis came back with older data.
+    // This process was paused, Redis was emptied, or Redis or one of its nodes came back with older data.
     const verifyAll = () => {
       for (const log of this.#running.values()) void log.writer.verify();
     };
     lease.onMissing(verifyAll);
     cluster.connection.onAvailable(verifyAll);
+    cluster.connection.onNodesChanged(verifyAll);
     cluster.connection.onUnavailable(() => {
       for (const log of this.#running.values()) log.writer.showResumable();
     });

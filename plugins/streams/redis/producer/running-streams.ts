@@ -25,6 +25,7 @@ export class RunningStreams {
     };
     lease.onMissing(onLost);
     connection.onAvailable(onLost);
+    connection.onNodesChanged(onLost);
   }
 
   /** Adds a stream, once. Resolves when Redis has its name, or cannot be told now. Never rejects. */
