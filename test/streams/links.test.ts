@@ -1,8 +1,9 @@
+import { createHash } from 'node:crypto';
 import t from 'tap';
 import type { Metrics } from '../../plugins/metrics/index.ts';
 import { RedisUnavailable } from '../../plugins/redis/connection.ts';
 import { createStoreErrors } from '../../plugins/streams/store-errors.ts';
-import { KeyConflict, type Terminal } from '../../plugins/streams/types.ts';
+import { KeyConflict, type Terminal, type WritableLog } from '../../plugins/streams/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { createLog, newId, text } from './conformance.ts';
 import { createReplicas, follow, type TestReplica, turns } from './replica-pair.ts';
@@ -207,5 +208,57 @@ t.test('links to streams', { skip: noRedis }, async (t) => {
     a.changeNodes();
     await replicas.settle();
     t.equal(a.unsynced, 0);
+  });
+
+  t.test('a conversation leads to its newest stream, also if its link could not be written at first', async (t) => {
+    const { replicas, a, b } = await setUp();
+    const chat = newId();
+    await createLog(a.store, info(chat));
+    const failOnce = (command: string) => {
+      let left = 1;
+      a.onCommand = (name) => {
+        if (name === command && left-- > 0) throw new RedisUnavailable('the node is dead');
+      };
+    };
+    failOnce('set');
+    const { log: newest } = await a.store.create(info(chat), { key: newId(), fingerprint: 'f' });
+    await replicas.advance(2_000);
+    t.equal((await b.store.openByChat(chat))?.info.id, newest.info.id);
+    // Once it has its links, they are only restored.
+    const { log: next } = await b.store.create(info(chat));
+    a.changeNodes();
+    failOnce('xadd');
+    void (newest as typeof newest & WritableLog).append(text('one'));
+    await replicas.advance(2_000);
+    t.equal(a.unsynced, 2, 'it was unsynced at first and now');
+    t.equal((await a.store.openByChat(chat))?.info.id, next.info.id, 'an older stream does not take it back');
+  });
+
+  t.test('a conversation whose link leads to an ended stream leads to the one of this replica', async (t) => {
+    const { replicas, a, b } = await setUp();
+    const chat = newId();
+    const ended = await createLog(b.store, info(chat));
+    ended.end(END);
+    await replicas.settle();
+    a.isConnected = false;
+    const running = await createLog(a.store, info(chat));
+    a.isConnected = true;
+    const key = `chat:${createHash('sha256').update(chat).digest('base64url')}`;
+    await replicas.redis.set(replicas.key(...key.split(':')), ended.info.id);
+    t.equal((await a.store.openByChat(chat))?.info.id, running.info.id);
+    t.equal(await b.store.openByChat(chat), undefined);
+  });
+
+  t.test('a stream that has ended before Redis had it takes no conversation', async (t) => {
+    const { replicas, a, b } = await setUp();
+    const chat = newId();
+    a.isConnected = false;
+    const ended = await createLog(a.store, info(chat));
+    ended.end(END);
+    const next = await createLog(b.store, info(chat));
+    a.reconnect();
+    await replicas.advance(2_000);
+    const other = await replicas.add();
+    t.equal((await other.store.openByChat(chat))?.info.id, next.info.id);
   });
 });

@@ -98,13 +98,13 @@ export class StreamCommands {
    * Returns the position up to which Redis has the log, or `END_POSITION` if it has the terminal. Creates
    * the log and its links again if they are missing. Returns undefined if another replica is the producer.
    */
-  async restore(keys: StreamKeys, epoch: number): Promise<number | undefined> {
+  async restore(keys: StreamKeys, epoch: number, isNewest = false): Promise<number | undefined> {
     const ttlMs = this.#activeTtlMs();
     const args = [JSON.stringify(keys.info), this.#cluster.replica, ttlMs, epoch, this.#format];
     const position = Number(await this.#run((redis) => runScript(redis, RESTORE, this.#keys(keys.info.id), args)));
     if (position < 0) return undefined;
     if (position === END_POSITION) return position;
-    const links = this.#links.restore(keys, ttlMs);
+    const links = this.#links.restore(keys, { ttlMs, isNewest });
     // If only a node with a link fails, the log goes on. The link is written after the next change of nodes.
     await (position > 0 ? links.catch(() => {}) : links);
     return position;

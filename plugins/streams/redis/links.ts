@@ -59,10 +59,13 @@ export class StreamLinks {
     await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs));
   }
 
-  /** Writes the links of a stream again that are missing. Those of other streams stay. */
-  async restore({ info: { id, chat }, idempotency, replaced = '' }: StreamKeys, ttlMs: number): Promise<void> {
+  /** Writes the links of a stream again that are missing. Those of other streams stay, unless it is the newest. */
+  async restore(keys: StreamKeys, { ttlMs, isNewest }: { ttlMs: number; isNewest: boolean }): Promise<void> {
+    const { info, idempotency, replaced = '' } = keys;
+    const { id, chat } = info;
     if (idempotency) await this.claim(idempotency.key, { ...idempotency, id }, ttlMs, replaced);
     if (chat === undefined) return;
+    if (isNewest) return this.setChat(chat, id, ttlMs);
     await this.#cluster.connection.run((redis) => redis.set(this.#chat(chat), id, 'PX', ttlMs, 'NX'));
   }
 

@@ -114,7 +114,8 @@ export class RedisStore implements StreamStore {
 
   async openByChat(chat: string): Promise<ReadableLog | undefined> {
     const id = await this.#commands.byChat(chat).catch(() => undefined);
-    if (id !== undefined) return this.#openRunning(id);
+    const linked = id === undefined ? undefined : await this.#openRunning(id);
+    if (linked) return linked;
     const known = await this.#local.openByChat(chat);
     return known && this.#producers.find(known);
   }

@@ -16,9 +16,12 @@ export interface ResyncOptions {
  *
  * @throws RedisUnavailable, or the error reply of Redis
  */
-export async function resync({ memory, keys, commands, epoch }: ResyncOptions): Promise<number | 'gone' | 'taken'> {
+export async function resync(
+  { memory, keys, commands, epoch }: ResyncOptions,
+  restore: () => Promise<number | undefined>,
+): Promise<number | 'gone' | 'taken'> {
   const { id } = keys.info;
-  const restored = await commands.restore(keys, epoch);
+  const restored = await restore();
   if (restored === undefined) return 'taken';
   let position: number = restored;
   while (position < memory.length) {

@@ -18,6 +18,8 @@ export class LogWriter {
   readonly #options: WriterOptions;
   readonly #throttle: Throttle;
   #isSynced: boolean;
+  /** Redis may not have the links of the stream yet. */
+  #isUnlinked: boolean;
   /** Another replica is the producer, and this one appends nothing more. */
   #isFenced = false;
   /** Another replica is the producer, and this one continues for its own readers only. */
@@ -37,6 +39,7 @@ export class LogWriter {
     this.#options = options;
     this.#throttle = new Throttle(options.clock, options.commits, this.#send);
     this.#isSynced = options.isSynced;
+    this.#isUnlinked = !options.isSynced;
     this.#writtenLength = options.isSynced ? options.memory.length : 0;
     if (!this.#isSynced) this.#markUnsynced();
   }
@@ -79,7 +82,6 @@ export class LogWriter {
 
   /** Checks that this process is still the producer and that Redis still has what was written. */
   async verify(): Promise<void> {
-    const { keys, commands, epoch } = this.#options;
     if (this.#isPaused) return;
     // A write during the check could leave a gap.
     this.#isPaused = true;
@@ -89,7 +91,7 @@ export class LogWriter {
       return;
     }
     if (this.#isSynced && !this.#isFenced) {
-      const position = await commands.restore(keys, epoch).catch(() => -1);
+      const position = await this.#restore().catch(() => -1);
       if (position === undefined) this.#onTakenOver();
       else if (position < this.#writtenLength) this.#continueFromMemory(new Batch());
     }
@@ -132,7 +134,7 @@ export class LogWriter {
     if (this.#isSynced || this.#isResyncing || this.#isFenced || this.#isSuperseded) return;
     this.#isResyncing = true;
     const { memory, events } = this.#options;
-    const position = await resync(this.#options).catch(() => 'gone' as const);
+    const position = await resync(this.#options, () => this.#restore()).catch(() => 'gone' as const);
     this.#isResyncing = false;
     if (position === 'taken') this.#onTakenOver();
     if (typeof position !== 'number') return;
@@ -183,11 +185,11 @@ export class LogWriter {
   }
 
   async #onFailed(batch: Batch, error: unknown): Promise<void> {
-    const { lease, commands, keys, epoch } = this.#options;
+    const { lease } = this.#options;
     // Another replica may own the log, for example after a long pause of this process. Readers get nothing
     // until that is known.
     const mayBeTakenOver = isStaleProducerError(error) || !lease.isHeld;
-    if (mayBeTakenOver && (await commands.restore(keys, epoch).catch(() => 0)) === undefined) this.#onTakenOver();
+    if (mayBeTakenOver && (await this.#restore().catch(() => 0)) === undefined) this.#onTakenOver();
     else this.#continueFromMemory(batch);
   }
 
@@ -198,6 +200,14 @@ export class LogWriter {
     this.#show(this.#pending);
     this.#pending = new Batch();
     if (this.#terminal !== undefined) this.#options.memory.end(this.#terminal);
+  }
+
+  /** Does what `StreamCommands.restore` does. A stream whose creation has failed becomes the newest of its conversation. */
+  async #restore(): Promise<number | undefined> {
+    const { keys, commands, epoch, memory } = this.#options;
+    const position = await commands.restore(keys, epoch, this.#isUnlinked && !memory.ended);
+    this.#isUnlinked = false;
+    return position;
   }
 
   #onTakenOver(): void {
