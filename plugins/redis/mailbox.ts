@@ -44,13 +44,16 @@ export interface MailboxOptions {
 
 /**
  * Time between two checks of the subscription, and the time limit of a check. A subscribed connection
- * sends nothing by itself; repeating SUBSCRIBE shows whether it still works and changes nothing else.
+ * sends nothing by itself; repeating SUBSCRIBE shows whether it still works and changes nothing else. In a cluster, a
+ * message of the replica to itself shows that messages arrive.
  */
 const CHECK_MS = 2_000;
 /** Longest time between two attempts to subscribe while Redis refuses. */
 const MAX_CHECK_MS = 10_000;
 /** A lost connection that is subscribed again within this time is no problem. */
 const RESUBSCRIBE_MS = 1_000;
+/** Kind of a message of a replica to itself. */
+const ECHO = 'echo';
 
 export function createMailbox(options: MailboxOptions): Mailbox {
   const { subscriber, isSharded = false, connection, clock, replica, channelOf, prefix, report } = options;
@@ -58,6 +61,11 @@ export function createMailbox(options: MailboxOptions): Mailbox {
   const subscribedListeners: (() => void)[] = [];
   const deafListeners: (() => void)[] = [];
   let hasAnswered = true;
+  /** Number of the last message to this replica itself; it is raised when its subscription ends. */
+  let echo = 0;
+  let arrivedEcho = 0;
+  /** A message to this replica itself was published and has not arrived. */
+  let isEchoMissing = false;
   let subscribedAt: number | undefined;
   /** Refused attempts in a row. */
   let refusals = 0;
@@ -69,12 +77,31 @@ export function createMailbox(options: MailboxOptions): Mailbox {
     cancelCheck();
     cancelCheck = clock.after(Math.min(MAX_CHECK_MS, CHECK_MS * 2 ** refusals), check);
     if (subscriber.status !== 'ready') return;
-    if (!hasAnswered) {
+    if (!hasAnswered || isEchoMissing) {
       lastError = problem('timeout');
       subscriber.disconnect(true); // `true`: reconnects.
     }
     hasAnswered = false;
     void subscribe();
+    if (isSharded && subscribedAt !== undefined) void sendEcho();
+  }
+
+  /** A node of a cluster that is cut off, and does not know yet, still accepts subscriptions. */
+  async function sendEcho(): Promise<void> {
+    echo += 1;
+    const sent = echo;
+    const message = JSON.stringify([ECHO, replica, sent]);
+    try {
+      await connection.query((redis) => redis.spublish(channelOf(replica), message));
+      if (sent === echo) isEchoMissing = arrivedEcho !== sent;
+    } catch {
+      // It says nothing about the subscription.
+    }
+  }
+
+  function forgetEcho(): void {
+    echo += 1;
+    isEchoMissing = false;
   }
 
   function reportDeaf(reason: Problem): void {
@@ -120,6 +147,7 @@ export function createMailbox(options: MailboxOptions): Mailbox {
   });
   subscriber.on('close', () => {
     subscribedAt = undefined;
+    forgetEcho();
     cancelReport ??= clock.after(RESUBSCRIBE_MS, () => reportDeaf(lastError ?? problem('closed')));
   });
   subscriber.on('ready', () => {
@@ -129,13 +157,16 @@ export function createMailbox(options: MailboxOptions): Mailbox {
   });
   subscriber.on('message', (_channel: string, text: string) => {
     const message = parseMessage(text);
-    if (message) handlers.get(message[0])?.(message[1], message[2]);
+    if (message?.[0] === ECHO && message[1] === replica) {
+      arrivedEcho = Number(message[2]);
+      if (arrivedEcho === echo) isEchoMissing = false;
+    } else if (message) handlers.get(message[0])?.(message[1], message[2]);
   });
   void subscriber.connect().catch(() => {});
 
   return {
     get subscribedForMs() {
-      return subscribedAt === undefined || !hasAnswered ? 0 : clock.now() - subscribedAt;
+      return subscribedAt === undefined || !hasAnswered || isEchoMissing ? 0 : clock.now() - subscribedAt;
     },
     on: (kind, handler) => void handlers.set(kind, handler),
     send(to, kind, body) {

@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import type { Redis } from 'ioredis';
+import { type Redis, ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { RedisNode } from '../config/redis-url.ts';
 import type { Subscriber } from './subscriber.ts';
@@ -14,10 +14,13 @@ export interface ShardSubscriberOptions {
 
 const MIN_PAUSE_MS = 50;
 const MAX_PAUSE_MS = 1_000;
+/** Redirections without a subscription that are followed at once. More mean that the nodes disagree. */
+const MAX_QUICK_REDIRECTIONS = 2;
 
 /**
  * Receives the messages of one channel in a cluster. It is connected to the node that has the slot of the channel. Any
- * other node names that node; a node that loses the slot ends the subscription, and a node that dies the connection.
+ * other node names that node; a node that loses the slot ends the subscription, and a node that dies the connection. A
+ * node that knows of no working cluster is left for the next one.
  */
 export class ShardSubscriber extends EventEmitter implements Subscriber {
   readonly #options: ShardSubscriberOptions;
@@ -26,6 +29,10 @@ export class ShardSubscriber extends EventEmitter implements Subscriber {
   #owner: RedisNode | undefined;
   /** Attempts in a row without a subscription. */
   #attempts = 0;
+  /** Redirections in a row without a subscription. */
+  #redirections = 0;
+  /** Number of the node to ask next, also after a subscription: that one may have been cut off from the others. */
+  #next = 0;
   #isClosed = false;
   #isSubscribing = false;
   #cancelReconnect = () => {};
@@ -56,12 +63,17 @@ export class ShardSubscriber extends EventEmitter implements Subscriber {
     try {
       await redis.ssubscribe(channel);
       this.#attempts = 0;
+      this.#redirections = 0;
     } catch (error) {
       const owner = ownerOf(error as Error);
-      if (owner === undefined) throw error;
+      const isDown = error instanceof ReplyError && /^CLUSTERDOWN/.test((error as Error).message);
+      if (owner === undefined && !isDown) throw error;
+      // Another node may know more than one that is cut off.
+      if (isDown) this.emit('error', error);
       this.#owner = owner;
+      if (owner !== undefined) this.#redirections += 1;
       redis.disconnect();
-      throw new Error('another node has the channel');
+      throw new Error(isDown ? 'the node has no cluster' : 'another node has the channel');
     } finally {
       this.#isSubscribing = false;
     }
@@ -71,7 +83,7 @@ export class ShardSubscriber extends EventEmitter implements Subscriber {
     this.#cancelReconnect();
     if (this.#isClosed) return;
     const nodes = this.#options.nodes();
-    const node = this.#owner ?? nodes[this.#attempts % Math.max(1, nodes.length)];
+    const node = this.#owner ?? nodes[this.#next++ % Math.max(1, nodes.length)];
     this.#owner = undefined;
     this.#attempts += 1;
     if (node === undefined) {
@@ -95,8 +107,11 @@ export class ShardSubscriber extends EventEmitter implements Subscriber {
   }
 
   #reopen(): void {
-    const isFirst = this.#owner !== undefined || this.#attempts === 0;
-    const pauseMs = isFirst ? 0 : Math.min(MAX_PAUSE_MS, MIN_PAUSE_MS * 2 ** Math.min(this.#attempts, 10));
+    const isRedirected = this.#owner !== undefined && this.#redirections <= MAX_QUICK_REDIRECTIONS;
+    const pauseMs =
+      isRedirected || this.#attempts === 0
+        ? 0
+        : Math.min(MAX_PAUSE_MS, MIN_PAUSE_MS * 2 ** Math.min(this.#attempts, 10));
     this.#cancelReconnect();
     if (!this.#isClosed) this.#cancelReconnect = this.#options.clock.after(pauseMs, () => this.#open());
   }

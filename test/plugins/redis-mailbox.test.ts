@@ -8,11 +8,12 @@ import { FakeRedis, settle } from './fake-redis.ts';
 
 const CHECK_MS = 2_000;
 
-const setUpMailbox = () => {
+const setUpMailbox = ({ isSharded = false } = {}) => {
   const clock = manualClock();
   const subscriber = new FakeRedis();
   const published: unknown[][] = [];
   const reports: string[] = [];
+  let onSpublish: (channel: string, text: string) => unknown = () => 1;
   const connection = {
     isConnected: true,
     query: async (call: (redis: unknown) => Promise<unknown>) =>
@@ -21,11 +22,16 @@ const setUpMailbox = () => {
           published.push(args);
           if (args[0] === 'to:broken') throw new Error('no reply');
         },
+        async spublish(channel: string, text: string) {
+          published.push([channel, text]);
+          return onSpublish(channel, text);
+        },
       }),
   };
   const mailbox = createMailbox({
     subscriber: subscriber as unknown as Redis,
     connection: connection as never,
+    isSharded,
     clock,
     replica: 'me',
     channelOf: (id) => `to:${id}`,
@@ -54,6 +60,10 @@ const setUpMailbox = () => {
     subscribed: () => subscribed,
     reports,
     deaf: () => deaf,
+    /** Decides what becomes of a message in a cluster. */
+    onSpublish(handler: typeof onSpublish) {
+      onSpublish = handler;
+    },
   };
 };
 
@@ -245,6 +255,44 @@ t.test('a lost connection is reported after a second without a new subscription'
   t.equal(deaf(), 1);
   await open();
   t.equal(reports.at(-1), 'none');
+});
+
+t.test('in a cluster: reconnects if its own messages do not arrive, although subscribing works', async (t) => {
+  const { clock, subscriber, mailbox, published, open, onSpublish } = setUpMailbox({ isSharded: true });
+  const check = async (times = 1) => {
+    for (let i = 0; i < times; i++) {
+      clock.advance(CHECK_MS);
+      await settle();
+    }
+  };
+  const deliver = (channel: string, text: string) => void subscriber.emit('message', channel, text);
+  await open();
+  onSpublish(deliver);
+  await check(5);
+  t.equal(published.length, 5, 'one message for each check');
+  onSpublish((channel, text) => void setImmediate(deliver, channel, text));
+  await check(5);
+  t.equal(mailbox.subscribedForMs, 10 * CHECK_MS, 'also if they arrive behind the reply');
+  onSpublish(() => Promise.reject(new Error('the slot is down')));
+  await check(5);
+  t.same(subscriber.disconnects, [], 'a message that was not published says nothing');
+  onSpublish(() => 0);
+  await check();
+  t.equal(mailbox.subscribedForMs, 0, 'messages do not arrive');
+  t.same(subscriber.disconnects, [], 'it waits for the message');
+  await check();
+  t.same(subscriber.disconnects, [true]);
+  let reply = () => {};
+  onSpublish(() => new Promise<void>((resolve) => (reply = resolve)));
+  await open();
+  await check();
+  subscriber.emit('close');
+  await open();
+  reply();
+  await settle();
+  onSpublish(deliver);
+  await check(5);
+  t.same(subscriber.disconnects, [true], 'a message of an earlier connection does not count');
 });
 
 t.test('close', async (t) => {

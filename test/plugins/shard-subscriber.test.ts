@@ -127,3 +127,51 @@ t.test('without a known node it asks again later; a refusal is passed on', async
   await t.rejects(subscriber.subscribe('x'), ReplyError);
   t.equal(subscriber.status, 'ready', 'the connection stays');
 });
+
+t.test('a node that knows of no cluster is left, and the next one asked', async (t) => {
+  const { clock, subscriber, opened, last, events } = setUp();
+  await subscriber.connect();
+  last().open();
+  last().refusal = 'CLUSTERDOWN The cluster is down';
+  const error = await subscriber.subscribe('x').catch((error: unknown) => error);
+  t.notOk(error instanceof ReplyError, 'no refusal yet: it connects again');
+  t.same(events, ['ready', 'CLUSTERDOWN The cluster is down', 'close']);
+  clock.advance(0);
+  t.equal(opened.length, 1, 'not at once');
+  clock.advance(1_000);
+  t.same(last().node, B);
+  last().open();
+  await subscriber.subscribe('x');
+  last().refusal = 'CLUSTERDOWN The cluster is down';
+  await t.rejects(subscriber.subscribe('x'));
+  clock.advance(0);
+  t.same(last().node, A, 'after a subscription too');
+  last().open();
+  await subscriber.subscribe('x');
+  subscriber.disconnect(true);
+  clock.advance(0);
+  t.same(last().node, B, 'and after a subscription that was given up');
+});
+
+t.test('nodes that name one another are asked with growing pauses', async (t) => {
+  const { clock, subscriber, opened, last } = setUp();
+  await subscriber.connect();
+  const pauses: number[] = [];
+  const redirect = async () => {
+    const count = opened.length;
+    last().open();
+    last().refusal = 'MOVED 5 c:3';
+    await t.rejects(subscriber.subscribe('x'));
+    let ms = 0;
+    clock.advance(0);
+    for (; opened.length === count; ms += 10) clock.advance(10);
+    pauses.push(ms);
+  };
+  for (let i = 0; i < 5; i++) await redirect();
+  t.same(pauses, [0, 0, 400, 800, 1_000]);
+  last().open();
+  await subscriber.subscribe('x');
+  pauses.length = 0;
+  for (let i = 0; i < 3; i++) await redirect();
+  t.same(pauses, [0, 0, 200], 'a subscription ends the series');
+});
