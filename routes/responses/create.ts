@@ -31,8 +31,10 @@ export async function startResponse(
   const { log: logger, headers, identity, bodyClaim } = request;
   const body = request.body as ResponseBody;
   checkRequest(body, invalid);
+  if (bodyClaim === undefined) throw new Error('body without a claim');
+  const conversations = new Conversations(fastify, request, bodyClaim, invalid);
   const items = ownItems(body);
-  const conversation = await new Conversations(fastify, request, invalid).itemsOf(body, items);
+  const { conversation } = await conversations.itemsOf(body, items);
   const question = toQuestion(body, conversation, invalid);
   const previous = previousOf(body);
   const key = headers['idempotency-key'] as string | undefined;

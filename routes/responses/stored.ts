@@ -123,7 +123,7 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
     async (request, reply) => {
       const { after, limit = '20', order = 'desc', ...query } = request.query as Query;
       checkInclude(includeOf(query), invalid);
-      const items = await new Conversations(fastify, request, invalid).inputOf(await find(request, reply));
+      const items = await inputOf(request, await find(request, reply));
       const page = pageOf(items, {
         after: after as string | undefined,
         limit: Number(limit),
@@ -133,6 +133,16 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
       return page;
     },
   );
+
+  async function inputOf(request: FastifyRequest, response: KeptResponse) {
+    const claim = fastify.limits.claimBody(request.identity);
+    const release = claim.hold();
+    try {
+      return await new Conversations(fastify, request, claim, invalid).inputOf(response);
+    } finally {
+      release();
+    }
+  }
 
   async function find(request: FastifyRequest, reply: FastifyReply): Promise<KeptResponse> {
     const stream = streamOfResponse((request.params as { id: string }).id);

@@ -88,6 +88,41 @@ t.test('a conversation is found through all its responses', async (t) => {
   t.equal(gone.error.code, 'previous_response_not_found', 'a response of the conversation is deleted');
 });
 
+t.test('the length of a conversation is bounded, and its memory is claimed', async (t) => {
+  const { app, create, get, upstream } = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const limits = app.limits as { growClaim: typeof app.limits.growClaim };
+  const { growClaim } = limits;
+  let claimed = 0;
+  limits.growClaim = (claim, bytes) => {
+    claimed += bytes;
+    growClaim(claim, bytes);
+  };
+  const long = (character: string) => character.repeat(1_700);
+  const first = await create({ input: long('a') });
+  const second = await create({ input: long('b'), previous_response_id: first.id });
+  const before = claimed;
+  const third = await create({ input: long('c'), previous_response_id: second.id });
+  t.ok(claimed - before > 2 * 2 * 1_700 + 1_700, 'the body, and the items before it with two bytes each');
+  t.equal(third.status, 'completed');
+  const calls = upstream.calls.length;
+  const tooLong = (param: string) => ({ param, code: 'context_length_exceeded', type: 'invalid_request_error' });
+  t.match((await create({ input: 'd', previous_response_id: third.id })).error, tooLong('previous_response_id'));
+
+  const items = (await get(`${third.id}/input_items?order=asc`)).data;
+  const ids = [items[0].id, items[2].id, items[4].id];
+  const referTo = (...of: string[]) => of.map((id) => ({ type: 'item_reference', id }));
+  t.match((await create({ input: referTo(...ids) })).error, tooLong('input[2].id'));
+  t.match((await create({ input: referTo(items[1].id, items[3].id, items[1].id) })).error, { param: 'input[2].id' });
+  const both = { input: referTo(ids[0]), previous_response_id: first.id };
+  t.match((await create(both)).error, { param: 'input[0].id', message: /already has/ });
+  t.equal(upstream.calls.length, calls, 'no provider call');
+  t.equal((await create({ input: referTo(ids[2], ids[0]) })).status, 'completed');
+  limits.growClaim = () => {
+    throw app.apiError({ status: 503, code: 'overloaded', message: 'full' });
+  };
+  t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
+});
+
 t.test('a response that still runs cannot be continued', async (t) => {
   const { create } = await serviceOf(t, unfinishedAnswer('x'));
   const { id } = await create({ input: 'q', background: true });
