@@ -33,8 +33,7 @@ export async function startResponse(
   checkRequest(body, invalid);
   if (bodyClaim === undefined) throw new Error('body without a claim');
   const conversations = new Conversations(fastify, request, bodyClaim, invalid);
-  const items = ownItems(body);
-  const { conversation } = await conversations.itemsOf(body, items);
+  const { conversation, own: items } = await conversations.itemsOf(body, ownItems(body));
   const question = toQuestion(body, conversation, invalid);
   const previous = previousOf(body);
   const key = headers['idempotency-key'] as string | undefined;

@@ -123,6 +123,19 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
   t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
 });
 
+t.test('references are kept as the items that they stand for', async (t) => {
+  const { create, get, messagesOf, url } = await serviceOf(t, completeAnswer('ok'));
+  const first = await create({ input: 'one' });
+  const [{ id }] = first.output;
+  const second = await create({ input: [user('before'), { type: 'item_reference', id }, user('two')] });
+  await fetch(`${url}/${first.id}`, { method: 'DELETE' });
+  const messages = [user('before'), { role: 'assistant', content: 'ok' }, user('two')];
+  const answer = { role: 'assistant', content: 'ok' };
+  t.same(await messagesOf({ previous_response_id: second.id, input: 'three' }), [...messages, answer, user('three')]);
+  const { data } = await get(`${second.id}/input_items?order=asc`);
+  t.match(data, [{ role: 'user' }, { id, role: 'assistant', content: [{ text: 'ok' }] }, { role: 'user' }]);
+});
+
 t.test('a response that still runs cannot be continued', async (t) => {
   const { create } = await serviceOf(t, unfinishedAnswer('x'));
   const { id } = await create({ input: 'q', background: true });
