@@ -128,6 +128,15 @@ t.test('references are kept as the items that they stand for', async (t) => {
   const first = await create({ input: 'one' });
   const [{ id }] = first.output;
   const second = await create({ input: [user('before'), { type: 'item_reference', id }, user('two')] });
+  const [{ id: question }] = (await get(`${first.id}/input_items`)).data;
+  const mixed = [{ id, type: null }, { id: question }, { id: 'msg_1', role: 'user', content: 'own' }];
+  const untyped = await create({ input: mixed });
+  const listed = (await get(`${untyped.id}/input_items?order=asc`)).data;
+  t.match(listed, [
+    { id, role: 'assistant' },
+    { id: question, role: 'user' },
+    { id: 'msg_1', role: 'user' },
+  ]);
   await fetch(`${url}/${first.id}`, { method: 'DELETE' });
   const messages = [user('before'), { role: 'assistant', content: 'ok' }, user('two')];
   const answer = { role: 'assistant', content: 'ok' };
