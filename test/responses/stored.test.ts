@@ -77,7 +77,10 @@ t.test('a conversation is found through all its responses', async (t) => {
     has_more: false,
   });
   t.equal((await get(`${second.id}/input_items?after=x`)).error.param, 'after');
-  t.equal((await get(`${second.id}/input_items?limit=101`)).error.code, 'invalid_request');
+  const wrongQueries = { limit: 'input_items?limit=101', order: 'input_items?order=up', stream: '?stream=yes' };
+  const listOf65 = `include[]=${'x'.repeat(65)}`;
+  for (const [param, path] of Object.entries({ ...wrongQueries, 'include[]': `input_items?${listOf65}` }))
+    t.match((await get(`${second.id}/${path}`.replace('/?', '?'))).error, { param, code: 'invalid_request' }, path);
 
   t.same(await messagesOf({ input: [{ type: 'item_reference', id: ids[0] }, user('x')] }), [
     { role: 'user', content: 'one' },
