@@ -282,6 +282,10 @@ t.test('an idempotency key stands for one request', async (t) => {
   ]) {
     t.equal((await create(other, key)).error.code, 'conflict', JSON.stringify(other));
   }
+  const deleted = await fetch(`${url}/${first.id}`, { method: 'DELETE' });
+  t.equal(deleted.status, 200);
+  t.equal((await create({ input: 'q', metadata: { a: '1' } }, key)).id, first.id);
+  t.equal((await fetch(`${url}/${first.id}`)).status, 404, 'what was deleted stays so');
   t.equal(upstream.calls.length, 1);
 });
 
