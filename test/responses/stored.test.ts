@@ -224,9 +224,12 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   const id = `resp_${first.response.headers['x-sluice-stream']}`;
   first.cut();
   await until(() => app.responses.open === 0, 'the reader is gone');
+  const early = await open(`${url}/${id}?stream=true&starting_after=1000`);
   const later = await open(`${url}/${id}?stream=true&starting_after=${json.sequence_number}`);
   (await upstream.call(1)).response.end(text('lo') + STOP + DONE);
   t.equal(await later.ended, true);
+  await early.ended;
+  t.same(jsonsOf(early), jsonsOf(later).slice(-1), 'an event that is not there yet: the end is sent');
   const known = jsonsOf(first);
   const events = [...known, ...jsonsOf(later)];
   checkGrammar(events);
@@ -235,6 +238,8 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   t.same(jsonsOf(whole), events);
   const end = await open(`${url}/${id}?stream=true&starting_after=${events.length - 1}`);
   t.same([await end.ended, jsonsOf(end)], [true, []], 'behind the last event');
+  const beyond = await fetch(`${url}/${id}?stream=true&starting_after=${events.length}`);
+  t.match([beyond.status, ((await beyond.json()) as Body).error], [400, { param: 'starting_after' }], 'beyond it');
   t.equal(upstream.calls.length, 1);
 });
 
