@@ -42,7 +42,7 @@ export default fp<ResponsesOptions>(
     };
     const store: ResponseStore = cluster
       ? new RedisResponses({ ...limits, cluster, streamTtlMs })
-      : new MemoryResponses({ ...limits, maxTotalBytes, clock });
+      : new MemoryResponses({ ...limits, maxTotalBytes, clock, streamTtlMs });
     const { mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
     fastify.addHook('onClose', () => store.close());
 

@@ -11,6 +11,8 @@ import {
 
 export interface MemoryResponsesOptions extends StoreLimits {
   readonly clock: Clock;
+  /** Milliseconds for which an ended stream stays readable, and so for which a repeated request finds it by its key. */
+  readonly streamTtlMs: number;
   /** Bound of the responses of all owners, in bytes. */
   readonly maxTotalBytes: number;
 }
@@ -22,6 +24,12 @@ interface Entry {
   answer?: StoredAnswer;
   bytes: number;
   expiresAt: number;
+}
+
+interface Removed {
+  readonly expiresAt: number;
+  /** False if the response was evicted. */
+  readonly isDeleted: boolean;
 }
 
 interface OwnerEntries {
@@ -36,13 +44,19 @@ const SWEEP_MS = 60_000;
 /** Time for which an answer waits for its question to be saved, in milliseconds. */
 const UNSAVED_MS = 60_000;
 
+/** Most removed responses that are remembered. The oldest are forgotten. */
+const MAX_REMOVED = 32_768;
+
 /** Responses of a single process. Beyond a bound, the oldest ones are removed. */
 export class MemoryResponses implements ResponseStore {
   readonly #options: MemoryResponsesOptions;
   /** In the order in which they began. */
   readonly #entries = new Map<string, Entry>();
-  /** Expiry of responses that were deleted while their answers were written. */
-  readonly #deleted = new Map<string, number>();
+  /**
+   * Removed responses whose streams may still be found: neither their answers nor the questions of requests that are repeated
+   * with an idempotency key are kept.
+   */
+  readonly #removed = new Map<string, Removed>();
   readonly #owners = new Map<string, OwnerEntries>();
   #totalBytes = 0;
   #cancelSweep: (() => void) | undefined;
@@ -52,7 +66,7 @@ export class MemoryResponses implements ResponseStore {
   }
 
   async save(id: string, question: SavedQuestion): Promise<void> {
-    if (this.#deleted.has(id)) return;
+    if (this.#removed.has(id)) return;
     const entry = this.#entryOf(id, question.owner);
     if (entry.question !== undefined) return;
     entry.question = question;
@@ -62,7 +76,11 @@ export class MemoryResponses implements ResponseStore {
   }
 
   keepAnswer(id: string, owner: string, answer: StoredAnswer): boolean {
-    if (this.#deleted.delete(id)) return false;
+    const removed = this.#removed.get(id);
+    if (removed !== undefined) {
+      this.#rememberRemoved(id, { ...removed, expiresAt: this.#streamExpiry() });
+      return !removed.isDeleted;
+    }
     const entry = this.#entryOf(id, owner);
     const { ttlMs, clock } = this.#options;
     // Without a question, the response was evicted, unless its question comes at once.
@@ -81,16 +99,14 @@ export class MemoryResponses implements ResponseStore {
   async delete(id: string): Promise<void> {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
-    this.#remove(entry);
-    // Its answer will come, and must not be kept.
-    if (entry.answer === undefined) this.#deleted.set(id, entry.expiresAt);
+    this.#remove(entry, true);
   }
 
   async close(): Promise<void> {
     this.#cancelSweep?.();
     this.#entries.clear();
     this.#owners.clear();
-    this.#deleted.clear();
+    this.#removed.clear();
   }
 
   /** Returns the entry of an id; adds it for the time that its answer may take. */
@@ -120,12 +136,19 @@ export class MemoryResponses implements ResponseStore {
   #evict(oldestFirst: Iterable<Entry>, isTooMuch: () => boolean): void {
     for (const entry of oldestFirst) {
       if (!isTooMuch()) return;
-      this.#remove(entry);
+      this.#remove(entry, false);
       this.#options.onEvicted(1);
     }
   }
 
-  #remove(entry: Entry): void {
+  /** Removes a response before its time. */
+  #remove(entry: Entry, isDeleted: boolean): void {
+    const { id, answer, expiresAt } = entry;
+    this.#drop(entry);
+    this.#rememberRemoved(id, { isDeleted, expiresAt: answer === undefined ? expiresAt : this.#streamExpiry() });
+  }
+
+  #drop(entry: Entry): void {
     this.#entries.delete(entry.id);
     this.#totalBytes -= entry.bytes;
     const ofOwner = this.#owners.get(entry.owner) as OwnerEntries;
@@ -134,13 +157,25 @@ export class MemoryResponses implements ResponseStore {
     if (ofOwner.entries.size === 0) this.#owners.delete(entry.owner);
   }
 
+  #rememberRemoved(id: string, removed: Removed): void {
+    this.#removed.delete(id);
+    this.#removed.set(id, removed);
+    const [oldest] = this.#removed.keys();
+    if (this.#removed.size > MAX_REMOVED && oldest !== undefined) this.#removed.delete(oldest);
+  }
+
+  /** Returns the time at which the stream of an answer that has ended by now is gone. */
+  #streamExpiry(): number {
+    return this.#options.clock.now() + this.#options.streamTtlMs;
+  }
+
   /** Removes expired responses. They expire in no order, because answers take different times. */
   #sweep(): void {
     const now = this.#options.clock.now();
-    for (const entry of this.#entries.values()) if (entry.expiresAt <= now) this.#remove(entry);
-    for (const [id, expiresAt] of this.#deleted) if (expiresAt <= now) this.#deleted.delete(id);
+    for (const entry of this.#entries.values()) if (entry.expiresAt <= now) this.#drop(entry);
+    for (const [id, { expiresAt }] of this.#removed) if (expiresAt <= now) this.#removed.delete(id);
     this.#cancelSweep = undefined;
-    if (this.#entries.size + this.#deleted.size > 0) this.#scheduleSweep();
+    if (this.#entries.size + this.#removed.size > 0) this.#scheduleSweep();
   }
 
   #scheduleSweep(): void {

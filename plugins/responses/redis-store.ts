@@ -78,7 +78,8 @@ export class RedisResponses implements ResponseStore {
     const { cluster, ttlMs, maxLogMs, maxPerOwner, maxBytesPerOwner } = this.#options;
     const lifeMs = maxLogMs() + ttlMs;
     const keys = [responseKey(cluster, id), metaKey(cluster, id)];
-    await this.#run(SAVE, keys, [JSON.stringify(question), lifeMs, ttlMs]);
+    const isSaved = await this.#run(SAVE, keys, [JSON.stringify(question), lifeMs, ttlMs]);
+    if (isSaved !== 1) return;
     // A response that is missing in the index because of a crash expires all the same.
     const args = [id, questionBytes(question), lifeMs, maxPerOwner, maxBytesPerOwner];
     const evicted = (await this.#run(INDEX, this.#indexKeys(question), args)) as string[];

@@ -31,8 +31,9 @@ export async function startResponse(
   const { log: logger, headers, identity, bodyClaim } = request;
   const body = request.body as ResponseBody;
   checkRequest(body, invalid);
-  const items = ownItems(body);
-  const conversation = await new Conversations(fastify, request, invalid).itemsOf(body, items);
+  if (bodyClaim === undefined) throw new Error('body without a claim');
+  const conversations = new Conversations(fastify, request, bodyClaim, invalid);
+  const { conversation, own: items } = await conversations.itemsOf(body, ownItems(body));
   const question = toQuestion(body, conversation, invalid);
   const previous = previousOf(body);
   const key = headers['idempotency-key'] as string | undefined;

@@ -23,10 +23,9 @@ export function echoOf(body: ResponseBody): Echo {
     temperature: body.temperature ?? null,
     text: { format: text?.format ?? { type: 'text' }, verbosity: text?.verbosity ?? null },
     tool_choice: body.tool_choice ?? 'auto',
-    tools: (tools ?? []).map((tool) => ({
-      ...tool,
-      parameters: tool.parameters ?? null,
-      strict: tool.strict ?? false,
+    tools: (tools ?? []).map(({ type, name, description, parameters, strict }) => ({
+      ...{ type, name, ...(description != null && { description }) },
+      ...{ parameters: parameters ?? null, strict: strict ?? false },
     })),
     top_logprobs: 0,
     top_p: body.top_p ?? null,

@@ -42,7 +42,10 @@ export class ResponseEncoder {
     this.#output = new Output({ stream: head.stream, hasState: context.hasState, send });
   }
 
-  /** True as long as slices hold only what the client already has. */
+  /**
+   * True as long as slices hold only what the client already has; at the end of the answer, if the client names an event
+   * behind the last one.
+   */
   get isCatchingUp(): boolean {
     return this.#sequence <= this.#options.after;
   }
@@ -81,12 +84,14 @@ export class ResponseEncoder {
     const response = endedResponse(this.#options.head, terminal, this.#output.items);
     const status = statusOf(terminal);
     // The specification has no event for a response that was cancelled.
-    this.#send(`response.${status === 'cancelled' ? 'incomplete' : status}`, '', { response });
+    this.#send(`response.${status === 'cancelled' ? 'incomplete' : status}`, '', { response }, true);
   }
 
-  #send(type: string, place: string, fields: object): void {
+  /** @param isLast the last event is also sent to a client that names a later one, so that it knows of the end */
+  #send(type: string, place: string, fields: object, isLast = false): void {
     const sequence = this.#sequence++;
-    if (sequence > this.#options.after) this.#events.push({ type, sequence, place, fields });
+    if (sequence > this.#options.after || (isLast && sequence < this.#options.after))
+      this.#events.push({ type, sequence, place, fields });
   }
 }
 

@@ -15,9 +15,9 @@ export interface FieldRule {
   readonly note: string;
 }
 
-const served = (note: string): FieldRule => ({ verdict: 'served', note });
-const hint = (note: string): FieldRule => ({ verdict: 'hint', note });
-const refused = (note: string): FieldRule => ({ verdict: 'refused', note });
+export const served = (note: string): FieldRule => ({ verdict: 'served', note });
+export const hint = (note: string): FieldRule => ({ verdict: 'hint', note });
+export const refused = (note: string): FieldRule => ({ verdict: 'refused', note });
 
 export const REQUEST_FIELDS = {
   access_programs: refused('no access programs'),
@@ -40,7 +40,7 @@ export const REQUEST_FIELDS = {
   prompt_cache_key: served('a hint to providers that have it'),
   prompt_cache_options: hint('providers decide what they cache'),
   prompt_cache_retention: served('a hint to providers that have it'),
-  reasoning: served('`effort`; the other members are hints, and reasoning that a provider sends is always returned'),
+  reasoning: served('`effort`; the other members are hints'),
   safety_identifier: served('a hint to providers that have it'),
   service_tier: served('a hint to providers that have it'),
   store: served('`false`: not kept, and cancelled as soon as the client disconnects'),
@@ -62,7 +62,7 @@ export type FieldName = keyof typeof REQUEST_FIELDS;
 export const INCLUDABLE = ['reasoning.encrypted_content', 'message.input_image.image_url'] as const;
 
 type Fields = Readonly<Record<string, unknown>>;
-type Invalid = (message: string, param?: string, code?: string) => Error;
+export type Invalid = (message: string, param?: string, code?: string) => Error;
 
 /**
  * @throws the error that `invalid` returns, for a field that the specification does not have, and for one that is refused
@@ -73,13 +73,24 @@ export function checkFields(body: Fields, invalid: Invalid): void {
     const rule: FieldRule | undefined = Object.hasOwn(REQUEST_FIELDS, name)
       ? REQUEST_FIELDS[name as FieldName]
       : undefined;
-    if (rule === undefined) {
-      // The name may be anything that a client has made up.
-      const shown = /^\w{1,40}$/.test(name) ? name : undefined;
-      throw invalid(`Unknown parameter${shown ? `: ${shown}` : ''}.`, shown, 'unknown_parameter');
-    }
+    if (rule === undefined) throw unknownParameter(name, '', invalid);
     if (rule.verdict === 'refused' && isUsed(value)) throw unsupported(name, invalid);
   }
+}
+
+/**
+ * Returns the error of a name that the specification does not have.
+ * @param at path of the object that has it; empty for the body
+ */
+export function unknownParameter(name: string, at: string, invalid: Invalid): Error {
+  // The name may be anything that a client has made up.
+  const shown = /^\w{1,40}$/.test(name) ? name : '';
+  const path = [at, shown].filter((part) => part !== '').join('.') || undefined;
+  const message =
+    shown === '' && path !== undefined
+      ? `Unknown parameter in ${path}.`
+      : `Unknown parameter${path ? `: ${path}` : ''}.`;
+  return invalid(message, path, 'unknown_parameter');
 }
 
 /** Returns the error of something that the specification has and Sluice has not. */
@@ -88,6 +99,6 @@ export function unsupported(param: string, invalid: Invalid): Error {
 }
 
 /** Returns false for values by which clients say that they do not use a field. */
-function isUsed(value: unknown): boolean {
+export function isUsed(value: unknown): boolean {
   return value !== undefined && value !== null && value !== 0 && !(Array.isArray(value) && value.length === 0);
 }

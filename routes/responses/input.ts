@@ -65,7 +65,7 @@ export function toMessages(items: readonly PlacedItem[], invalid: Invalid): Mess
       if (output === undefined) throw invalid('A function call has no output; add its function_call_output.', 'input');
       turn.calls.push({ id, name, arguments: args, output });
     } else if (type === 'reasoning') {
-      turn.reasoning.push(...(item.summary ?? []).map(({ text }) => text));
+      turn.reasoning.push(...(item.summary ?? []).map(({ text }) => text), ...reasoningTexts(item, at, invalid));
       if (item.encrypted_content) turn.states.push(item.encrypted_content);
     } else if (type !== 'message') throw unsupportedItem(at, invalid);
     else if (item.role === 'assistant') turn.texts.push(textOf(item.content, at, '', invalid));
@@ -76,6 +76,15 @@ export function toMessages(items: readonly PlacedItem[], invalid: Invalid): Mess
   }
   endTurn();
   return messages;
+}
+
+/** Returns the texts of the content of a reasoning item: open models send their reasoning so, besides a summary. */
+function reasoningTexts({ content }: InputItem, at: string, invalid: Invalid): string[] {
+  if (content == null || typeof content === 'string') return content ? [content] : [];
+  return content.map(({ type, text }, i) => {
+    if (type === 'reasoning_text' && text !== undefined) return text;
+    throw invalid(`${at}.content[${i}] must be reasoning_text.`, `${at}.content[${i}]`);
+  });
 }
 
 function clientMessage({ role, content }: InputItem, at: string, invalid: Invalid): Message {

@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { FastifyInstance, FastifyReply } from 'fastify';
+import type { EventMessage, FastifyInstance, FastifyReply } from 'fastify';
 import type { EventFeed } from '../../plugins/sse/api.ts';
 import type { ContentPart, LogReader, Slice, Stream, Terminal } from '../../plugins/streams/api.ts';
 import { type EncoderOptions, type PendingEvent, ResponseEncoder, serialize } from './events.ts';
@@ -25,17 +25,53 @@ const LONG_TEXT_UNITS = 16_384;
  * @param reader of appends, from the first one
  */
 export function sendEvents(
-  { streams, limits }: FastifyInstance,
+  fastify: FastifyInstance,
   stream: Stream,
   reader: LogReader,
   options: EncoderOptions,
   reply: FastifyReply,
 ): FastifyReply {
+  const { opening, feed } = openFeed(fastify, stream, reader, options);
+  return send(stream, opening, feed, reply);
+}
+
+/**
+ * Streams the events of an answer that has ended, as `sendEvents` does.
+ * @throws the error that `isBeyond` returns, if there is no event `after`
+ */
+export async function sendEndedEvents(
+  fastify: FastifyInstance,
+  stream: Stream,
+  reader: LogReader,
+  options: EncoderOptions & { isBeyond(): Error },
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const { opening, feed, encoder } = openFeed(fastify, stream, reader, options);
+  let first: Promise<Batch> | undefined = feed.next();
+  // A read that fails does so again below, where the response breaks off.
+  const batch = await first.catch(() => undefined);
+  if (batch?.isLast && !batch.isCut && encoder.isCatchingUp) {
+    feed.close();
+    throw options.isBeyond();
+  }
+  const next = () => {
+    const known = first;
+    first = undefined;
+    return known ?? feed.next();
+  };
+  return send(stream, opening, { ...feed, next }, reply);
+}
+
+function openFeed({ streams, limits }: FastifyInstance, stream: Stream, reader: LogReader, options: EncoderOptions) {
   const encoder = new ResponseEncoder(options);
   const opening = encoder.open().map(serialize);
   const memory = new TextMemory(limits, stream.caller);
   const feed = createFeed(reader, encoder, memory, () => streams.shared && stream.resumable);
-  reply.header('x-sluice-stream', stream.id);
+  return { encoder, opening, feed };
+}
+
+function send({ id }: Stream, opening: EventMessage[], feed: EventFeed<Batch>, reply: FastifyReply): FastifyReply {
+  reply.header('x-sluice-stream', id);
   return reply.stream(opening, feed);
 }
 

@@ -38,7 +38,8 @@ const InputItem = Type.Object({
   type: OrNull(
     Type.String({
       maxLength: 64,
-      description: '`message`, `function_call`, `function_call_output`, `reasoning` or `item_reference`',
+      description:
+        '`message`, `function_call`, `function_call_output`, `reasoning` or `item_reference`. An `id` alone is a reference',
     }),
   ),
   id: OrNull(Id),

@@ -7,7 +7,7 @@ import { Conversations, findResponse, type KeptResponse } from './conversation.t
 import { responseOf } from './events.ts';
 import { responseIdOf, streamOfResponse } from './ids.ts';
 import { pageOf } from './page.ts';
-import { readAnswer, sendEvents } from './read.ts';
+import { readAnswer, sendEndedEvents, sendEvents } from './read.ts';
 import { checkInclude } from './request.ts';
 import { pendingResponse } from './response-object.ts';
 import { InputItemsQuery, ResponseParams, RetrieveQuery } from './schema.ts';
@@ -123,7 +123,7 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
     async (request, reply) => {
       const { after, limit = '20', order = 'desc', ...query } = request.query as Query;
       checkInclude(includeOf(query), invalid);
-      const items = await new Conversations(fastify, request, invalid).inputOf(await find(request, reply));
+      const items = await inputOf(request, await find(request, reply));
       const page = pageOf(items, {
         after: after as string | undefined,
         limit: Number(limit),
@@ -133,6 +133,16 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
       return page;
     },
   );
+
+  async function inputOf(request: FastifyRequest, response: KeptResponse) {
+    const claim = fastify.limits.claimBody(request.identity);
+    const release = claim.hold();
+    try {
+      return await new Conversations(fastify, request, claim, invalid).inputOf(response);
+    } finally {
+      release();
+    }
+  }
 
   async function find(request: FastifyRequest, reply: FastifyReply): Promise<KeptResponse> {
     const stream = streamOfResponse((request.params as { id: string }).id);
@@ -152,7 +162,7 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
   }
 
   async function resume(
-    { head, context }: KeptResponse,
+    { head, context, answer }: KeptResponse,
     after: number,
     { identity }: FastifyRequest,
     reply: FastifyReply,
@@ -161,7 +171,10 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
     const stream = await fastify.streams.find(head.stream, identity);
     const reader = await stream?.readAppends(0);
     count(reader ? 'hit' : 'unknown');
-    if (stream && reader) return sendEvents(fastify, stream, reader, { head, context, after }, reply);
+    const options = { head, context, after };
+    const isBeyond = () => invalid('This response has no such event; its last one is before it.', 'starting_after');
+    if (stream && reader && answer) return sendEndedEvents(fastify, stream, reader, { ...options, isBeyond }, reply);
+    if (stream && reader) return sendEvents(fastify, stream, reader, options, reply);
     throw invalid('The events of this response have expired; get it without stream.', 'stream');
   }
 

@@ -33,8 +33,8 @@ export function toOpenAIError({ status, code, message, reason, param }: PublicEr
   return { error: { message, type, param: param ?? null, code: reason ?? code } };
 }
 
-/** Beginning of the message of an invalid body, with the path of the field and the name of one that is missing. */
-const INVALID_FIELD = /^body(?:\.([\w.]{1,128}))? (?:must have required property '(\w{1,64})')?/;
+/** Beginning of the message of an invalid body or query, with the path of the field and the name of one that is missing. */
+const INVALID_FIELD = /^(?:body|querystring)(?:\.([\w.[\]]{1,128}))? (?:must have required property '(\w{1,64})')?/;
 
 /** Makes every error and unknown path of the scope answer in the form of OpenAI's API. */
 export function useOpenAIErrors(scope: FastifyInstance): void {
@@ -65,7 +65,7 @@ function statusOf({ status, code, reason = '', retryable }: PublicError): number
   return PERMANENT_STATUSES[reason] ?? 400;
 }
 
-/** Adds the body field that the message of an invalid request names first. */
+/** Adds the field or query parameter that the message of an invalid request names first. */
 function withParam(error: PublicError): PublicError {
   if (error.code !== 'invalid_request' || error.param !== undefined) return error;
   const [, path = '', missing = ''] = INVALID_FIELD.exec(error.message) ?? [];

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { type FieldName, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
+import { NESTED_FIELDS } from '../../routes/responses/nested-fields.ts';
 import { bearer, serve, sha256, writeConfig } from '../helper.ts';
 import { postJson } from '../post-json.ts';
 import { completeAnswer, startUpstream, type Upstream } from '../upstream.ts';
@@ -34,15 +35,16 @@ async function askedOf(service: Service, body: object): Promise<Body> {
   return JSON.parse(service.upstream.calls.at(-1)?.body ?? '');
 }
 
-/** Names of the request fields that OpenAI's specification has, as its SDK was generated from it. */
-function specifiedFields(): string[] {
-  const types = readFileSync('node_modules/openai/resources/responses/responses.d.ts', 'utf8');
-  const [, fields = ''] = /^export interface ResponseCreateParamsBase \{\n(.*?)^\}/ms.exec(types) ?? [];
-  return [...fields.matchAll(/^ {4}(\w+)\??:/gm)].map(([, name]) => name as string);
+/** Names of the members of an interface of OpenAI's specification, as its SDK was generated from it. */
+function specifiedMembers(name: string, file = 'responses/responses'): string[] {
+  const types = readFileSync(`node_modules/openai/resources/${file}.d.ts`, 'utf8');
+  const [, indent = '', members = ''] =
+    new RegExp(`^( *)(?:export )?interface ${name} \\{\\n(.*?)^\\1\\}`, 'ms').exec(types) ?? [];
+  return [...members.matchAll(new RegExp(`^ {${indent.length + 4}}(\\w+)\\??:`, 'gm'))].map(([, one]) => one as string);
 }
 
 t.test('every field of the specification has a rule', async (t) => {
-  const specified = specifiedFields();
+  const specified = specifiedMembers('ResponseCreateParamsBase');
   t.ok(specified.length > 25);
   t.same(
     specified.filter((name) => !(name in REQUEST_FIELDS)),
@@ -56,6 +58,20 @@ t.test('every field of the specification has a rule', async (t) => {
   );
 });
 
+t.test('every member of their objects has a rule', async (t) => {
+  const names = {
+    reasoning: specifiedMembers('Reasoning', 'shared'),
+    stream_options: specifiedMembers('StreamOptions'),
+    text: specifiedMembers('ResponseTextConfig'),
+    'text.format': specifiedMembers('ResponseFormatTextJSONSchemaConfig'),
+    tool_choice: [...specifiedMembers('ToolChoiceAllowed'), ...specifiedMembers('ToolChoiceFunction')],
+    'tool_choice.tools[]': specifiedMembers('ToolChoiceFunction'),
+    'tools[]': specifiedMembers('FunctionTool'),
+  };
+  for (const [path, rules] of Object.entries(NESTED_FIELDS))
+    t.same(Object.keys(rules), [...new Set(names[path as keyof typeof names])].sort(), path);
+});
+
 const FILE = 'docs/responses.md';
 const [BEGIN, LAST] = ['<!-- fields: written by `npm run docs` -->\n', '<!-- end -->'];
 
@@ -64,9 +80,15 @@ t.test('docs/responses.md has the table', async (t) => {
   const from = text.indexOf(BEGIN) + BEGIN.length;
   const to = text.indexOf(LAST, from);
   t.ok(from >= BEGIN.length && to >= from, 'the marks are there');
-  const rows = Object.entries(REQUEST_FIELDS).map(
-    ([name, { verdict, note }]) => `| \`${name}\` | ${verdict} | ${note} |`,
+  const nested = Object.entries(NESTED_FIELDS).flatMap(([path, rules]) =>
+    Object.entries(rules).map(([name, rule]) => [`${path}.${name}`, rule] as const),
   );
+  const rows = Object.entries(REQUEST_FIELDS).flatMap(([field, rule]) => {
+    const ofField = nested.filter(([path]) => path.split(/[.[]/)[0] === field);
+    return [[field, rule] as const, ...ofField].map(
+      ([name, { verdict, note }]) => `| \`${name}\` | ${verdict} | ${note} |`,
+    );
+  });
   const table = ['| field | | |', '|---|---|---|', ...rows, ''].join('\n');
   const updated = text.slice(0, from) + table + text.slice(to);
   if (process.env.UPDATE_DOCS) writeFileSync(FILE, updated);
@@ -186,6 +208,10 @@ const CASES: Readonly<Partial<Record<FieldName, readonly FieldCase[]>>> = {
         ],
       },
       response: { tools: [{ type: 'function', name: 'look', description: 'd', strict: true }] },
+    },
+    {
+      value: [{ ...TOOL, defer_loading: true, output_schema: {}, allowed_callers: null }],
+      response: { tools: [{ defer_loading: undefined, output_schema: undefined, allowed_callers: undefined }] },
     },
     { value: [{ type: 'function', name: 'look' }], response: { tools: [{ parameters: null, strict: false }] } },
   ],
@@ -329,6 +355,20 @@ t.test('items become messages', async (t) => {
       ],
     ],
     [
+      'reasoning of a step with calls: its summary, and the text of an open model',
+      [
+        user('q'),
+        {
+          type: 'reasoning',
+          summary: [{ type: 'summary_text', text: 's' }],
+          content: [{ type: 'reasoning_text', text: 'c' }],
+        },
+        call('a'),
+        output('a'),
+      ],
+      [{}, { tool_calls: [toolCall('a')], reasoning_content: 's\nc' }, {}],
+    ],
+    [
       'a call that was cut off is left out, and reasoning alone is no message',
       [
         user('q'),
@@ -365,6 +405,35 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
       'tools[1].type',
       'unsupported_parameter',
     ],
+    [{ input: 'q', tools: [TOOL, { ...TOOL, foo: null }] }, 'tools[1].foo', 'unknown_parameter'],
+    [{ input: 'q', tools: [{ ...TOOL, function: { name: 'look' } }] }, 'tools[0].function', 'unknown_parameter'],
+    [{ input: 'q', tools: [{ ...TOOL, 'odd name': 1 }] }, 'tools[0]', 'unknown_parameter'],
+    [
+      { input: 'q', tools: [{ ...TOOL, allowed_callers: ['programmatic'] }] },
+      'tools[0].allowed_callers',
+      'unsupported_parameter',
+    ],
+    [{ input: 'q', reasoning: { effort: 'low', max_tokens: 1 } }, 'reasoning.max_tokens', 'unknown_parameter'],
+    [{ input: 'q', reasoning: { toString: 1 } }, 'reasoning.toString', 'unknown_parameter'],
+    [{ input: 'q', stream_options: { include_usage: true } }, 'stream_options.include_usage', 'unknown_parameter'],
+    [{ input: 'q', text: { response_format: {} } }, 'text.response_format', 'unknown_parameter'],
+    [{ input: 'q', text: { format: { type: 'text', foo: 1 } } }, 'text.format.foo', 'unknown_parameter'],
+    [{ input: 'q', text: { format: { type: 'json_object', schema: {} } } }, 'text.format.schema', 'unknown_parameter'],
+    [
+      { input: 'q', tools: [TOOL], tool_choice: { type: 'function', name: 'look', foo: 1 } },
+      'tool_choice.foo',
+      'unknown_parameter',
+    ],
+    [
+      {
+        input: 'q',
+        tools: [TOOL],
+        tool_choice: { type: 'allowed_tools', tools: [{ type: 'function', name: 'look', foo: 1 }] },
+      },
+      'tool_choice.tools[0].foo',
+      'unknown_parameter',
+    ],
+    [{ input: [user('q'), { type: 'reasoning', content: [{ type: 'image' }] }] }, 'input[1].content[0]'],
     [{ input: 'q', tools: [{ type: 'function' }] }, 'tools[0].name'],
     [{ input: 'q', tool_choice: 'required' }, 'tool_choice'],
     [{ input: 'q', tools: [TOOL], tool_choice: { type: 'function', name: 'other' } }, 'tool_choice.name'],

@@ -77,7 +77,10 @@ t.test('a conversation is found through all its responses', async (t) => {
     has_more: false,
   });
   t.equal((await get(`${second.id}/input_items?after=x`)).error.param, 'after');
-  t.equal((await get(`${second.id}/input_items?limit=101`)).error.code, 'invalid_request');
+  const wrongQueries = { limit: 'input_items?limit=101', order: 'input_items?order=up', stream: '?stream=yes' };
+  const listOf65 = `include[]=${'x'.repeat(65)}`;
+  for (const [param, path] of Object.entries({ ...wrongQueries, 'include[]': `input_items?${listOf65}` }))
+    t.match((await get(`${second.id}/${path}`.replace('/?', '?'))).error, { param, code: 'invalid_request' }, path);
 
   t.same(await messagesOf({ input: [{ type: 'item_reference', id: ids[0] }, user('x')] }), [
     { role: 'user', content: 'one' },
@@ -86,6 +89,63 @@ t.test('a conversation is found through all its responses', async (t) => {
   await fetch(`${url}/${first.id}`, { method: 'DELETE' });
   const gone = await create({ previous_response_id: second.id, input: 'x' });
   t.equal(gone.error.code, 'previous_response_not_found', 'a response of the conversation is deleted');
+});
+
+t.test('the length of a conversation is bounded, and its memory is claimed', async (t) => {
+  const { app, create, get, upstream } = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const limits = app.limits as { growClaim: typeof app.limits.growClaim };
+  const { growClaim } = limits;
+  let claimed = 0;
+  limits.growClaim = (claim, bytes) => {
+    claimed += bytes;
+    growClaim(claim, bytes);
+  };
+  const long = (character: string) => character.repeat(1_700);
+  const first = await create({ input: long('a') });
+  const second = await create({ input: long('b'), previous_response_id: first.id });
+  const before = claimed;
+  const third = await create({ input: long('c'), previous_response_id: second.id });
+  t.ok(claimed - before > 2 * 2 * 1_700 + 1_700, 'the body, and the items before it with two bytes each');
+  t.equal(third.status, 'completed');
+  const calls = upstream.calls.length;
+  const tooLong = (param: string) => ({ param, code: 'context_length_exceeded', type: 'invalid_request_error' });
+  t.match((await create({ input: 'd', previous_response_id: third.id })).error, tooLong('previous_response_id'));
+
+  const items = (await get(`${third.id}/input_items?order=asc`)).data;
+  const ids = [items[0].id, items[2].id, items[4].id];
+  const referTo = (...of: string[]) => of.map((id) => ({ type: 'item_reference', id }));
+  t.match((await create({ input: referTo(...ids) })).error, tooLong('input[2].id'));
+  t.match((await create({ input: referTo(items[1].id, items[3].id, items[1].id) })).error, { param: 'input[2].id' });
+  const both = { input: referTo(ids[0]), previous_response_id: first.id };
+  t.match((await create(both)).error, { param: 'input[0].id', message: /already has/ });
+  t.equal(upstream.calls.length, calls, 'no provider call');
+  t.equal((await create({ input: referTo(ids[2], ids[0]) })).status, 'completed');
+  limits.growClaim = () => {
+    throw app.apiError({ status: 503, code: 'overloaded', message: 'full' });
+  };
+  t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
+});
+
+t.test('references are kept as the items that they stand for', async (t) => {
+  const { create, get, messagesOf, url } = await serviceOf(t, completeAnswer('ok'));
+  const first = await create({ input: 'one' });
+  const [{ id }] = first.output;
+  const second = await create({ input: [user('before'), { type: 'item_reference', id }, user('two')] });
+  const [{ id: question }] = (await get(`${first.id}/input_items`)).data;
+  const mixed = [{ id, type: null }, { id: question }, { id: 'msg_1', role: 'user', content: 'own' }];
+  const untyped = await create({ input: mixed });
+  const listed = (await get(`${untyped.id}/input_items?order=asc`)).data;
+  t.match(listed, [
+    { id, role: 'assistant' },
+    { id: question, role: 'user' },
+    { id: 'msg_1', role: 'user' },
+  ]);
+  await fetch(`${url}/${first.id}`, { method: 'DELETE' });
+  const messages = [user('before'), { role: 'assistant', content: 'ok' }, user('two')];
+  const answer = { role: 'assistant', content: 'ok' };
+  t.same(await messagesOf({ previous_response_id: second.id, input: 'three' }), [...messages, answer, user('three')]);
+  const { data } = await get(`${second.id}/input_items?order=asc`);
+  t.match(data, [{ role: 'user' }, { id, role: 'assistant', content: [{ text: 'ok' }] }, { role: 'user' }]);
 });
 
 t.test('a response that still runs cannot be continued', async (t) => {
@@ -164,9 +224,12 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   const id = `resp_${first.response.headers['x-sluice-stream']}`;
   first.cut();
   await until(() => app.responses.open === 0, 'the reader is gone');
+  const early = await open(`${url}/${id}?stream=true&starting_after=1000`);
   const later = await open(`${url}/${id}?stream=true&starting_after=${json.sequence_number}`);
   (await upstream.call(1)).response.end(text('lo') + STOP + DONE);
   t.equal(await later.ended, true);
+  await early.ended;
+  t.same(jsonsOf(early), jsonsOf(later).slice(-1), 'an event that is not there yet: the end is sent');
   const known = jsonsOf(first);
   const events = [...known, ...jsonsOf(later)];
   checkGrammar(events);
@@ -175,6 +238,8 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   t.same(jsonsOf(whole), events);
   const end = await open(`${url}/${id}?stream=true&starting_after=${events.length - 1}`);
   t.same([await end.ended, jsonsOf(end)], [true, []], 'behind the last event');
+  const beyond = await fetch(`${url}/${id}?stream=true&starting_after=${events.length}`);
+  t.match([beyond.status, ((await beyond.json()) as Body).error], [400, { param: 'starting_after' }], 'beyond it');
   t.equal(upstream.calls.length, 1);
 });
 
@@ -222,6 +287,10 @@ t.test('an idempotency key stands for one request', async (t) => {
   ]) {
     t.equal((await create(other, key)).error.code, 'conflict', JSON.stringify(other));
   }
+  const deleted = await fetch(`${url}/${first.id}`, { method: 'DELETE' });
+  t.equal(deleted.status, 200);
+  t.equal((await create({ input: 'q', metadata: { a: '1' } }, key)).id, first.id);
+  t.equal((await fetch(`${url}/${first.id}`)).status, 404, 'what was deleted stays so');
   t.equal(upstream.calls.length, 1);
 });
 

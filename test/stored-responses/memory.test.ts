@@ -9,6 +9,7 @@ import { manualClock } from '../manual-clock.ts';
 
 const TTL_MS = 10_000;
 const LONGEST_MS = 50_000;
+const STREAM_TTL_MS = 30_000;
 
 const question = (owner = 'o', request = '{}'): SavedQuestion => ({ owner, createdAt: 1, request });
 const answer = (text = 'x'): StoredAnswer => ({
@@ -22,7 +23,14 @@ function create(options: Partial<MemoryResponsesOptions> = {}) {
   const clock = manualClock();
   let evicted = 0;
   const store = new MemoryResponses({
-    ...{ ttlMs: TTL_MS, maxPerOwner: 100, maxBytesPerOwner: 2 ** 30, maxTotalBytes: 2 ** 30, clock },
+    ...{
+      ttlMs: TTL_MS,
+      streamTtlMs: STREAM_TTL_MS,
+      maxPerOwner: 100,
+      maxBytesPerOwner: 2 ** 30,
+      maxTotalBytes: 2 ** 30,
+      clock,
+    },
     maxLogMs: () => LONGEST_MS,
     onEvicted: (count) => {
       evicted += count;
@@ -84,11 +92,48 @@ t.test('what was deleted does not come back', async (t) => {
   await store.save('ended', question());
   t.equal(store.keepAnswer('ended', 'o', answer()), true);
   await store.delete('ended');
-  t.equal(await store.find('ended'), undefined);
+  clock.advance(STREAM_TTL_MS - 1);
+  for (const id of ['running', 'ended']) {
+    await store.save(id, question());
+    t.equal(await store.find(id), undefined, `${id}: its stream may still be found by a repeated request`);
+  }
+  clock.advance(60_001);
+  for (const id of ['running', 'ended']) {
+    await store.save(id, question());
+    t.ok(await store.find(id), `${id}: no longer remembered`);
+    await store.delete(id);
+  }
   await store.save('never ends', question());
   await store.delete('never ends');
   clock.advance(LONGEST_MS + TTL_MS + 60_000);
   t.equal(clock.pending, 0, 'nothing is kept of it');
+});
+
+t.test('what was evicted does not come back either, but its end is announced', async (t) => {
+  const { store } = create({ maxPerOwner: 1 });
+  for (const id of ['running', 'ended', 'last']) {
+    await store.save(id, question());
+    if (id === 'ended') store.keepAnswer(id, 'o', answer());
+  }
+  for (const id of ['running', 'ended']) {
+    await store.save(id, question());
+    t.equal(await store.find(id), undefined, id);
+  }
+  t.equal(store.keepAnswer('running', 'o', answer()), true);
+  await store.save('running', question());
+  t.equal(await store.find('running'), undefined, 'after its end');
+  t.ok(await store.find('last'));
+});
+
+t.test('a bounded number of removed responses is remembered', async (t) => {
+  const { store } = create();
+  for (let i = 0; i <= 32_768; i += 1) {
+    await store.save(`${i}`, question());
+    await store.delete(`${i}`);
+  }
+  for (const id of ['0', '1']) await store.save(id, question());
+  t.ok(await store.find('0'), 'the oldest is forgotten');
+  t.equal(await store.find('1'), undefined);
 });
 
 t.test('bounds count questions and answers, of one owner and of all', async (t) => {

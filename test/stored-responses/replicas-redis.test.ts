@@ -60,6 +60,9 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     for (const app of [a, b]) t.equal(await find(app, asked.id), undefined);
     t.ok((await ttl(`log:{${asked.id}}`)) <= 300_000, 'the log then lives as long as any other');
     t.equal(await redis.client.exists(`sluice:${response}`), 0, 'the question is removed');
+    await a.storedResponses.save(asked.id, ANONYMOUS, '{"input":1}');
+    const left = await redis.client.keys('sluice:responses*');
+    t.same([await find(b, asked.id), left.filter((key) => !key.includes('-bytes'))], [undefined, []], 'for good');
   });
 
   t.test('a running answer that is deleted is neither kept nor announced', async (t) => {
