@@ -100,5 +100,5 @@ export function unsupported(param: string, invalid: Invalid): Error {
 
 /** Returns false for values by which clients say that they do not use a field. */
 export function isUsed(value: unknown): boolean {
-  return value !== undefined && value !== null && value !== 0 && !(Array.isArray(value) && value.length === 0);
+  return ![undefined, null, false, 0].includes(value as null) && !(Array.isArray(value) && value.length === 0);
 }

@@ -48,6 +48,7 @@ export const NESTED_FIELDS = {
   },
   'tools[]': {
     allowed_callers: refused('tools are called by the model alone'),
+    async: refused('a question has the outputs of all its calls; `false` is accepted'),
     defer_loading: hint('tools are always loaded'),
     description: served(''),
     name: served(''),
