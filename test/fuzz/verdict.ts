@@ -42,17 +42,18 @@ const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: strin
   [/v1/, /^(n other than 1|modalities other than text) (is|are) not supported/, 'unless it is the default'],
   [
     /\/v1\/responses$/,
-    /^(Unknown parameter(: \w+)?|Send input, or previous_response_id|background needs store|input has no message|tool_choice needs tools|The previous response does not exist or has expired|A function call has no output; add its function_call_output)\.$/,
+    /^(Unknown parameter((:| in) [\w.[\]]+)?|Send input, or previous_response_id|background needs store|input has no message|tool_choice needs tools|The previous response does not exist or has expired|A function call has no output; add its function_call_output)\.$/,
     'one field decides about another',
   ],
   [
     /\/v1\/responses$/,
-    /^(include\[\d+\]|top_logprobs) is not supported\.$|^[\w.[\]]+ (is missing|must (be|have|name) [\w ,;:./-]+)\.$/,
+    /^[\w.[\]]+ is not supported\.$|^[\w.[\]]+ (is missing|must (be|have|name) [\w ,;:./-]+)\.$/,
     'as wide as the API of OpenAI',
   ],
   [/^get \/v1\/responses/, /^include\[\d+\] is not supported\.$/, 'values of OpenAI'],
   [/^get \/v1\/responses/, /^after is not the id of an item of this response\.$/, 'the items decide'],
   [/^get \/v1\/responses/, /^starting_after needs stream=true\.$/, 'the other parameter decides'],
+  [/^get \/v1\/responses/, /^This response has no such event; its last one is before it\.$/, 'the answer decides'],
   [/cancel$/, /^Only a response in the background can be cancelled\.$/, 'the response decides'],
   [
     /^post/,
@@ -81,6 +82,7 @@ const CODES: Readonly<Record<number, readonly string[]>> = {
 
 /** More codes of a 400 under `/v1/responses`, as OpenAI has them. */
 const RESPONSES_CODES = [
+  'context_length_exceeded',
   'missing_required_parameter',
   'previous_response_not_found',
   'unknown_parameter',
