@@ -42,7 +42,8 @@ export async function startNginx(t: Test, configuration: string, adapt: (text: s
   return { url: `http://127.0.0.1:${port}`, log };
 }
 
-async function isOpen(port: number): Promise<boolean> {
+/** Returns true if a server accepts connections on a port. */
+export async function isOpen(port: number): Promise<boolean> {
   const socket = connect(port, '127.0.0.1');
   try {
     await once(socket, 'connect');
