@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process';
 const run = (args, env) => spawn(process.execPath, args, { stdio: 'inherit', env: { ...env, ...process.env } });
 
 const children = [
-  run(['node_modules/typescript/bin/tsc', '-p', '.', '--watch', '--preserveWatchOutput']),
+  run(['node_modules/typescript-native/bin/tsc', '-p', '.', '--watch', '--preserveWatchOutput']),
   // No drain: a restart does not wait for open streams.
   run(['--watch', '--watch-preserve-output', '--enable-source-maps', 'build/server.js'], { DRAIN_MS: '0' }),
 ];
