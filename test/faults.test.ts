@@ -5,7 +5,6 @@ import t, { type Test } from 'tap';
 import { systemClock } from '../plugins/clock.ts';
 import { captureLog, serve, until, writeConfig } from './helper.ts';
 import { metricValue } from './metric-value.ts';
-import { postJson } from './post-json.ts';
 import { CHUNKED, chunked, head, LAST_CHUNK, type RawScript, rawUpstream } from './raw-upstream.ts';
 import { open, readAll } from './sse-client.ts';
 import { chunk, DONE, STOP, text } from './upstream.ts';
@@ -495,29 +494,4 @@ t.test('a thousand concurrent disconnects release every response, generation and
     () => app.streams.active === 0 && app.responses.open === 0 && upstream.open.size === 0,
     'nothing is open',
   );
-});
-
-t.test('an overloaded event loop refuses new questions, and readers can still resume', async (t) => {
-  const upstream = await rawUpstream(t, partial);
-  const { app, url } = await serveProvider(t, {}, upstream.url, '', { MAX_EVENT_LOOP_DELAY_MS: '15' });
-  const reading = await open(`${url}/ask/stream?question=q`);
-  const { id } = await reading.until('delta');
-  const blockEventLoop = setInterval(() => {
-    const end = performance.now() + 80;
-    while (performance.now() < end);
-  }, 1);
-  await until(() => app.load.isOverloaded(), 'the service is overloaded');
-  const refused = await postJson(`${url}/ask/stream`, { question: 'q' });
-  t.equal(refused.status, 503, 'a new question is refused');
-  t.equal(refused.headers.get('retry-after'), '5', 'retry-after of the refusal');
-  t.match(await refused.json(), { error: { code: 'overloaded' } }, 'error code of the refusal');
-  t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'pressure' }), 1, 'sluice_refusals_total');
-  const resumed = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
-  t.equal(resumed.response.statusCode, 200, 'a reader resumes');
-  await until(() => resumed.retry !== undefined, 'the resumed reader gets bytes');
-  clearInterval(blockEventLoop);
-  reading.cut();
-  resumed.cut();
-  await until(() => !app.load.isOverloaded(), 'the service is no longer overloaded');
-  t.equal(upstream.requests.length, 1, 'the refused question does not call the upstream');
 });

@@ -25,7 +25,7 @@ const Streams = Type.Object(
     flushMs: ms('Deltas that arrive faster than this are sent as one event', 10, 0, 1_000),
     maxFlushMs: ms(
       'Read interval of upstreams at which the core counts as full; it starts at `flushMs` and grows with the load',
-      80,
+      250,
       0,
       1_000,
     ),
@@ -68,7 +68,11 @@ const Deadlines = Type.Object(
 
 const Limits = Type.Object(
   {
-    maxEventLoopDelayMs: ms('Mean event-loop delay from which new questions are refused; 0 never refuses', 50, 0),
+    maxEventLoopDelayMs: ms(
+      'Event-loop delay, for three seconds on end, from which new questions are refused; 0 never refuses',
+      250,
+      0,
+    ),
     messages: Type.Integer({
       description: 'Most messages of one question',
       minimum: 1,

@@ -4,6 +4,7 @@ import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import { measureEventLoopDelay } from './event-loop-delay.ts';
 import { createReadInterval } from './read-interval.ts';
+import { createSustained } from './sustained.ts';
 import { createWorkShares } from './work-shares.ts';
 
 declare module 'fastify' {
@@ -19,8 +20,9 @@ export interface Load {
   /** Calls `fn` after one read interval. On a busy core up to a quarter later, at random. */
   afterInterval(fn: () => void): void;
   /**
-   * Returns true if a new question should be refused, because it would slow down running answers. Near the
-   * limit the result is random. Always false if `maxEventLoopDelayMs` is 0.
+   * Returns true if a new question should be refused: for three seconds on end, running answers could not be updated
+   * once per `maxIntervalMs`, or the event loop was later than `maxEventLoopDelayMs`. Near the limit the result is
+   * random. Always false if `maxEventLoopDelayMs` is 0.
    * Only new questions check it: readers that resume are never refused for the load.
    * @param owner if given, true only for owners that cause most of the load. Alone, an owner causes all of it.
    */
@@ -32,7 +34,7 @@ export interface LoadOptions {
   readonly minIntervalMs: number;
   /** Read interval at which the core counts as full, in milliseconds. */
   readonly maxIntervalMs: number;
-  /** Mean event-loop delay in milliseconds at which questions are refused; 0 never refuses. */
+  /** Event-loop delay in milliseconds, for three seconds on end, from which questions are refused; 0 never refuses. */
   readonly maxEventLoopDelayMs: number;
 }
 
@@ -45,14 +47,18 @@ const NOBODY = '(nobody)';
 
 /**
  * Adds `fastify.load`. On a busy core upstreams are read less often, in longer intervals. The process is
- * overloaded when the interval is at its maximum, or when something blocks the event loop. Then questions are refused,
- * of those owners first that cause most of the load.
+ * overloaded when the interval stays at its maximum, or when something keeps the event loop blocked. Then questions are
+ * refused, of those owners first that cause most of the load.
  */
 export default fp<LoadOptions>(
   async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs }) => {
     const { clock, metrics } = fastify;
-    const delay = measureEventLoopDelay();
+    const delay = measureEventLoopDelay(clock.now);
     fastify.addHook('onClose', async () => delay.stop());
+
+    const lateness = createSustained(clock.now);
+    /** Returns true if the event loop has been late for three seconds on end. */
+    const isLate = () => lateness.update(delay.meanMs() > maxEventLoopDelayMs);
 
     const shares = createWorkShares(clock.now);
 
@@ -71,11 +77,14 @@ export default fp<LoadOptions>(
       onChange: (ms) => metrics.upstreamReadIntervalSeconds.set(ms / 1_000),
     });
     const load: Load = {
-      readIntervalMs: readInterval.currentMs,
+      readIntervalMs() {
+        isLate();
+        return readInterval.currentMs();
+      },
       afterInterval: (fn) => void clock.after(readInterval.nextMs(), fn),
       isOverloaded: (owner) =>
         maxEventLoopDelayMs > 0 &&
-        (delay.meanMs() > maxEventLoopDelayMs || readInterval.isSaturated()) &&
+        (isLate() || readInterval.isSaturated()) &&
         (owner === undefined || shares.isHeavy(owner)),
     };
     fastify.decorate('load', load);

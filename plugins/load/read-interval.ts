@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.ts';
+import { createSustained } from './sustained.ts';
 
 export interface ReadIntervalOptions {
   /** Interval of an idle core, in milliseconds. */
@@ -18,7 +19,10 @@ export interface ReadInterval {
   currentMs(): number;
   /** Returns the interval for a connection that waits from now on, with jitter. */
   nextMs(): number;
-  /** Returns true if a new question should be refused. The fuller the core, the more likely. */
+  /**
+   * Returns true if a new question should be refused: the interval has been above `maxMs` for three seconds on end.
+   * The longer the interval, the more likely.
+   */
   isSaturated(): boolean;
 }
 
@@ -32,7 +36,7 @@ const MAX_UNUSED_UTILIZATION = TARGET_UTILIZATION / 2;
 const MAX_STRETCH = 2;
 /** Multiple of `maxMs` at which every new question is refused. */
 const REJECT_ALL_FACTOR = 1.25;
-/** Number of samples in the mean. A short burst of questions is not a full core. */
+/** Number of samples in the mean, which levels single long turns of the event loop. */
 const MEAN_SAMPLES = 8;
 /** Interval from which an interval of 0 starts to grow, in milliseconds. */
 const FIRST_STEP_MS = 4;
@@ -53,6 +57,8 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
   let mean = minMs;
   let isUsed = false;
   let sampledAt = clock.now();
+  const fullness = createSustained(clock.now);
+  let isFull = false;
   onChange(ms);
 
   function sample(): void {
@@ -67,6 +73,7 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     const wantedMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
     const nextMs = wantedMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(wantedMs, minMs), maxMs * MAX_STRETCH);
     mean += (nextMs - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
+    isFull = fullness.update(mean > maxMs);
     if (nextMs !== ms) onChange(nextMs);
     ms = nextMs;
   }
@@ -84,7 +91,7 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     },
     isSaturated() {
       sample();
-      return mean > maxMs * (1 + (REJECT_ALL_FACTOR - 1) * random());
+      return isFull && mean > maxMs * (1 + (REJECT_ALL_FACTOR - 1) * random());
     },
   };
 }

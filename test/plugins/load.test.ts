@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { FastifyInstance } from 'fastify';
 import t from 'tap';
 import { measureEventLoopDelay } from '../../plugins/load/event-loop-delay.ts';
 import { createReadInterval } from '../../plugins/load/read-interval.ts';
 import { bearer, bellaAt, serve, sha256, until, writeConfig } from '../helper.ts';
-import { manualClock } from '../manual-clock.ts';
+import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
@@ -64,20 +65,39 @@ t.test('the interval grows until the core is 80 % busy, and shrinks when the loa
 t.test('a core that stays overloaded is saturated, a short burst does not saturate it', async (t) => {
   const load = { work: 1_000 };
   const { interval, advance } = simulate(load);
-  advance(1);
-  t.notOk(interval.isSaturated(), 'not saturated after one second');
-  advance(2);
-  t.ok(interval.isSaturated(), 'saturated after three seconds');
+  advance(4);
   t.equal(interval.currentMs(), 160, 'the interval is at most twice maxMs');
+  t.notOk(interval.isSaturated(), 'not saturated before the interval was too long for three seconds');
+  advance(2);
+  t.ok(interval.isSaturated());
   load.work = 0;
   advance(2);
   t.notOk(interval.isSaturated(), 'not saturated two seconds after the load has ended');
 });
 
+t.test('a pause of an overload admits questions, and does not delay the next refusal', async (t) => {
+  const load = { work: 1_000 };
+  const { interval, advance } = simulate(load);
+  advance(6);
+  load.work = 32;
+  advance(2.5);
+  t.notOk(interval.isSaturated(), 'the core has time to spare');
+  load.work = 1_000;
+  advance(2);
+  t.ok(interval.isSaturated(), 'full again, without another three seconds');
+  load.work = 32;
+  advance(6);
+  load.work = 1_000;
+  advance(3);
+  t.notOk(interval.isSaturated(), 'after a longer pause a burst is a burst again');
+  advance(3);
+  t.ok(interval.isSaturated());
+});
+
 t.test('load that is not caused by reads does not saturate', async (t) => {
   const load = { work: 1_000 };
   const { interval, advance } = simulate(load);
-  advance(3);
+  advance(6);
   t.ok(interval.isSaturated());
   advance(3, false); // The core is as busy as before, but nothing is read.
   t.equal(interval.currentMs(), 10);
@@ -95,7 +115,7 @@ t.test('nextMs adds up to a quarter of the growth as jitter', async (t) => {
 t.test('the first sample after an idle minute ends the saturation', async (t) => {
   const load = { work: 1_000 };
   const { interval, advance, clock } = simulate(load);
-  advance(3);
+  advance(6);
   t.ok(interval.isSaturated());
   load.work = 0;
   clock.advance(60_000);
@@ -141,67 +161,119 @@ t.test('a fast model is delivered completely, in fewer events than tokens', asyn
   t.ok(deltas.length < words.length / 2, `${deltas.length} events for ${words.length} words`);
 });
 
+/** Keeps this process busy in turns of 20 ms, a tenth of a second by the clock of the service each. */
+async function block(clock: ManualClock, turns: number): Promise<void> {
+  for (let i = 0; i < turns; i++) {
+    const end = performance.now() + 20;
+    while (performance.now() < end);
+    clock.advance(100);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** Waits until no answer runs. Connections to upstreams wait for their read interval, by a clock that stands still. */
+async function untilIdle(app: FastifyInstance, clock: ManualClock): Promise<void> {
+  await until(() => {
+    clock.advance(100);
+    return app.streams.active === 0;
+  }, 'no answer runs');
+}
+
 t.test('a core that is busy in short turns is overloaded, and accepts questions again afterwards', async (t) => {
   const upstream = await startUpstream(t, ({ response }) => {
     sse(response);
     const tokens = setInterval(() => response.write(text('x')), 1);
     response.on('close', () => clearInterval(tokens));
   });
-  const env = { STREAM_MAX_FLUSH_MS: '12', MAX_EVENT_LOOP_DELAY_MS: '10000' };
-  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const clock = manualClock();
+  const env = { STREAM_GRACE_MS: '0', STREAM_MAX_FLUSH_MS: '12', MAX_EVENT_LOOP_DELAY_MS: '10000' };
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env), clock });
   const reading = await open(`${url}/ask/stream?question=q`);
   t.equal(reading.response.statusCode, 200, 'a question is accepted');
   await reading.until('delta');
-  const busy = setInterval(() => {
-    const until = performance.now() + 20;
-    while (performance.now() < until);
-  }, 1);
-  t.teardown(() => clearInterval(busy));
-  await until(() => app.load.isOverloaded(), 'the core is overloaded');
-  clearInterval(busy);
+  await block(clock, 25);
+  t.notOk(app.load.isOverloaded(), 'a burst is no overload');
+  await block(clock, 25);
+  t.ok(app.load.isOverloaded());
   t.ok((await metricValue(app, 'sluice_upstream_read_interval_seconds')) > 0.012, 'the metric shows the interval');
   const isAccepted = async () => {
+    clock.advance(100);
     await sleep(50); // Many questions in a row would be a load themselves.
-    return (await postJson(`${url}/ask/stream`, { question: 'q' })).status === 200;
+    const { status, body } = await postJson(`${url}/ask/stream`, { question: 'q' });
+    await body?.cancel();
+    return status === 200;
   };
   await until(isAccepted, 'new questions are accepted again');
   reading.cut();
+  await untilIdle(app, clock);
 });
 
 t.test('an overloaded service refuses the owner that causes the load, and not the others', async (t) => {
   const upstream = await startUpstream(t, completeAnswer('x'));
   const keys = ['noisy', 'quiet'].map((name) => `  - { name: ${name}, sha256: "${sha256(name)}" }`).join('\n');
   const env = { CONFIG_FILE: writeConfig(t, `keys:\n${keys}\n`), MAX_EVENT_LOOP_DELAY_MS: '1' };
-  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env) });
+  const clock = manualClock();
+  const { app, url } = await serve(t, { env: bellaAt(upstream.url, env), clock });
   const ask = (key: string) => postJson(`${url}/ask/stream`, { question: 'q' }, bearer(key));
-  const busy = setInterval(() => {
-    const end = performance.now() + 20;
-    while (performance.now() < end);
-  }, 1);
-  t.teardown(() => clearInterval(busy));
-  await until(() => app.load.isOverloaded(), 'the service is overloaded');
+  for (let i = 0; i < 4; i++) {
+    t.notOk(app.load.isOverloaded(), 'delays have to last for three seconds');
+    await block(clock, 10);
+  }
+  t.ok(app.load.isOverloaded());
   t.equal((await ask('quiet')).status, 503, 'alone, an owner is refused');
   for (let i = 0; i < 10; i++) await postJson(`${url}/v1/chat/completions`, 'x'.repeat(4_000_000), bearer('noisy'));
   const noisy = await ask('noisy');
   t.equal(noisy.status, 503);
   t.match(await noisy.json(), { error: { code: 'overloaded' } });
+  await block(clock, 1);
   t.ok(app.load.isOverloaded(), 'the service is still overloaded');
   const quiet = await ask('quiet');
   t.equal(quiet.status, 200);
   t.match(await quiet.text(), /"type":"end"/);
 });
 
+t.test('an overloaded event loop refuses new questions, and readers can still resume', async (t) => {
+  let calls = 0;
+  const upstream = await startUpstream(t, ({ response }) => {
+    calls += 1;
+    sse(response).write(text('x'));
+  });
+  const clock = manualClock();
+  const { app, url } = await serve(t, {
+    env: bellaAt(upstream.url, { STREAM_GRACE_MS: '0', MAX_EVENT_LOOP_DELAY_MS: '10' }),
+    clock,
+  });
+  const reading = await open(`${url}/ask/stream?question=q`);
+  const { id } = await reading.until('delta');
+  for (let i = 0; i < 5; i++) {
+    app.load.isOverloaded();
+    await block(clock, 10);
+  }
+  t.ok(app.load.isOverloaded());
+  const refused = await postJson(`${url}/ask/stream`, { question: 'q' });
+  t.equal(refused.status, 503, 'a new question is refused');
+  t.equal(refused.headers.get('retry-after'), '5');
+  t.match(await refused.json(), { error: { code: 'overloaded' } });
+  t.equal(await metricValue(app, 'sluice_refusals_total', { reason: 'pressure' }), 1);
+  const resumed = await open(`${url}/ask/stream?question=q`, { headers: { 'last-event-id': id } });
+  t.equal(resumed.response.statusCode, 200, 'a reader resumes');
+  await until(() => resumed.retry !== undefined, 'the resumed reader gets bytes');
+  reading.cut();
+  resumed.cut();
+  await untilIdle(app, clock);
+  t.equal(calls, 1, 'the refused question does not call the upstream');
+});
+
 t.test('a blocked event loop counts as delay, also if no sample was taken, and an idle one does not', async (t) => {
-  const delay = measureEventLoopDelay();
+  const clock = manualClock();
+  const delay = measureEventLoopDelay(clock.now);
   t.teardown(() => delay.stop());
   t.equal(delay.meanMs(), 0, 'nothing is known before the first window has ended');
-  const block = (ms: number) => {
-    const end = performance.now() + ms;
-    while (performance.now() < end);
-  };
-  const blocking = setInterval(() => block(50), 1);
-  await until(() => delay.meanMs() > 20, 'turns of 50 ms delay the timers');
-  clearInterval(blocking);
-  await until(() => delay.meanMs() < 20, 'the next window has only short turns');
-  t.ok(Number.isFinite(delay.meanMs()));
+  await block(clock, 10);
+  t.ok(delay.meanMs() > 5, `${delay.meanMs()} ms; turns of 20 ms delay the timers`);
+  clock.advance(1_000);
+  t.equal(delay.meanMs(), Number.POSITIVE_INFINITY, 'no sample in the whole window');
+  await sleep(300);
+  clock.advance(1_000);
+  t.ok(delay.meanMs() < 5, 'the window has only short turns');
 });
