@@ -18,9 +18,9 @@ const LINE_SEPARATORS = /[\u0085\u2028\u2029]/g;
 export function serializeEvent(event: Exclude<OutgoingEvent, LongTextEvent>): string {
   if ('retryMs' in event) return serializeOpening(event);
   const { id, data, event: name, retry, comment } = event;
-  // Nearly all events: some JSON, and an id. They are written per token.
-  if (data && typeof data === 'string' && id && !(event.idFirst || name || retry || comment) && !data.includes('\n')) {
-    return `data: ${escapeLineSeparators(data)}\nid: ${id}\n\n`;
+  // Nearly all events: some JSON, and at most an id. They are written per token.
+  if (data && typeof data === 'string' && !(event.idFirst || name || retry || comment) && !data.includes('\n')) {
+    return `data: ${escapeLineSeparators(data)}\n${id ? `id: ${id}\n` : ''}\n`;
   }
   if (!id || event.idFirst) return escapeLineSeparators(serializeSSEEvent(event));
   const text = escapeLineSeparators(serializeSSEEvent({ data, event: name, retry, comment } as EventMessage));

@@ -28,13 +28,13 @@ export interface ChunkEncoder {
 /** Creates an encoder of the slices of a stream as chunks. */
 export function createChunkEncoder(stream: Stream, { includeUsage, failure }: AnswerOptions): ChunkEncoder {
   const shared = { ...commonFields(stream), object: 'chat.completion.chunk' };
-  const usageField = includeUsage ? { usage: null } : {};
+  // What all chunks have in common is serialized once.
+  const before = `${JSON.stringify(shared).slice(0, -1)},"choices":[{"index":0,"delta":`;
+  const after = includeUsage ? '}],"usage":null}' : '}]}';
   let hasBegun = false;
 
-  const chunk = (delta: object, finish_reason: string | null = null) => ({
-    ...shared,
-    choices: [{ index: 0, delta, logprobs: null, finish_reason }],
-    ...usageField,
+  const chunk = (delta: object, finishReason: string | null = null): EventMessage => ({
+    data: `${before}${JSON.stringify(delta)},"logprobs":null,"finish_reason":${JSON.stringify(finishReason)}${after}`,
   });
   const opening = () => {
     if (hasBegun) return [];
@@ -43,19 +43,19 @@ export function createChunkEncoder(stream: Stream, { includeUsage, failure }: An
   };
 
   const encode = ({ parts, terminal }: Slice): EventMessage[] => {
-    if (terminal?.type === 'error') return [...chunksOf(parts), failure(terminal)].map(jsonEvent);
+    if (terminal?.type === 'error') return [...chunksOf(parts), jsonEvent(failure(terminal))];
     const events = [...opening(), ...chunksOf(parts)];
-    if (terminal === undefined) return events.map(jsonEvent);
+    if (terminal === undefined) return events;
     if (terminal.state) events.push(chunk(stateDelta(terminal.state)));
     events.push(chunk({}, toFinishReason(terminal)));
     const usage = toUsage(terminal);
-    const last = includeUsage && usage ? [{ ...shared, choices: [], usage }] : [];
-    return [...[...events, ...last].map(jsonEvent), { data: '[DONE]' }];
+    if (includeUsage && usage) events.push(jsonEvent({ ...shared, choices: [], usage }));
+    return [...events, { data: '[DONE]' }];
   };
 
-  return { encode, heartbeat: () => jsonEvent(opening()[0] ?? chunk({})) };
+  return { encode, heartbeat: () => opening()[0] ?? chunk({}) };
 
-  function chunksOf(parts: Slice['parts']): object[] {
+  function chunksOf(parts: Slice['parts']): EventMessage[] {
     return parts.length === 0 ? [] : [...opening(), ...parts.map(({ part }) => chunk(toDelta(part)))];
   }
 }
