@@ -3,7 +3,7 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci
 COPY . .
-RUN npm run build
+RUN npm run bundle
 
 FROM node:26-slim AS dependencies
 WORKDIR /app
@@ -18,7 +18,7 @@ WORKDIR /app
 COPY package.json ./
 COPY --from=dependencies /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
-RUN NODE_ENV=production DEMO=true NODE_COMPILE_CACHE=/app/.compile-cache node --enable-source-maps dist/server.js >/dev/null & \
+RUN NODE_ENV=production DEMO=true NODE_COMPILE_CACHE=/app/.compile-cache node dist/bundle/server.js >/dev/null & \
   pid=$!; for i in $(seq 300); do node dist/scripts/healthcheck.js $pid && break; sleep 0.2; done; kill $pid && wait $pid
 # Node and the libraries that it loads, a user, and a folder for temporary files.
 RUN mkdir -p /rootfs/etc /rootfs/tmp /rootfs/usr/local/bin && chmod 1777 /rootfs/tmp \
@@ -28,6 +28,8 @@ RUN mkdir -p /rootfs/etc /rootfs/tmp /rootfs/usr/local/bin && chmod 1777 /rootfs
 
 # No shell and no package manager.
 FROM scratch
+# One arena of malloc saves 10 MB: nearly all allocations are those of one thread.
+ENV MALLOC_ARENA_MAX=1
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000 PATH=/usr/local/bin NODE_COMPILE_CACHE=/app/.compile-cache
 WORKDIR /app
 COPY --from=app /rootfs /
@@ -36,4 +38,4 @@ USER 1000:1000
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
   CMD ["node", "dist/scripts/healthcheck.js"]
-CMD ["node", "--enable-source-maps", "dist/server.js"]
+CMD ["node", "dist/bundle/server.js"]

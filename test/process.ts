@@ -21,19 +21,21 @@ export interface ProcessOptions {
   readonly openFiles?: number;
   /** Module that the process loads first. */
   readonly preload?: string;
+  /** File to run in place of `build/server.js`. */
+  readonly file?: string;
 }
 
 /** Starts the service and does not wait for it. The caller ends the process. */
 export function spawnServer(
   env: Record<string, string>,
-  { openFiles, preload }: ProcessOptions = {},
+  { openFiles, preload, file = SERVER }: ProcessOptions = {},
 ): {
   child: ChildProcess;
   exit: Promise<number | string>;
   output: () => string;
 } {
-  if (!existsSync(SERVER)) throw new Error('run `npm run build:test` first');
-  const command = [process.execPath, ...(preload ? ['--import', preload] : []), SERVER];
+  if (!existsSync(file)) throw new Error('run `npm run build:test` first');
+  const command = [process.execPath, ...(preload ? ['--import', preload] : []), file];
   // The shell sets its own limit and becomes the service.
   const limit = openFiles === undefined ? '' : `ulimit -n ${openFiles}; `;
   const child = spawn('sh', ['-c', `${limit}exec "$0" "$@"`, ...command], {
