@@ -7,6 +7,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 
 const GROUPS = [
   'auth',
+  'deploy',
   'limits',
   'llm',
   'plugins',

@@ -7,7 +7,8 @@ import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
 import { launch, noBrowser } from './browser.ts';
 import { drawDashboard, type Series } from './dashboard.ts';
-import { until } from './helper.ts';
+import { bearer, sha256, until } from './helper.ts';
+import { postJson } from './post-json.ts';
 import { runServer, type ServerProcess } from './process.ts';
 import { freePort, isInstalled, noRedis, startRedis } from './redis.ts';
 import { open, readAll } from './sse-client.ts';
@@ -83,6 +84,10 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
     'disconnected',
     'resumed',
     'stopped',
+    'spent',
+    'ticket',
+    'unauthenticated',
+    'background',
     ...Array<string>(12).fill('ok'),
   ];
   for (let i = 0; performance.now() < end; i++) {
@@ -93,18 +98,26 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
   await Promise.all(running);
 
   async function askOne(question: string): Promise<void> {
-    if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question));
-    if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`));
-    if (question === 'retried') return void (await readAll(`${ask}q&model=other/broken`));
-    if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`));
-    const reading = await open(`${ask}long ${question}`.replace(' ', '%20'));
+    const headers = bearer('key');
+    if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question, { headers }));
+    if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`, { headers }));
+    if (question === 'retried') return void (await readAll(`${ask}q&model=other/broken`, { headers }));
+    if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`, { headers }));
+    if (question === 'spent') return void (await readAll(`${ask}q&model=steady`, { headers: bearer('poor') }));
+    if (question === 'ticket') return void (await postJson(`${url}/tickets`, { visitor: 'v' }, headers));
+    if (question === 'unauthenticated') return void (await fetch(`${url}/v1/models`));
+    if (question === 'background') {
+      const body = { model: 'steady', input: 'q', background: true };
+      return void (await postJson(`${url}/v1/responses`, body, headers));
+    }
+    const reading = await open(`${ask}long ${question}`.replace(' ', '%20'), { headers });
     const { json } = await reading.until('start');
     await reading.until('delta');
-    if (question === 'stopped') await fetch(`${url}${json.url}`, { method: 'DELETE' });
+    if (question === 'stopped') await fetch(`${url}${json.url}`, { method: 'DELETE', headers });
     else reading.cut();
     if (question === 'resumed') {
-      const headers = { 'last-event-id': reading.events.at(-1)?.id };
-      const resumed = await open(`${url}${json.url}`, { headers });
+      const position = { 'last-event-id': reading.events.at(-1)?.id };
+      const resumed = await open(`${url}${json.url}`, { headers: { ...headers, ...position } });
       await sleep(300); // Keeps the second reader connected for a while.
       resumed.cut();
     }
@@ -114,6 +127,7 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
 t.test('every query of the dashboard has data after a load', { skip: noPrometheus, timeout: 90_000 }, async (t) => {
   const redis = await startRedis(t);
   const upstream = await startUpstream(t, mixedResponses);
+  const webhook = await startUpstream(t, ({ response }) => void response.writeHead(204).end());
   const folder = t.testdir();
   const config = join(folder, 'sluice.yaml');
   writeFileSync(
@@ -124,6 +138,11 @@ t.test('every query of the dashboard has data after a load', { skip: noPrometheu
   locked: { type: openai-compatible, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
 models:
   - { name: steady, price: { input: 1, output: 10 }, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
+keys:
+  - { name: web, sha256: ${sha256('key')} }
+  - { name: poor, sha256: ${sha256('poor')}, budget: { period: day, amount: 0.000001 } }
+responses: { webhook: { url: "${webhook.url}", secret: whsec_${Buffer.alloc(24).toString('base64')} } }
+limits: { unauthenticatedPerMinute: 5 }
 deadlines: { firstTokenMs: 700 }
 defaultModel: bella/gpt-4o
 `,
@@ -131,6 +150,7 @@ defaultModel: bella/gpt-4o
   const server = await runServer(t, {
     CONFIG_FILE: config,
     REDIS_URL: redis.url,
+    TICKET_SECRET: 'x'.repeat(32),
     STREAM_GRACE_MS: '200',
     MAX_GENERATIONS: '20',
   });

@@ -106,6 +106,16 @@ export function isInstalled(binary: string, ...args: string[]): boolean {
   }
 }
 
+/** Reason to skip what needs a command that not every machine can install; false if it is there. */
+export function skipReason(command: string, argument: string): string | false {
+  try {
+    execFileSync(command, [argument], { stdio: 'ignore' });
+    return false;
+  } catch {
+    return `${command} is not installed`;
+  }
+}
+
 /** Ports below those that systems assign by themselves (Linux from 32,768, others from 49,152). */
 const PORTS = { first: 10_000, count: 20_000 };
 

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,7 +7,7 @@ import type { Test } from 'tap';
 import { CERT, KEY } from '../certificate.ts';
 import { until } from '../helper.ts';
 import { isOpen } from '../nginx.ts';
-import { freePort, isInstalled } from '../redis.ts';
+import { freePort, isInstalled, skipReason } from '../redis.ts';
 
 /** The gateways of `deploy/`, each with the configuration that is shipped. */
 
@@ -42,16 +42,6 @@ export interface GatewayKind {
   /** Adapts the shipped configuration to one machine: ports, files, names that only a container network has. */
   adapt(text: string, files: Files): string;
   command(file: string, files: Files): [string, ...string[]];
-}
-
-/** Reason to skip what needs a command that not every machine can install; false if it is there. */
-function skipReason(command: string, argument: string): string | false {
-  try {
-    execFileSync(command, [argument], { stdio: 'ignore' });
-    return false;
-  } catch {
-    return `${command} is not installed`;
-  }
 }
 
 const NGINX = process.env.NGINX ?? 'nginx';
