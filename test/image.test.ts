@@ -25,6 +25,8 @@ t.test('the image has no shell, so nothing that runs in it needs one', (t) => {
   t.match(lastStage, /^USER 1000:1000$/m, 'the user is a number, as runAsNonRoot needs');
   t.notMatch(lastStage, /^RUN /m);
   for (const [command = ''] of lastStage.matchAll(/^(?: *)CMD .*$/gm)) t.match(command, /CMD \["node", /);
+  t.match(lastStage, /CMD \["node", "dist\/bundle\/server.js"\]/, 'the bundle is what runs');
+  t.match(read('Dockerfile'), /^RUN npm run bundle$/m);
   t.notMatch(read('deploy/kubernetes.yaml'), /\bexec:/, 'Kubernetes runs no command in it');
   t.end();
 });
