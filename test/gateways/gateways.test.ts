@@ -1,6 +1,7 @@
 import { once } from 'node:events';
-import { get, type IncomingMessage } from 'node:http';
+import { createServer, get, type IncomingMessage, request } from 'node:http';
 import { connect as connectHttp2 } from 'node:http2';
+import { json, text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DefaultChatTransport, type UIMessageChunk } from 'ai';
 import OpenAI from 'openai';
@@ -9,8 +10,8 @@ import { readAsEventSource } from '../cluster.ts';
 import { bellaAt, until, writeConfig } from '../helper.ts';
 import { runServer, type ServerProcess } from '../process.ts';
 import { freePort, noRedis, startRedis } from '../redis.ts';
-import { open } from '../sse-client.ts';
-import { DONE, type Script, STOP, sse, startUpstream, text, type Upstream } from '../upstream.ts';
+import { open, readAll } from '../sse-client.ts';
+import { DONE, type Script, STOP, sse, startUpstream, text as textDelta, type Upstream } from '../upstream.ts';
 import { GATEWAYS, type Gateway, type GatewayKind, startGateway } from './launch.ts';
 
 /**
@@ -19,21 +20,21 @@ import { GATEWAYS, type Gateway, type GatewayKind, startGateway } from './launch
  */
 
 /** Idle time-out of the gateways in seconds, and a silence of the model that is longer. */
-const IDLE_S = Number(process.env.IDLE_S ?? 3);
+const IDLE_S = Number(process.env.IDLE_S ?? 4);
 const QUIET_MS = Number(process.env.QUIET_MS ?? 4_500);
-const HEARTBEAT_MS = Math.min(15_000, (IDLE_S * 1_000) / 6);
+const HEARTBEAT_MS = Math.min(15_000, IDLE_S * 125);
 const WORDS = ['one ', 'two ', 'three ', 'four ', 'five'];
 const ANSWER = WORDS.join('');
 
 /** Answers `quiet` questions with a silence behind the first word, and `wait` questions with the rest when it is released. */
 function quietAnswer(released: () => Promise<void>): Script {
   return async ({ body, response }) => {
-    sse(response).write(text(WORDS[0] ?? ''));
+    sse(response).write(textDelta(WORDS[0] ?? ''));
     if (/wait/.test(body)) await released();
     else if (/quiet/.test(body)) await sleep(QUIET_MS);
     for (const word of WORDS.slice(1)) {
       if (response.destroyed) return;
-      response.write(text(word));
+      response.write(textDelta(word));
       await sleep(10);
     }
     response.end(STOP + DONE);
@@ -97,14 +98,53 @@ async function statusOf(url: string, path: string): Promise<number | undefined> 
   return response.statusCode;
 }
 
+/** Sends a GET as an EventSource does over HTTP/2 and returns the status and the body. */
+async function getOverHttp2(tlsUrl: string, path: string): Promise<[status: number | undefined, body: string]> {
+  const session = connectHttp2(tlsUrl, { rejectUnauthorized: false });
+  try {
+    const stream = session.request({ ':path': path, accept: 'text/event-stream' });
+    stream.end();
+    const [headers] = await once(stream, 'response');
+    return [headers[':status'], await text(stream)];
+  } finally {
+    session.close();
+  }
+}
+
 /** Asserts that paths for operators are not passed on, in any spelling, and others are. */
-async function testPaths(t: Test, { url }: Gateway, countRequests: () => Promise<number>): Promise<void> {
+async function testPaths(t: Test, { url, tlsUrl }: Gateway, countRequests: () => Promise<number>): Promise<void> {
   const closed = ['/metrics', '/metrics/', '/%6detrics', '//metrics', '/x/../metrics', '/metrics?x', '/docs', '/docs/'];
   closed.push('/docs/static/index.html', '/openapi.json', '/readyz?verbose', '/readyz/?verbose', '/readyz?verbose=1');
+  // Only a name that a client has chosen can be that of a path for operators.
+  closed.push('/ui/chat/docs', '/ui/chat/docs/stream/x', '/ui/chat/a/docs/stream', '/v1/docs/models', '/streams/docs');
+  closed.push('/docs/ui/chat/x/stream', '/docs/%0a/ui/chat/x/stream', '/docs/a/v1/models/x', '/metrics/v1/models/x');
+  closed.push('/v1/models/../metrics', '/v1/models/%2e%2e/docs', '/ui/chat/%2e%2e/docs/stream');
   const before = await countRequests();
   for (const path of ['', '/sluice', '/a/b'].flatMap((prefix) => closed.map((path) => prefix + path)))
     t.equal(await statusOf(url, path), 404, path);
+  if (tlsUrl !== undefined)
+    for (const path of ['/metrics', '/%6detrics', '/docs/', '/openapi.json', '/readyz?verbose'])
+      t.equal((await getOverHttp2(tlsUrl, path))[0], 404, `${path} over HTTP/2`);
   t.equal(await countRequests(), before, 'no closed path reaches a replica');
+  if (tlsUrl !== undefined)
+    t.match(
+      await getOverHttp2(tlsUrl, '/v1/models/docs%2Fa'),
+      [404, /"error"/],
+      'a model reaches a replica over HTTP/2',
+    );
+  const open = [
+    '/ui/chat/docs/stream',
+    '/ui/chat/openapi.json/stream/',
+    '/v1/models/docs',
+    '/v1/models/a/metrics',
+    '/v1/models/a%2Fb',
+  ];
+  for (const path of ['', '/sluice', '/a/b'].flatMap((prefix) => open.map((path) => prefix + path))) {
+    const response = await fetch(`${url}${path}`);
+    const isOfReplica = response.status === 204 || /json/.test(response.headers.get('content-type') ?? '');
+    t.ok(isOfReplica, `${path} reaches a replica`);
+    await response.body?.cancel();
+  }
   for (const path of [
     '/metrics#x',
     '/sluice/metrics#',
@@ -119,7 +159,7 @@ async function testPaths(t: Test, { url }: Gateway, countRequests: () => Promise
 }
 
 /** Asserts what clients get if no replica can be reached. */
-async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
+async function testUnavailable(t: Test, { url, tlsUrl }: Gateway): Promise<void> {
   const ID = `${'aB3_-'.repeat(5)}.12`;
   const END = ID.replace('12', 'end');
   const resume = (id: string) => `id: ${id}\nid: ${id}\nevent: ready\nretry: N\ndata: {}\n\n`;
@@ -143,20 +183,28 @@ async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
     for (const text of [encodeURIComponent(id), `${ID}%0adata:%20x`, `${ID}%0a`, `${ID}\\ndata`])
       cases.push([`/ask/stream?question=q&lastEventId=${text}`, '', first]);
   }
-  for (const [path, lastEventId, expected] of cases) {
-    const headers = {
-      accept: 'text/event-stream',
-      origin: 'https://p',
-      ...(lastEventId && { 'last-event-id': lastEventId }),
-    };
-    const response = await fetch(`${url}${path}`, { headers });
+  const responses = await Promise.all(
+    cases.map(async ([path, lastEventId]) => {
+      const headers = {
+        accept: 'text/event-stream',
+        origin: 'https://p',
+        ...(lastEventId && { 'last-event-id': lastEventId }),
+      };
+      const response = await fetch(`${url}${path}`, { headers });
+      return { response, text: await response.text() };
+    }),
+  );
+  for (const [i, { response, text }] of responses.entries()) {
+    const [path, lastEventId, expected] = cases[i] as (typeof cases)[number];
     t.equal(response.status, 200, path);
     t.match(response.headers.get('content-type'), 'text/event-stream');
     t.equal(response.headers.get('access-control-allow-origin'), 'https://p');
-    const body = (await response.text()).replace(/retry: (\d{3,4})\n/, (_, ms) =>
-      ms >= 500 && ms <= 1_500 ? 'retry: N\n' : ms,
-    );
+    const body = text.replace(/retry: (\d{3,4})\n/, (_, ms) => (ms >= 500 && ms <= 1_500 ? 'retry: N\n' : ms));
     t.equal(body, expected, `${path} with ${lastEventId}`);
+  }
+  if (tlsUrl !== undefined) {
+    const [status, body] = await getOverHttp2(tlsUrl, `/streams/x?lastEventId=${ID}`);
+    t.match([status, body.replace(/retry: \d+/, 'retry: N')], [200, resume(ID)], 'over HTTP/2');
   }
   for (const [path, accept] of [
     ['/ask/stream?question=q', '*/*'],
@@ -169,6 +217,94 @@ async function testUnavailable(t: Test, { url }: Gateway): Promise<void> {
     const response = await fetch(`${url}${path}`, { headers: { accept } });
     t.match([response.status, response.headers.get('retry-after')], [503, '2'], `${path} with ${accept}`);
     t.match(await response.json(), { error: { code: 'overloaded' } });
+  }
+}
+
+interface Arrival {
+  readonly replica: number;
+  readonly id: string;
+}
+
+/**
+ * Asserts what a gateway repeats. The replicas cut connections before the first byte: for a question with `cut` the one
+ * that gets it first, for one with `dead` both.
+ */
+async function testRetries(t: Test, kind: GatewayKind, { url }: Gateway, ports: readonly number[]): Promise<void> {
+  const arrivals = new Map<string, Arrival[]>();
+  const answering = new Set<number>();
+  const servers = ports.map((port, replica) =>
+    createServer(async (incoming, response) => {
+      if (incoming.url === '/livez') answering.add(replica);
+      let body = '';
+      try {
+        for await (const chunk of incoming) body += chunk;
+      } catch {
+        return; // The gateway has aborted the request.
+      }
+      const [question = ''] = /(cut|dead|whole)-\w+/.exec(`${incoming.url} ${body}`) ?? [];
+      const seen = arrivals.get(question) ?? [];
+      arrivals.set(question, [...seen, { replica, id: String(incoming.headers['x-request-id']) }]);
+      const isFirst = (seen[0]?.replica ?? replica) === replica;
+      if (/dead/.test(question) || (/cut/.test(question) && isFirst)) incoming.socket.destroy();
+      else response.end(body);
+    }).listen(port, '127.0.0.1'),
+  );
+  t.teardown(() => {
+    for (const server of servers) server.close().closeAllConnections();
+  });
+  /** Waits, because some gateways do not use a replica for a second after a failure. */
+  const bothAreUsed = async () => {
+    answering.clear();
+    await until(async () => {
+      await (await fetch(`${url}/livez`)).text();
+      return answering.size === ports.length;
+    }, 'the gateway uses both replicas');
+  };
+  const arrivalsOf = (question: string) => arrivals.get(question) ?? [];
+  /** Posts over a new connection: HAProxy ends one that is reused without an answer. */
+  const post = async (question: string) => {
+    const headers = { 'content-type': 'application/json' };
+    const outgoing = request(`${url}/ask/stream`, { method: 'POST', agent: false, headers });
+    outgoing.end(JSON.stringify({ question }));
+    const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+    return { status: response.statusCode, retryAfter: response.headers['retry-after'], body: await json(response) };
+  };
+
+  // Clients reuse a connection, as browsers do.
+  for (const question of ['cut-a', 'cut-b']) {
+    await bothAreUsed();
+    const response = await fetch(`${url}/ask/stream?question=${question}`, { headers: { 'x-request-id': 'forged' } });
+    t.equal(response.status, 200, `a GET is sent to the next replica: ${await response.text()}`);
+    t.equal(new Set(arrivalsOf(question).map(({ replica }) => replica)).size, 2);
+    const ids = new Set(arrivalsOf(question).map(({ id }) => id));
+    t.equal(ids.size, 1, 'with the same X-Request-Id');
+    t.match([...ids][0], /^[\w.-]{16,64}$/, 'which is an id that a replica accepts');
+  }
+  const ids = ['cut-a', 'cut-b'].map((question) => arrivalsOf(question)[0]?.id);
+  t.equal(new Set(ids).size, 2, 'each request has another X-Request-Id');
+
+  await bothAreUsed();
+  const refused = await post('cut-post');
+  t.match([refused.status, refused.retryAfter], [503, '2'], 'a POST that was sent is not repeated');
+  t.match(refused.body, { error: { code: 'overloaded' } });
+  t.equal(arrivalsOf('cut-post').length, 1);
+
+  await bothAreUsed();
+  const told = await readAll(`${url}/ask/stream?question=dead-get`);
+  t.match([told.response.statusCode, told.retry], [200, Number], 'an EventSource is told to come back');
+  t.equal(new Set(arrivalsOf('dead-get').map(({ replica }) => replica)).size, 2);
+
+  await bothAreUsed();
+  servers[0]?.close().closeAllConnections();
+  for (const question of ['whole-a', 'whole-b', 'whole-c', 'whole-d']) {
+    const { status, body } = await post(question);
+    if (kind.repeatsUnsentPost === false && status === 503) {
+      t.equal(arrivalsOf(question).length, 0, 'a POST that is refused has reached no replica');
+      continue;
+    }
+    t.equal(status, 200, 'a POST that cannot connect is sent to the next replica');
+    t.same(body, { question }, 'with its body');
+    t.equal(arrivalsOf(question).length, 1);
   }
 }
 
@@ -223,8 +359,10 @@ t.jobs = GATEWAYS.length;
 
 for (const kind of GATEWAYS) {
   t.test(kind.name, { buffered: true, skip: kind.missing || noRedis, timeout: 60_000 + 4 * QUIET_MS }, async (t) => {
-    const dead = await startGateway(t, kind, { replicas: [await freePort(), await freePort()] });
+    const ports = [await freePort(), await freePort()] as const;
+    const dead = await startGateway(t, kind, { replicas: ports });
     await t.test('without a replica, an EventSource is told to come back', (t) => testUnavailable(t, dead));
+    await t.test('a replica that dies before its first byte', (t) => testRetries(t, kind, dead, ports));
 
     const site = await startSite(t, kind);
     await until(async () => (await fetch(`${site.url}/readyz`)).status === 200, 'the gateway uses a replica');
@@ -238,16 +376,16 @@ for (const kind of GATEWAYS) {
     await t.test('paths for operators are closed', (t) => testPaths(t, site, countRequests));
 
     await t.test('a silence longer than the idle time-out cuts nobody', async (t) => {
-      const questions = ['quiet-es', 'quiet-sdk', 'quiet-chat', 'quiet-h2a', 'quiet-h2b'] as const;
-      const [es, sdk, chat, h2a, h2b] = questions;
+      const [es, sdk, chat] = ['quiet-es', 'quiet-sdk', 'quiet-chat'] as const;
+      const overTls = kind.tls === false ? [] : ['quiet-h2a', 'quiet-h2b'];
       const answers = await Promise.all([
         askAsEventSource(site.url, es),
         askWithSdk(site.url, sdk),
         askAsChat(site.url, chat),
-        askOverHttp2(site.tlsUrl, [h2a, h2b]),
+        site.tlsUrl === undefined ? [] : askOverHttp2(site.tlsUrl, overTls),
       ]);
-      t.same(answers, [ANSWER, ANSWER, ANSWER, [ANSWER, ANSWER]]);
-      t.same(wrongCalls(site, questions), [], 'each question is asked once');
+      t.same(answers, [ANSWER, ANSWER, ANSWER, overTls.map(() => ANSWER)]);
+      t.same(wrongCalls(site, [es, sdk, chat, ...overTls]), [], 'each question is asked once');
     });
 
     await t.test('events arrive one by one', async (t) => {
@@ -257,6 +395,17 @@ for (const kind of GATEWAYS) {
       await reading.until('delta');
       t.equal(reading.response.headers['content-encoding'], undefined, 'not compressed');
       reading.cut();
+    });
+
+    await t.test('the call of a client that leaves is cancelled', async (t) => {
+      const reading = await open(`${site.url}/v1/chat/completions`, {
+        body: { model: 'bella/gpt-4o', stream: true, messages: [{ role: 'user', content: 'wait-leaves' }] },
+      });
+      await until(() => reading.events.length > 0, 'the client has a chunk');
+      reading.cut();
+      const call = site.upstream.calls.find(({ body }) => body.includes('wait-leaves'));
+      await call?.closed;
+      t.equal(call?.finished, false);
     });
 
     await t.test('kill -9 and a restart lose nothing', async (t) => {

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Test } from 'tap';
 import { CERT, KEY } from '../certificate.ts';
 import { until } from '../helper.ts';
@@ -14,8 +14,8 @@ import { freePort, isInstalled, skipReason } from '../redis.ts';
 export interface Gateway {
   /** URL over HTTP/1.1. */
   readonly url: string;
-  /** URL over TLS, where the gateway speaks HTTP/2. */
-  readonly tlsUrl: string;
+  /** URL over TLS, where the gateway speaks HTTP/2; undefined if it has no TLS. */
+  readonly tlsUrl: string | undefined;
   /** Returns everything that was logged. */
   log(): string;
 }
@@ -38,8 +38,13 @@ export interface GatewayKind {
   readonly name: string;
   /** Reason to skip its tests; false if it is installed. */
   readonly missing: string | false;
-  readonly file: string;
-  /** Adapts the shipped configuration to one machine: ports, files, names that only a container network has. */
+  /** False if it has no TLS: a TLS terminator stands in front. */
+  readonly tls?: false;
+  /** False if a POST with a body that cannot connect to a replica is refused instead of sent to the next one. */
+  readonly repeatsUnsentPost?: false;
+  /** The shipped files. The command gets the first one. */
+  readonly files: readonly string[];
+  /** Adapts a shipped file to one machine: ports, files, names that only a container network has. */
   adapt(text: string, files: Files): string;
   command(file: string, files: Files): [string, ...string[]];
 }
@@ -50,7 +55,7 @@ export const GATEWAYS: readonly GatewayKind[] = [
   {
     name: 'nginx',
     missing: isInstalled(NGINX, '-v') ? false : `${NGINX} is not installed`,
-    file: 'deploy/nginx/nginx.conf',
+    files: ['deploy/nginx/nginx.conf'],
     adapt: (text, { folder, port, tlsPort }) =>
       `pid ${folder}/pid;\n${text}`
         // The addresses are fixed, and the nginx of the machine may be too old for `resolve`.
@@ -67,7 +72,7 @@ listen 127.0.0.1:${tlsPort} ssl http2; ssl_certificate ${folder}/cert.pem; ssl_c
   {
     name: 'haproxy',
     missing: skipReason('haproxy', '-v'),
-    file: 'deploy/haproxy/haproxy.cfg',
+    files: ['deploy/haproxy/haproxy.cfg'],
     adapt: (text, { folder, port, tlsPort }) =>
       text
         .replace(/\nresolvers docker\n( .*\n)+/, '\n')
@@ -87,7 +92,9 @@ listen 127.0.0.1:${tlsPort} ssl http2; ssl_certificate ${folder}/cert.pem; ssl_c
   {
     name: 'caddy',
     missing: skipReason('caddy', 'version'),
-    file: 'deploy/caddy/Caddyfile',
+    // https://github.com/caddyserver/caddy/issues/7546, in versions before 2.11.2.
+    repeatsUnsentPost: false,
+    files: ['deploy/caddy/Caddyfile'],
     adapt(text, { folder, port, tlsPort }) {
       const start = text.indexOf('\n:8080 {') + 1;
       const site = text.slice(start);
@@ -99,6 +106,33 @@ listen 127.0.0.1:${tlsPort} ssl http2; ssl_certificate ${folder}/cert.pem; ssl_c
       return options + site.replace(':8080 {', `http://127.0.0.1:${port} {`) + withTls;
     },
     command: (file) => ['caddy', 'run', '--adapter', 'caddyfile', '--config', file],
+  },
+  {
+    name: 'apache',
+    missing: skipReason('apache2', '-v'),
+    files: ['deploy/apache/httpd.conf', 'deploy/apache/sluice.lua'],
+    adapt: (text, { folder, port, tlsPort }) =>
+      text
+        .replaceAll(/\/(run\/apache2|etc\/apache2\/sluice)\b/g, folder)
+        .replace('Listen 8080', `Listen 127.0.0.1:${port}`)
+        .replace(/^# (?=Listen 8443|<\/?VirtualHost| {2}SSL)/gm, '')
+        .replace('Listen 8443', `Listen 127.0.0.1:${tlsPort}`)
+        .replace('<VirtualHost *:8443>', `<VirtualHost 127.0.0.1:${tlsPort}>`),
+    command: (file) => ['apache2', '-D', 'FOREGROUND', '-f', file],
+  },
+  {
+    name: 'varnish',
+    missing: skipReason('varnishd', '-V'),
+    tls: false,
+    files: ['deploy/varnish/start.sh', 'deploy/varnish/default.vcl'],
+    adapt: (text, { folder, port }) =>
+      text
+        .replace('/var/lib/varnish/sluice', `${folder}/varnish`)
+        .replace('/etc/varnish/default.vcl', `${folder}/default.vcl`)
+        // The user of the package cannot read the folder of the test.
+        .replace('exec varnishd', 'exec varnishd -j none')
+        .replace('-a :8080', `-a 127.0.0.1:${port}`),
+    command: (file) => ['sh', file],
   },
 ];
 
@@ -114,18 +148,25 @@ export async function startGateway(t: Test, kind: GatewayKind, options: GatewayO
   ] as const)
     writeFileSync(join(folder, name), text);
   const [first, second] = options.replicas;
-  const text = kind
-    .adapt(readFileSync(kind.file, 'utf8'), files)
-    .replaceAll('sluice-1:3000', `127.0.0.1:${first}`)
-    .replaceAll('sluice-2:3000', `127.0.0.1:${second}`)
-    .replaceAll('/dev/stdout', `${folder}/access.log`)
-    .replaceAll('/dev/stderr', `${folder}/error.log`)
-    .replace(/\b620s/g, `${options.idleS ?? 620}s`);
-  const file = join(folder, 'configuration');
-  writeFileSync(file, text);
+  const written = kind.files.map((shipped) => {
+    const text = kind
+      .adapt(readFileSync(shipped, 'utf8'), files)
+      .replaceAll('sluice-1:3000', `127.0.0.1:${first}`)
+      .replaceAll('sluice-2:3000', `127.0.0.1:${second}`)
+      .replaceAll('/dev/stdout', `${folder}/access.log`)
+      .replaceAll('/dev/stderr', `${folder}/error.log`)
+      .replace(/\b620(?=s?\b)/g, String(options.idleS ?? 620));
+    const file = join(folder, basename(shipped));
+    writeFileSync(file, text);
+    return file;
+  });
+  // Some gateways read files as a user of their own.
+  chmodSync(folder, 0o755);
   const output = openSync(join(folder, 'output.log'), 'a');
-  const [command, ...args] = kind.command(file, files);
+  const [command, ...args] = kind.command(written[0] as string, files);
   const child = spawn(command, args, {
+    // A process group, because gateways have processes of their own, which `kill -9` of the first one leaves.
+    detached: true,
     stdio: ['ignore', output, output],
     env: { ...process.env, HOME: folder, XDG_DATA_HOME: folder, XDG_CONFIG_HOME: folder },
   });
@@ -141,14 +182,18 @@ export async function startGateway(t: Test, kind: GatewayKind, options: GatewayO
   });
   await until(async () => {
     if (child.exitCode !== null) throw new Error(`${kind.name} does not start: ${log()}`);
-    return (await isOpen(port)) && (await isOpen(tlsPort));
+    return (await isOpen(port)) && (kind.tls === false || (await isOpen(tlsPort)));
   }, `${kind.name} accepts connections`);
-  return { url: `http://127.0.0.1:${port}`, tlsUrl: `https://127.0.0.1:${tlsPort}`, log };
+  const tlsUrl = kind.tls === false ? undefined : `https://127.0.0.1:${tlsPort}`;
+  return { url: `http://127.0.0.1:${port}`, tlsUrl, log };
 }
 
 async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, 'exit');
-  child.kill('SIGKILL');
+  const exited = child.exitCode !== null || child.signalCode !== null ? undefined : once(child, 'exit');
+  try {
+    process.kill(-(child.pid as number), 'SIGKILL');
+  } catch {
+    // No process of the group is left.
+  }
   await exited;
 }
