@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { StoredResponse } from '../../plugins/responses/api.ts';
 import type { ResponseContext } from './context.ts';
@@ -197,7 +198,9 @@ export class Conversations {
     this.#fastify.limits.growClaim(this.#claim, units * UNIT_BYTES);
   }
 
-  #find(stream: string): Promise<KeptResponse | undefined> {
+  /** Finds one response. Others get the event loop between two: without Redis, nothing else waits. */
+  async #find(stream: string): Promise<KeptResponse | undefined> {
+    await nextTurn();
     return findResponse(this.#fastify, stream, this.#request);
   }
 }
