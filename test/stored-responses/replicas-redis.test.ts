@@ -321,7 +321,7 @@ models:
 );
 
 t.test(
-  'an emptied Redis gets the question from the replica that has taken the answer over',
+  'an emptied Redis gets log and question from the replica that has taken over an answer without readers',
   { skip: noRedis },
   async (t) => {
     const redis = await startRedis(t);
@@ -335,11 +335,20 @@ t.test(
     a.cluster?.mailbox.close();
     await until(() => replicas.calls === 2, 'the other replica asks again');
     t.match(await find(b, asked.id), { request: '{"input":1}' });
+    const { mailbox, replica } = b.cluster as NonNullable<typeof b.cluster>;
+    const messages: string[] = [];
+    const { send } = mailbox;
+    Object.assign(mailbox, { send: (to: string, kind: string) => messages.push(`${kind} ${to}`) });
+    const reader = await (await b.streams.find(asked.id, ANONYMOUS))?.read(0);
+    t.notOk(messages.includes(`follow ${replica}`), 'a reader here reads the log that is written, and not a copy');
+    reader?.close();
+    Object.assign(mailbox, { send });
     await redis.client.flushall();
     t.match(await find(b, asked.id), { request: '{"input":1}' }, 'found all the time');
     asked.end(finish('stop'));
     await until(async () => (await find(b, asked.id))?.answer !== undefined, 'it has ended');
     await until(async () => (await redis.client.hget(`sluice:response:{${asked.id}}`, 'question')) !== null, 'written');
     t.match(await find(b, asked.id), { request: '{"input":1}', answer: { status: 'completed' } });
+    t.equal(replicas.calls, 2);
   },
 );
