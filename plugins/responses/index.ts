@@ -59,10 +59,12 @@ export default fp<ResponsesOptions>(
       return found && isOwnedBy(found.question, identity) ? found : undefined;
     };
     const find = async (id: string, identity: Identity): Promise<StoredResponse | undefined> => {
+      // Redis may get the end after it was read.
+      const unwritten = unwrittenAnswer(id);
       const found = await findOwn(id, identity);
       if (found === undefined) return undefined;
       const { owner, createdAt, request } = found.question;
-      return { id, owner, createdAt, request, answer: (await found.readAnswer()) ?? unwrittenAnswer(id) };
+      return { id, owner, createdAt, request, answer: (await found.readAnswer()) ?? unwritten };
     };
     const remove = async (id: string, identity: Identity): Promise<boolean> => {
       const found = await findOwn(id, identity);
