@@ -117,7 +117,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const { basePath, models, defaultModel, deadlines } = settings;
   const { highWaterMark, heartbeatMs, stallMs, ttlMs, flushMs, maxFlushMs, graceMs } = settings.streams;
   const { expectedReplicas, maxEventLoopDelayMs, messages: maxMessages } = settings.limits;
-  const { keys, keyDefaults, jwt, anonymous, ticketSecret, host, trustProxy } = settings;
+  const { keys, keyDefaults, jwt, anonymous, ticketSecret, host, trustProxy, proxy } = settings;
   const openFileLimit = overrides.openFileLimit ?? readOpenFileLimit();
   const descriptors = planDescriptors(openFileLimit, {
     maxGenerations: settings.streams.maxGenerations,
@@ -165,7 +165,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(providers, {
     entries: settings.providers,
     overrides: overrides.providers,
-    proxy: settings.proxy,
+    proxy,
     connections: maxGenerations,
     maxSockets: descriptors.maxUpstreamSockets,
     highWaterMark,
@@ -176,7 +176,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   await app.register(llm, { models, providers: settings.providers, defaultModel, deadlines });
   await app.register(budgetWarnings);
   await app.register(usage, { settings: settings.usage, output: overrides.usageTo ?? process.stdout });
-  await app.register(webhooks, { settings: settings.responses.webhook, lookup: overrides.webhookLookup });
+  await app.register(webhooks, { settings: settings.responses.webhook, proxy, lookup: overrides.webhookLookup });
   await app.register(responses, { settings: settings.responses, streamTtlMs: ttlMs, longestAnswerMs: longest });
   await app.register(streams, {
     settings: { ...settings.streams, maxGenerations },

@@ -97,6 +97,7 @@ function findResponsesProblems({ responses }: Config): string[] {
   if (webhook !== undefined && !URL.canParse(webhook.url)) problems.push('responses.webhook.url: must be a URL');
   else if (webhook?.allowPrivate === false && isForbiddenUrl(webhook.url))
     problems.push('responses.webhook.url: is a link-local or metadata address; set allowPrivate: true if it is meant');
+  if (webhook?.proxy && !isProxyUrl(webhook.proxy)) problems.push(`responses.webhook.proxy: ${NO_PROXY_URL}`);
   return problems;
 }
 

@@ -21,7 +21,6 @@ const SETTINGS: Readonly<Record<string, string>> = {
   REDIS_REQUIRED: '/redis/required',
   RESPONSES_TTL_MS: '/responses/ttlMs',
   RESPONSES_WEBHOOK_URL: '/responses/webhook/url',
-  RESPONSES_WEBHOOK_SECRET: '/responses/webhook/secret',
   USAGE_TO: '/usage/to',
   USAGE_FILE: '/usage/file',
   MAX_GENERATIONS: '/streams/maxGenerations',
@@ -39,6 +38,7 @@ const SETTINGS: Readonly<Record<string, string>> = {
 /** Variables whose text has a form of its own. */
 const PARSED_SETTINGS: Readonly<Record<string, { pointer: string; parse(text: string): unknown }>> = {
   CORS_ORIGINS: { pointer: '/corsOrigins', parse: splitList },
+  RESPONSES_WEBHOOK_SECRET: { pointer: '/responses/webhook/secrets', parse: splitList },
   TRUST_PROXY: { pointer: '/trustProxy', parse: parseTrustProxy },
   HTTPS_PROXY: { pointer: '/proxy/https', parse: parseProxyUrl },
   HTTP_PROXY: { pointer: '/proxy/http', parse: parseProxyUrl },

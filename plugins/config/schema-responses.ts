@@ -11,10 +11,17 @@ const Webhook = Type.Object(
       pattern: '^https?://[^\\s/?#@]+(/[^\\s#]*)?$',
       description: 'URL to which the end of each background answer is posted; http: only for private addresses',
     }),
-    secret: Type.String({
-      pattern: '^whsec_[A-Za-z0-9+/]{32,128}={0,2}$',
-      description: '`whsec_` and 24 to 64 random bytes in base64, with which messages are signed',
+    secrets: Type.Array(Type.String({ pattern: '^whsec_[A-Za-z0-9+/]{32,128}={0,2}$' }), {
+      minItems: 1,
+      maxItems: 8,
+      description:
+        'Each `whsec_` and 24 to 64 random bytes in base64. Messages are signed with all of them; several only while a secret is replaced',
     }),
+    proxy: Type.Optional(
+      Type.Union([Type.String({ pattern: '^https?://[^\\s/?#]+/?$' }), Type.Literal(false)], {
+        description: 'URL of an HTTP proxy for webhooks, or `false` for none; overrides the section `proxy`',
+      }),
+    ),
     allowPrivate: Type.Boolean({ default: false, description: 'Allows link-local and metadata addresses' }),
     timeoutMs: Type.Integer({
       minimum: 100,

@@ -14,8 +14,8 @@ export interface StoredAnswer {
   /** All parts in order, adjacent content merged. A tool call is one part or several with the same `index`. */
   readonly parts: readonly ContentPart[];
   readonly terminal: Terminal;
-  /** Milliseconds since 1970. */
-  readonly endedAt: number;
+  /** Milliseconds since 1970; undefined as long as Redis does not accept the end of the answer. */
+  readonly endedAt: number | undefined;
   readonly status: AnswerStatus;
 }
 
@@ -28,7 +28,7 @@ export interface StoredResponse {
   /** The question as the route has encoded it. */
   readonly request: string;
   /**
-   * Absent while the answer is written. If `fastify.streams` does not know the stream either, the answer was lost: its
+   * Absent while the answer is written; on other replicas also as long as Redis does not accept its end. If `fastify.streams` does not know the stream either, the answer was lost: its
    * replica died without a successor, or Redis was emptied.
    */
   readonly answer?: StoredAnswer | undefined;

@@ -1,13 +1,14 @@
 import fp from 'fastify-plugin';
 import type { Identity } from '../auth/identity.ts';
 import type { Config } from '../config/index.ts';
+import type { AnswerArchive, EndedAnswer } from '../streams/answer-archive.ts';
 import { isOwnedBy } from '../streams/ownership.ts';
 import { createStoreErrors } from '../streams/store-errors.ts';
-import type { AnswerArchive } from '../streams/types.ts';
-import type { StoredResponse, StoredResponses } from './api.ts';
+import type { StoredAnswer, StoredResponse, StoredResponses } from './api.ts';
 import { createArchive } from './archive.ts';
 import { MemoryResponses } from './memory-store.ts';
 import { RedisResponses } from './redis-store.ts';
+import { statusOf } from './status.ts';
 import type { Found, ResponseStore } from './types.ts';
 
 declare module 'fastify' {
@@ -46,15 +47,24 @@ export default fp<ResponsesOptions>(
     const { mapStoreErrors } = createStoreErrors({ apiError, metrics, log });
     fastify.addHook('onClose', () => store.close());
 
+    /** Set by the store of logs. */
+    let findUnwritten: (id: string) => EndedAnswer | undefined = () => undefined;
+    /** Returns an answer that has ended here, although Redis does not accept its end. */
+    const unwrittenAnswer = (id: string): StoredAnswer | undefined => {
+      const ended = findUnwritten(id);
+      return ended && { ...ended, endedAt: undefined, status: statusOf(ended.terminal) };
+    };
     const findOwn = async (id: string, identity: Identity): Promise<Found | undefined> => {
       const found = STREAM_ID.test(id) ? await store.find(id) : undefined;
       return found && isOwnedBy(found.question, identity) ? found : undefined;
     };
     const find = async (id: string, identity: Identity): Promise<StoredResponse | undefined> => {
+      // Redis may get the end after it was read.
+      const unwritten = unwrittenAnswer(id);
       const found = await findOwn(id, identity);
       if (found === undefined) return undefined;
       const { owner, createdAt, request } = found.question;
-      return { id, owner, createdAt, request, answer: await found.readAnswer() };
+      return { id, owner, createdAt, request, answer: (await found.readAnswer()) ?? unwritten };
     };
     const remove = async (id: string, identity: Identity): Promise<boolean> => {
       const found = await findOwn(id, identity);
@@ -76,7 +86,10 @@ export default fp<ResponsesOptions>(
       delete: (id, identity) => mapStoreErrors(remove(id, identity)),
     };
     fastify.decorate('storedResponses', storedResponses);
-    fastify.decorate('answerArchive', createArchive({ ttlMs, store, webhooks }));
+    const setUnwritten: AnswerArchive['setUnwritten'] = (find) => {
+      findUnwritten = find;
+    };
+    fastify.decorate('answerArchive', createArchive({ ttlMs, store, webhooks, setUnwritten }));
   },
   { name: 'responses', dependencies: ['clock', 'metrics', 'errors', 'redis', 'webhooks'] },
 );

@@ -7,6 +7,7 @@ import { decodeEntry } from '../streams/redis/entries.ts';
 import { logKey, metaKey, responseKey } from '../streams/redis/keys.ts';
 import { appendMerged, partSize } from '../streams/units.ts';
 import type { StoredAnswer } from './api.ts';
+import { RunningInMemory } from './running.ts';
 import { statusOf } from './status.ts';
 import { type Found, questionBytes, type ResponseStore, type SavedQuestion, type StoreLimits } from './types.ts';
 import { UnsavedQuestions } from './unsaved.ts';
@@ -36,6 +37,7 @@ const ENTRIES = 256;
 export class RedisResponses implements ResponseStore {
   readonly #options: RedisResponsesOptions;
   readonly #unsaved: UnsavedQuestions;
+  readonly running: RunningInMemory;
 
   constructor(options: RedisResponsesOptions) {
     this.#options = options;
@@ -44,15 +46,37 @@ export class RedisResponses implements ResponseStore {
       write: (id, question) => this.#write(id, question),
       onDropped: () => options.onEvicted(1),
     });
+    this.running = new RunningInMemory({
+      write: (id, question) => this.save(id, question),
+      read: async (id) => (await this.#read(id))?.question,
+    });
   }
 
   async save(id: string, question: SavedQuestion): Promise<void> {
+    this.running.save(id, question);
     await this.#write(id, question).catch(() => this.#unsaved.add(id, question));
   }
 
   async find(id: string): Promise<Found | undefined> {
     const question = this.#unsaved.get(id);
     if (question !== undefined) return { question, readAnswer: async () => undefined };
+    return (await this.#read(id)) ?? (await this.#findLost(id));
+  }
+
+  async delete(id: string, question: SavedQuestion): Promise<void> {
+    await this.#remove(id, 'deleted');
+    this.#unsaved.delete(id);
+    this.running.delete(id);
+    // An entry that stays in the index because of a crash expires, or is taken out as the oldest.
+    await this.#run(FORGET, this.#indexKeys(question), [id, questionBytes(question)]);
+  }
+
+  close(): Promise<void> {
+    return this.#unsaved.close();
+  }
+
+  /** Returns a response as Redis has it. @throws RedisUnavailable for one of a newer version */
+  async #read(id: string): Promise<Found | undefined> {
     const { cluster } = this.#options;
     const [text, endedAt, format] = await cluster.connection.read((redis) =>
       redis.hmget(responseKey(cluster, id), 'question', 'endedAt', 'format'),
@@ -63,15 +87,13 @@ export class RedisResponses implements ResponseStore {
     return { question: JSON.parse(text) as SavedQuestion, readAnswer };
   }
 
-  async delete(id: string, question: SavedQuestion): Promise<void> {
-    await this.#remove(id, 'deleted');
-    this.#unsaved.delete(id);
-    // An entry that stays in the index because of a crash expires, or is taken out as the oldest.
-    await this.#run(FORGET, this.#indexKeys(question), [id, questionBytes(question)]);
-  }
-
-  close(): Promise<void> {
-    return this.#unsaved.close();
+  /** Returns a response that this process answers and Redis has lost, until it is written again. */
+  async #findLost(id: string): Promise<Found | undefined> {
+    const question = this.running.get(id);
+    if (question === undefined) return undefined;
+    const { cluster } = this.#options;
+    const removed = await cluster.connection.read((redis) => redis.hget(metaKey(cluster, id), 'removed'));
+    return removed === null ? { question, readAnswer: async () => undefined } : undefined;
   }
 
   async #write(id: string, question: SavedQuestion): Promise<void> {

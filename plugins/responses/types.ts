@@ -29,7 +29,21 @@ export interface ResponseStore {
    * is kept.
    */
   keepAnswer?(id: string, owner: string, answer: StoredAnswer): boolean;
+  /** Questions of answers that this process writes. Absent if nobody else can lose them. */
+  readonly running?: RunningQuestions;
   close(): Promise<void>;
+}
+
+/** Keeps the questions of answers that this process writes, in case Redis is emptied. No method throws. */
+export interface RunningQuestions {
+  /** Begins to keep the question of a stream, as soon as it is saved. */
+  add(id: string): void;
+  /** The same for a stream that another replica has started. */
+  adopt(id: string): void;
+  /** Writes the question again. */
+  write(id: string): void;
+  /** Ends what `add` has begun. */
+  delete(id: string): void;
 }
 
 export interface StoreLimits {

@@ -2,9 +2,10 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config/index.ts';
 import type { Metrics } from '../metrics/index.ts';
 import type { Cluster } from '../redis/index.ts';
+import type { AnswerArchive } from './answer-archive.ts';
 import { MemoryStore } from './memory/store.ts';
 import { RedisStore } from './redis/store.ts';
-import type { AnswerArchive, StreamStore } from './types.ts';
+import type { StreamStore } from './types.ts';
 
 export interface StoreOptions {
   readonly settings: Pick<Config['streams'], 'highWaterMark' | 'flushMs' | 'graceMs' | 'ttlMs' | 'maxTotalBytes'>;

@@ -8,6 +8,7 @@ import type { ModelPrice } from '../config/price-file.ts';
 import type { Reservation } from '../limits/reservation.ts';
 import type { Prompt } from '../llm/client.ts';
 import { AdmissionControl } from './admission.ts';
+import type { AnswerArchive } from './answer-archive.ts';
 import { createAnswerStates } from './answer-states.ts';
 import type { Question, StartOptions, Stream, Streams } from './api.ts';
 import { createStore } from './create-store.ts';
@@ -19,7 +20,7 @@ import { createGenerationStarter } from './start-generation.ts';
 import { createStoreErrors } from './store-errors.ts';
 import { createTakeoverHandler, serializePrompt } from './takeover.ts';
 import { SHUT_DOWN } from './terminals.ts';
-import type { AnswerArchive, Idempotency, ReadableLog, StreamStore, WritableLog } from './types.ts';
+import type { Idempotency, ReadableLog, StreamStore, WritableLog } from './types.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {

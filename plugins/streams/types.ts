@@ -147,30 +147,6 @@ export interface WritableLog extends ReadableLog {
   end(terminal: Terminal): void;
 }
 
-/** Tells others that an answer has ended. */
-export interface Announcement {
-  readonly text: string;
-  /** Milliseconds for which it is kept. */
-  readonly ttlMs: number;
-}
-
-/** Keeps the answers of stored streams beyond their logs, and announces the end of those in the background. */
-export interface AnswerArchive {
-  /** Milliseconds for which an answer is kept after its end. */
-  readonly ttlMs: number;
-  /** Called when a stored stream was created, before its answer begins. Never throws. */
-  onCreated(info: StreamInfo): void;
-  /**
-   * Keeps an answer in this process, and announces it. The store in memory calls it once, when the log ends. That in Redis
-   * keeps the log itself, and does not call it. Never throws.
-   */
-  keep(info: StreamInfo, parts: readonly ContentPart[], terminal: Terminal): void;
-  /** Returns what a store in Redis writes together with the end of the log; undefined if the end is not announced. */
-  announce(info: StreamInfo, terminal: Terminal): Announcement | undefined;
-  /** Called when an announcement is in Redis. Never throws. */
-  onAnnounced(info: StreamInfo): void;
-}
-
 /** Ties an idempotency key to its question: the same key and question give the same stream, until one can be repeated. */
 export interface Idempotency {
   readonly key: string;

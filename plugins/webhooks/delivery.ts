@@ -8,7 +8,7 @@ import { signedHeaders } from './signature.ts';
 
 export interface DeliveryOptions {
   readonly endpoint: Omit<PostOptions, 'headers' | 'body'>;
-  readonly secret: string;
+  readonly secrets: readonly string[];
   /** Time limit of one attempt. */
   readonly timeoutMs: number;
   /** Time after the end of an answer in which a webhook is repeated. */
@@ -42,7 +42,7 @@ export function retryDelayMs(ageMs: number, retryAfterMs = 0, random = Math.rand
 }
 
 export function createDelivery(options: DeliveryOptions): Delivery {
-  const { endpoint, secret, timeoutMs, retryMs, queue, clock, metrics, log } = options;
+  const { endpoint, secrets, timeoutMs, retryMs, queue, clock, metrics, log } = options;
   const aborted = new AbortController();
   const running = new Set<Promise<void>>();
   let isFailing = false;
@@ -75,7 +75,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
 
   const attempt = async (webhook: ClaimedWebhook): Promise<void> => {
     const { id, text: body } = webhook;
-    const headers = signedHeaders({ id: eventId(id), body }, secret, Date.now());
+    const headers = signedHeaders({ id: eventId(id), body }, secrets, Date.now());
     let reply: Reply | undefined;
     try {
       reply = await within(timeoutMs, (signal) => post({ ...endpoint, headers, body }, signal));

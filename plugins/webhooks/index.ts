@@ -1,5 +1,6 @@
 import type { LookupFunction } from 'node:net';
 import fp from 'fastify-plugin';
+import { chooseProxy } from '../../providers/proxy.ts';
 import type { Config } from '../config/index.ts';
 import { createDelivery, type Delivery } from './delivery.ts';
 import { type EndedResponse, encodeEvent } from './event.ts';
@@ -30,6 +31,8 @@ export interface Webhooks {
 
 export interface WebhooksOptions {
   readonly settings: Config['responses']['webhook'];
+  /** Proxies of the service. */
+  readonly proxy?: Config['proxy'];
   /** Resolves host names; for tests. */
   readonly lookup?: LookupFunction | undefined;
 }
@@ -41,13 +44,13 @@ const CLAIM_SPARE_MS = 10_000;
 
 /** Adds `fastify.webhooks`. */
 export default fp<WebhooksOptions>(
-  async (fastify, { settings, lookup }) => {
+  async (fastify, { settings, proxy, lookup }) => {
     if (settings === undefined) {
       fastify.decorate('webhooks', undefined);
       return;
     }
     const { clock, cluster, metrics, log } = fastify;
-    const { url, secret, allowPrivate, timeoutMs, retryMs } = settings;
+    const { url, secrets, allowPrivate, timeoutMs, retryMs } = settings;
     const keepMs = retryMs + SPARE_MS;
     // An alert sees only counters that it has seen before.
     for (const outcome of ['delivered', 'retry', 'failed', 'dropped']) metrics.webhooks.inc({ outcome }, 0);
@@ -57,8 +60,9 @@ export default fp<WebhooksOptions>(
     const queue = cluster
       ? createRedisQueue({ cluster, claimMs: timeoutMs + CLAIM_SPARE_MS, keepMs, onDue })
       : createMemoryQueue({ clock, onDue, onDropped });
-    const endpoint = { url, allowPrivate, lookup };
-    delivery = createDelivery({ endpoint, secret, timeoutMs, retryMs, queue, clock, metrics, log });
+    const proxyUrl = chooseProxy(url, settings.proxy, proxy);
+    const endpoint = { url, allowPrivate, proxyUrl, lookup };
+    delivery = createDelivery({ endpoint, secrets, timeoutMs, retryMs, queue, clock, metrics, log });
     fastify.addHook('onClose', () => delivery?.close());
     const webhooks: Webhooks = {
       keepMs,

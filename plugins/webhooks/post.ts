@@ -1,7 +1,8 @@
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
-import type { LookupFunction } from 'node:net';
+import type { LookupFunction, Socket } from 'node:net';
 import { createAllowedLookup } from '../../providers/addresses.ts';
+import { openTunnel } from './tunnel.ts';
 
 export interface PostOptions {
   readonly url: string;
@@ -9,6 +10,8 @@ export interface PostOptions {
   readonly allowPrivate: boolean;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
+  /** URL of the HTTP proxy to connect through, which then resolves the host; undefined to connect directly. */
+  readonly proxyUrl?: string | undefined;
   /** Resolves host names; by DNS if absent. */
   readonly lookup?: LookupFunction | undefined;
 }
@@ -23,11 +26,21 @@ export interface Reply {
 const MAX_RESPONSE_BYTES = 65_536;
 
 /**
- * Posts JSON on a connection of its own. Resolves the host for each call, and connects only to an allowed address. Follows
- * no redirect, and drops the body of the response.
+ * Posts JSON on a connection of its own. Resolves the host for each call, and connects only to an allowed address, unless a
+ * proxy does so. Follows no redirect, and drops the body of the response.
  * @throws Error with a `code` if there is no response before `signal` aborts
  */
-export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, signal: AbortSignal): Promise<Reply> {
+export async function post(options: PostOptions, signal: AbortSignal): Promise<Reply> {
+  const { url, proxyUrl } = options;
+  return postOn(options, proxyUrl === undefined ? undefined : await openTunnel(proxyUrl, url, signal), signal);
+}
+
+/** @param socket an open connection to the host; undefined to open one */
+function postOn(
+  { url, allowPrivate, headers, body, lookup }: PostOptions,
+  socket: Socket | undefined,
+  signal: AbortSignal,
+): Promise<Reply> {
   const request = url.startsWith('https:') ? requestHttps : requestHttp;
   return new Promise((resolve, reject) => {
     let reply: Reply | undefined;
@@ -38,10 +51,12 @@ export function post({ url, allowPrivate, headers, body, lookup }: PostOptions, 
         'content-length': String(Buffer.byteLength(body)),
         'user-agent': 'sluice',
         connection: 'close',
+        // On a connection of its own, Node does not know the default port.
+        host: new URL(url).host,
         ...headers,
       },
       lookup: allowPrivate ? lookup : createAllowedLookup(lookup),
-      agent: false,
+      ...(socket === undefined ? { agent: false as const } : { createConnection: () => socket }),
       signal,
     };
     const outgoing = request(url, options, (response) => {

@@ -20,7 +20,6 @@ export function userContent(content: InputItem['content'], at: string, invalid: 
   return content.map((part, i) => {
     const place = `${at}.content[${i}]`;
     if (TEXT_TYPES.has(part.type) && part.text !== undefined) return { type: 'text', text: part.text };
-    if (part.file_id) throw invalid(`${place}.file_id is not supported; send the data or a URL.`, `${place}.file_id`);
     if (part.type === 'input_image') return imageContent(part, place, invalid);
     if (part.type === 'input_file') return fileContent(part, place, invalid);
     throw invalid(`${place} must be input_text, input_image or input_file.`, place);

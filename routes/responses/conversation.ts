@@ -1,8 +1,10 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { StoredResponse } from '../../plugins/responses/api.ts';
 import type { ResponseContext } from './context.ts';
 import { type ItemKind, inputItemId, streamOfItem, streamOfResponse } from './ids.ts';
 import type { PlacedItem } from './input.ts';
+import { isReference } from './item-fields.ts';
 import type { OutputItem } from './items.ts';
 import { Output } from './output.ts';
 import type { Echo, ResponseHead } from './response-object.ts';
@@ -196,15 +198,11 @@ export class Conversations {
     this.#fastify.limits.growClaim(this.#claim, units * UNIT_BYTES);
   }
 
-  #find(stream: string): Promise<KeptResponse | undefined> {
+  /** Finds one response. Others get the event loop between two: without Redis, nothing else waits. */
+  async #find(stream: string): Promise<KeptResponse | undefined> {
+    await nextTurn();
     return findResponse(this.#fastify, stream, this.#request);
   }
-}
-
-/** Returns true for an `item_reference`, whose type may be left out. */
-function isReference(item: InputItem): boolean {
-  if (item.type != null) return item.type === 'item_reference';
-  return !!item.id && Object.entries(item).every(([name, value]) => name === 'id' || value == null);
 }
 
 /** Length of a name with its punctuation, about. */

@@ -105,7 +105,11 @@ export function serialize({ type, sequence, place, fields }: PendingEvent): Even
 export function responseOf(
   head: ResponseHead,
   { hasState }: Pick<ResponseContext, 'hasState'>,
-  { parts, terminal, completedAt }: { parts: Iterable<ContentPart>; terminal: Terminal; completedAt?: number },
+  {
+    parts,
+    terminal,
+    completedAt,
+  }: { parts: Iterable<ContentPart>; terminal: Terminal; completedAt?: number | undefined },
 ): object {
   const output = new Output({ stream: head.stream, hasState, send: () => {} });
   for (const part of parts) output.add(part);

@@ -62,6 +62,7 @@ export type FieldName = keyof typeof REQUEST_FIELDS;
 export const INCLUDABLE = ['reasoning.encrypted_content', 'message.input_image.image_url'] as const;
 
 type Fields = Readonly<Record<string, unknown>>;
+export type MemberRules = Readonly<Record<string, FieldRule>>;
 export type Invalid = (message: string, param?: string, code?: string) => Error;
 
 /**
@@ -69,12 +70,20 @@ export type Invalid = (message: string, param?: string, code?: string) => Error;
  *   and used
  */
 export function checkFields(body: Fields, invalid: Invalid): void {
-  for (const [name, value] of Object.entries(body)) {
-    const rule: FieldRule | undefined = Object.hasOwn(REQUEST_FIELDS, name)
-      ? REQUEST_FIELDS[name as FieldName]
-      : undefined;
-    if (rule === undefined) throw unknownParameter(name, '', invalid);
-    if (rule.verdict === 'refused' && isUsed(value)) throw unsupported(name, invalid);
+  checkMembers(body, REQUEST_FIELDS, '', invalid);
+}
+
+/**
+ * Checks the members of an object.
+ * @param at path of the object; empty for the body
+ * @throws as `checkFields` does
+ */
+export function checkMembers(value: object | null | undefined, rules: MemberRules, at: string, invalid: Invalid): void {
+  for (const [name, member] of Object.entries(value ?? {})) {
+    const rule = Object.hasOwn(rules, name) ? rules[name] : undefined;
+    if (rule === undefined) throw unknownParameter(name, at, invalid);
+    if (rule.verdict === 'refused' && isUsed(member))
+      throw unsupported(at === '' ? name : `${at}.${name}`, invalid, rule.note);
   }
 }
 
@@ -93,9 +102,13 @@ export function unknownParameter(name: string, at: string, invalid: Invalid): Er
   return invalid(message, path, 'unknown_parameter');
 }
 
-/** Returns the error of something that the specification has and Sluice has not. */
-export function unsupported(param: string, invalid: Invalid): Error {
-  return invalid(`${param} is not supported.`, param, 'unsupported_parameter');
+/**
+ * Returns the error of something that the specification has and Sluice has not.
+ * @param note of its rule: the reason, or what to do
+ */
+export function unsupported(param: string, invalid: Invalid, note?: string): Error {
+  const more = note ? `: ${note.replaceAll('`', '')}` : '';
+  return invalid(`${param} is not supported${more}.`, param, 'unsupported_parameter');
 }
 
 /** Returns false for values by which clients say that they do not use a field. */

@@ -1,13 +1,4 @@
-import {
-  type FieldRule,
-  hint,
-  type Invalid,
-  isUsed,
-  refused,
-  served,
-  unknownParameter,
-  unsupported,
-} from './fields.ts';
+import { checkMembers, type FieldRule, hint, type Invalid, refused, served, unknownParameter } from './fields.ts';
 import type { ResponseBody } from './schema.ts';
 
 /**
@@ -59,8 +50,6 @@ export const NESTED_FIELDS = {
   },
 } satisfies Record<string, Record<string, FieldRule>>;
 
-type Rules = Readonly<Record<string, FieldRule>>;
-
 /**
  * Checks the members of fields. A tool that is not a function, and a choice of one, is refused by `tools.ts`.
  * @throws the error that `invalid` returns, for a member that the specification does not have there, and for one that is
@@ -90,12 +79,4 @@ function checkFormat(format: NonNullable<ResponseBody['text']>['format'], invali
   if (format == null || format.type === 'json_schema') return;
   for (const [name, value] of Object.entries(format))
     if (name !== 'type' && value !== null) throw unknownParameter(name, 'text.format', invalid);
-}
-
-function checkMembers(value: object | null | undefined, rules: Rules, at: string, invalid: Invalid): void {
-  for (const [name, member] of Object.entries(value ?? {})) {
-    const rule = Object.hasOwn(rules, name) ? rules[name] : undefined;
-    if (rule === undefined) throw unknownParameter(name, at, invalid);
-    if (rule.verdict === 'refused' && isUsed(member)) throw unsupported(`${at}.${name}`, invalid);
-  }
 }

@@ -1,6 +1,7 @@
 import type { Question } from '../../plugins/streams/api.ts';
 import { checkFields, INCLUDABLE, unsupported } from './fields.ts';
 import { type PlacedItem, toMessages } from './input.ts';
+import { checkItems } from './item-fields.ts';
 import { checkNestedFields } from './nested-fields.ts';
 import type { InputItem, ResponseBody } from './schema.ts';
 import { toolsOf } from './tools.ts';
@@ -17,6 +18,7 @@ type Invalid = (message: string, param?: string, code?: string) => Error;
 export function checkRequest(body: ResponseBody, invalid: Invalid): void {
   checkFields(body, invalid);
   checkNestedFields(body, invalid);
+  if (Array.isArray(body.input)) checkItems(body.input, invalid);
   checkInclude(body.include ?? [], invalid);
   if (body.background && body.store === false) throw invalid('background needs store.', 'background');
   if (body.input === undefined && !body.previous_response_id) {

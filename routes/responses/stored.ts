@@ -155,7 +155,7 @@ export async function registerStored(scope: FastifyInstance, invalid: Invalid): 
   async function objectOf({ head, context, answer }: KeptResponse, { identity }: FastifyRequest): Promise<object> {
     if (answer) {
       const { parts, terminal, endedAt } = answer;
-      return responseOf(head, context, { parts, terminal, completedAt: Math.floor(endedAt / 1000) });
+      return responseOf(head, context, { parts, terminal, completedAt: endedAt && Math.floor(endedAt / 1000) });
     }
     if (await fastify.streams.find(head.stream, identity)) return pendingResponse(head, 'in_progress');
     return responseOf(head, context, { parts: [], terminal: LOST });

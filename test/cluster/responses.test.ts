@@ -1,7 +1,8 @@
 import OpenAI from 'openai';
 import t from 'tap';
 import { noCluster, startCluster } from '../cluster.ts';
-import { until } from '../helper.ts';
+import { deferred, until, writeConfig } from '../helper.ts';
+import { checkGrammar } from '../responses/grammar.ts';
 import { numberedAnswer, numberedDeltas } from '../upstream.ts';
 
 /** Background responses through the gateway of `deploy/`, with the OpenAI SDK, while a replica is killed. */
@@ -84,5 +85,50 @@ t.test(
     t.ok(numberedDeltas(1_000).join('').startsWith(textOf(events)));
     t.match(await other.responses.retrieve(id), { status: 'failed', error: { code: 'stream_lost' } });
     t.equal(cluster.upstream.calls.length, 1);
+  },
+);
+
+t.test(
+  'kill -9 of the producer with `onMidStreamFailure: continue`: one response, whose events continue',
+  { skip: noCluster },
+  async (t) => {
+    const yaml = 'models: [{ name: m, targets: [{ provider: bella, model: gpt-4o }], onMidStreamFailure: continue }]\n';
+    const env = { CONFIG_FILE: writeConfig(t, yaml), DEFAULT_MODEL: 'm' };
+    const release = deferred();
+    const cluster = await startCluster(t, numberedAnswer(50, 5, release.promise), env);
+    const urls = cluster.replicas.map(({ url }) => `${url}/v1`);
+    const [producing, other] = urls.map((baseURL) => new OpenAI({ baseURL, apiKey: 'any', maxRetries: 0 })) as [
+      OpenAI,
+      OpenAI,
+    ];
+    const events: Event[] = [];
+    const reading = collect(await producing.responses.create({ input: 'q', background: true, stream: true }), events);
+    await until(() => textOf(events).length > 20, 'the answer is read');
+    const id = events[0]?.type === 'response.created' ? events[0].response.id : '';
+    cluster.replicas[0]?.child.kill('SIGKILL');
+    await reading;
+    t.notMatch(events.at(-1), { type: /completed|failed|incomplete/ }, 'the connection is cut');
+    const after = events.at(-1)?.sequence_number ?? -1;
+    const waiting = await other.responses.retrieve(id, { stream: true, starting_after: after });
+    release.resolve();
+    await collect(waiting, events);
+    const answer = numberedDeltas(50).join('');
+    t.equal(textOf(events), answer, 'the text before and after the cut');
+    t.same(
+      events.map(({ sequence_number: number }) => number),
+      events.map((_, i) => i),
+    );
+    const ids = events.map((event) => ('response' in event ? event.response.id : id));
+    t.same([...new Set(ids)], [id], 'one response');
+    checkGrammar(events);
+    const last = events.at(-1);
+    const streamed = last?.type === 'response.completed' ? last.response : undefined;
+    const { completed_at: _, ...retrieved } = await other.responses.retrieve(id);
+    t.match(retrieved, { ...streamed, output_text: answer }, 'the retrieved response is the streamed one');
+    t.same(retrieved.output, streamed?.output);
+    const again: Event[] = [];
+    await collect(await other.responses.retrieve(id, { stream: true, starting_after: 9 }), again);
+    t.same(again, events.slice(10), 'every event can be read again');
+    t.equal(cluster.upstream.calls.length, 2, 'asked once and continued once');
   },
 );

@@ -47,7 +47,7 @@ const CHECKED_IN_CODE: readonly [operations: RegExp, message: RegExp, why: strin
   ],
   [
     /\/v1\/responses$/,
-    /^[\w.[\]]+ is not supported\.$|^[\w.[\]]+ (is missing|must (be|have|name) [\w ,;:./-]+)\.$/,
+    /^[\w.[\]]+ is not supported(: [\w ,;]+)?\.$|^[\w.[\]]+ (is missing|must (be|have|name) [\w ,;:./-]+)\.$/,
     'as wide as the API of OpenAI',
   ],
   [/^get \/v1\/responses/, /^include\[\d+\] is not supported\.$/, 'values of OpenAI'],

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
-import { type FieldName, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
+import { type FieldName, type FieldRule, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
+import { ITEM_FIELDS, PART_FIELDS } from '../../routes/responses/item-fields.ts';
 import { NESTED_FIELDS } from '../../routes/responses/nested-fields.ts';
 import { bearer, serve, sha256, writeConfig } from '../helper.ts';
 import { postJson } from '../post-json.ts';
@@ -76,25 +77,63 @@ t.test('every member of their objects has a rule', async (t) => {
   }
 });
 
-const FILE = 'docs/responses.md';
-const [BEGIN, LAST] = ['<!-- fields: written by `npm run docs` -->\n', '<!-- end -->'];
+/** Names of the members that only SDKs add to the output of a response. */
+const ADDED_BY_SDKS = { function_call: ['parsed_arguments'], output_text: ['parsed'], refusal: ['parsed'] };
 
-t.test('docs/responses.md has the table', async (t) => {
-  const text = readFileSync(FILE, 'utf8');
-  const from = text.indexOf(BEGIN) + BEGIN.length;
+t.test('every member of items and of their parts has a rule', async (t) => {
+  const names: Record<keyof typeof ITEM_FIELDS | keyof typeof PART_FIELDS, string[]> = {
+    message: ['EasyInputMessage', 'Message', 'ResponseOutputMessage', 'ResponseInputMessageItem'],
+    function_call: ['ResponseFunctionToolCall', 'ResponseFunctionToolCallItem extends ResponseFunctionToolCall'],
+    function_call_output: ['FunctionCallOutput', 'ResponseFunctionToolCallOutputItem'],
+    reasoning: ['ResponseReasoningItem'],
+    item_reference: ['ItemReference'],
+    input_text: ['ResponseInputText', 'ResponseInputTextContent'],
+    input_image: ['ResponseInputImage', 'ResponseInputImageContent'],
+    input_file: ['ResponseInputFile', 'ResponseInputFileContent'],
+    output_text: ['ResponseOutputText'],
+    refusal: ['ResponseOutputRefusal'],
+    reasoning_text: ['Content'],
+    summary_text: ['Summary'],
+  };
+  for (const [type, rules] of Object.entries({ ...ITEM_FIELDS, ...PART_FIELDS })) {
+    const specified = names[type as keyof typeof names].flatMap((name) => {
+      const members = specifiedMembers(name);
+      t.ok(members.length > 0, name);
+      return members;
+    });
+    const added = ADDED_BY_SDKS[type as keyof typeof ADDED_BY_SDKS] ?? [];
+    t.same(Object.keys(rules), [...new Set([...specified, ...added])].sort(), type);
+  }
+});
+
+const FILE = 'docs/responses.md';
+const BEGIN = (name: string) => `<!-- ${name}: written by \`npm run docs\` -->\n`;
+const LAST = '<!-- end -->';
+
+/** Returns the document with the rows of one of its tables. */
+function withTable(t: Test, text: string, name: string, rows: string[]): string {
+  const from = text.indexOf(BEGIN(name)) + BEGIN(name).length;
   const to = text.indexOf(LAST, from);
-  t.ok(from >= BEGIN.length && to >= from, 'the marks are there');
+  t.ok(from >= BEGIN(name).length && to >= from, 'the marks are there');
+  return text.slice(0, from) + ['| field | | |', '|---|---|---|', ...rows, ''].join('\n') + text.slice(to);
+}
+
+t.test('docs/responses.md has the tables', async (t) => {
+  const text = readFileSync(FILE, 'utf8');
+  const row = (name: string, { verdict, note }: FieldRule) => `| \`${name}\` | ${verdict} | ${note} |`;
   const nested = Object.entries(NESTED_FIELDS).flatMap(([path, rules]) =>
     Object.entries(rules).map(([name, rule]) => [`${path}.${name}`, rule] as const),
   );
-  const rows = Object.entries(REQUEST_FIELDS).flatMap(([field, rule]) => {
+  const fields = Object.entries(REQUEST_FIELDS).flatMap(([field, rule]) => {
     const ofField = nested.filter(([path]) => path.split(/[.[]/)[0] === field);
-    return [[field, rule] as const, ...ofField].map(
-      ([name, { verdict, note }]) => `| \`${name}\` | ${verdict} | ${note} |`,
-    );
+    return [[field, rule] as const, ...ofField].map(([name, one]) => row(name, one));
   });
-  const table = ['| field | | |', '|---|---|---|', ...rows, ''].join('\n');
-  const updated = text.slice(0, from) + table + text.slice(to);
+  const items = Object.entries({ ...ITEM_FIELDS, ...PART_FIELDS }).flatMap(([type, rules]) =>
+    Object.entries(rules)
+      .filter(([name]) => name !== 'type')
+      .map(([name, rule]) => row(`${type}.${name}`, rule)),
+  );
+  const updated = withTable(t, withTable(t, text, 'fields', fields), 'items', items);
   if (process.env.UPDATE_DOCS) writeFileSync(FILE, updated);
   else t.equal(text, updated, 'run `npm run docs`');
 });
@@ -243,8 +282,9 @@ t.test('every field is served, left out as a hint, or refused by name', async (t
     if (verdict === 'refused') {
       const { status, body } = await ask(service, { input: 'q', [name]: REFUSED[field] });
       t.equal(status, 400, name);
+      const { note } = REQUEST_FIELDS[field];
       t.same(body.error, {
-        message: `${name} is not supported.`,
+        message: `${name} is not supported: ${note.replaceAll('`', '')}.`,
         type: 'invalid_request_error',
         param: name,
         code: 'unsupported_parameter',
@@ -476,7 +516,11 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
     [{ input: [{ content: 'q' }] }, 'input[0].role'],
     [{ input: [user(undefined)] }, 'input[0].content'],
     [{ input: [user([{ type: 'input_audio' }])] }, 'input[0].content[0]'],
-    [{ input: [user([{ type: 'input_image', file_id: 'file_1' }])] }, 'input[0].content[0].file_id'],
+    [
+      { input: [user([{ type: 'input_image', file_id: 'file_1' }])] },
+      'input[0].content[0].file_id',
+      'unsupported_parameter',
+    ],
     [
       { input: [user([{ type: 'input_image', image_url: 'http://x.example/a.png' }])] },
       'input[0].content[0].image_url',
@@ -510,6 +554,78 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
   });
   t.equal(huge.status, 400, 'a number beyond all');
   t.equal(service.upstream.calls.length, 0, 'no provider call');
+});
+
+t.test('each member of items and of their parts is accepted or refused by name', async (t) => {
+  const service = await serviceOf(t);
+  /** Values of members that have no effect, and of those that are refused. */
+  const values: Record<string, unknown> = {
+    ...{ annotations: [{ type: 'file_path', file_id: 'f', index: 0 }], logprobs: [{ token: 'a' }], parsed: { a: 1 } },
+    ...{ caller: { type: 'program', caller_id: 'p' }, created_by: 'u', detail: 'low', file_id: 'file_1' },
+    ...{
+      namespace: 'n',
+      parsed_arguments: { a: 1 },
+      phase: 'commentary',
+      prompt_cache_breakpoint: { mode: 'explicit' },
+    },
+    status: 'completed',
+  };
+  const part = (role: string, fields: object) => ({
+    path: 'input[0].content[0]',
+    input: [{ role, content: [fields] }],
+  });
+  const text = (type: string) => ({ type, text: 'x' });
+  const places: Record<string, { path: string; input: { [name: string]: unknown }[] }> = {
+    message: { path: 'input[0]', input: [user('q')] },
+    function_call: { path: 'input[0]', input: [call('a'), output('a')] },
+    function_call_output: { path: 'input[1]', input: [call('a'), output('a')] },
+    reasoning: { path: 'input[0]', input: [{ type: 'reasoning', summary: [] }, user('q')] },
+    input_text: part('user', text('input_text')),
+    input_image: part('user', { type: 'input_image', image_url: PNG }),
+    input_file: part('user', { type: 'input_file', file_data: PDF }),
+    output_text: part('assistant', text('output_text')),
+    refusal: part('assistant', { type: 'refusal', refusal: 'no' }),
+    reasoning_text: {
+      path: 'input[0].content[0]',
+      input: [{ type: 'reasoning', summary: [], content: [text('reasoning_text')] }, user('q')],
+    },
+    summary_text: {
+      path: 'input[0].summary[0]',
+      input: [{ type: 'reasoning', summary: [text('summary_text')] }, user('q')],
+    },
+  };
+  /** Returns the items with one more member at a path. */
+  const withMember = (items: object[], path: string, name: string, value: unknown) => {
+    const copy = structuredClone(items);
+    const steps = path.match(/\w+/g)?.slice(1) ?? [];
+    const place = steps.reduce((at, step) => at[step], copy as unknown as Body);
+    place[name] = value;
+    return copy;
+  };
+  for (const [type, rules] of Object.entries({ ...ITEM_FIELDS, ...PART_FIELDS })) {
+    if (type === 'item_reference') continue;
+    const { path, input } = places[type] as (typeof places)[string];
+    const plain = (await askedOf(service, { input })).messages;
+    for (const [name, { verdict }] of Object.entries(rules)) {
+      if (verdict === 'served') continue;
+      const items = withMember(input, path, name, values[name]);
+      if (verdict === 'hint') t.same((await askedOf(service, { input: items })).messages, plain, `${type}.${name}`);
+      else {
+        const { status, body } = await ask(service, { input: items });
+        t.match([status, body.error], [400, { param: `${path}.${name}`, code: 'unsupported_parameter' }]);
+        t.equal((await ask(service, { input: withMember(input, path, name, null) })).status, 200, `${name}: null`);
+      }
+    }
+    const { status, body } = await ask(service, { input: withMember(input, path, 'foo', null) });
+    t.match([status, body.error], [400, { param: `${path}.foo`, code: 'unknown_parameter' }], type);
+  }
+  for (const items of [
+    [call('a', { caller: { type: 'direct' } }), output('a')],
+    [{ role: 'user', content: [{ type: 'text', text: 'x' }] }],
+  ])
+    t.equal((await ask(service, { input: items })).status, 200);
+  const reference = { type: 'item_reference', id: `msg_${'A'.repeat(22)}_0`, role: 'user' };
+  t.match((await ask(service, { input: [reference] })).body.error, { param: 'input[0].role' });
 });
 
 t.test('a question that is too long to be kept is answered, unless the client insists', async (t) => {

@@ -126,6 +126,33 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
   t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
 });
 
+t.test('a request that needs many responses leaves the event loop to others between two of them', async (t) => {
+  const { app, create } = await serviceOf(t, completeAnswer('ok'));
+  const ids: string[] = [];
+  for (let i = 0; i < 12; i++) ids.push((await create({ input: 'q', previous_response_id: ids.at(-1) ?? null })).id);
+  const referTo = (id: string) => ({ type: 'item_reference', id: `${id.replace('resp', 'msg')}_0` });
+  const unknown = referTo(`resp_${'A'.repeat(22)}`);
+  /** Returns the number of turns of the event loop until the request is refused because of its last reference. */
+  const turnsOf = async (body: object) => {
+    let turns = 0;
+    let isOver = false;
+    const count = () => {
+      turns += 1;
+      if (!isOver) setImmediate(count);
+    };
+    setImmediate(count);
+    const { statusCode } = await app.inject({ method: 'POST', url: '/v1/responses', payload: body });
+    isOver = true;
+    t.equal(statusCode, 404);
+    return turns;
+  };
+  await turnsOf({ input: [unknown] });
+  const alone = await turnsOf({ input: [unknown] });
+  t.ok((await turnsOf({ input: [...ids.map(referTo), unknown] })) >= alone + ids.length, 'referred items');
+  const previous = { previous_response_id: ids.at(-1), input: [unknown] };
+  t.ok((await turnsOf(previous)) >= alone + ids.length, 'the conversation');
+});
+
 t.test('references are kept as the items that they stand for', async (t) => {
   const { create, get, messagesOf, url } = await serviceOf(t, completeAnswer('ok'));
   const first = await create({ input: 'one' });

@@ -244,7 +244,7 @@ t.test(
     await Promise.all([before.ended, during.ended]);
     t.match(
       await find(a, during.id),
-      { request: JSON.stringify(during.id), answer: undefined },
+      { request: JSON.stringify(during.id), answer: { status: 'completed' } },
       'kept in this process',
     );
     await t.rejects(find(b, during.id), UNAVAILABLE);
@@ -317,5 +317,38 @@ models:
     );
     t.equal(receiver.calls.length, 3, 'each once');
     lost.end(finish('stop'));
+  },
+);
+
+t.test(
+  'an emptied Redis gets log and question from the replica that has taken over an answer without readers',
+  { skip: noRedis },
+  async (t) => {
+    const redis = await startRedis(t);
+    const yaml = 'models: [{ name: m, targets: [{ provider: bella, model: gpt-4o }], onMidStreamFailure: continue }]\n';
+    const env = { CONFIG_FILE: writeConfig(t, yaml), DEFAULT_MODEL: 'm' };
+    const replicas = await startReplicas(t, 2, { redis, env });
+    const [a, b] = two(replicas);
+    const asked = await replicas.ask(a, { ...ANONYMOUS, credential: a.auth.findCredential('') }, 'background');
+    await a.storedResponses.save(asked.id, ANONYMOUS, '{"input":1}');
+    a.cluster?.connection.close();
+    a.cluster?.mailbox.close();
+    await until(() => replicas.calls === 2, 'the other replica asks again');
+    t.match(await find(b, asked.id), { request: '{"input":1}' });
+    const { mailbox, replica } = b.cluster as NonNullable<typeof b.cluster>;
+    const messages: string[] = [];
+    const { send } = mailbox;
+    Object.assign(mailbox, { send: (to: string, kind: string) => messages.push(`${kind} ${to}`) });
+    const reader = await (await b.streams.find(asked.id, ANONYMOUS))?.read(0);
+    t.notOk(messages.includes(`follow ${replica}`), 'a reader here reads the log that is written, and not a copy');
+    reader?.close();
+    Object.assign(mailbox, { send });
+    await redis.client.flushall();
+    t.match(await find(b, asked.id), { request: '{"input":1}' }, 'found all the time');
+    asked.end(finish('stop'));
+    await until(async () => (await find(b, asked.id))?.answer !== undefined, 'it has ended');
+    await until(async () => (await redis.client.hget(`sluice:response:{${asked.id}}`, 'question')) !== null, 'written');
+    t.match(await find(b, asked.id), { request: '{"input":1}', answer: { status: 'completed' } });
+    t.equal(replicas.calls, 2);
   },
 );

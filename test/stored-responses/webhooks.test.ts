@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { createServer, type LookupFunction } from 'node:net';
+import { createServer as createTlsServer } from 'node:https';
+import { connect, createServer, type LookupFunction } from 'node:net';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { ANONYMOUS } from '../../plugins/auth/identity.ts';
@@ -10,8 +11,10 @@ import { createMemoryQueue } from '../../plugins/webhooks/memory-queue.ts';
 import { post } from '../../plugins/webhooks/post.ts';
 import type { WebhookQueue } from '../../plugins/webhooks/queue.ts';
 import { signedHeaders } from '../../plugins/webhooks/signature.ts';
+import { CERT, KEY } from '../certificate.ts';
 import { codeBlock } from '../code-blocks.ts';
-import { captureLog, until } from '../helper.ts';
+import { connectProxy } from '../connect-proxy.ts';
+import { captureLog, until, writeConfig } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { freePort } from '../redis.ts';
@@ -21,6 +24,7 @@ import { FAILURE, finish, startReplicas } from './replicas.ts';
 /** The delivery of webhooks to a real HTTP server. */
 
 const SECRET = `whsec_${Buffer.from('a secret of twenty-four.').toString('base64')}`;
+const OTHER_SECRET = `whsec_${'B'.repeat(32)}`;
 const { webhooks } = new OpenAI({ apiKey: 'none', webhookSecret: SECRET });
 
 const envOf = ({ url }: Upstream) => ({
@@ -97,9 +101,15 @@ interface Harness {
 /** A delivery with a clock of its own, in memory. */
 function createHarness(
   url: string,
-  options: { lookup?: LookupFunction; allowPrivate?: boolean; retryMs?: number; maxClaimed?: number } = {},
+  options: {
+    lookup?: LookupFunction;
+    proxyUrl?: string;
+    allowPrivate?: boolean;
+    retryMs?: number;
+    maxClaimed?: number;
+  } = {},
 ): Harness {
-  const { lookup, allowPrivate = false, retryMs = 86_400_000, maxClaimed = 8 } = options;
+  const { lookup, proxyUrl, allowPrivate = false, retryMs = 86_400_000, maxClaimed = 8 } = options;
   const clock = manualClock();
   const outcomes: string[] = [];
   const lines: unknown[] = [];
@@ -116,8 +126,8 @@ function createHarness(
     },
   };
   const delivery = createDelivery({
-    endpoint: { url, allowPrivate, lookup },
-    ...{ secret: SECRET, timeoutMs: 10_000, retryMs, queue, clock },
+    endpoint: { url, allowPrivate, proxyUrl, lookup },
+    ...{ secrets: [SECRET], timeoutMs: 10_000, retryMs, queue, clock },
     metrics: { webhooks: { inc } } as never,
     log: { info: note, warn: note, error: note } as never,
   });
@@ -283,6 +293,102 @@ t.test('a forbidden address is refused at each connection, also if the name had 
   t.same(allowed.outcomes, ['delivered']);
 });
 
+t.test('while a secret is replaced, receivers that have either of both verify a message', async (t) => {
+  const receiver = await startUpstream(t, reply(200));
+  const env = { ...envOf(receiver), RESPONSES_WEBHOOK_SECRET: `${OTHER_SECRET},${SECRET}` };
+  const replicas = await startReplicas(t, 1, { env });
+  const [app] = replicas.apps as [(typeof replicas.apps)[number]];
+  const asked = await replicas.ask(app, ANONYMOUS, 'background');
+  asked.end(finish('stop'));
+  const { body, request } = await receiver.call(1);
+  const headers = request.headers as Record<string, string>;
+  for (const secret of [OTHER_SECRET, SECRET])
+    t.match(await webhooks.unwrap(body, headers, secret), { data: { id: `resp_${asked.id}` } });
+  await t.rejects(webhooks.unwrap(body, headers, `whsec_${'C'.repeat(32)}`), 'another secret');
+});
+
+t.test('webhooks use the proxy of the providers, with its exceptions', async (t) => {
+  const proxy = await connectProxy(t);
+  const receiver = await startUpstream(t, reply(200));
+  const { port } = new URL(receiver.url);
+  const deliver = async (env: Record<string, string>) => {
+    const count = receiver.calls.length;
+    const url = { RESPONSES_WEBHOOK_URL: `http://hooks.example:${port}/hook`, RESPONSES_WEBHOOK_SECRET: SECRET };
+    const webhookLookup: LookupFunction = (_name, _options, done) => done(null, [{ address: '127.0.0.1', family: 4 }]);
+    const replicas = await startReplicas(t, 1, { env: { ...url, ...env }, webhookLookup });
+    const [app] = replicas.apps as [(typeof replicas.apps)[number]];
+    const asked = await replicas.ask(app, ANONYMOUS, 'background');
+    asked.end(finish('stop'));
+    await until(async () => receiver.calls.length > count, 'it is delivered');
+    await app.close();
+  };
+  const withUser = proxy.url.replace('//', '//us%40er:pass@');
+  await deliver({ HTTP_PROXY: withUser });
+  t.same([proxy.destinations, proxy.credentials], [[`hooks.example:${port}`], ['us@er:pass']], 'by name');
+  t.match(receiver.calls[0]?.request, { url: '/hook', headers: { host: `hooks.example:${port}` } });
+  await deliver({ HTTP_PROXY: proxy.url, NO_PROXY: 'hooks.example' });
+  const own = (value: string) => ({ CONFIG_FILE: writeConfig(t, `responses: { webhook: { proxy: ${value} } }`) });
+  await deliver({ HTTP_PROXY: proxy.url, ...own('false') });
+  t.equal(proxy.destinations.length, 1, 'not for exceptions');
+  await deliver(own(JSON.stringify(proxy.url)));
+  t.equal(proxy.destinations.length, 2);
+});
+
+t.test(
+  'a proxy that refuses or is not there is a failed attempt, and one that is silent has a time limit',
+  async (t) => {
+    const proxy = await connectProxy(t);
+    const receiver = await startUpstream(t, reply(200));
+    const harness = createHarness(receiver.url, { proxyUrl: proxy.url });
+    proxy.refuse = (client) => void client.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+    await harness.deliver('a');
+    t.match(harness.lines, [{ reason: 'proxy' }]);
+    proxy.refuse = () => {};
+    harness.queue.add('b', '{}');
+    harness.clock.advance(0);
+    await until(() => proxy.destinations.length === 2, 'the proxy is asked');
+    harness.clock.advance(10_000);
+    await until(() => harness.outcomes.length >= 2, 'the time limit ends the attempt');
+    proxy.refuse = undefined;
+    await nextAttempt(harness);
+    t.ok(harness.outcomes.includes('delivered'));
+    await harness.close();
+    const away = createHarness(receiver.url, { proxyUrl: 'http://127.0.0.1:9' });
+    await away.deliver('c');
+    t.match(away.lines, [{ reason: 'proxy' }]);
+  },
+);
+
+t.test('webhooks reach a receiver with TLS through the proxy, and its certificate is checked', async (t) => {
+  const proxy = await connectProxy(t);
+  const hosts: unknown[] = [];
+  const server = createTlsServer({ cert: CERT, key: KEY }, ({ headers }, response) => {
+    hosts.push(headers.host);
+    response.writeHead(204).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const { port } = server.address() as { port: number };
+  // In place of the default port.
+  proxy.refuse = (client) => {
+    const receiver = connect(port, '127.0.0.1', () => client.write('HTTP/1.1 200 OK\r\n\r\n'));
+    receiver.on('error', () => client.destroy()).on('close', () => client.destroy());
+    client.on('error', () => {}).on('close', () => receiver.destroy());
+    client.pipe(receiver).pipe(client);
+  };
+  const options = { url: 'https://hooks.example/', proxyUrl: proxy.url, allowPrivate: false, headers: {}, body: '{}' };
+  const send = () => post(options, new AbortController().signal);
+  t.match(await send().catch(({ code }) => code), /CERT|SELF_SIGNED/, 'the certificate is of nobody');
+  process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0';
+  try {
+    t.match(await send(), { status: 204 });
+  } finally {
+    delete process.env.NODE_TLS_REJECT_UNAUTHORIZED;
+  }
+  t.same(hosts, ['hooks.example']);
+  t.same(proxy.destinations, ['hooks.example:443', 'hooks.example:443']);
+});
+
 t.test('at most eight attempts run at the same time, and all events are delivered', async (t) => {
   const open: Call[] = [];
   const receiver = await startUpstream(t, (call) => void open.push(call));
@@ -381,9 +487,9 @@ t.test('the receiver of docs/webhooks.md takes an event, and refuses a forged on
   const message = { id: eventId('x'), body };
   const url = `http://127.0.0.1:${port}`;
   for (const [headers, status] of [
-    [signedHeaders(message, SECRET, Date.now()), 204],
-    [signedHeaders(message, `whsec_${'A'.repeat(32)}`, Date.now()), 400],
-    [signedHeaders(message, SECRET, Date.now() - 600_000), 400],
+    [signedHeaders(message, [SECRET], Date.now()), 204],
+    [signedHeaders(message, [`whsec_${'A'.repeat(32)}`], Date.now()), 400],
+    [signedHeaders(message, [SECRET], Date.now() - 600_000), 400],
   ] as const) {
     const reply = await post({ url, allowPrivate: false, headers, body }, new AbortController().signal);
     t.equal(reply.status, status);

@@ -42,7 +42,7 @@ t.test('parts that wait for the flush while Redis is found empty are written in 
     isSynced: true,
     lease,
     connection: { isAvailable: true },
-    events: { onUnsynced() {}, onFenced() {}, onDone() {} },
+    events: { onUnsynced() {}, onCompared() {}, onFenced() {}, onDone() {} },
   });
   writer.push(text('one '));
   await turn();

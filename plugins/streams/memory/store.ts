@@ -1,5 +1,5 @@
+import type { AnswerArchive } from '../answer-archive.ts';
 import {
-  type AnswerArchive,
   type CreateResult,
   type Idempotency,
   KeyConflict,

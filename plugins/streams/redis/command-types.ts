@@ -1,5 +1,6 @@
 import type { Cluster } from '../../redis/index.ts';
-import type { AnswerArchive, Idempotency, StreamInfo } from '../types.ts';
+import type { AnswerArchive } from '../answer-archive.ts';
+import type { Idempotency, StreamInfo } from '../types.ts';
 
 /** The producer of a log. */
 export interface Producer {

@@ -59,9 +59,11 @@ export class RedisStore implements StreamStore {
       commands,
       running,
       local,
+      archive,
       flushMs,
       adopt: (memory) => this.#watcher.adopt(memory),
     });
+    archive?.setUnwritten((id) => this.#producers.findUnwritten(id));
     this.#watcher = new ReplicaWatcher({
       cluster,
       clock,

@@ -8,6 +8,7 @@ import type { WriterOptions } from './writer-options.ts';
 /** Observer of producer logs. Implemented by `ProducerRegistry`. */
 export interface ProducerLogObserver {
   onUnsynced(log: ProducerLog): void;
+  onCompared(log: ProducerLog): void;
   onFenced(log: ProducerLog): void;
   onDone(log: ProducerLog): void;
 }
@@ -28,6 +29,7 @@ export class ProducerLog implements WritableLog {
       ...options,
       events: {
         onUnsynced: () => observer.onUnsynced(this),
+        onCompared: () => observer.onCompared(this),
         onFenced: () => observer.onFenced(this),
         onDone: () => observer.onDone(this),
       },

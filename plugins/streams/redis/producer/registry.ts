@@ -1,7 +1,9 @@
 import type { Clock } from '../../../clock.ts';
 import type { Metrics } from '../../../metrics/index.ts';
 import type { Cluster } from '../../../redis/index.ts';
+import type { AnswerArchive, EndedAnswer } from '../../answer-archive.ts';
 import type { MemoryLog } from '../../memory/log.ts';
+import { partsOf } from '../../memory/parts.ts';
 import type { MemoryStore } from '../../memory/store.ts';
 import type { TakeoverHandler } from '../../types.ts';
 import type { StreamCommands, StreamKeys, Takeover } from '../commands.ts';
@@ -21,6 +23,7 @@ export interface ProducerRegistryOptions {
   readonly commands: StreamCommands;
   readonly running: RunningCommands;
   readonly local: MemoryStore;
+  readonly archive?: AnswerArchive | undefined;
   /** Least milliseconds between two writes of a log. */
   readonly flushMs: number;
   /** Continues to serve the readers of a log that another replica has taken over. */
@@ -94,7 +97,8 @@ export class ProducerRegistry implements ProducerLogObserver {
 
   /** Produces a log that this process has taken over from a dead producer. */
   produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt, isStopRequested }: Takeover): void {
-    const { commands } = this.#options;
+    const { commands, archive } = this.#options;
+    if (memory.info.stored !== undefined) archive?.onTakenOver(memory.info);
     const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
     // Without the last entries of the dead producer the answer cannot be continued.
     const prompt = memory.length === position ? serializedPrompt : undefined;
@@ -126,6 +130,12 @@ export class ProducerRegistry implements ProducerLogObserver {
     return this.#logs.get(memory) ?? memory;
   }
 
+  /** Returns an answer that has ended here, and whose end is not in Redis. */
+  findUnwritten(id: string): EndedAnswer | undefined {
+    const memory = this.#running.get(id)?.memory;
+    return memory?.terminal && { parts: partsOf(memory), terminal: memory.terminal };
+  }
+
   async close(): Promise<void> {
     await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
     await this.#names.close();
@@ -138,7 +148,12 @@ export class ProducerRegistry implements ProducerLogObserver {
     this.#unsynced.add(log);
   }
 
+  onCompared({ info }: ProducerLog): void {
+    if (info.stored !== undefined) this.#options.archive?.onCompared(info);
+  }
+
   onDone(log: ProducerLog): void {
+    if (log.info.stored !== undefined) this.#options.archive?.onReleased(log.info);
     this.#running.delete(log.info.id);
     this.#names.remove(log.info.id);
     this.#unsynced.delete(log);

@@ -27,6 +27,8 @@ export interface WriterOptions {
 export interface WriterEvents {
   /** Redis lacks a part of what readers have. Call `resync` when Redis is available. */
   onUnsynced(): void;
+  /** Redis has told what it has of the log, and has created it again if it was missing. */
+  onCompared(): void;
   /** Another replica is the producer. Nothing more will be written. */
   onFenced(): void;
   /** The terminal is written, or can no longer be written. */

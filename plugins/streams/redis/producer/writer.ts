@@ -204,9 +204,10 @@ export class LogWriter {
 
   /** Does what `StreamCommands.restore` does. A stream whose creation has failed becomes the newest of its conversation. */
   async #restore(): Promise<number | undefined> {
-    const { keys, commands, epoch, memory } = this.#options;
+    const { keys, commands, epoch, memory, events } = this.#options;
     const position = await commands.restore(keys, epoch, this.#isUnlinked && !memory.ended);
     this.#isUnlinked = false;
+    if (position !== undefined) events.onCompared();
     return position;
   }
 

@@ -47,7 +47,6 @@ export class ReplicaLog {
     memory.subscribe({
       onReaders: (count) => {
         this.#readers = count;
-        if (count === 0) this.#tail.close();
         observer.onReaders(this);
       },
       onStop() {},
@@ -146,9 +145,14 @@ export class ReplicaLog {
     this.memory.end(ENTRIES_LOST);
   }
 
+  /** Stops copying. */
+  close(): void {
+    this.#tail.close();
+  }
+
   /** Stops copying and observing. The log in memory stays with the caller, which produces it from now on. */
   release(): MemoryLog {
-    this.#tail.close();
+    this.close();
     this.memory.subscribe(NO_EVENTS);
     return this.memory;
   }

@@ -43,6 +43,8 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   readonly #reported = new Map<ReplicaLog, { readers: number; position: number }>();
   /** Producers whose lease is being checked. */
   readonly #checking = new Set<string>();
+  /** Logs without readers that are being taken over. */
+  readonly #orphans = new Set<ReplicaLog>();
   readonly #liveness: ProducerLiveness;
   readonly #takeovers: Takeovers;
   #ticks = 0;
@@ -98,13 +100,12 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     const { local } = this.#options;
     if (local.get(info.id)) return;
     const log = this.#add(local.add(info), producer);
+    this.#orphans.add(log);
     try {
       await this.#takeovers.try(log, { isOrphan: true });
     } finally {
-      if (this.#isWatched(log) && log.readers === 0) {
-        this.#forget(log);
-        local.remove(log.memory);
-      }
+      this.#orphans.delete(log);
+      if (this.#isWatched(log) && log.readers === 0) this.#remove(log);
     }
   }
 
@@ -132,9 +133,7 @@ export class ReplicaWatcher implements ReplicaLogObserver {
     const hasReaders = log.readers > 0;
     const hasChanged = hasReaders !== (this.#reported.get(log)?.readers ?? 0) > 0;
     if (hasChanged && this.#isWatched(log)) this.#report(log.producer.replica, [log]);
-    if (hasReaders) return;
-    this.#forget(log);
-    this.#options.local.remove(log.memory);
+    if (!hasReaders && !this.#orphans.has(log)) this.#remove(log);
   }
 
   onProgress(log: ReplicaLog): void {
@@ -154,6 +153,12 @@ export class ReplicaWatcher implements ReplicaLogObserver {
   /** Returns false for a log whose readers have left, or that is complete. It must not be reported again. */
   #isWatched(log: ReplicaLog): boolean {
     return this.#logs.get(log.id) === log;
+  }
+
+  #remove(log: ReplicaLog): void {
+    log.close();
+    this.#forget(log);
+    this.#options.local.remove(log.memory);
   }
 
   #forget(log: ReplicaLog): void {
