@@ -133,6 +133,8 @@ t.test('writes of a producer', { skip: noRedis }, async (t) => {
     await turns();
     release();
     await handedOver;
+    const names = await Promise.all((await replicas.redis.keys('*producing*')).map((key) => replicas.redis.hkeys(key)));
+    t.ok(names.flat().includes(continued.log.info.id), 'it has a name, so that it is ended if nobody continues it');
     void continued.log.append(text('dropped'));
     continued.log.end(END);
     await replicas.settle();

@@ -119,8 +119,8 @@ export class ProducerRegistry implements ProducerLogObserver {
         if (log.info.graceMs === 0 || !(await log.writer.handOver())) return;
         this.#remoteReaders.onReleased(log.info.id);
         log.memory.onTakenOver();
-        // Nobody may read it, but it has to end: another replica finds its name after the end of this one.
-        if (log.info.stored === 'background') await this.#names.add(log.info.id);
+        // If nobody reads it until then, another replica finds its name after the end of this one, and ends it.
+        await this.#names.add(log.info.id);
       }),
     );
   }
