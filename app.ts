@@ -12,6 +12,7 @@ import authScope from './plugins/auth/scope.ts';
 import clock, { type Clock } from './plugins/clock.ts';
 import config, { type Config } from './plugins/config/index.ts';
 import { longestAnswerMs } from './plugins/config/model-routes.ts';
+import { parseRedisUrl } from './plugins/config/redis-url.ts';
 import { planDescriptors, readOpenFileLimit } from './plugins/descriptors.ts';
 import { createClientErrorHandler, rejectUnknownExpectations } from './plugins/http/client-errors.ts';
 import connections from './plugins/http/connections.ts';
@@ -122,6 +123,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
   const descriptors = planDescriptors(openFileLimit, {
     maxGenerations: settings.streams.maxGenerations,
     listenSockets: settings.listenSockets,
+    hasRedisCluster: settings.redis !== undefined && parseRedisUrl(settings.redis.url).kind === 'cluster',
   });
   const { maxGenerations, listenSockets, maxConnections, maxRequests, maxFileResponses } = descriptors;
 

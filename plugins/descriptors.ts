@@ -18,10 +18,16 @@ export interface DescriptorPlan {
 export interface DescriptorNeeds {
   readonly maxGenerations: number;
   readonly listenSockets: number;
+  /** True if Redis is a cluster, with connections to each of its primaries. Their number is not known yet. */
+  readonly hasRedisCluster?: boolean;
 }
 
 /** Descriptors of Node.js, standard streams, the log, Redis, DNS, keys of tokens, traces, metrics and configuration. */
 const FIXED = 64;
+/** Descriptors for some sixty primaries of a cluster: two connections to each, one more, and those of a failover. */
+const REDIS_CLUSTER = 160;
+/** Share of a low limit that a cluster gets at most. */
+const REDIS_CLUSTER_SHARE = 1 / 8;
 /** Addresses that a name to listen on may have. */
 const ADDRESSES = 2;
 /** Open files per listening socket. A small process needs no turn that accepts many connections. */
@@ -45,7 +51,8 @@ export function planDescriptors(limit: number, needs: DescriptorNeeds): Descript
   if (!Number.isFinite(limit)) {
     const unbounded = Number.POSITIVE_INFINITY;
     return {
-      ...needs,
+      maxGenerations: needs.maxGenerations,
+      listenSockets: needs.listenSockets,
       maxUpstreamSockets: unbounded,
       maxConnections: unbounded,
       maxRequests: unbounded,
@@ -55,7 +62,8 @@ export function planDescriptors(limit: number, needs: DescriptorNeeds): Descript
   const listenSockets = atLeastOne(Math.min(needs.listenSockets, limit / FILES_PER_LISTEN_SOCKET));
   const maxFileResponses = atLeastOne(limit / FILES_PER_FILE_RESPONSE);
   const spare = SPARE_CONNECTIONS + NEW_PER_LISTEN_SOCKET * listenSockets;
-  const available = limit - FIXED - ADDRESSES * listenSockets - maxFileResponses - spare;
+  const redisCluster = needs.hasRedisCluster ? Math.ceil(Math.min(REDIS_CLUSTER, limit * REDIS_CLUSTER_SHARE)) : 0;
+  const available = limit - FIXED - redisCluster - ADDRESSES * listenSockets - maxFileResponses - spare;
   const maxGenerations = atLeastOne(Math.min(needs.maxGenerations, available / (2 + 2 * EXTRA)));
   const maxUpstreamSockets = Math.ceil(maxGenerations * (1 + EXTRA));
   const maxRequests = atLeastOne(available - maxUpstreamSockets);

@@ -38,6 +38,21 @@ t.test('the parts of a plan never exceed the limit, and every generation has a c
   }
 });
 
+t.test(
+  'a cluster of Redis gets room for its connections: two to each primary, one more, and those of a failover',
+  async (t) => {
+    for (const limit of LIMITS) {
+      const needs = { maxGenerations: 1_000_000, listenSockets: 32 };
+      const without = planDescriptors(limit, needs);
+      const plan = planDescriptors(limit, { ...needs, hasRedisCluster: true });
+      const room = without.maxConnections + without.maxUpstreamSockets - plan.maxConnections - plan.maxUpstreamSockets;
+      const primaries = limit >= 2_048 ? 60 : limit / 20;
+      t.ok(room >= 2 * primaries + 1, `${limit} files: room for ${room} connections`);
+      t.ok(plan.maxRequests > plan.maxGenerations, 'every generation has a client');
+    }
+  },
+);
+
 t.test('a limit that is high enough lowers nothing, and the rest is for clients', async (t) => {
   const plan = planDescriptors(65_536, { maxGenerations: 10_000, listenSockets: 32 });
   t.match(plan, { maxGenerations: 10_000, listenSockets: 32 });
@@ -124,4 +139,17 @@ t.test('one line at the start says that MAX_GENERATIONS is lowered, with the fig
     for (const line of lowered)
       t.match(JSON.parse(line), { level: 40, openFileLimit, configured: 500, maxGenerations: 71, msg: /ulimit -n/ });
   }
+});
+
+t.test('the plan of a service knows whether Redis is a cluster', async (t) => {
+  const generationsOf = async (redisUrl: string) => {
+    const { logTo, log } = captureLog();
+    await serve(t, { env: { DEMO: 'true', REDIS_URL: redisUrl }, openFileLimit: 1_024, logTo });
+    return Number(/"maxGenerations":(\d+)/.exec(log())?.[1]);
+  };
+  const [single, cluster] = await Promise.all(
+    ['redis', 'redis+cluster'].map((it) => generationsOf(`${it}://127.0.0.1:1`)),
+  );
+  t.equal(single, 399);
+  t.ok(Number(cluster) < 399);
 });
