@@ -26,6 +26,8 @@ export interface Figures {
   readonly firstTokenAddedMs: Quantiles;
   readonly delayMs: Quantiles;
   readonly rssPerStreamKb: number;
+  /** Share of the time in which the system was ready to run and its core was taken, mostly by other processes. */
+  readonly waitedShare: number;
 }
 
 export interface Quantiles {
@@ -102,6 +104,7 @@ export async function runLoad(
 ): Promise<Figures> {
   const rssBefore = system.rssBytes();
   const cpuBefore = system.cpuSeconds();
+  const waitBefore = system.waitSeconds();
   const startedAt = performance.now();
   let maxRss = rssBefore;
   const memoryTimer = setInterval(() => {
@@ -138,7 +141,8 @@ export async function runLoad(
       firstTokenMs: quantiles(timings.map((timing) => timing.firstTokenMs)),
       firstTokenAddedMs: quantiles(timings.map((timing) => timing.firstTokenAddedMs)),
       delayMs: quantiles(timings.flatMap((timing) => timing.delaysMs)),
-      rssPerStreamKb: (maxRss - rssBefore) / streams / 1_024,
+      rssPerStreamKb: (maxRss - rssBefore) / timings.length / 1_024,
+      waitedShare: (system.waitSeconds() - waitBefore) / seconds,
     };
   } finally {
     clearInterval(memoryTimer);

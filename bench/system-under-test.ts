@@ -11,6 +11,8 @@ export interface SystemUnderTest extends Access {
   readonly url: string;
   /** Returns the CPU seconds of all threads since the start, user and system; NaN without /proc. */
   cpuSeconds(): number;
+  /** Returns the seconds that its threads were ready to run while the core was taken; NaN without /proc. */
+  waitSeconds(): number;
   /** Returns the resident memory in bytes; NaN without /proc. */
   rssBytes(): number;
   /** Returns the number of open descriptors; NaN without /proc. */
@@ -119,6 +121,15 @@ export async function startProcess(server: ServerProcess): Promise<SystemUnderTe
     cpuSeconds() {
       const fields = readProc('stat').split(') ')[1]?.split(' ');
       return (Number(fields?.[11]) + Number(fields?.[12])) / TICKS_PER_SECOND;
+    },
+    waitSeconds() {
+      try {
+        const threads = readdirSync(`/proc/${child.pid}/task`);
+        const waits = threads.map((thread) => Number(readProc(`task/${thread}/schedstat`).split(' ')[1]));
+        return waits.reduce((sum, wait) => sum + wait, 0) / 1e9;
+      } catch {
+        return Number.NaN;
+      }
     },
     rssBytes: () => Number(/VmRSS:\s+(\d+)/.exec(readProc('status'))?.[1]) * 1024,
     descriptors() {

@@ -21,6 +21,7 @@ const systemAt = (url: string): SystemUnderTest => ({
   name: 'test',
   url,
   cpuSeconds: () => 0,
+  waitSeconds: () => 0,
   rssBytes: () => 0,
   descriptors: () => Number.NaN,
   heapBytes: async () => Number.NaN,
@@ -135,10 +136,11 @@ t.test('a load counts refusals apart from its figures, and fails for other error
     if (++questions % 2 === 0) return void response.writeHead(status).end();
     const outgoing = get(upstream.url + request.url, { agent: false }, (answer) => {
       response.writeHead(200, answer.headers);
-      answer.on('error', () => {}).pipe(response);
+      answer.on('error', () => response.destroy()).pipe(response);
     });
-    // The readers of a load that has failed leave.
-    response.on('close', () => outgoing.on('error', () => {}).destroy());
+    // The readers of a load that has failed leave, and the upstream ends with the test.
+    outgoing.on('error', () => response.destroy());
+    response.on('close', () => outgoing.destroy());
   });
   const system = systemAt(url);
   const figures = await runLoad({ ...system, cpuSeconds: () => questions }, upstream, LOAD);
@@ -201,7 +203,7 @@ t.test('a comparison shows what a peer does wrong', async (t) => {
         response.write(isHurt ? text.replace('Hello', 'Hallo') : text);
         isHurt = false;
       });
-      answer.on('end', () => response.end());
+      answer.on('end', () => response.end()).on('error', () => response.destroy());
     });
     outgoing.on('error', () => response.destroy());
   });
@@ -263,6 +265,7 @@ t.test('the report has a row for every load and no missing number', async (t) =>
     firstTokenAddedMs: { p50: 0.5, p99: 1 },
     delayMs: { p50: 3, p99: 4 },
     rssPerStreamKb: 60,
+    waitedShare: 0.1,
   };
   const growth = [figures, { ...figures, streams: 100, tokensPerSecond: 10_000 }];
   const text = markdown({

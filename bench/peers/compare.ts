@@ -33,7 +33,7 @@ export const LOADS: Loads = {
   measured: { '20 streams': LIGHT, '200 streams': { ...LIGHT, streams: 200 } },
   held: { streams: 500, tokens: 5, gapMs: 1_000, rampMs: 2_000 },
   growing: GROWING,
-  streamCounts: [50, 100, 200, 300, 400, 600, 800, 1_000, 1_300],
+  streamCounts: [50, 100, 200, 400, 600, 800, 1_000, 1_300],
   maxDelayMs: MAX_DELAY_MS,
   leaving: LEAVING,
 };
@@ -50,8 +50,10 @@ export const SLOW_LOADS: Loads = {
 
 /** Time that a load may take beyond the pace of its tokens. */
 const EXTRA_MS = 20_000;
-/** A delay that is too long may come from another process. */
-const TRIES = 2;
+/** Other processes may take the core. Of several runs, the one counts in which they took the least of its time. */
+const RUNS = 2;
+/** Runs of a number of streams before their delay counts as too long. */
+const TRIES = 3;
 
 /** Results of one load, or the reason of its failure. */
 export type Outcome = Figures | { readonly failure: string };
@@ -59,7 +61,7 @@ export type Outcome = Figures | { readonly failure: string };
 /** The number of streams that a core carries. */
 export interface Capacity {
   readonly streams: number;
-  /** What happened with the next number of streams; undefined if there was none. */
+  /** Result of the next number of streams; undefined if there was none. */
   readonly limit?: string;
 }
 
@@ -85,12 +87,23 @@ async function tryLoad(system: SystemUnderTest, upstream: Upstream, load: Load):
   }
 }
 
+/** Runs a load several times and returns the results of the run in which the system waited least for its core. */
+async function tryQuietly(system: SystemUnderTest, upstream: Upstream, load: Load): Promise<Outcome> {
+  let best = await tryLoad(system, upstream, load);
+  for (let runs = 1; runs < RUNS && !('failure' in best); runs++) {
+    const next = await tryLoad(system, upstream, load);
+    if ('failure' in next || next.waitedShare < best.waitedShare) best = next;
+  }
+  return best;
+}
+
 /** Returns why a core does not carry a load; undefined if it does. */
 function limitOf(outcome: Outcome, maxDelayMs: number): string | undefined {
   if ('failure' in outcome) return outcome.failure;
   if (outcome.refused > 0) return `${outcome.refused} refused`;
   if (outcome.delayMs.p99 <= maxDelayMs) return undefined;
-  return `delay p99 ${outcome.delayMs.p99.toFixed(0)} ms`;
+  const waited = outcome.waitedShare > 0.01 ? `, ${(outcome.waitedShare * 100).toFixed(0)} % waited` : '';
+  return `delay p99 ${outcome.delayMs.p99.toFixed(0)} ms${waited}`;
 }
 
 /** Raises the number of streams until a core does not carry them. */
@@ -120,7 +133,9 @@ export async function measurePeer(
   await runLoad(system, upstream, loads.warmUp);
   const held = await tryLoad(system, upstream, loads.held);
   const outcomes: Record<string, Outcome> = {};
-  for (const [name, load] of Object.entries(loads.measured)) outcomes[name] = await tryLoad(system, upstream, load);
+  for (const [name, load] of Object.entries(loads.measured)) {
+    outcomes[name] = await tryQuietly(system, upstream, load);
+  }
   const { readers, tokens } = loads.leaving;
   const leavingMs = await measureCancellation(system, upstream, readers, tokens).catch(failureOf);
   const capacity = await measureCapacity(system, upstream, loads);

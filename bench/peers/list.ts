@@ -11,7 +11,7 @@ import {
 } from '../system-under-test.ts';
 import { installGo, installNode, installPython } from './install.ts';
 
-/** What people run instead of Sluice, with pinned versions, each with the settings that its documentation recommends. */
+/** Sluice and what people run instead, with pinned versions and the settings that the documentation of each recommends. */
 
 export interface Peer {
   /** Name on the command line. */

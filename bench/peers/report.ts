@@ -19,9 +19,17 @@ const refusedOf = (outcome: Outcome) =>
   'failure' in outcome ? outcome.failure : `${outcome.refused} of ${outcome.streams}`;
 
 function loadRow(title: string, name: string, outcome: Outcome): string {
-  if ('failure' in outcome) return row(title, name, outcome.failure, '–', '–', '–');
-  const { firstTokenAddedMs, delayMs, cpuMicrosPerToken } = outcome;
-  return row(title, name, refusedOf(outcome), pair(firstTokenAddedMs), pair(delayMs), format(cpuMicrosPerToken));
+  if ('failure' in outcome) return row(title, name, outcome.failure, '–', '–', '–', '–');
+  const { firstTokenAddedMs, delayMs, cpuMicrosPerToken, waitedShare } = outcome;
+  return row(
+    title,
+    name,
+    refusedOf(outcome),
+    pair(firstTokenAddedMs),
+    pair(delayMs),
+    format(cpuMicrosPerToken),
+    format(waitedShare * 100, 0),
+  );
 }
 
 function leavingCell(leavingMs: PeerFigures['leavingMs']): string {
@@ -48,8 +56,9 @@ export function peersMarkdown({ date, node, python, cores, cpu, peers, skipped }
       'first token added p50 / p99 ms',
       'delay per token p50 / p99 ms',
       'CPU µs/token',
+      'waited for the core, %',
     ),
-    row('---', '---', '---:', '---:', '---:', '---:'),
+    row('---', '---', '---:', '---:', '---:', '---:', '---:'),
     ...peers.flatMap(({ title, loads }) =>
       Object.entries(loads).map(([name, outcome]) => loadRow(title, name, outcome)),
     ),

@@ -26,6 +26,7 @@ const NO_PEER: Peer = {
     url,
     api: 'chat',
     cpuSeconds: () => Number.NaN,
+    waitSeconds: () => Number.NaN,
     rssBytes: () => Number.NaN,
     descriptors: () => Number.NaN,
     heapBytes: async () => Number.NaN,
