@@ -38,12 +38,15 @@ for (const [name, load] of Object.entries(LOADS)) {
     const [chat, responses] = APIS.map((api) => median((figures[api] as Figures[]).map(of))) as [number, number];
     return `${chat.toFixed(1)} | ${responses.toFixed(1)} | ${(responses / chat).toFixed(2)}`;
   };
-  rows.push(`| ${name} | ${cell((one) => one.cpuMicrosPerToken)} | ${cell((one) => one.firstTokenMs.p50)} |`);
+  const refused = APIS.map((api) => figures[api]?.reduce((sum, one) => sum + one.refused, 0)).join(' / ');
+  rows.push(
+    `| ${name} | ${refused} | ${cell((one) => one.cpuMicrosPerToken)} | ${cell((one) => one.firstTokenMs.p50)} |`,
+  );
 }
 upstream.close();
 process.stdout.write(`Node ${process.version}, median of ${ROUNDS}
 
-| load | CPU per token (µs): chat | responses | ratio | first token p50 (ms): chat | responses | ratio |
-|---|---|---|---|---|---|---|
+| load | refused: chat / responses | CPU per token (µs): chat | responses | ratio | first token p50 (ms): chat | responses | ratio |
+|---|---|---|---|---|---|---|---|
 ${rows.join('\n')}
 `);

@@ -14,6 +14,15 @@ export interface StreamTimings {
 /** APIs of the service that a reader can use: its own, and those of OpenAI. */
 export type Api = 'ask' | 'chat' | 'responses';
 
+/** Parts of a request that depend on the service. */
+export interface Access {
+  /** `ask` by default. */
+  readonly api?: Api;
+  /** Model in the body; undefined for the default model of the service. */
+  readonly model?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
 /** A stream that is being read. */
 export interface OpenStream {
   /** Rejects if the answer fails or differs from the expected one. */
@@ -30,6 +39,11 @@ export class AnswerFailed extends Error {
     super(`the answer failed: ${data}`);
     this.code = code;
   }
+}
+
+/** Tells an answer that was refused because of the load from one that failed. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof AnswerFailed && ['overloaded', '429', '503'].includes(error.code);
 }
 
 /**
@@ -72,29 +86,22 @@ export function createChecker(question: Pick<Question, 'tokens'>, onToken: (inde
 }
 
 /** Returns the path of a question, and its body unless it is in the path. */
-function requestOf(api: Api, question: Question): { path: string; body?: string } {
+function requestOf({ api, model }: Access, question: Question): { path: string; body?: string } {
   const text = questionText(question);
   if (api === 'chat') {
     const messages = [{ role: 'user', content: text }];
-    return { path: '/v1/chat/completions', body: JSON.stringify({ messages, stream: true }) };
+    return { path: '/v1/chat/completions', body: JSON.stringify({ model, messages, stream: true }) };
   }
-  if (api === 'responses') return { path: '/v1/responses', body: JSON.stringify({ input: text, stream: true }) };
+  if (api === 'responses') return { path: '/v1/responses', body: JSON.stringify({ model, input: text, stream: true }) };
   return { path: `/ask/stream?question=${encodeURIComponent(text)}` };
 }
 
 /**
  * Asks a question and reads its answer.
  * @param sentAt times at which the upstream wrote each token, in `performance.now()` milliseconds
- * @param key API key; undefined for a service without keys
  */
-export function openStream(
-  baseUrl: string,
-  question: Question,
-  sentAt: Float64Array,
-  key?: string,
-  api: Api = 'ask',
-): OpenStream {
-  const { path, body } = requestOf(api, question);
+export function openStream(baseUrl: string, question: Question, sentAt: Float64Array, access: Access = {}): OpenStream {
+  const { path, body } = requestOf(access, question);
   const startedAt = performance.now();
   const delaysMs: number[] = [];
   let firstTokenMs = Number.NaN;
@@ -108,7 +115,7 @@ export function openStream(
     });
     const headers = {
       accept: 'text/event-stream',
-      ...(key !== undefined && { authorization: `Bearer ${key}` }),
+      ...access.headers,
       ...(body !== undefined && { 'content-type': 'application/json' }),
     };
     const method = body === undefined ? 'GET' : 'POST';
@@ -129,7 +136,9 @@ export function openStream(
       response.on('error', reject);
       response.on('end', () => {
         try {
-          if (response.statusCode !== 200) throw new Error(`status ${response.statusCode}`);
+          if (response.statusCode !== 200) {
+            throw new AnswerFailed(String(response.statusCode), `status ${response.statusCode}`);
+          }
           checker.end();
           resolve({ firstTokenMs, delaysMs });
         } catch (error) {

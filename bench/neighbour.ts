@@ -87,7 +87,9 @@ async function runPhase(durationS: number): Promise<Phase> {
     const sentAt = new Float64Array(TOKENS);
     upstream.sentAt.set(id, sentAt);
     try {
-      const timings = await openStream(system.url, { id, tokens: TOKENS, gapMs: GAP_MS }, sentAt, quietKey).done;
+      const headers = { authorization: `Bearer ${quietKey}` };
+      const question = { id, tokens: TOKENS, gapMs: GAP_MS };
+      const timings = await openStream(system.url, question, sentAt, { headers }).done;
       firstTokens.push(timings.firstTokenMs);
       delays.push(...timings.delaysMs);
     } catch (error) {

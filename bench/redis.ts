@@ -69,8 +69,9 @@ for (const [name, load] of Object.entries(LOADS)) {
     const system = await startSluice(store);
     const figures = await measure(system, upstream, load);
     await system.stop();
-    const { cpuMicrosPerToken, tokensPerSecond, firstTokenMs, delayMs } = figures;
+    const { refused, cpuMicrosPerToken, tokensPerSecond, firstTokenMs, delayMs } = figures;
     const summary = {
+      refused,
       tokensPerSecond: Math.round(tokensPerSecond),
       cpuMicrosPerToken: cpuMicrosPerToken.toFixed(1),
       firstTokenMs,

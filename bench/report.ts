@@ -20,7 +20,7 @@ export interface Results {
   readonly growth: readonly Figures[];
 }
 
-const format = (value: number, digits = 1) => (Number.isNaN(value) ? '–' : value.toFixed(digits));
+export const format = (value: number, digits = 1) => (Number.isFinite(value) ? value.toFixed(digits) : '–');
 
 export function markdown({
   date,
@@ -38,6 +38,7 @@ export function markdown({
       row(
         scenario,
         system,
+        `${f.refused} of ${f.streams}`,
         format(f.tokensPerSecond, 0),
         format(f.cpuMicrosPerToken),
         `${format(f.firstTokenMs.p50)} / ${format(f.firstTokenMs.p99)}`,
@@ -48,8 +49,16 @@ export function markdown({
   return [
     `${date}, Node ${node}, ${cores} cores (${cpu}), one core for the system under test`,
     '',
-    row('scenario', 'system', 'tokens/s', 'CPU µs/token', 'first token p50 / p99 ms', 'delay per token p50 / p99 ms'),
-    row('---', '---', '---:', '---:', '---:', '---:'),
+    row(
+      'scenario',
+      'system',
+      'refused',
+      'tokens/s',
+      'CPU µs/token',
+      'first token p50 / p99 ms',
+      'delay per token p50 / p99 ms',
+    ),
+    row('---', '---', '---:', '---:', '---:', '---:', '---:'),
     ...rows,
     '',
     row('', ...Object.keys(requestsPerSecond)),
@@ -67,15 +76,17 @@ export function markdown({
     '',
     row(
       'open streams, 1 token/s each',
+      'refused',
       'CPU µs/token',
       'one core busy, %',
       'memory per stream, KB',
       'first token p99 ms',
     ),
-    row('---:', '---:', '---:', '---:', '---:'),
+    row('---:', '---:', '---:', '---:', '---:', '---:'),
     ...growth.map((f) =>
       row(
         String(f.streams),
+        String(f.refused),
         format(f.cpuMicrosPerToken, 0),
         format((f.cpuMicrosPerToken * f.tokensPerSecond) / 1e4),
         format(f.rssPerStreamKb, 0),
@@ -85,7 +96,7 @@ export function markdown({
   ].join('\n');
 }
 
-function row(...cells: readonly string[]): string {
+export function row(...cells: readonly string[]): string {
   return `| ${cells.join(' | ')} |`;
 }
 

@@ -1,4 +1,4 @@
-import { type OpenStream, openStream, type StreamTimings } from './client.ts';
+import { isRefusal, type OpenStream, openStream, type StreamTimings } from './client.ts';
 import type { SystemUnderTest } from './system-under-test.ts';
 import type { Upstream } from './upstream.ts';
 
@@ -14,14 +14,20 @@ export interface Load {
   readonly rampMs: number;
 }
 
-/** Results of one load. */
+/** Results of one load. All but `streams` and `refused` concern the answers that were not refused. */
 export interface Figures {
   readonly streams: number;
+  /** Questions that were refused because of the load. */
+  readonly refused: number;
   readonly tokensPerSecond: number;
   readonly cpuMicrosPerToken: number;
   readonly firstTokenMs: Quantiles;
+  /** Time to the first token without the time that the upstream took for it. */
+  readonly firstTokenAddedMs: Quantiles;
   readonly delayMs: Quantiles;
   readonly rssPerStreamKb: number;
+  /** Share of the time in which the system was ready to run and its core was taken, mostly by other processes. */
+  readonly waitedShare: number;
 }
 
 export interface Quantiles {
@@ -32,6 +38,8 @@ export interface Quantiles {
 export const LOADS: Readonly<Record<string, Load>> = {
   burst: { streams: 64, tokens: 2_000, gapMs: 0, rampMs: 0 },
   paced: { streams: 200, tokens: 200, gapMs: 20, rampMs: 1_000 },
+  // Long answers: most of the load runs in a process that is warm.
+  steady: { streams: 200, tokens: 800, gapMs: 20, rampMs: 1_000 },
   fast: { streams: 40, tokens: 1_500, gapMs: 2, rampMs: 200 },
 };
 
@@ -39,6 +47,17 @@ export const LOADS: Readonly<Record<string, Load>> = {
 export const STREAM_COUNTS: readonly number[] = [1, 10, 100, 500, 1_000, 2_500, 5_000];
 
 let lastId = 0;
+
+/** Times of one complete answer, and those of them that are not the upstream's. */
+interface MeasuredTimings extends StreamTimings {
+  readonly firstTokenAddedMs: number;
+}
+
+/** A stream of a load. */
+interface MeasuredStream extends OpenStream {
+  readonly id: string;
+  readonly done: Promise<MeasuredTimings>;
+}
 
 /**
  * Asks one question with a new id.
@@ -50,77 +69,118 @@ export function startStream(
   tokens: number,
   gapMs: number,
   cutAfter?: number,
-): OpenStream & { id: string } {
+): MeasuredStream {
   const id = `s${++lastId}`;
   const sentAt = new Float64Array(tokens);
   upstream.sentAt.set(id, sentAt);
   if (cutAfter !== undefined) upstream.cutAfter.set(id, cutAfter);
-  const stream = openStream(system.url, { id, tokens, gapMs }, sentAt, undefined, system.api);
-  void stream.done
-    .catch(() => {})
+  const stream = openStream(system.url, { id, tokens, gapMs }, sentAt, system);
+  const done = stream.done
+    .then((timings) => {
+      const upstreamMs = (sentAt[0] as number) - (upstream.arrivedAt.get(id) as number);
+      return { ...timings, firstTokenAddedMs: timings.firstTokenMs - upstreamMs };
+    })
     .finally(() => {
       upstream.sentAt.delete(id);
+      upstream.arrivedAt.delete(id);
       upstream.cutAfter.delete(id);
     });
-  return { ...stream, id };
+  done.catch(() => {});
+  return { ...stream, id, done };
 }
 
 export const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Runs a load to its end. @throws Error if an answer fails or differs from the expected one */
+/**
+ * Runs a load to its end.
+ * @param signal disconnects all readers, so that the load fails
+ * @throws Error if an answer fails, except by a refusal, or differs from the expected one
+ */
 export async function runLoad(
   system: SystemUnderTest,
   upstream: Upstream,
   { streams, tokens, gapMs, rampMs }: Load,
+  signal?: AbortSignal,
 ): Promise<Figures> {
   const rssBefore = system.rssBytes();
   const cpuBefore = system.cpuSeconds();
+  const waitBefore = system.waitSeconds();
   const startedAt = performance.now();
   let maxRss = rssBefore;
   const memoryTimer = setInterval(() => {
     maxRss = Math.max(maxRss, system.rssBytes());
   }, 250);
-  const pending: Promise<StreamTimings>[] = [];
+  const started: MeasuredStream[] = [];
+  const disconnectAll = () => {
+    for (const stream of started) stream.disconnect();
+  };
+  signal?.addEventListener('abort', disconnectAll);
+  let refused = 0;
+  const waitForAnswer = async ({ done }: MeasuredStream) => {
+    try {
+      return [await done];
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      refused += 1;
+      return [];
+    }
+  };
   try {
-    for (let i = 0; i < streams; i++) {
-      pending.push(startStream(system, upstream, tokens, gapMs).done);
+    for (let i = 0; i < streams && !signal?.aborted; i++) {
+      started.push(startStream(system, upstream, tokens, gapMs));
       const dueAt = startedAt + (rampMs * (i + 1)) / streams;
       if (dueAt > performance.now() + 2) await sleep(dueAt - performance.now());
     }
-    const timings = await Promise.all(pending);
+    const timings = (await Promise.all(started.map(waitForAnswer))).flat();
     const seconds = (performance.now() - startedAt) / 1_000;
     return {
       streams,
-      tokensPerSecond: (streams * tokens) / seconds,
-      cpuMicrosPerToken: ((system.cpuSeconds() - cpuBefore) * 1e6) / (streams * tokens),
+      refused,
+      tokensPerSecond: (timings.length * tokens) / seconds,
+      cpuMicrosPerToken: ((system.cpuSeconds() - cpuBefore) * 1e6) / (timings.length * tokens),
       firstTokenMs: quantiles(timings.map((timing) => timing.firstTokenMs)),
+      firstTokenAddedMs: quantiles(timings.map((timing) => timing.firstTokenAddedMs)),
       delayMs: quantiles(timings.flatMap((timing) => timing.delaysMs)),
-      rssPerStreamKb: (maxRss - rssBefore) / streams / 1_024,
+      rssPerStreamKb: (maxRss - rssBefore) / timings.length / 1_024,
+      waitedShare: (system.waitSeconds() - waitBefore) / seconds,
     };
   } finally {
     clearInterval(memoryTimer);
+    signal?.removeEventListener('abort', disconnectAll);
+    disconnectAll();
   }
 }
 
-/** Measures the milliseconds from the disconnect of a reader to the close of its upstream connection. */
+/**
+ * Measures the milliseconds from the disconnect of a reader to the close of its upstream connection; Infinity if the
+ * answer was generated to its end.
+ * @param tokens length of the answer, at 50 tokens per second
+ */
 export async function measureCancellation(
   system: SystemUnderTest,
   upstream: Upstream,
   times: number,
+  tokens = 10_000,
 ): Promise<Quantiles> {
   const delays: number[] = [];
   for (let i = 0; i < times; i++) {
-    const stream = startStream(system, upstream, 10_000, 20);
-    const sentAt = upstream.sentAt.get(stream.id) as Float64Array;
-    while (sentAt[3] === 0) await sleep(5);
-    const disconnectedAt = performance.now();
-    await new Promise<void>((resolve) => {
-      upstream.onAborted = (id) => {
-        if (id === stream.id) resolve();
+    const stream = startStream(system, upstream, tokens, 20);
+    const closed = new Promise<boolean>((resolve) => {
+      upstream.onClosed = (id, isComplete) => {
+        if (id === stream.id) resolve(isComplete);
       };
-      stream.disconnect();
     });
-    delays.push(performance.now() - disconnectedAt);
+    let hasEnded = false;
+    stream.done.catch(() => {}).finally(() => (hasEnded = true));
+    const sentAt = upstream.sentAt.get(stream.id) as Float64Array;
+    while (sentAt[3] === 0 && !hasEnded) await sleep(5);
+    if (hasEnded) {
+      await stream.done;
+      throw new Error('the answer ended before its reader left');
+    }
+    const disconnectedAt = performance.now();
+    stream.disconnect();
+    delays.push((await closed) ? Number.POSITIVE_INFINITY : performance.now() - disconnectedAt);
   }
   return quantiles(delays);
 }

@@ -8,17 +8,21 @@ export interface Upstream {
   readonly url: string;
   /** By question id: the time at which each token was written, in `performance.now()` milliseconds. */
   readonly sentAt: Map<string, Float64Array>;
+  /** By question id: the time at which its request came, on the same clock. Only for questions in `sentAt`. */
+  readonly arrivedAt: Map<string, number>;
   /** By question id: the number of tokens after which the connection is cut. */
   readonly cutAfter: Map<string, number>;
-  /** Called with the id of a question whose connection closes before the end of the answer. */
-  onAborted: (id: string) => void;
+  /** Called with the id of a question whose connection closes, and whether that was after the end of the answer. */
+  onClosed: (id: string, isComplete: boolean) => void;
   close(): void;
 }
 
 export async function startUpstream(): Promise<Upstream> {
   const sentAt = new Map<string, Float64Array>();
+  const arrivedAt = new Map<string, number>();
   const cutAfter = new Map<string, number>();
   const server: Server = createServer(async (request, response) => {
+    const requestedAt = performance.now();
     let body = '';
     for await (const chunk of request) body += chunk;
     const question = parseQuestion(decodeURIComponent(request.url ?? '') + body);
@@ -26,6 +30,7 @@ export async function startUpstream(): Promise<Upstream> {
     const { id, tokens, gapMs } = question;
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     const times = sentAt.get(id);
+    if (times) arrivedAt.set(id, requestedAt);
     const cutAt = cutAfter.get(id) ?? Number.POSITIVE_INFINITY;
     let nextToken = 0;
     const startedAt = performance.now();
@@ -45,7 +50,7 @@ export async function startUpstream(): Promise<Upstream> {
     response.on('drain', () => write(dueTokens()));
     response.on('close', () => {
       clearInterval(timer);
-      if (!response.writableFinished) upstream.onAborted(id);
+      upstream.onClosed(id, response.writableFinished);
     });
     write(dueTokens());
   });
@@ -55,8 +60,9 @@ export async function startUpstream(): Promise<Upstream> {
   const upstream: Upstream = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     sentAt,
+    arrivedAt,
     cutAfter,
-    onAborted: () => {},
+    onClosed: () => {},
     close() {
       server.closeAllConnections();
       server.close();
