@@ -20,8 +20,8 @@ export interface ReadInterval {
   /** Returns the interval for a connection that waits from now on, with jitter. */
   nextMs(): number;
   /**
-   * Returns true if a new question should be refused: the interval has been above `maxMs` for three seconds on end.
-   * The longer the interval, the more likely.
+   * Returns true if a new question should be refused: connections have waited longer than `maxMs` for three seconds on
+   * end. The longer the interval, the more likely.
    */
   isSaturated(): boolean;
 }
@@ -38,6 +38,11 @@ const MAX_STRETCH = 2;
 const REJECT_ALL_FACTOR = 1.25;
 /** Number of samples in the mean, which levels single long turns of the event loop. */
 const MEAN_SAMPLES = 8;
+/**
+ * Least share of reads after which their connection waits. With fewer, the core is busy with streams that are slower
+ * than the interval: a longer one neither saves work nor delays them.
+ */
+const MIN_WAITING_SHARE = 0.25;
 /** Interval from which an interval of 0 starts to grow, in milliseconds. */
 const FIRST_STEP_MS = 4;
 
@@ -56,6 +61,8 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
   let ms = minMs;
   let mean = minMs;
   let isUsed = false;
+  /** Recent reads, and recent waits for the interval. Each sample halves them. */
+  let [reads, waits] = [0, 0];
   let sampledAt = clock.now();
   const fullness = createSustained(clock.now);
   let isFull = false;
@@ -69,11 +76,12 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     const busy = utilization() || 0;
     // Refusing questions is work too, but longer intervals do not reduce it.
     const excess = (isUsed ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION)) / TARGET_UTILIZATION;
-    isUsed = false;
+    const delaysReads = waits > 0 && waits >= reads * MIN_WAITING_SHARE;
+    [reads, waits, isUsed] = [reads / 2, waits / 2, false];
     const wantedMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
     const nextMs = wantedMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(wantedMs, minMs), maxMs * MAX_STRETCH);
     mean += (nextMs - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
-    isFull = fullness.update(mean > maxMs);
+    isFull = fullness.update(delaysReads && mean > maxMs);
     if (nextMs !== ms) onChange(nextMs);
     ms = nextMs;
   }
@@ -81,11 +89,13 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
   return {
     currentMs() {
       sample();
+      reads += 1;
       isUsed = true;
       return ms;
     },
     nextMs() {
       sample();
+      waits += 1;
       // Without jitter, connections that were read in one long turn would always be read in the same turn.
       return ms + ((ms - minMs) * random()) / 4;
     },
