@@ -141,7 +141,7 @@ models:
 keys:
   - { name: web, sha256: ${sha256('key')} }
   - { name: poor, sha256: ${sha256('poor')}, budget: { period: day, amount: 0.000001 } }
-responses: { webhook: { url: "${webhook.url}", secret: whsec_${Buffer.alloc(24).toString('base64')} } }
+responses: { webhook: { url: "${webhook.url}", secrets: [whsec_${Buffer.alloc(24).toString('base64')}] } }
 limits: { unauthenticatedPerMinute: 5 }
 deadlines: { firstTokenMs: 700 }
 defaultModel: bella/gpt-4o

@@ -6,7 +6,7 @@ import { readAll } from './sse-client.ts';
 import { completeAnswer, startUpstream } from './upstream.ts';
 
 /** Bursts of questions, and how many come at once. */
-const BURSTS = 15;
+const BURSTS = 8;
 const AT_ONCE = 4;
 
 t.test('a service whose CPU is taken away again and again, as by a quota, answers every question', async (t) => {

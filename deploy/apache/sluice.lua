@@ -33,6 +33,8 @@ function prepare(r)
   local id = r:sha1(r.subprocess_env['UNIQUE_ID'])
   r.subprocess_env['REQUEST_ID'] = id
   r.headers_in['X-Request-Id'] = id
+  -- A client may name headers here that the proxy has to remove, this one included.
+  r.headers_in['Connection'] = nil
   r.headers_in['X-Forwarded-Proto'] = r.is_https and 'https' or 'http'
   local method, target = requestOf(r)
   r.subprocess_env['PATH_AFTER_502'] = method == 'GET' and not isRepeated and target or UNAVAILABLE

@@ -15,8 +15,12 @@ const SUSTAINED_MS = 3_000;
 export function createSustained(now: () => number): Sustained {
   let isRule = false;
   let differsSince: number | undefined;
+  let updatedAt = now();
   return {
     update(holds) {
+      // Nothing asked in between, so nothing kept the core full.
+      if (!holds && now() - updatedAt >= SUSTAINED_MS) isRule = false;
+      updatedAt = now();
       if (holds === isRule) differsSince = undefined;
       else if (differsSince === undefined) differsSince = now();
       else if (now() - differsSince >= SUSTAINED_MS) {

@@ -41,6 +41,8 @@ t.test('the schema of the values accepts the defaults, and no unknown or wrong v
     [{ image: { repository: 'sluice', tag: 1 } }, /tag must be string/],
     [{ stop: { preStopSeconds: 0, drainSeconds: 25, handoverSeconds: 30 } }, /preStopSeconds must be >= 1/],
     [{ env: { MAX_GENERATIONS: 20000000 } }, /MAX_GENERATIONS must be string/],
+    [{ env: { DRAIN_MS: '1000' } }, /DRAIN_MS/],
+    [{ env: { BASE_PATH: '/chat' } }, /BASE_PATH/],
     [{ basePath: 'chat' }, /basePath must match/],
     [{ secretFiles: ['redis-url'] }, /secretFiles\/0 must match/],
     [{ httpRoute: { enabled: true, gateway: { name: 'g', namespace: 'g' }, hostnames: [] } }, /hostnames must NOT/],
@@ -52,6 +54,8 @@ t.test('the schema of the values accepts the defaults, and no unknown or wrong v
 t.test('the chart passes helm lint, and Helm applies the schema', { skip: noHelm }, (t) => {
   t.match(helm('lint', '--strict', CHART, '--kube-version', '1.36'), /0 chart\(s\) failed/);
   t.throws(() => render('--set', 'replica=2'), /additional properties 'replica' not allowed/);
+  t.throws(() => render('--set', 'env.DRAIN_MS=1'), /DRAIN_MS/);
+  t.throws(() => render('--set', 'autoscaling.minReplicas=11'), /minReplicas is above/);
   t.end();
 });
 

@@ -280,6 +280,16 @@ async function testRetries(t: Test, kind: GatewayKind, { url }: Gateway, ports: 
     t.equal(ids.size, 1, 'with the same X-Request-Id');
     t.match([...ids][0], /^[\w.-]{16,64}$/, 'which is an id that a replica accepts');
   }
+  await bothAreUsed();
+  const headers = { connection: 'keep-alive, x-request-id' };
+  const [response] = (await once(get(`${url}/ask/stream?question=cut-c`, { headers }), 'response')) as [
+    IncomingMessage,
+  ];
+  response.resume();
+  t.equal(response.statusCode, 200);
+  t.equal(new Set(arrivalsOf('cut-c').map(({ id }) => id)).size, 1);
+  t.match(arrivalsOf('cut-c')[0]?.id, /^[\w.-]{16,64}$/, 'a client cannot have the id removed');
+
   const ids = ['cut-a', 'cut-b'].map((question) => arrivalsOf(question)[0]?.id);
   t.equal(new Set(ids).size, 2, 'each request has another X-Request-Id');
 
@@ -386,6 +396,27 @@ for (const kind of GATEWAYS) {
       ]);
       t.same(answers, [ANSWER, ANSWER, ANSWER, overTls.map(() => ANSWER)]);
       t.same(wrongCalls(site, [es, sdk, chat, ...overTls]), [], 'each question is asked once');
+    });
+
+    await t.test('a browser has many streams on one HTTP/2 connection', { skip: kind.tls === false }, async (t) => {
+      const session = connectHttp2(site.tlsUrl ?? '', { rejectUnauthorized: false });
+      let running = 0;
+      for (let i = 0; i < 8; i++) {
+        const headers = { ':path': `/ask/stream?question=wait-many-${i}`, accept: 'text/event-stream' };
+        session
+          .request(headers)
+          .once('data', () => (running += 1))
+          .on('error', () => {})
+          .end();
+      }
+      // Apache begins with six, and allows more when requests have ended.
+      const atOnce = kind.name === 'apache' ? 6 : 8;
+      await until(() => running === atOnce, `${atOnce} streams run`);
+      if (atOnce === 8) {
+        const [headers] = await once(session.request({ ':path': '/livez' }).end(), 'response');
+        t.equal(headers[':status'], 200, 'and another request is answered');
+      }
+      session.destroy();
     });
 
     await t.test('events arrive one by one', async (t) => {

@@ -133,6 +133,11 @@ t.test('the first sample after an idle minute ends the saturation', async (t) =>
   load.work = 0;
   clock.advance(60_000);
   t.notOk(interval.isSaturated());
+  load.work = 1_000;
+  advance(4);
+  t.notOk(interval.isSaturated(), 'a burst after a pause is a burst');
+  advance(2);
+  t.ok(interval.isSaturated());
 });
 
 t.test('an interval of 0 grows under load and shrinks to 0', async (t) => {

@@ -1,4 +1,5 @@
 import t from 'tap';
+import { serializeError } from '../../plugins/http/serialize-error.ts';
 import { bellaAt, captureLog, serve, until } from '../helper.ts';
 import { metricValue } from '../metric-value.ts';
 import { open, readAll } from '../sse-client.ts';
@@ -105,4 +106,20 @@ t.test('metrics count generations, responses and upstream attempts by outcome', 
   }
   t.ok((await value('sluice_events_out_total')) >= 7, 'events out');
   t.ok((await value('sluice_bytes_out_total')) > 1_000, 'bytes out');
+});
+
+t.test('an error is logged by its name, code and place, never by its message', (t) => {
+  function parseBody() {
+    return Object.assign(new TypeError('CANARY'), { code: 'E_BODY' });
+  }
+  const serialized = serializeError(parseBody());
+  t.match(serialized, {
+    name: 'TypeError',
+    code: 'E_BODY',
+    at: /^plugins\/observability\.test\.[jt]s:\d+$/,
+    in: 'parseBody',
+  });
+  t.notMatch(JSON.stringify(serialized), 'CANARY');
+  t.same(serializeError(undefined), { name: 'Error', code: undefined, at: undefined, in: undefined });
+  t.end();
 });
