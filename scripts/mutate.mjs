@@ -56,6 +56,16 @@ const PARTS = {
     ],
     least: 75,
   },
+  load: {
+    mutate: ['plugins/load/*.ts'],
+    tests: ['plugins/{read-interval,work-shares,event-loop-delay,load-plugin}'],
+    least: 85,
+  },
+  sse: {
+    mutate: ['plugins/sse/*.ts'],
+    tests: ['plugins/{sse-writer,sse-plugin,rotation-spread,sse-conformance}'],
+    least: 75,
+  },
 };
 
 // As in .taprc: tap does not load its TypeScript compiler into every test process.
@@ -78,7 +88,9 @@ for (const [name, { mutate, tests, least }] of Object.entries(PARTS)) {
       nodeArgs: ['--import=./test/no-hooks.mjs'],
       forceBail: true,
     },
-    buildCommand: 'npm run build:test',
+    // Stryker links the packages only after the build, which runs the compiler from there.
+    buildCommand: 'npm run build:mutate',
+    symlinkNodeModules: false,
     mutate,
     ignorePatterns: ['/reports', '/dist', '/build', '/docs'],
     checkers: [],

@@ -1,147 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import t from 'tap';
-import { measureEventLoopDelay } from '../../plugins/load/event-loop-delay.ts';
-import { createReadInterval } from '../../plugins/load/read-interval.ts';
 import { bearer, bellaAt, serve, sha256, until, writeConfig } from '../helper.ts';
 import { type ManualClock, manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
 import { completeAnswer, DONE, STOP, sse, startUpstream, text } from '../upstream.ts';
-
-/**
- * Creates a read interval on a simulated core. `load.work` is the utilization of the core at an interval of one
- * millisecond; longer intervals reduce it proportionally.
- */
-function simulate(load: { work: number }, minMs = 10, maxMs = 80) {
-  const clock = manualClock();
-  const changes: number[] = [];
-  let ms = minMs;
-  const interval = createReadInterval({
-    minMs,
-    maxMs,
-    clock,
-    utilization: () => Math.min(1, load.work / Math.max(ms, 1)),
-    random: () => 0.5,
-    onChange(now) {
-      ms = now;
-      changes.push(now);
-    },
-  });
-  /** Advances the clock, with ten reads or ten new questions each second. */
-  const advance = (seconds: number, isReading = true) => {
-    for (let i = 0; i < seconds * 10; i++) {
-      clock.advance(100);
-      if (isReading) interval.currentMs();
-      else interval.isSaturated();
-    }
-  };
-  return { interval, advance, changes, clock };
-}
-
-t.test('the interval of an idle core is the minimum', async (t) => {
-  const { interval, advance, changes } = simulate({ work: 5 });
-  advance(5);
-  t.equal(interval.currentMs(), 10);
-  t.same(changes, [10], 'the interval does not change');
-  t.notOk(interval.isSaturated());
-});
-
-t.test('the interval grows until the core is 80 % busy, and shrinks when the load ends', async (t) => {
-  const load = { work: 32 };
-  const { interval, advance } = simulate(load);
-  advance(3);
-  t.ok(Math.abs(interval.currentMs() - 40) < 2, `${interval.currentMs()} ms; 40 ms are 80 % utilization`);
-  t.notOk(interval.isSaturated(), 'a busy core is not saturated');
-  const settled = interval.currentMs();
-  advance(1);
-  t.ok(Math.abs(interval.currentMs() - settled) < 1, 'the interval does not oscillate');
-  load.work = 1;
-  advance(2);
-  t.equal(interval.currentMs(), 10);
-});
-
-t.test('a core that stays overloaded is saturated, a short burst does not saturate it', async (t) => {
-  const load = { work: 1_000 };
-  const { interval, advance } = simulate(load);
-  advance(4);
-  t.equal(interval.currentMs(), 160, 'the interval is at most twice maxMs');
-  t.notOk(interval.isSaturated(), 'not saturated before the interval was too long for three seconds');
-  advance(2);
-  t.ok(interval.isSaturated());
-  load.work = 0;
-  advance(2);
-  t.notOk(interval.isSaturated(), 'not saturated two seconds after the load has ended');
-});
-
-t.test('a pause of an overload admits questions, and does not delay the next refusal', async (t) => {
-  const load = { work: 1_000 };
-  const { interval, advance } = simulate(load);
-  advance(6);
-  load.work = 32;
-  advance(2.5);
-  t.notOk(interval.isSaturated(), 'the core has time to spare');
-  load.work = 1_000;
-  advance(2);
-  t.ok(interval.isSaturated(), 'full again, without another three seconds');
-  load.work = 32;
-  advance(6);
-  load.work = 1_000;
-  advance(3);
-  t.notOk(interval.isSaturated(), 'after a longer pause a burst is a burst again');
-  advance(3);
-  t.ok(interval.isSaturated());
-});
-
-t.test('load that is not caused by reads does not saturate', async (t) => {
-  const load = { work: 1_000 };
-  const { interval, advance } = simulate(load);
-  advance(6);
-  t.ok(interval.isSaturated());
-  advance(3, false); // The core is as busy as before, but nothing is read.
-  t.equal(interval.currentMs(), 10);
-  t.notOk(interval.isSaturated());
-});
-
-t.test('nextMs adds up to a quarter of the growth as jitter', async (t) => {
-  const { interval, advance } = simulate({ work: 32 });
-  t.equal(interval.nextMs(), 10, 'the minimum has no jitter');
-  advance(3);
-  const ms = interval.currentMs();
-  t.equal(interval.nextMs(), ms + (ms - 10) / 8, 'half of the jitter for a random number of 0.5');
-});
-
-t.test('the first sample after an idle minute ends the saturation', async (t) => {
-  const load = { work: 1_000 };
-  const { interval, advance, clock } = simulate(load);
-  advance(6);
-  t.ok(interval.isSaturated());
-  load.work = 0;
-  clock.advance(60_000);
-  t.notOk(interval.isSaturated());
-});
-
-t.test('an interval of 0 grows under load and shrinks to 0', async (t) => {
-  const load = { work: 1 };
-  const { interval, advance } = simulate(load, 0);
-  t.equal(interval.currentMs(), 0);
-  load.work = 8;
-  advance(3);
-  t.ok(Math.abs(interval.currentMs() - 10) < 1, `${interval.currentMs()} ms`);
-  load.work = 0.1;
-  advance(3);
-  t.equal(interval.currentMs(), 0);
-});
-
-t.test('frequent calls do not make the interval grow faster', async (t) => {
-  const { interval, clock } = simulate({ work: 1_000 });
-  for (let i = 0; i < 50; i++) {
-    clock.advance(2);
-    interval.currentMs();
-  }
-  t.equal(interval.currentMs(), 12.5, 'one step for each 100 ms');
-});
 
 t.test('a fast model is delivered completely, in fewer events than tokens', async (t) => {
   const words = Array.from({ length: 200 }, (_, i) => `w${i} `);
@@ -262,18 +127,4 @@ t.test('an overloaded event loop refuses new questions, and readers can still re
   resumed.cut();
   await untilIdle(app, clock);
   t.equal(calls, 1, 'the refused question does not call the upstream');
-});
-
-t.test('a blocked event loop counts as delay, also if no sample was taken, and an idle one does not', async (t) => {
-  const clock = manualClock();
-  const delay = measureEventLoopDelay(clock.now);
-  t.teardown(() => delay.stop());
-  t.equal(delay.meanMs(), 0, 'nothing is known before the first window has ended');
-  await block(clock, 10);
-  t.ok(delay.meanMs() > 5, `${delay.meanMs()} ms; turns of 20 ms delay the timers`);
-  clock.advance(1_000);
-  t.equal(delay.meanMs(), Number.POSITIVE_INFINITY, 'no sample in the whole window');
-  await sleep(300);
-  clock.advance(1_000);
-  t.ok(delay.meanMs() < 5, 'the window has only short turns');
 });
