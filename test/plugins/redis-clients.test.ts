@@ -6,7 +6,7 @@ import { until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { array, OK, push, type Reply, type RespServer, startRespServer } from './resp-server.ts';
 
-/** What the clients of a replica send to the servers that `REDIS_URL` names. */
+/** The commands that the clients of a replica send to the servers of `REDIS_URL`. */
 
 const NAME = 'sluice-r';
 

@@ -13,7 +13,7 @@ import {
   reasonOf,
 } from '../../plugins/redis/problems.ts';
 
-/** What the log says about a Redis that cannot be used, and when. */
+/** Problems of Redis, and the lines of the log about them. */
 
 t.test('the code word of an error is known, and its text is never repeated', async (t) => {
   const network = (code: unknown) => Object.assign(new Error('secret'), { code });
