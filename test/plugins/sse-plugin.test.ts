@@ -235,6 +235,19 @@ t.test('a client that reads nothing is cut and counted; one that is sent nothing
   readings[1]?.cut();
 });
 
+t.test('nothing is read for a client that does not read what was written', async (t) => {
+  const a = testFeed();
+  const { url } = await setUp(t, { a });
+  const reading = await open(`${url}/a`);
+  reading.response.pause();
+  a.send(item(LONG), item('2'), item('3', true));
+  await sleep(20);
+  t.equal(a.state.asked, 1, 'the next item waits');
+  reading.response.resume();
+  t.equal(await reading.ended, true);
+  t.same(dataOf(reading).slice(2), ['2', '3']);
+});
+
 t.test('a drain ends the responses whose clients can resume elsewhere', async (t) => {
   const feeds = {
     resumes: testFeed({ canResumeElsewhere: () => true }),
