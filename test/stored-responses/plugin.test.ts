@@ -8,7 +8,7 @@ import redis from '../../plugins/redis/index.ts';
 import responses from '../../plugins/responses/index.ts';
 import type { StreamInfo, Terminal } from '../../plugins/streams/types.ts';
 import webhooks from '../../plugins/webhooks/index.ts';
-import { until } from '../helper.ts';
+import { until, writeConfig } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { metricValue } from '../metric-value.ts';
 import { type Call, startUpstream } from '../upstream.ts';
@@ -96,6 +96,14 @@ t.test('a question whose answer does not end is kept for three times the longest
   t.ok(await store.find('a', caller));
   clock.advance(1);
   t.equal(await store.find('a', caller), undefined);
+});
+
+t.test('responses that are removed before their time are counted', async (t) => {
+  const CONFIG_FILE = writeConfig(t, 'responses: { maxPerOwner: 1 }\n');
+  const { app, store } = await setUp(t, { CONFIG_FILE });
+  const [caller] = CALLERS as [(typeof CALLERS)[number]];
+  for (const id of ['a', 'b', 'c']) await store.save(id, caller, '{}');
+  t.equal(await metricValue(app, 'sluice_stored_responses_evicted_total'), 2);
 });
 
 t.test('the outcome of an answer', async (t) => {
