@@ -60,7 +60,7 @@ t.test('a read without a reply in time fails, and the next one is sent', async (
   t.equal(results[0], 'reply');
   t.ok(results.slice(1).every((error) => error instanceof RedisUnavailable));
   t.same(new Set(failures), new Set(['read']));
-  t.equal(redis.disconnects.length, 1, 'a connection on which nothing is answered is opened again');
+  t.same(redis.disconnects, [true], 'a connection on which nothing is answered is opened again');
 });
 
 t.test('replies in between show that the connection works', async (t) => {
@@ -94,4 +94,18 @@ t.test('error replies are passed on; without a connection a read fails at once',
   );
   queue.close();
   t.equal(clock.pending, 0);
+});
+
+t.test('the connection is opened once asked for, and its end rejects what waits', async (t) => {
+  const { redis, queue, results, read } = setUp();
+  t.equal(redis.connects, 0);
+  queue.connect();
+  t.equal(redis.connects, 1);
+  redis.emit('error', new Error('an error is followed by the end of the connection'));
+  for (let i = 0; i < CONCURRENT + 2; i++) void read();
+  queue.close();
+  await settle();
+  t.same(redis.disconnects, [undefined], 'it is not opened again');
+  t.equal(results.length, 2);
+  t.ok(results.every((error) => error instanceof RedisUnavailable));
 });

@@ -2,7 +2,6 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { SignJWT } from 'jose';
 import t, { type Test } from 'tap';
 import { loadConfig } from '../../plugins/config/load.ts';
-import { createRotation } from '../../plugins/sse/rotation.ts';
 import type { Provider, StreamPart } from '../../providers/types.ts';
 import { bearer, serve, until, writeConfig } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
@@ -11,64 +10,11 @@ import { noRedis } from '../redis.ts';
 import { startReplicas } from '../replicas.ts';
 import { deltaText, open, type Reading } from '../sse-client.ts';
 import { chunk, DONE, sse, text } from '../upstream.ts';
+import { randomNumbers } from './random-numbers.ts';
 
 /** Responses that end before a gateway cuts them, by `streams.maxConnectionMs`. Time stands still until it is advanced. */
 
 const MAX_MS = 20_000;
-const LOOK_MS = MAX_MS / 500;
-
-/** Numbers below `limit` in an order that depends on the seed alone. */
-function randomNumbers(seed: number): (limit: number) => number {
-  let state = seed * 7_919;
-  return (limit) => {
-    state = (state * 48_271) % 2_147_483_647;
-    return state % limit;
-  };
-}
-
-t.test('every response ends in the last fifth of its time, and few of them at once', (t) => {
-  for (let seed = 1; seed <= 20; seed++) {
-    const random = randomNumbers(seed);
-    const clock = manualClock();
-    let rotated = 0;
-    let atOnce = 0;
-    let mostAtOnce = 0;
-    const open = new Map<number, { rotateAt: number; writer: { rotate(): boolean } }>();
-    const rotation = createRotation({ clock, maxConnectionMs: MAX_MS, open, onRotated: () => (rotated += 1) });
-    const count = 400;
-    for (let id = 0; id < count; id++) {
-      // Half of them begin at the same time.
-      if (id > count / 2) clock.advance(random(50));
-      const startedAt = clock.now();
-      const canReconnectAt = random(4) === 0 ? startedAt + random(3 * MAX_MS) : 0;
-      const rotate = () => {
-        if (clock.now() < canReconnectAt) return false;
-        const latest = Math.max(startedAt + MAX_MS, canReconnectAt + 2 * LOOK_MS);
-        if (clock.now() > latest || clock.now() < startedAt + 0.8 * MAX_MS - 3 * LOOK_MS)
-          t.fail(`seed ${seed}: ended after ${clock.now() - startedAt} ms`);
-        atOnce += 1;
-        open.delete(id);
-        return true;
-      };
-      open.set(id, { rotateAt: rotation.nextDeadline(), writer: { rotate } });
-    }
-    while (open.size > 0 && clock.now() < 10 * MAX_MS) {
-      clock.advance(LOOK_MS);
-      mostAtOnce = Math.max(mostAtOnce, atOnce);
-      atOnce = 0;
-    }
-    t.equal(rotated, count, 'all have ended, each once');
-    t.ok(mostAtOnce < count / 10, `${mostAtOnce} of ${count} at once`);
-    rotation.close();
-    t.equal(clock.pending, 0, 'no timer is left');
-  }
-  const clock = manualClock();
-  const never = createRotation({ clock, maxConnectionMs: 0, open: new Map(), onRotated: t.fail });
-  t.equal(never.nextDeadline(), Number.POSITIVE_INFINITY);
-  t.equal(clock.pending, 0, '0 needs no timer');
-  never.close();
-  t.end();
-});
 
 const JWT_SECRET = 'a shared secret of more than thirty-two characters';
 const WITH_TOKENS = `jwt: { secret: ${JWT_SECRET}, issuer: 'https://i.example', audience: sluice, algorithms: [HS256] }`;

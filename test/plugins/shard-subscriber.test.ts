@@ -56,7 +56,7 @@ function setUp(nodes: RedisNode[] = [A, B]) {
 
 const A = { host: 'a', port: 1 };
 const B = { host: 'b', port: 2 };
-const C = { host: '::1', port: 3 };
+const C = { host: '::1', port: 6_379 };
 
 t.test('follows a redirection to the node that has the channel, at once', async (t) => {
   const { clock, subscriber, opened, events, last } = setUp();
@@ -65,7 +65,7 @@ t.test('follows a redirection to the node that has the channel, at once', async 
   await subscriber.connect();
   t.same(last().node, A);
   last().open();
-  last().refusal = 'MOVED 5 ::1:3';
+  last().refusal = 'MOVED 15495 ::1:6379';
   await t.rejects(subscriber.subscribe('x'), { message: 'another node has the channel' });
   t.same(events, ['ready', 'close']);
   clock.advance(0);

@@ -4,8 +4,16 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { systemClock } from '../../plugins/clock.ts';
 import type { OutgoingEvent } from '../../plugins/sse/api.ts';
-import { serializeEvent } from '../../plugins/sse/bytes.ts';
+import { escapeLineSeparators, serializeEvent } from '../../plugins/sse/bytes.ts';
+import { longTextPieces } from '../../plugins/sse/long-text.ts';
 import { SseWriter } from '../../plugins/sse/writer.ts';
+import {
+  type Decoder,
+  everyBlankLineDecoder,
+  pythonLinesDecoder,
+  webkitDecoder,
+  whatwgDecoder,
+} from './sse-decoders.ts';
 
 /** The writer of one response whose client reads faster than the service writes. */
 
@@ -118,4 +126,42 @@ t.test('events of one line have the same bytes as the others, with the id at its
       }
     }
   }
+});
+
+t.test('the opening block ends the rest of the response before it, and names its own event', (t) => {
+  for (const lastEventId of ['', 'abc.7']) {
+    const block = Buffer.from(serializeEvent({ lastEventId, retryMs: 1_500 }));
+    const unnamed = (decoder: Decoder, bytes: Buffer) =>
+      decoder.connection(bytes, false).filter(({ name }) => name === '');
+    // WebKit keeps what it has received of an event, and reads on behind it.
+    for (const rest of ['', 'data: {"a"', 'data: {}\nid: x', 'data: {}\nid: x\n', 'event: e\ndata: 1\n', ': hb']) {
+      const decoder = webkitDecoder();
+      unnamed(decoder, Buffer.from(rest));
+      t.same(unnamed(decoder, block), [], `the rest is no event: ${JSON.stringify(rest)}`);
+      t.equal(decoder.lastEventId, lastEventId, `nor does its id stay: ${JSON.stringify(rest)}`);
+      t.same(unnamed(decoder, Buffer.from('data: next\n\n')), [{ data: 'next', name: '' }]);
+    }
+    for (const create of [whatwgDecoder, everyBlankLineDecoder, pythonLinesDecoder, webkitDecoder]) {
+      const decoder = create();
+      t.match(decoder.connection(block, true), [{ data: '{}', name: 'ready' }], create.name);
+      t.equal(decoder.lastEventId, lastEventId, create.name);
+    }
+    t.match(String(block), /^retry: 1500$/m);
+  }
+  t.end();
+});
+
+t.test('the pieces of a long text are one event, with whole characters', (t) => {
+  const text = '🚀'.repeat(10) + 'a\u2028"\u0085\ud800'.repeat(5);
+  for (const maxUnits of [0, 1, 2, 3, 7, 100]) {
+    const event = { id: '7', before: '{"z":"\u2029","a":', text, after: ',"b":"\u2028"}' };
+    const pieces = [...longTextPieces(event, maxUnits)];
+    t.same(whatwgDecoder().connection(Buffer.from(pieces.join('')), true), [
+      { data: `{"z":"\\u2029","a":${escapeLineSeparators(JSON.stringify(text))},"b":"\\u2028"}`, name: '' },
+    ]);
+    t.ok(pieces.slice(1, -1).every((piece) => !/\\ud83d|\\ude80/.test(piece)));
+    t.ok(pieces.length - 2 >= Math.floor(text.length / (Math.max(1, maxUnits) + 1)), `${pieces.length} pieces`);
+    t.match(pieces.at(-1), /\nid: 7\n\n$/, 'the id is the last line');
+  }
+  t.end();
 });

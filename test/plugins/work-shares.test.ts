@@ -20,6 +20,22 @@ t.test('the owner that causes most of the load is refused, and others are not', 
   t.ok(shares.isHeavy('quiet'), 'the larger one of two has to go, too');
 });
 
+t.test('an owner is admitted if it is enough to refuse larger ones', async (t) => {
+  const { clock } = start();
+  const shares = createWorkShares(clock.now);
+  for (const [owner, ms] of [
+    ['third', 600],
+    ['first', 1_000],
+    ['second', 900],
+  ] as const)
+    shares.add(owner, ms);
+  clock.advance(100);
+  t.same(
+    ['first', 'second', 'third'].filter((owner) => shares.isHeavy(owner)),
+    ['first', 'second'],
+  );
+});
+
 t.test('owners of equal work are refused alike, however many there are, and new ones as well', async (t) => {
   assert(
     property(integer({ min: 1, max: 300 }), double({ min: 0, max: 13, noNaN: true }), (owners, ms) => {
@@ -54,6 +70,12 @@ t.test('work is forgotten, and the number of owners is bounded', async (t) => {
   clock.advance(100);
   t.ok(shares.isHeavy('late 0'), 'owners beyond the bound count as one');
   t.notOk(shares.isHeavy('third'));
+  clock.advance(3_600_000);
+  shares.add('large', 4_000);
+  shares.add('small', 400);
+  clock.advance(100);
+  t.ok(shares.isHeavy('large'), 'forgotten owners leave their place to new ones');
+  t.notOk(shares.isHeavy('small'));
 });
 
 function start() {

@@ -81,6 +81,44 @@ t.test('an answer waits a minute for its question, and then lives its full time'
   t.equal(await store.find('a'), undefined);
 });
 
+t.test('an answer whose question was saved before it lives its full time as well', async (t) => {
+  const { store, clock } = create({ ttlMs: 100_000 });
+  await store.save('a', question());
+  store.keepAnswer('a', 'o', answer());
+  clock.advance(99_999);
+  t.ok(await store.find('a'));
+  clock.advance(1);
+  t.equal(await store.find('a'), undefined);
+});
+
+t.test('a question that is saved again stays as it was, and counts once', async (t) => {
+  const { store, evicted } = create({ maxBytesPerOwner: 50_000 });
+  for (let i = 0; i < 5; i++) await store.save('a', { ...question('o', 'x'.repeat(10_000)), createdAt: i });
+  t.equal((await store.find('a'))?.question.createdAt, 0);
+  await store.save('b', question('o', 'x'.repeat(10_000)));
+  t.ok(await store.find('a'));
+  t.equal(evicted(), 0);
+});
+
+t.test('an answer that runs longer than streams are kept does not come back after it was deleted', async (t) => {
+  const { store, clock } = create();
+  await store.save('a', question());
+  await store.delete('a');
+  clock.advance(LONGEST_MS);
+  t.equal(store.keepAnswer('a', 'o', answer()), false);
+});
+
+t.test('what has expired takes no room after a minute, and an end leaves no timer', async (t) => {
+  const { store, clock, evicted } = create({ ttlMs: 100_000, maxTotalBytes: 150_000 });
+  for (const id of ['a', 'b', 'c']) store.keepAnswer(id, 'o', answer('x'.repeat(20_000)));
+  t.equal(clock.pending, 1, 'one timer for all');
+  clock.advance(60_000);
+  await store.save('d', question('o', 'x'.repeat(60_000)));
+  t.equal(evicted(), 0);
+  await store.close();
+  t.equal(clock.pending, 0);
+});
+
 t.test('what was deleted does not come back', async (t) => {
   const { store, clock } = create();
   await store.save('running', question());
@@ -156,6 +194,13 @@ t.test('bounds count questions and answers, of one owner and of all', async (t) 
   t.equal(await kept('e', 'f', 'g'), 'efg', 'a deleted one counts no more');
   store.keepAnswer('c', 'o', answer('x'.repeat(60_000)));
   t.equal(await kept('c', 'e', 'f', 'g'), 'efg', 'an answer that exceeds the bounds alone is not kept');
+  const call = { type: 'tool_call', index: 0, id: 'i', name: 'n', arguments: 'x'.repeat(60_000) } as const;
+  store.keepAnswer('g', 'q', { ...answer(), parts: [call] });
+  t.equal(await kept('g'), '', 'the arguments of a tool call count');
+  await store.save('h', question('r'));
+  const state = { provider: 'p', data: 'x'.repeat(60_000) };
+  store.keepAnswer('h', 'r', { ...answer(), terminal: { type: 'end', finishReason: 'stop', state } as never });
+  t.equal(await kept('h'), '', 'and so does the state of a provider');
 });
 
 t.test('questions that Redis refuses wait in order, and the oldest is given up', async (t) => {

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { CommitGroup } from '../../plugins/streams/redis/producer/commit-group.ts';
+import { type Commit, CommitGroup } from '../../plugins/streams/redis/producer/commit-group.ts';
 import { Throttle } from '../../plugins/streams/redis/producer/throttle.ts';
 import { manualClock } from '../manual-clock.ts';
 
@@ -115,6 +115,49 @@ t.test('an interval that is configured longer stays', async (t) => {
     group.countPart(clock.now());
   }
   t.equal(group.intervalMs, 200);
+});
+
+t.test('a busy process writes early with others, by a quarter of the interval; another one does not', async (t) => {
+  for (const isBusy of [true, false]) {
+    const clock = manualClock();
+    const group = new CommitGroup({ clock, flushMs: FLUSH_MS, together: (send) => send() });
+    // 12,000 parts a second, or none.
+    for (let i = 0; isBusy && i < 24_000; i++) {
+      if (i % 12 === 0) clock.advance(1);
+      group.countPart(clock.now());
+    }
+    const runs: number[] = [];
+    const start = clock.now();
+    for (const ms of [10, 22, 23, 40]) group.add({ dueAt: start + ms, run: () => runs.push(ms) });
+    clock.advance(10);
+    t.same(runs, isBusy ? [10, 22] : [10]);
+    clock.advance(30);
+    t.same(runs, [10, 22, 23, 40]);
+    t.equal(clock.pending, 0);
+  }
+});
+
+t.test('a commit that is taken back leaves the others at their time, and no timer', async (t) => {
+  const clock = manualClock();
+  const group = new CommitGroup({ clock, flushMs: FLUSH_MS, together: (send) => send() });
+  const runs: string[] = [];
+  const [first, second] = ['first', 'second'].map((name, i) => ({ dueAt: 10 + i, run: () => runs.push(name) }));
+  for (const commit of [first, second]) group.add(commit as Commit);
+  group.delete(first as Commit);
+  clock.advance(11);
+  t.same(runs, ['second']);
+  group.add({ ...(first as Commit), dueAt: 20 });
+  group.add({ ...(second as Commit), dueAt: 30 });
+  clock.advance(9);
+  t.same(runs, ['second', 'first'], 'one that is added later does not delay it');
+  clock.advance(10);
+  const last = { dueAt: 100, run: t.fail };
+  group.add(last);
+  group.delete(last);
+  t.equal(clock.pending, 0);
+  group.add({ dueAt: 110, run: () => runs.push('third') });
+  clock.advance(100);
+  t.same(runs, ['second', 'first', 'second', 'third'], 'the next one is written');
 });
 
 t.test('a commit that is due before those that wait already is not late', async (t) => {
