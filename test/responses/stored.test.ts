@@ -56,7 +56,9 @@ t.test('a conversation is found through all its responses', async (t) => {
   ]);
   t.equal(messages.length, 5, 'instructions are not taken over');
   t.match(await messagesOf({ previous_response_id: second.id }), { length: 4 }, 'without input');
-  const { error } = await create({ previous_response_id: second.id, input: [user('a'), user('b'), user('c')] });
+  const two = [user('a'), user('b')];
+  t.equal((await messagesOf({ previous_response_id: second.id, input: two })).length, 6);
+  const { error } = await create({ previous_response_id: second.id, input: [...two, user('c')] });
   t.equal(error.param, 'input', 'as many items as a question may have');
 
   const list = await get(`${second.id}/input_items?order=asc`);
@@ -76,7 +78,21 @@ t.test('a conversation is found through all its responses', async (t) => {
     first_id: null,
     has_more: false,
   });
+  t.match(await get(`${second.id}/input_items?order=asc&limit=2&after=${ids[0]}`), {
+    data: { length: 2 },
+    last_id: ids[2],
+    has_more: false,
+  });
+  t.match(await get(`${second.id}/input_items?after=${ids[1]}`), { data: [{ id: ids[0] }], first_id: ids[0] });
   t.equal((await get(`${second.id}/input_items?after=x`)).error.param, 'after');
+  const notUnderstood = { 'include[0]': 'input_items?include[]=x', starting_after: '?starting_after=1' };
+  for (const [param, path] of Object.entries({
+    ...notUnderstood,
+    'include[1]': '?include=reasoning.encrypted_content&include[]=x',
+  }))
+    t.match((await get(`${second.id}/${path}`.replace('/?', '?'))).error, { param }, path);
+  for (const query of ['include[]', 'include'])
+    t.equal((await get(`${second.id}?${query}=reasoning.encrypted_content`)).id, second.id, query);
   const wrongQueries = { limit: 'input_items?limit=101', order: 'input_items?order=up', stream: '?stream=yes' };
   const listOf65 = `include[]=${'x'.repeat(65)}`;
   for (const [param, path] of Object.entries({ ...wrongQueries, 'include[]': `input_items?${listOf65}` }))
@@ -205,6 +221,37 @@ t.test('a call that was cut off is not part of the conversation', async (t) => {
   ]);
 });
 
+t.test('a conversation goes on after an answer that has failed', async (t) => {
+  const { create, get, messagesOf } = await serviceOf(t, ({ response, body }) => {
+    const end = body.includes('next') ? STOP : chunk({}, 'error');
+    sse(response).end(text('Hel') + end + DONE);
+  });
+  const { id } = await create({ input: 'q', background: true });
+  await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
+  t.match(await get(id), { status: 'failed', output: [{ status: 'incomplete', content: [{ text: 'Hel' }] }] });
+  const messages = await messagesOf({ previous_response_id: id, input: 'next' });
+  t.same(messages, [user('q'), { role: 'assistant', content: 'Hel' }, user('next')]);
+});
+
+t.test('input is listed as items with ids, and the text of a message as a part', async (t) => {
+  const { create, get } = await serviceOf(t, completeAnswer('ok'));
+  const answer = { role: 'assistant', content: 'a' };
+  const call = { type: 'function_call', call_id: 'c', name: 'look', arguments: '{}' };
+  const output = { type: 'function_call_output', call_id: 'c', output: 'd' };
+  const { id } = await create({ input: [user('q'), answer, { ...user('r'), id: 'msg_own' }, call, output] });
+  const { data } = await get(`${id}/input_items?order=asc`);
+  const stream = id.replace('resp_', '');
+  t.match(data, [
+    { id: `msg_${stream}_i0`, type: 'message', content: [{ type: 'input_text', text: 'q' }] },
+    { id: `msg_${stream}_i1`, type: 'message', content: [{ type: 'output_text', text: 'a' }] },
+    { id: 'msg_own', type: 'message' },
+    { ...call, id: `fc_${stream}_i3` },
+    { ...output, id: `fco_${stream}_i4` },
+  ]);
+  const references = data.slice(0, 2).map((item: Body) => ({ type: 'item_reference', id: item.id }));
+  t.equal((await create({ input: [...references, user('s')] })).status, 'completed', 'they can be referred to');
+});
+
 t.test('another owner has no part of a response', async (t) => {
   const keys = ['a', 'b'].map((name) => `  - { name: ${name}, sha256: "${sha256(`sk-${name}`)}" }`).join('\n');
   const { create, get, url } = await serviceOf(t, completeAnswer('secret'), `keys:\n${keys}`);
@@ -298,6 +345,28 @@ t.test('store: false keeps nothing, and ends with its client', async (t) => {
   t.equal((await create({ input: 'x', previous_response_id: id })).error.code, 'previous_response_not_found');
 });
 
+t.test('an answer that is not streamed ends with its client, if it is not kept', async (t) => {
+  const { url, upstream, app } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 600000 }');
+  const client = new AbortController();
+  const headers = { 'content-type': 'application/json' };
+  const body = JSON.stringify({ input: 'q', store: false });
+  const asking = fetch(url, { method: 'POST', headers, body, signal: client.signal });
+  const call = await upstream.call(1);
+  client.abort();
+  await t.rejects(asking);
+  await call.closed;
+  await until(() => app.streams.active === 0, 'nothing runs');
+});
+
+t.test('the id of the stream is in a header, however the response is asked for', async (t) => {
+  const { url } = await serviceOf(t, completeAnswer('ok'));
+  for (const fields of [{}, { background: true }]) {
+    const response = await postJson(url, { input: 'q', ...fields });
+    const { id } = (await response.json()) as Body;
+    t.equal(`resp_${response.headers.get('x-sluice-stream')}`, id, JSON.stringify(fields));
+  }
+});
+
 t.test('an idempotency key stands for one request', async (t) => {
   const { url, upstream, create } = await serviceOf(t, completeAnswer('ok'));
   const key = { 'idempotency-key': 'k' };
@@ -319,6 +388,10 @@ t.test('an idempotency key stands for one request', async (t) => {
   t.equal((await create({ input: 'q', metadata: { a: '1' } }, key)).id, first.id);
   t.equal((await fetch(`${url}/${first.id}`)).status, 404, 'what was deleted stays so');
   t.equal(upstream.calls.length, 1);
+  const chat = { messages: [user('q')] };
+  const other = await postJson(`${url.replace('responses', 'chat/completions')}`, chat, key);
+  t.equal(other.status, 200, 'the same key at another route is another key');
+  t.equal(upstream.calls.length, 2);
 });
 
 t.test('events expire before the response, which then has no stream', async (t) => {
