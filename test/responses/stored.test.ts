@@ -1,5 +1,7 @@
 import t, { type Test } from 'tap';
 import { bearer, serve, sha256, until, writeConfig } from '../helper.ts';
+import { manualDate } from '../manual-date.ts';
+import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
 import {
@@ -142,6 +144,22 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
   t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
 });
 
+t.test('a list gives its memory back', async (t) => {
+  const { create, url } = await serviceOf(
+    t,
+    completeAnswer('ok'),
+    'limits: { promptBytes: 65536, chatBodyBytes: 32768 }',
+  );
+  const first = await create({ input: 'q'.repeat(10_000) });
+  const { id } = await create({ input: 'r', previous_response_id: first.id });
+  // Four of these, with two bytes a character, would have all of it.
+  for (let i = 0; i < 4; i++) {
+    const response = await fetch(`${url}/${id}/input_items`);
+    t.equal(response.status, 200, `list ${i + 1}`);
+    await response.body?.cancel();
+  }
+});
+
 t.test('a request that needs many responses leaves the event loop to others between two of them', async (t) => {
   const { app, create } = await serviceOf(t, completeAnswer('ok'));
   const ids: string[] = [];
@@ -248,6 +266,8 @@ t.test('input is listed as items with ids, and the text of a message as a part',
     { ...call, id: `fc_${stream}_i3` },
     { ...output, id: `fco_${stream}_i4` },
   ]);
+  const many = await create({ input: Array.from({ length: 21 }, () => user('q')) });
+  t.match(await get(`${many.id}/input_items`), { data: { length: 20 }, has_more: true }, '20 by default');
   const references = data.slice(0, 2).map((item: Body) => ({ type: 'item_reference', id: item.id }));
   t.equal((await create({ input: [...references, user('s')] })).status, 'completed', 'they can be referred to');
 });
@@ -314,6 +334,7 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   t.same([await end.ended, jsonsOf(end)], [true, []], 'behind the last event');
   const beyond = await fetch(`${url}/${id}?stream=true&starting_after=${events.length}`);
   t.match([beyond.status, ((await beyond.json()) as Body).error], [400, { param: 'starting_after' }], 'beyond it');
+  t.equal(await metricValue(app, 'sluice_resumes_total', { outcome: 'hit' }), 5);
   t.equal(upstream.calls.length, 1);
 });
 
@@ -345,6 +366,20 @@ t.test('store: false keeps nothing, and ends with its client', async (t) => {
   t.equal((await create({ input: 'x', previous_response_id: id })).error.code, 'previous_response_not_found');
 });
 
+t.test('only an answer in the background continues after the grace time', async (t) => {
+  const { url, upstream, create, get } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 0 }');
+  const { id } = await create({ input: 'q', background: true });
+  const background = await upstream.call(1);
+  const reading = await open(url, { body: { input: 'q', stream: true } });
+  await untilNamed(reading, 'response.output_text.delta');
+  reading.cut();
+  await (await upstream.call(2)).closed;
+  t.equal(background.closedAt, undefined, 'the provider is still read');
+  background.response.end(STOP + DONE);
+  await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
+  t.equal((await get(id)).status, 'completed');
+});
+
 t.test('an answer that is not streamed ends with its client, if it is not kept', async (t) => {
   const { url, upstream, app } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 600000 }');
   const client = new AbortController();
@@ -369,8 +404,10 @@ t.test('the id of the stream is in a header, however the response is asked for',
 
 t.test('an idempotency key stands for one request', async (t) => {
   const { url, upstream, create } = await serviceOf(t, completeAnswer('ok'));
+  const date = manualDate(t);
   const key = { 'idempotency-key': 'k' };
   const first = await create({ input: 'q', metadata: { a: '1' } }, key);
+  date.advance(10_000);
   const again = await create({ input: 'q', metadata: { a: '1' } }, key);
   t.same(again, first);
   const streamed = await open(url, { body: { input: 'q', metadata: { a: '1' }, stream: true }, headers: key });
@@ -395,12 +432,13 @@ t.test('an idempotency key stands for one request', async (t) => {
 });
 
 t.test('events expire before the response, which then has no stream', async (t) => {
-  const { create, get } = await serviceOf(t, completeAnswer('ok'), 'streams: { ttlMs: 1 }');
+  const { app, create, get } = await serviceOf(t, completeAnswer('ok'), 'streams: { ttlMs: 1 }');
   const { id } = await create({ input: 'q' });
   await until(async () => (await get(`${id}?stream=true`)).error !== undefined, 'the stream has expired').catch(
     () => {},
   );
   t.match((await get(`${id}?stream=true`)).error, { param: 'stream', message: /get it without stream/ });
+  t.ok((await metricValue(app, 'sluice_resumes_total', { outcome: 'unknown' })) > 0);
   t.match(await get(id), { status: 'completed', output: [{ content: [{ text: 'ok' }] }] });
 });
 
