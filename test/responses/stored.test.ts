@@ -110,7 +110,8 @@ t.test('a conversation is found through all its responses', async (t) => {
 });
 
 t.test('the length of a conversation is bounded, and its memory is claimed', async (t) => {
-  const { app, create, get, upstream } = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const service = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const { app, url, create, get, upstream } = service;
   const limits = app.limits as { growClaim: typeof app.limits.growClaim };
   const { growClaim } = limits;
   let claimed = 0;
@@ -128,6 +129,8 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
   const calls = upstream.calls.length;
   const tooLong = (param: string) => ({ param, code: 'context_length_exceeded', type: 'invalid_request_error' });
   t.match((await create({ input: 'd', previous_response_id: third.id })).error, tooLong('previous_response_id'));
+
+  t.equal((await postJson(url, { input: long('e').repeat(3) })).status, 413, 'a body has the same bound');
 
   const items = (await get(`${third.id}/input_items?order=asc`)).data;
   const ids = [items[0].id, items[2].id, items[4].id];
@@ -270,6 +273,38 @@ t.test('input is listed as items with ids, and the text of a message as a part',
   t.match(await get(`${many.id}/input_items`), { data: { length: 20 }, has_more: true }, '20 by default');
   const references = data.slice(0, 2).map((item: Body) => ({ type: 'item_reference', id: item.id }));
   t.equal((await create({ input: [...references, user('s')] })).status, 'completed', 'they can be referred to');
+});
+
+t.test('the state of the provider is kept with the response, longer than with the stream', async (t) => {
+  const state = { google: { thought_signature: 'S' } };
+  const call = { index: 0, id: 'c0', function: { name: 'look', arguments: '{}' }, extra_content: state };
+  const script: Script = ({ response, body }) => {
+    const isNext = body.includes('next');
+    const deltas = isNext ? text('ok') + STOP : chunk({ tool_calls: [call] }) + chunk({}, 'tool_calls');
+    sse(response).end(deltas + DONE);
+  };
+  const { create, get, messagesOf } = await serviceOf(t, script, 'streams: { ttlMs: 1 }');
+  const { id, output } = await create({ input: 'q', tools: [{ type: 'function', name: 'look' }] });
+  t.equal(output.length, 1, 'it is no item unless the client asks for it');
+  await until(async () => (await get(`${id}?stream=true`)).error !== undefined, 'the stream has expired');
+  const results = [{ type: 'function_call_output', call_id: 'c0', output: 'next' }];
+  const messages = await messagesOf({ previous_response_id: id, input: results });
+  t.match(messages[1].tool_calls, [{ id: 'c0', extra_content: state }]);
+});
+
+t.test('an answer that has failed has its events also for a request that comes later', async (t) => {
+  const { url, upstream } = await serviceOf(t, ({ response }) => {
+    sse(response).end(text('Hel') + chunk({}, 'error') + DONE);
+  });
+  const ask = async () => {
+    const reading = await open(url, { body: { input: 'q', stream: true }, headers: { 'idempotency-key': 'k' } });
+    await reading.ended;
+    return jsonsOf(reading);
+  };
+  const events = await ask();
+  t.match(events.at(-1), { type: 'response.failed', response: { output: [{ content: [{ text: 'Hel' }] }] } });
+  t.same(await ask(), events);
+  t.equal(upstream.calls.length, 1);
 });
 
 t.test('another owner has no part of a response', async (t) => {
