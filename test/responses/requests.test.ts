@@ -232,7 +232,7 @@ const CASES: Readonly<Partial<Record<FieldName, readonly FieldCase[]>>> = {
     { value: [{ type: 'function', name: 'look' }], response: { tools: [{ parameters: null, strict: false }] } },
   ],
   top_logprobs: [{ value: 0, upstream: { top_logprobs: undefined }, response: { top_logprobs: 0 } }],
-  top_p: [{ value: 0.5, upstream: { top_p: 0.5 }, response: { top_p: 0.5 } }],
+  top_p: [0, 0.5, 1].map((value) => ({ value, upstream: { top_p: value }, response: { top_p: value } })),
   truncation: [{ value: 'auto', upstream: { truncation: undefined }, response: { truncation: 'auto' } }],
   user: [{ value: 'u', upstream: { user: 'u' }, response: { user: 'u' } }],
 };
