@@ -497,6 +497,13 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
     [{ input: [{ content: 'q' }] }, 'input[0].role'],
     [{ input: [user(undefined)] }, 'input[0].content'],
     [{ input: [user([])] }, 'input[0].content'],
+    [{ input: [user([{ type: 'text', text: 'x', foo: 1 }])] }, 'input[0].content[0].foo', 'unknown_parameter'],
+    [
+      { input: [call('a'), output('a', [{ type: 'input_text', text: 'x', foo: 1 }])] },
+      'input[1].output[0].foo',
+      'unknown_parameter',
+    ],
+    [{ input: [{ type: 'toString' }] }, 'input[0].type'],
     [{ input: [user([{ type: 'input_text' }])] }, 'input[0].content[0]'],
     [{ input: [user('q'), { role: 'assistant' }] }, 'input[1].content'],
     [{ input: [user('q'), { role: 'assistant', content: [{ type: 'output_text' }] }] }, 'input[1].content[0]'],

@@ -80,6 +80,7 @@ t.test('a conversation is found through all its responses', async (t) => {
     first_id: null,
     has_more: false,
   });
+  t.same(numbersOf(await get(`${second.id}/input_items?order=asc&limit=100`)), ids);
   t.match(await get(`${second.id}/input_items?order=asc&limit=2&after=${ids[0]}`), {
     data: { length: 2 },
     last_id: ids[2],
