@@ -245,12 +245,13 @@ t.test('a call that was cut off is not part of the conversation', async (t) => {
 
 t.test('a conversation goes on after an answer that has failed', async (t) => {
   const { create, get, messagesOf } = await serviceOf(t, ({ response, body }) => {
-    const end = body.includes('next') ? STOP : chunk({}, 'error');
+    const call = { index: 0, id: 'c0', function: { name: 'look', arguments: '{"at":' } };
+    const end = body.includes('next') ? STOP : chunk({ tool_calls: [call] }) + chunk({}, 'error');
     sse(response).end(text('Hel') + end + DONE);
   });
   const { id } = await create({ input: 'q', background: true });
   await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
-  t.match(await get(id), { status: 'failed', output: [{ status: 'incomplete', content: [{ text: 'Hel' }] }] });
+  t.match(await get(id), { status: 'failed', output: [{ content: [{ text: 'Hel' }] }, { status: 'incomplete' }] });
   const messages = await messagesOf({ previous_response_id: id, input: 'next' });
   t.same(messages, [user('q'), { role: 'assistant', content: 'Hel' }, user('next')]);
 });
@@ -403,13 +404,18 @@ t.test('store: false keeps nothing, and ends with its client', async (t) => {
 });
 
 t.test('only an answer in the background continues after the grace time', async (t) => {
-  const { url, upstream, create, get } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 0 }');
-  const { id } = await create({ input: 'q', background: true });
-  const background = await upstream.call(1);
-  const reading = await open(url, { body: { input: 'q', stream: true } });
-  await untilNamed(reading, 'response.output_text.delta');
-  reading.cut();
-  await (await upstream.call(2)).closed;
+  const { url, upstream, get } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 0 }');
+  /** Asks and leaves. Returns the id of the response. */
+  const leave = async (fields: object) => {
+    const reading = await open(url, { body: { input: 'q', stream: true, ...fields } });
+    await untilNamed(reading, 'response.output_text.delta');
+    reading.cut();
+    return `resp_${reading.response.headers['x-sluice-stream']}`;
+  };
+  const id = await leave({ background: true });
+  await leave({});
+  const [background, foreground] = await Promise.all([upstream.call(1), upstream.call(2)]);
+  await foreground.closed;
   t.equal(background.closedAt, undefined, 'the provider is still read');
   background.response.end(STOP + DONE);
   await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
