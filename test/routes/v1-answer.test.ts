@@ -120,6 +120,24 @@ t.test('a whole answer has the fields of OpenAI', async (t) => {
   t.equal(wholeOf([], { ...END, usage: undefined }).usage, undefined);
 });
 
+t.test('an answer has no field that it has no value for', async (t) => {
+  const usage = { inputTokens: 1, outputTokens: 2 };
+  t.same(wholeOf([], { ...END, usage }).usage, { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 });
+  const refused = wholeOf(slicesOf([{ type: 'text', text: 'No.', isRefusal: true }], END, [1]), END);
+  t.match(refused.choices[0].message, { content: null, refusal: 'No.' });
+  const deltasOf = (parts: ContentPart[], last: End) =>
+    chunksOf(slicesOf(parts, last, [1]), false).flatMap(({ choices = [] }) => choices.map(({ delta }: Chunk) => delta));
+  const { details, ...onlyExtras } = STATE;
+  const end: End = { ...END, finishReason: 'tool_calls' };
+  const [, withDetails] = deltasOf([], { ...end, state: { provider: 'p', details } });
+  t.same(withDetails, { reasoning_details: [{ ...details[0], provider: 'p' }] });
+  const [, withExtras] = deltasOf([], { ...end, state: onlyExtras });
+  t.same(Object.keys(withExtras), ['tool_calls']);
+  const call: ContentPart = { type: 'tool_call', index: 0, id: 'c0', name: 'look', arguments: '{' };
+  const [, , rest] = deltasOf([call, { type: 'tool_call', index: 0, arguments: '}' }], end);
+  t.same(rest, { tool_calls: [{ index: 0, function: { arguments: '}' } }] }, 'only the first fragment names the call');
+});
+
 t.test('the name of a call may come behind its id, and only once', async (t) => {
   const parts: ContentPart[] = [
     { type: 'tool_call', index: 0, id: 'c0', arguments: '{' },
