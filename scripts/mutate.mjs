@@ -53,6 +53,11 @@ const PARTS = {
     ],
     least: 75,
   },
+  responses: {
+    mutate: ['routes/responses/*.ts'],
+    tests: ['responses/{events,text-memory,values,requests,stored}', 'sdk/responses'],
+    least: 75,
+  },
   decoders: {
     mutate: [
       'providers/ollama.ts',

@@ -50,6 +50,13 @@ t.test('a reader that was cut anywhere gets the rest of the same events', async 
   );
 });
 
+t.test('a reader that names an event behind the last one gets the last one', async (t) => {
+  const slices = slicesOf([{ type: 'text', text: 'a' }], END, [1]);
+  const whole = read(slices);
+  t.same(read(slices, { after: whole.length }), whole.slice(-1));
+  t.same(read(slices, { after: whole.length - 1 }), [], 'one that has it gets nothing');
+});
+
 t.test('the SDK makes the last response of the events before it', async (t) => {
   fc.assert(
     fc.property(
@@ -151,6 +158,23 @@ t.test('reasoning, text, a refusal and calls, one after another', async (t) => {
     },
   ]);
   t.match(events[0], { response: { id: responseIdOf(STREAM), status: 'in_progress', output: [], metadata: {} } });
+  t.same(
+    events.filter(({ type }) => type === 'response.output_item.added').map(({ item }) => item),
+    [
+      { id: id('reasoning', 0), type: 'reasoning', summary: [], status: 'in_progress' },
+      { id: id('message', 1), type: 'message', status: 'in_progress', role: 'assistant', content: [] },
+      ...['look', 'ask'].map((name, i) => ({
+        ...{ id: id('function_call', 2 + i), type: 'function_call', status: 'in_progress', call_id: `c${i}` },
+        ...{ name, arguments: '' },
+      })),
+    ],
+    'a new item is empty',
+  );
+  const place = { item_id: id('message', 1), output_index: 1, content_index: 0 };
+  const [delta] = events.filter(({ type }) => type === 'response.output_text.delta');
+  const [done] = events.filter(({ type }) => type === 'response.output_text.done');
+  t.same(delta, { type: delta.type, sequence_number: 10, ...place, delta: 'Let me ', logprobs: [] });
+  t.same(done, { type: done.type, sequence_number: 12, ...place, text: 'Let me look.', logprobs: [] });
 });
 
 t.test('a response in the background is queued first', async (t) => {
@@ -184,6 +208,16 @@ t.test('the fragments of several calls may come in turn', async (t) => {
   );
 });
 
+t.test('a call whose arguments are complete is done as soon as another one goes on', async (t) => {
+  const parts: ContentPart[] = [
+    { type: 'tool_call', index: 0, id: 'c0', name: 'f', arguments: '{"a"' },
+    { type: 'tool_call', index: 1, id: 'c1', name: 'g', arguments: '{"b":1}' },
+    { type: 'tool_call', index: 0, arguments: ':' },
+  ];
+  const { output } = readAll(parts, { ...END, finishReason: 'stopped' }).at(-1).response;
+  t.match(output, [{ status: 'incomplete' }, { status: 'completed' }]);
+});
+
 t.test('a name may follow its call', async (t) => {
   const parts: ContentPart[] = [
     { type: 'tool_call', index: 0, id: 'c0', arguments: '{' },
@@ -215,8 +249,10 @@ t.test('the end of an answer is the status of its response', async (t) => {
     [FAILED, 'failed', 'failed', null, 'incomplete'],
   ];
   for (const [last, event, status, details, item] of cases) {
-    const end = readAll([text], last).at(-1);
+    const events = readAll([text], last);
+    const end = events.at(-1);
     t.equal(end.type, `response.${event}`, status);
+    t.equal(typesOf(events).includes('output_item.done'), status !== 'failed', 'what has failed is never done');
     t.match(end.response, { status, incomplete_details: details, output: [{ status: item }] });
   }
 });
@@ -238,6 +274,8 @@ t.test('a call that was cut off is never done, because clients run a tool at tha
   const cutOff: [args: string, finishReason: 'length' | 'stopped' | 'content_filter' | 'other'][] = [
     ['{"at":', 'length'],
     ['', 'length'],
+    ['{"at":}', 'length'],
+    ['1', 'length'],
     ['{"at":1}', 'stopped'],
     ['{"at":1}', 'content_filter'],
     ['', 'other'],
@@ -251,7 +289,10 @@ t.test('a call that was cut off is never done, because clients run a tool at tha
     );
     t.match(events.at(-1).response.output, [{ status: 'incomplete', arguments: args }]);
   }
-  t.match(readAll([CALL], { ...END, finishReason: 'length' }).at(-1).response.output, [{ status: 'completed' }]);
+  for (const args of ['{"at":1}', '{"at":1}\n'])
+    t.match(readAll([{ ...CALL, arguments: args }], { ...END, finishReason: 'length' }).at(-1).response.output, [
+      { status: 'completed' },
+    ]);
   t.match(
     readAll([CALL, { type: 'text', text: 'x' }], { ...END, finishReason: 'stopped' }).at(-1).response.output,
     [{ status: 'completed' }, { status: 'incomplete' }],
@@ -286,11 +327,17 @@ t.test('the state of the provider is an item of its own, and only if it is asked
     extraContent: { 0: { g: 1 } },
   };
   const last: Terminal = { ...END, finishReason: 'tool_calls', state };
-  const { output } = readAll([CALL], last, { hasState: true }).at(-1).response;
+  const events = readAll([CALL], last, { hasState: true });
+  const { output } = events.at(-1).response;
+  const id = outputItemId('reasoning', STREAM, 1);
   t.match(output, [
     { type: 'function_call' },
-    { type: 'reasoning', summary: [], encrypted_content: /^sluice1\.[\w-]+$/ },
+    { id, type: 'reasoning', summary: [], encrypted_content: /^sluice1\.[\w-]+$/ },
   ]);
+  t.match(
+    events.filter(({ item }) => item?.id === id).map(({ item }) => item),
+    [{ summary: [], status: 'in_progress', encrypted_content: undefined }, output[1]],
+  );
   t.equal(readAll([CALL], last).at(-1).response.output.length, 1);
   const { encrypted_content: content } = output[1];
   t.same(decodeStates([content], ['c0']), state);
@@ -325,7 +372,16 @@ t.test('ids name their stream', async (t) => {
     t.equal(streamOfItem(outputItemId(kind, STREAM, 12)), STREAM);
   }
   t.equal(streamOfItem(`msg_${STREAM}_i3`), STREAM);
-  for (const id of ['', STREAM, 'resp_', 'resp_short', `resp_${STREAM}/`, `RESP_${STREAM}`])
+  for (const id of ['', STREAM, 'resp_', 'resp_short', `resp_${STREAM}/`, `xresp_${STREAM}`, `RESP_${STREAM}`])
     t.notOk(streamOfResponse(id), id);
-  for (const id of ['', 'msg_123', `msg_${STREAM}`, `msg_${STREAM}_`, `xx_${STREAM}_1`]) t.notOk(streamOfItem(id), id);
+  for (const id of [
+    '',
+    'msg_123',
+    `msg_${STREAM}`,
+    `msg_${STREAM}_`,
+    `xx_${STREAM}_1`,
+    `xmsg_${STREAM}_1`,
+    `msg_${STREAM}_1x`,
+  ])
+    t.notOk(streamOfItem(id), id);
 });

@@ -3,38 +3,11 @@ import t, { type Test } from 'tap';
 import { type FieldName, type FieldRule, REQUEST_FIELDS } from '../../routes/responses/fields.ts';
 import { ITEM_FIELDS, PART_FIELDS } from '../../routes/responses/item-fields.ts';
 import { NESTED_FIELDS } from '../../routes/responses/nested-fields.ts';
-import { bearer, serve, sha256, writeConfig } from '../helper.ts';
+import { bearer, sha256 } from '../helper.ts';
 import { postJson } from '../post-json.ts';
-import { completeAnswer, startUpstream, type Upstream } from '../upstream.ts';
+import { ask, askedOf, type Body, serviceOf } from './service.ts';
 
 /** Requests to `/v1/responses`: the prompts that they become, and the refusals. */
-
-// biome-ignore lint/suspicious/noExplicitAny: bodies of every shape
-type Body = any;
-
-interface Service {
-  readonly url: string;
-  readonly upstream: Upstream;
-}
-
-async function serviceOf(t: Test, yaml = ''): Promise<Service> {
-  const upstream = await startUpstream(t, completeAnswer('ok'));
-  const provider = `providers: { p: { type: openai, api: chat, baseUrl: "${upstream.url}/v1", apiKeys: [k], models: [m, other] } }`;
-  const { url } = await serve(t, { env: { CONFIG_FILE: writeConfig(t, `${provider}\n${yaml}`) } });
-  return { url: `${url}/v1/responses`, upstream };
-}
-
-async function ask({ url }: Service, body: object): Promise<{ status: number; body: Body }> {
-  const response = await postJson(url, { model: 'p/m', ...body });
-  return { status: response.status, body: await response.json() };
-}
-
-/** Asks, and returns the body that the provider got. */
-async function askedOf(service: Service, body: object): Promise<Body> {
-  const { status, body: answer } = await ask(service, body);
-  if (status !== 200) throw new Error(`${JSON.stringify(body)}: ${JSON.stringify(answer)}`);
-  return JSON.parse(service.upstream.calls.at(-1)?.body ?? '');
-}
 
 /** Names of the members of an interface of OpenAI's specification, as its SDK was generated from it. */
 function specifiedMembers(name: string, file = 'responses/responses'): string[] {
@@ -259,7 +232,7 @@ const CASES: Readonly<Partial<Record<FieldName, readonly FieldCase[]>>> = {
     { value: [{ type: 'function', name: 'look' }], response: { tools: [{ parameters: null, strict: false }] } },
   ],
   top_logprobs: [{ value: 0, upstream: { top_logprobs: undefined }, response: { top_logprobs: 0 } }],
-  top_p: [{ value: 0.5, upstream: { top_p: 0.5 }, response: { top_p: 0.5 } }],
+  top_p: [0, 0.5, 1].map((value) => ({ value, upstream: { top_p: value }, response: { top_p: value } })),
   truncation: [{ value: 'auto', upstream: { truncation: undefined }, response: { truncation: 'auto' } }],
   user: [{ value: 'u', upstream: { user: 'u' }, response: { user: 'u' } }],
 };
@@ -377,14 +350,17 @@ t.test('items become messages', async (t) => {
         call('a'),
         call('b'),
         { role: 'assistant', content: 'Wait.' },
-        output('b', [{ type: 'input_text', text: 'B' }]),
+        output('b', [
+          { type: 'input_text', text: 'B' },
+          { type: 'input_text', text: 'C' },
+        ]),
         output('a', 'A'),
       ],
       [
         {},
         { role: 'assistant', content: 'Wait.', tool_calls: [toolCall('a'), toolCall('b')] },
         { role: 'tool', tool_call_id: 'a', content: 'A' },
-        { role: 'tool', tool_call_id: 'b', content: 'B' },
+        { role: 'tool', tool_call_id: 'b', content: 'B\nC' },
       ],
     ],
     [
@@ -411,6 +387,11 @@ t.test('items become messages', async (t) => {
         output('a'),
       ],
       [{}, { tool_calls: [toolCall('a')], reasoning_content: 's\nc' }, {}],
+    ],
+    [
+      'a call that was cut off but has an output, and reasoning as a text',
+      [user('q'), { type: 'reasoning', content: 'r' }, call('a', { status: 'incomplete' }), output('a')],
+      [{}, { tool_calls: [toolCall('a')], reasoning_content: 'r' }, { content: 'a cat' }],
     ],
     [
       'a call that was cut off is left out, and reasoning alone is no message',
@@ -515,6 +496,19 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
     ],
     [{ input: [{ content: 'q' }] }, 'input[0].role'],
     [{ input: [user(undefined)] }, 'input[0].content'],
+    [{ input: [user([])] }, 'input[0].content'],
+    [{ input: [user([{ type: 'text', text: 'x', foo: 1 }])] }, 'input[0].content[0].foo', 'unknown_parameter'],
+    [
+      { input: [call('a'), output('a', [{ type: 'input_text', text: 'x', foo: 1 }])] },
+      'input[1].output[0].foo',
+      'unknown_parameter',
+    ],
+    [{ input: [{ type: 'toString' }] }, 'input[0].type'],
+    [{ input: [user([{ type: 'input_text' }])] }, 'input[0].content[0]'],
+    [{ input: [user('q'), { role: 'assistant' }] }, 'input[1].content'],
+    [{ input: [user('q'), { role: 'assistant', content: [{ type: 'output_text' }] }] }, 'input[1].content[0]'],
+    [{ input: [user('q'), { role: 'assistant', content: [{ type: 'refusal' }] }] }, 'input[1].content[0]'],
+    [{ input: [user('q'), { type: 'reasoning', content: [{ type: 'reasoning_text' }] }] }, 'input[1].content[0]'],
     [{ input: [user([{ type: 'input_audio' }])] }, 'input[0].content[0]'],
     [
       { input: [user([{ type: 'input_image', file_id: 'file_1' }])] },
@@ -532,6 +526,9 @@ t.test('what Sluice does not have is refused by name, in the form of OpenAI', as
     [{ input: [call('a'), output('a'), output('a')] }, 'input[2].call_id'],
     [{ input: [user('q'), call('a')] }, 'input'],
     [{ input: [user('q'), call('a', { call_id: undefined })] }, 'input[1]'],
+    [{ input: [user('q'), call('a', { name: null }), output('a')] }, 'input[1]'],
+    [{ input: [call('a'), { type: 'function_call_output', call_id: 'a' }] }, 'input[1].output'],
+    [{ input: [output('a'), call('a')] }, 'input[0].call_id'],
     [{ input: [call('a'), output('a', [{ type: 'input_image', image_url: PNG }])] }, 'input[1].output[0]'],
     [
       { input: 'q', previous_response_id: `resp_${'A'.repeat(22)}` },

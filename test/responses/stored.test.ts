@@ -1,5 +1,7 @@
 import t, { type Test } from 'tap';
 import { bearer, serve, sha256, until, writeConfig } from '../helper.ts';
+import { manualDate } from '../manual-date.ts';
+import { metricValue } from '../metric-value.ts';
 import { postJson } from '../post-json.ts';
 import { open } from '../sse-client.ts';
 import {
@@ -56,7 +58,9 @@ t.test('a conversation is found through all its responses', async (t) => {
   ]);
   t.equal(messages.length, 5, 'instructions are not taken over');
   t.match(await messagesOf({ previous_response_id: second.id }), { length: 4 }, 'without input');
-  const { error } = await create({ previous_response_id: second.id, input: [user('a'), user('b'), user('c')] });
+  const two = [user('a'), user('b')];
+  t.equal((await messagesOf({ previous_response_id: second.id, input: two })).length, 6);
+  const { error } = await create({ previous_response_id: second.id, input: [...two, user('c')] });
   t.equal(error.param, 'input', 'as many items as a question may have');
 
   const list = await get(`${second.id}/input_items?order=asc`);
@@ -76,7 +80,22 @@ t.test('a conversation is found through all its responses', async (t) => {
     first_id: null,
     has_more: false,
   });
+  t.same(numbersOf(await get(`${second.id}/input_items?order=asc&limit=100`)), ids);
+  t.match(await get(`${second.id}/input_items?order=asc&limit=2&after=${ids[0]}`), {
+    data: { length: 2 },
+    last_id: ids[2],
+    has_more: false,
+  });
+  t.match(await get(`${second.id}/input_items?after=${ids[1]}`), { data: [{ id: ids[0] }], first_id: ids[0] });
   t.equal((await get(`${second.id}/input_items?after=x`)).error.param, 'after');
+  const notUnderstood = { 'include[0]': 'input_items?include[]=x', starting_after: '?starting_after=1' };
+  for (const [param, path] of Object.entries({
+    ...notUnderstood,
+    'include[1]': '?include=reasoning.encrypted_content&include[]=x',
+  }))
+    t.match((await get(`${second.id}/${path}`.replace('/?', '?'))).error, { param }, path);
+  for (const query of ['include[]', 'include'])
+    t.equal((await get(`${second.id}?${query}=reasoning.encrypted_content`)).id, second.id, query);
   const wrongQueries = { limit: 'input_items?limit=101', order: 'input_items?order=up', stream: '?stream=yes' };
   const listOf65 = `include[]=${'x'.repeat(65)}`;
   for (const [param, path] of Object.entries({ ...wrongQueries, 'include[]': `input_items?${listOf65}` }))
@@ -92,7 +111,8 @@ t.test('a conversation is found through all its responses', async (t) => {
 });
 
 t.test('the length of a conversation is bounded, and its memory is claimed', async (t) => {
-  const { app, create, get, upstream } = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const service = await serviceOf(t, completeAnswer('ok'), 'limits: { chatBodyBytes: 4096 }');
+  const { app, url, create, get, upstream } = service;
   const limits = app.limits as { growClaim: typeof app.limits.growClaim };
   const { growClaim } = limits;
   let claimed = 0;
@@ -111,6 +131,8 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
   const tooLong = (param: string) => ({ param, code: 'context_length_exceeded', type: 'invalid_request_error' });
   t.match((await create({ input: 'd', previous_response_id: third.id })).error, tooLong('previous_response_id'));
 
+  t.equal((await postJson(url, { input: long('e').repeat(3) })).status, 413, 'a body has the same bound');
+
   const items = (await get(`${third.id}/input_items?order=asc`)).data;
   const ids = [items[0].id, items[2].id, items[4].id];
   const referTo = (...of: string[]) => of.map((id) => ({ type: 'item_reference', id }));
@@ -124,6 +146,22 @@ t.test('the length of a conversation is bounded, and its memory is claimed', asy
     throw app.apiError({ status: 503, code: 'overloaded', message: 'full' });
   };
   t.equal((await get(`${third.id}/input_items`)).error.code, 'overloaded', 'a list claims memory, too');
+});
+
+t.test('a list gives its memory back', async (t) => {
+  const { create, url } = await serviceOf(
+    t,
+    completeAnswer('ok'),
+    'limits: { promptBytes: 65536, chatBodyBytes: 32768 }',
+  );
+  const first = await create({ input: 'q'.repeat(10_000) });
+  const { id } = await create({ input: 'r', previous_response_id: first.id });
+  // Four of these, with two bytes a character, would have all of it.
+  for (let i = 0; i < 4; i++) {
+    const response = await fetch(`${url}/${id}/input_items`);
+    t.equal(response.status, 200, `list ${i + 1}`);
+    await response.body?.cancel();
+  }
 });
 
 t.test('a request that needs many responses leaves the event loop to others between two of them', async (t) => {
@@ -205,6 +243,72 @@ t.test('a call that was cut off is not part of the conversation', async (t) => {
   ]);
 });
 
+t.test('a conversation goes on after an answer that has failed', async (t) => {
+  const { create, get, messagesOf } = await serviceOf(t, ({ response, body }) => {
+    const call = { index: 0, id: 'c0', function: { name: 'look', arguments: '{"at":' } };
+    const end = body.includes('next') ? STOP : chunk({ tool_calls: [call] }) + chunk({}, 'error');
+    sse(response).end(text('Hel') + end + DONE);
+  });
+  const { id } = await create({ input: 'q', background: true });
+  await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
+  t.match(await get(id), { status: 'failed', output: [{ content: [{ text: 'Hel' }] }, { status: 'incomplete' }] });
+  const messages = await messagesOf({ previous_response_id: id, input: 'next' });
+  t.same(messages, [user('q'), { role: 'assistant', content: 'Hel' }, user('next')]);
+});
+
+t.test('input is listed as items with ids, and the text of a message as a part', async (t) => {
+  const { create, get } = await serviceOf(t, completeAnswer('ok'));
+  const answer = { role: 'assistant', content: 'a' };
+  const call = { type: 'function_call', call_id: 'c', name: 'look', arguments: '{}' };
+  const output = { type: 'function_call_output', call_id: 'c', output: 'd' };
+  const { id } = await create({ input: [user('q'), answer, { ...user('r'), id: 'msg_own' }, call, output] });
+  const { data } = await get(`${id}/input_items?order=asc`);
+  const stream = id.replace('resp_', '');
+  t.match(data, [
+    { id: `msg_${stream}_i0`, type: 'message', content: [{ type: 'input_text', text: 'q' }] },
+    { id: `msg_${stream}_i1`, type: 'message', content: [{ type: 'output_text', text: 'a' }] },
+    { id: 'msg_own', type: 'message' },
+    { ...call, id: `fc_${stream}_i3` },
+    { ...output, id: `fco_${stream}_i4` },
+  ]);
+  const many = await create({ input: Array.from({ length: 21 }, () => user('q')) });
+  t.match(await get(`${many.id}/input_items`), { data: { length: 20 }, has_more: true }, '20 by default');
+  const references = data.slice(0, 2).map((item: Body) => ({ type: 'item_reference', id: item.id }));
+  t.equal((await create({ input: [...references, user('s')] })).status, 'completed', 'they can be referred to');
+});
+
+t.test('the state of the provider is kept with the response, longer than with the stream', async (t) => {
+  const state = { google: { thought_signature: 'S' } };
+  const call = { index: 0, id: 'c0', function: { name: 'look', arguments: '{}' }, extra_content: state };
+  const script: Script = ({ response, body }) => {
+    const isNext = body.includes('next');
+    const deltas = isNext ? text('ok') + STOP : chunk({ tool_calls: [call] }) + chunk({}, 'tool_calls');
+    sse(response).end(deltas + DONE);
+  };
+  const { create, get, messagesOf } = await serviceOf(t, script, 'streams: { ttlMs: 1 }');
+  const { id, output } = await create({ input: 'q', tools: [{ type: 'function', name: 'look' }] });
+  t.equal(output.length, 1, 'it is no item unless the client asks for it');
+  await until(async () => (await get(`${id}?stream=true`)).error !== undefined, 'the stream has expired');
+  const results = [{ type: 'function_call_output', call_id: 'c0', output: 'next' }];
+  const messages = await messagesOf({ previous_response_id: id, input: results });
+  t.match(messages[1].tool_calls, [{ id: 'c0', extra_content: state }]);
+});
+
+t.test('an answer that has failed has its events also for a request that comes later', async (t) => {
+  const { url, upstream } = await serviceOf(t, ({ response }) => {
+    sse(response).end(text('Hel') + chunk({}, 'error') + DONE);
+  });
+  const ask = async () => {
+    const reading = await open(url, { body: { input: 'q', stream: true }, headers: { 'idempotency-key': 'k' } });
+    await reading.ended;
+    return jsonsOf(reading);
+  };
+  const events = await ask();
+  t.match(events.at(-1), { type: 'response.failed', response: { output: [{ content: [{ text: 'Hel' }] }] } });
+  t.same(await ask(), events);
+  t.equal(upstream.calls.length, 1);
+});
+
 t.test('another owner has no part of a response', async (t) => {
   const keys = ['a', 'b'].map((name) => `  - { name: ${name}, sha256: "${sha256(`sk-${name}`)}" }`).join('\n');
   const { create, get, url } = await serviceOf(t, completeAnswer('secret'), `keys:\n${keys}`);
@@ -267,6 +371,7 @@ t.test('a reader that is cut continues behind its last event, while the answer i
   t.same([await end.ended, jsonsOf(end)], [true, []], 'behind the last event');
   const beyond = await fetch(`${url}/${id}?stream=true&starting_after=${events.length}`);
   t.match([beyond.status, ((await beyond.json()) as Body).error], [400, { param: 'starting_after' }], 'beyond it');
+  t.equal(await metricValue(app, 'sluice_resumes_total', { outcome: 'hit' }), 5);
   t.equal(upstream.calls.length, 1);
 });
 
@@ -298,10 +403,53 @@ t.test('store: false keeps nothing, and ends with its client', async (t) => {
   t.equal((await create({ input: 'x', previous_response_id: id })).error.code, 'previous_response_not_found');
 });
 
+t.test('only an answer in the background continues after the grace time', async (t) => {
+  const { url, upstream, get } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 0 }');
+  /** Asks and leaves. Returns the id of the response. */
+  const leave = async (fields: object) => {
+    const reading = await open(url, { body: { input: 'q', stream: true, ...fields } });
+    await untilNamed(reading, 'response.output_text.delta');
+    reading.cut();
+    return `resp_${reading.response.headers['x-sluice-stream']}`;
+  };
+  const id = await leave({ background: true });
+  await leave({});
+  const [background, foreground] = await Promise.all([upstream.call(1), upstream.call(2)]);
+  await foreground.closed;
+  t.equal(background.closedAt, undefined, 'the provider is still read');
+  background.response.end(STOP + DONE);
+  await until(async () => (await get(id)).status !== 'in_progress', 'the answer has ended');
+  t.equal((await get(id)).status, 'completed');
+});
+
+t.test('an answer that is not streamed ends with its client, if it is not kept', async (t) => {
+  const { url, upstream, app } = await serviceOf(t, unfinishedAnswer('x'), 'streams: { graceMs: 600000 }');
+  const client = new AbortController();
+  const headers = { 'content-type': 'application/json' };
+  const body = JSON.stringify({ input: 'q', store: false });
+  const asking = fetch(url, { method: 'POST', headers, body, signal: client.signal });
+  const call = await upstream.call(1);
+  client.abort();
+  await t.rejects(asking);
+  await call.closed;
+  await until(() => app.streams.active === 0, 'nothing runs');
+});
+
+t.test('the id of the stream is in a header, however the response is asked for', async (t) => {
+  const { url } = await serviceOf(t, completeAnswer('ok'));
+  for (const fields of [{}, { background: true }]) {
+    const response = await postJson(url, { input: 'q', ...fields });
+    const { id } = (await response.json()) as Body;
+    t.equal(`resp_${response.headers.get('x-sluice-stream')}`, id, JSON.stringify(fields));
+  }
+});
+
 t.test('an idempotency key stands for one request', async (t) => {
   const { url, upstream, create } = await serviceOf(t, completeAnswer('ok'));
+  const date = manualDate(t);
   const key = { 'idempotency-key': 'k' };
   const first = await create({ input: 'q', metadata: { a: '1' } }, key);
+  date.advance(10_000);
   const again = await create({ input: 'q', metadata: { a: '1' } }, key);
   t.same(again, first);
   const streamed = await open(url, { body: { input: 'q', metadata: { a: '1' }, stream: true }, headers: key });
@@ -319,15 +467,20 @@ t.test('an idempotency key stands for one request', async (t) => {
   t.equal((await create({ input: 'q', metadata: { a: '1' } }, key)).id, first.id);
   t.equal((await fetch(`${url}/${first.id}`)).status, 404, 'what was deleted stays so');
   t.equal(upstream.calls.length, 1);
+  const chat = { messages: [user('q')] };
+  const other = await postJson(`${url.replace('responses', 'chat/completions')}`, chat, key);
+  t.equal(other.status, 200, 'the same key at another route is another key');
+  t.equal(upstream.calls.length, 2);
 });
 
 t.test('events expire before the response, which then has no stream', async (t) => {
-  const { create, get } = await serviceOf(t, completeAnswer('ok'), 'streams: { ttlMs: 1 }');
+  const { app, create, get } = await serviceOf(t, completeAnswer('ok'), 'streams: { ttlMs: 1 }');
   const { id } = await create({ input: 'q' });
   await until(async () => (await get(`${id}?stream=true`)).error !== undefined, 'the stream has expired').catch(
     () => {},
   );
   t.match((await get(`${id}?stream=true`)).error, { param: 'stream', message: /get it without stream/ });
+  t.ok((await metricValue(app, 'sluice_resumes_total', { outcome: 'unknown' })) > 0);
   t.match(await get(id), { status: 'completed', output: [{ content: [{ text: 'ok' }] }] });
 });
 

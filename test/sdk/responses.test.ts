@@ -56,7 +56,11 @@ for (const upstream of STRICT_UPSTREAMS) {
     const hasState = kept.output.some((item) => item.type === 'reasoning' && item.encrypted_content);
     t.equal(hasState, upstream.type !== 'ollama', 'the state of the provider is in the output');
     const items = kept.output as OpenAI.Responses.ResponseInput;
-    t.equal(await second({ ...stateless, input: [asked, ...items, ...outputsOf(kept)] }), TEXTS.weather, 'own items');
+    // Another service knows nothing of the first one, so all that the provider wants back must be in the items.
+    const elsewhere = sdk(await serveTargets(t, [upstream]));
+    const input = [asked, ...items, ...outputsOf(kept)];
+    const { output_text } = await elsewhere.responses.create({ ...stateless, model: 'weather', input, tools: TOOLS });
+    t.equal(output_text, TEXTS.weather, 'own items, at another service');
   });
 
   t.test(`${upstream.type}: the openai SDK parses a structured answer`, async (t) => {
