@@ -42,8 +42,13 @@ function startPeer(folder: string, server: Omit<ServerProcess, 'stdio' | 'cwd'>)
   return startProcess({ startMs: START_MS, ...server, cwd: folder, stdio: ['ignore', log, log] });
 }
 
+/** As the image runs it. */
 const startSluice = (upstreamUrl: string) =>
-  startSystem('sluice', 'dist/server.js', { ...sluiceEnv(upstreamUrl), STREAM_GRACE_MS: '0' });
+  startSystem('sluice', 'dist/bundle/server.js', {
+    ...sluiceEnv(upstreamUrl),
+    STREAM_GRACE_MS: '0',
+    MALLOC_ARENA_MAX: '1',
+  });
 
 /** The version of the AI SDK that the tests use, too. The next major version needs Node 22. */
 const aiSdkVersion = () =>
