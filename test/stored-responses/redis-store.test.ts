@@ -131,6 +131,40 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     t.ok(isNear(await dueIn('x'), 30_000));
     queue.hurry();
     t.equal(queue.close(), 0, 'the end of a process loses nothing');
+    t.equal(queue.isDurable, true);
+  });
+
+  t.test('an ended answer does not wait behind running ones that are due before it', async (t) => {
+    const { queue } = createQueue();
+    /** Schedules streams that run, and makes them due long ago. */
+    const scheduleRunning = async (count: number) => {
+      const commands = client.pipeline();
+      for (let i = 0; i < count; i++)
+        commands.hset(streamKey('meta', `r${i}`), 'epoch', 1).zadd(key('webhooks'), 1, `r${i}`);
+      await commands.exec();
+    };
+    const countDue = () => client.zcount(key('webhooks'), 0, 3);
+    await announce('ended');
+    await scheduleRunning(200);
+    await client.zadd(key('webhooks'), 3, 'ended');
+    t.match(await queue.claim(8), [{ id: 'ended' }]);
+    t.same(await queue.claim(8), [], 'nothing else is due');
+    t.equal(await countDue(), 0, 'what runs is looked at again later');
+    t.equal(await client.zcard(key('webhooks')), 201, 'and nothing is lost');
+    await scheduleRunning(1_000);
+    t.same(await queue.claim(8), []);
+    t.equal(await countDue(), 200, 'a claim looks at most a hundred times');
+  });
+
+  t.test('when Redis refuses claims, one batch is postponed and not the whole schedule', async (t) => {
+    const { queue } = createQueue();
+    for (let i = 0; i < 20; i++) {
+      // Of a type that no script can read.
+      await client.set(streamKey('webhook', `w${i}`), '');
+      await client.zadd(key('webhooks'), 1, `w${i}`);
+    }
+    t.same(await queue.claim(8), []);
+    t.equal(await client.zcount(key('webhooks'), 0, 1), 12);
   });
 
   function createStore(t: Test, { maxPerOwner = 3, maxBytesPerOwner = 100_000 } = {}) {
@@ -176,6 +210,9 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     await store.save('g', question('p', 'x'.repeat(20_000)));
     t.equal(await kept('e', 'f', 'g'), 'g', 'two bytes for each character');
     t.equal(evicted(), 3);
+    await store.save('h', question('p', 'x'.repeat(25_000)));
+    for (const id of ['i', 'j']) await store.save(id, question('q', 'x'.repeat(5_000)));
+    t.equal(await kept('g', 'h', 'i', 'j'), 'ghij', 'the bytes of one owner are not those of another');
   });
 
   t.test('a deleted response leaves its place in the bounds', async (t) => {

@@ -1,7 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import t, { type Test } from 'tap';
 import { ANONYMOUS } from '../../plugins/auth/identity.ts';
-import { createRedisQueue } from '../../plugins/webhooks/redis-queue.ts';
 import { until, writeConfig } from '../helper.ts';
 import { metricValue } from '../metric-value.ts';
 import { noRedis, type RedisServer, startRedis } from '../redis.ts';
@@ -127,45 +126,6 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
       [`evt_${asked.id}`, `evt_${asked.id}`],
       'the same event comes again',
     );
-  });
-
-  t.test('an ended answer does not wait behind running ones that are due before it', async (t) => {
-    const [a] = (await startReplicas(t, 1, { redis })).apps as [FastifyInstance];
-    if (a.cluster === undefined) throw new Error('Redis is configured');
-    const queue = createRedisQueue({ cluster: a.cluster, claimMs: 20_000, keepMs: HOUR, onDue() {} });
-    /** Schedules streams that run, and makes them due long ago. */
-    const scheduleRunning = async (count: number) => {
-      const commands = redis.client.pipeline();
-      for (let i = 0; i < count; i++)
-        commands.hset(`sluice:meta:{r${i}}`, 'epoch', 1).zadd('sluice:webhooks', 1, `r${i}`);
-      await commands.exec();
-    };
-    const countDue = () => redis.client.zcount('sluice:webhooks', 0, 3);
-    await redis.client.hset('sluice:webhook:{ended}', { format: 1, text: '{}', since: 1 });
-    await scheduleRunning(200);
-    await redis.client.zadd('sluice:webhooks', 3, 'ended');
-    t.match(await queue.claim(8), [{ id: 'ended', text: '{}' }]);
-    t.same(await queue.claim(8), [], 'nothing else is due');
-    t.equal(await countDue(), 0, 'what runs is looked at again later');
-    t.equal(await redis.client.zcard('sluice:webhooks'), 201, 'and nothing is lost');
-
-    await scheduleRunning(1_000);
-    t.same(await queue.claim(8), []);
-    t.equal(await countDue(), 200, 'a claim looks at most a hundred times');
-    await queue.remove('ended');
-    queue.close();
-  });
-
-  t.test('when Redis refuses claims, one batch is postponed and not the whole schedule', async (t) => {
-    const [a] = (await startReplicas(t, 1, { redis })).apps as [FastifyInstance];
-    if (a.cluster === undefined) throw new Error('Redis is configured');
-    const queue = createRedisQueue({ cluster: a.cluster, claimMs: 20_000, keepMs: HOUR, onDue() {} });
-    for (let i = 0; i < 20; i++) {
-      await redis.client.set(`sluice:webhook:{w${i}}`, 'of a type that no script can read');
-      await redis.client.zadd('sluice:webhooks', 1, `w${i}`);
-    }
-    t.same(await queue.claim(8), []);
-    t.equal(await redis.client.zcount('sluice:webhooks', 0, 1), 12);
   });
 
   t.test('events and responses of a newer version are left alone', async (t) => {
