@@ -122,7 +122,7 @@ for (const [name, { mutate, tests, least }] of Object.entries(PARTS)) {
     buildCommand: 'npm run build:mutate',
     symlinkNodeModules: false,
     mutate,
-    ignorePatterns: ['/reports', '/dist', '/build'],
+    ignorePatterns: ['/.tap', '/reports', '/dist', '/build'],
     checkers: [],
     coverageAnalysis: 'perTest',
     concurrency: 2,

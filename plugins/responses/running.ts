@@ -38,9 +38,9 @@ export class RunningInMemory implements RunningQuestions {
     );
   }
 
-  /** Keeps a question if this process writes its answer. */
+  /** Keeps the first question of a stream, if this process writes its answer. */
   save(id: string, question: SavedQuestion): void {
-    if (this.#questions.has(id)) this.#set(id, question);
+    if (this.#questions.has(id) && this.get(id) === undefined) this.#set(id, question);
   }
 
   write(id: string): void {

@@ -197,6 +197,17 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
     t.ok(isNear(await client.pttl(streamKey('response', 'a')), 3 * HOUR));
   });
 
+  t.test('the first question of a stream stays, also if it is saved or written again', async (t) => {
+    const { store } = createStore(t);
+    store.running.add('a');
+    for (const createdAt of [1, 2, 3]) await store.save('a', { ...question(), createdAt });
+    t.equal((await store.find('a'))?.question.createdAt, 1);
+    await client.flushall();
+    store.running.write('a');
+    await until(async () => (await client.exists(streamKey('response', 'a'))) === 1, 'it is written again');
+    t.equal((await store.find('a'))?.question.createdAt, 1);
+  });
+
   t.test('an owner keeps its newest responses, by number and by bytes', async (t) => {
     const { store, kept, evicted } = createStore(t);
     for (const id of ['a', 'b', 'c']) await store.save(id, question());
