@@ -58,6 +58,11 @@ const PARTS = {
     tests: ['responses/{events,text-memory,values,requests,stored}', 'sdk/responses'],
     least: 75,
   },
+  routes: {
+    mutate: ['routes/{start-stream,reconnection,provider-state}.ts', 'routes/v1/answer.ts'],
+    tests: ['routes/{start-stream,sse-events,v1-answer,provider-state}'],
+    least: 75,
+  },
   decoders: {
     mutate: [
       'providers/ollama.ts',

@@ -5,7 +5,7 @@ import { reconnectionOf } from '../../routes/reconnection.ts';
 import { lastEventIdOf, openingBlock, parseEventId } from '../../routes/sse-events.ts';
 import { manualDate } from '../manual-date.ts';
 
-/** Resume points, and when a client is told to come back. */
+/** Tests resume points and the conditions of a reconnect. */
 
 const STREAM = 'A-_z'.repeat(5);
 

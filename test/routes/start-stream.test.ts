@@ -3,7 +3,7 @@ import t from 'tap';
 import type { Question } from '../../plugins/streams/api.ts';
 import { startStream } from '../../routes/start-stream.ts';
 
-/** What a ticket starts, and how often. */
+/** Tests the streams that a ticket starts. */
 
 const question = (content: string): Question => ({ model: undefined, messages: [{ role: 'user', content }] });
 
