@@ -15,6 +15,6 @@ export function serializeError(error: unknown): SerializedError {
     name,
     code,
     at: /([^/\s(]{1,100}\/[^/\s(:]{1,100}:\d{1,9}):\d/.exec(line)?.[1],
-    in: /^\s+at (?:async )?([\w.#$]{1,100}) /.exec(line)?.[1],
+    in: /^\s{1,20}at (?:async )?([\w.#$]{1,100}) /.exec(line)?.[1],
   };
 }

@@ -10,6 +10,7 @@ import type { InputItem, InputPart } from './schema.ts';
 const callers = refused('tools are called by the model alone; `direct` is accepted');
 const createdBy = hint('lists of items have it');
 const cachePoint = hint('providers decide what they cache');
+const noNamespaces = refused('tools have no namespaces');
 const id = served('kept; made by Sluice if absent');
 const type = served('');
 
@@ -24,12 +25,13 @@ export const ITEM_FIELDS = {
   },
   function_call: {
     arguments: served(''),
+    async: refused('a question has the outputs of all its calls; `false` is accepted'),
     call_id: served(''),
     caller: callers,
     created_by: createdBy,
     id,
     name: served(''),
-    namespace: refused('tools have no namespaces'),
+    namespace: noNamespaces,
     parsed_arguments: hint('added by the SDKs'),
     status: served('`incomplete`: a call without an output is left out'),
     type,
@@ -39,6 +41,8 @@ export const ITEM_FIELDS = {
     caller: callers,
     created_by: createdBy,
     id,
+    name: hint('the call has it'),
+    namespace: noNamespaces,
     output: served('text'),
     status: hint('the output is used as it is'),
     type,

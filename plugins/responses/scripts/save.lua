@@ -14,7 +14,7 @@ local question, active_ttl_ms, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('HGET', meta_key, 'removed') then return 0 end
 redis.call('HSET', response_key, 'format', 1)
 -- A repeated request has the stream of the first one, whose time of creation stays.
-redis.call('HSETNX', response_key, 'question', question)
+if not redis.call('HGET', response_key, 'question') then redis.call('HSET', response_key, 'question', question) end
 local ended = redis.call('HGET', response_key, 'endedAt')
 redis.call('PEXPIRE', response_key, ended and ttl_ms or active_ttl_ms)
 return 1
