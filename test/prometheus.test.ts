@@ -52,10 +52,16 @@ t.test('docs/operations.md lists every metric, and every name in documents, aler
   }
 });
 
-/** Answers, fails or stays silent, depending on the question; the models `broken` and `locked` always fail. */
+let flakyCalls = 0;
+
+/**
+ * Answers, fails or stays silent, depending on the question; the models `broken` and `locked` always fail, and `flaky`
+ * every second time.
+ */
 const mixedResponses: Script = async ({ body, response }) => {
   const { messages, model } = JSON.parse(body) as { messages: { content: string }[]; model: string };
   const question = messages.at(-1)?.content ?? '';
+  if (model === 'flaky' && flakyCalls++ % 2 === 0) return void response.writeHead(503).end();
   if (model === 'broken') return void response.writeHead(503).end();
   if (model === 'locked') return void response.writeHead(401).end();
   if (question.includes('silent')) return;
@@ -101,7 +107,7 @@ async function load({ url }: ServerProcess, seconds: number): Promise<void> {
     const headers = bearer('key');
     if (['ok', 'junk', 'silent'].includes(question)) return void (await readAll(ask + question, { headers }));
     if (question === 'fallback') return void (await readAll(`${ask}q&model=steady`, { headers }));
-    if (question === 'retried') return void (await readAll(`${ask}q&model=other/broken`, { headers }));
+    if (question === 'retried') return void (await readAll(`${ask}q&model=flaky/flaky`, { headers }));
     if (question === 'refused') return void (await readAll(`${ask}q&model=locked/locked`, { headers }));
     if (question === 'spent') return void (await readAll(`${ask}q&model=steady`, { headers: bearer('poor') }));
     if (question === 'ticket') return void (await postJson(`${url}/tickets`, { visitor: 'v' }, headers));
@@ -135,6 +141,7 @@ t.test('every query of the dashboard has data after a load', { skip: noPrometheu
     `providers:
   bella: { type: bella, baseUrl: "${upstream.url}/v1", apiKeys: [test-key], models: "*" }
   other: { type: vllm, baseUrl: "${upstream.url}/v1", models: [broken] }
+  flaky: { type: vllm, baseUrl: "${upstream.url}/v1", models: [flaky] }
   locked: { type: openai-compatible, baseUrl: "${upstream.url}/v1", apiKeys: [wrong-key], models: [locked] }
 models:
   - { name: steady, price: { input: 1, output: 10 }, targets: [{ provider: other, model: broken }, { provider: bella, model: gpt-4o }] }
