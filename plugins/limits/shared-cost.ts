@@ -2,6 +2,7 @@ import { RedisUnavailable } from '../redis/connection.ts';
 import type { Cluster } from '../redis/index.ts';
 import { loadScript, runScript } from '../redis/script.ts';
 import { type Costs, type CostUse, KEEP_MS, type OpenCharge } from './costs.ts';
+import { EndMarks } from './end-marks.ts';
 import { KnownCosts } from './known-costs.ts';
 
 export interface SharedCostsOptions {
@@ -39,6 +40,7 @@ export function createSharedCosts(
   { expectedReplicas, onDegraded }: SharedCostsOptions,
 ): Costs {
   const known = new KnownCosts();
+  const marks = new EndMarks();
   /** Charges of running generations. */
   const running = new Set<Entry>();
   const unsent = new Set<Entry>();
@@ -73,8 +75,8 @@ export function createSharedCosts(
       if (charged === 0) return false;
       update(entry, { confirmed: cost });
       entry.isDone ||= hasEnded;
-      // A mark of the end is needed only if an earlier command may arrive after it.
-      if (hasEnded && !entry.isRepeated) connection.run((redis) => redis.hdel(redisKey, id)).catch(() => {});
+      // If an earlier command may arrive after it, the mark stays until the period ends.
+      if (hasEnded && !entry.isRepeated) marks.add(redisKey, id);
       return true;
     } catch (error) {
       if (error instanceof RedisUnavailable && mayHaveArrived) entry.isRepeated = true;
@@ -104,7 +106,10 @@ export function createSharedCosts(
   connection.onAvailable(() => {
     for (const entry of running) keep(entry);
   });
-  lease.onRenewed(sendUnsent);
+  lease.onRenewed(() => {
+    sendUnsent();
+    for (const [key, ids] of marks.onRenewed()) connection.run((redis) => redis.hdel(key, ...ids)).catch(() => {});
+  });
 
   /** Returns true if an estimate fits into the share of this replica. */
   const fitsAlone = (key: string, amount: number, estimate: number): boolean => {
