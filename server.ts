@@ -1,4 +1,5 @@
 import { setImmediate as turn } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
 import type { FastifyInstance } from 'fastify';
 import type { LoadedConfig } from './plugins/config/load.ts';
 import { serializeError } from './plugins/http/serialize-error.ts';
@@ -12,6 +13,9 @@ import { serializeError } from './plugins/http/serialize-error.ts';
 const CLOSE_MS = 5_000;
 /** A repeated signal within this time counts as the same one. */
 const REPEATED_SIGNAL_MS = 500;
+
+/** V8's factor by which the young generation grows. */
+const YOUNG_GROWTH = 2;
 
 /** Reactions to signals. During the start there is nothing to drain, and nothing to reload. */
 const react = {
@@ -44,6 +48,9 @@ function failStart(error: unknown): never {
 }
 
 async function start(): Promise<void> {
+  // Of what a start allocates, nearly all stays. V8 would double its young generation each time that this fills it, to
+  // 18 MB, and an idle process would keep them.
+  setFlagsFromString('--semi-space-growth-factor=1');
   const { ConfigError, readConfig } = await import('./plugins/config/load.ts');
   const { describeUnknownVariables } = await import('./plugins/config/unknown-variables.ts');
   const loaded = readConfig(process.env);
@@ -72,6 +79,7 @@ async function start(): Promise<void> {
     return exitWith(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}`);
   }
   await run(app, loaded);
+  setFlagsFromString(`--semi-space-growth-factor=${YOUNG_GROWTH}`);
 }
 
 /** Reacts to signals, errors and changed files from now on. */

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import { bearer, sha256, until, writeConfig } from './helper.ts';
 import { runServer } from './process.ts';
@@ -15,6 +15,27 @@ t.before(() => {
   execFileSync(process.execPath, ['scripts/bundle.mjs', 'build'], { env: { PATH: process.env.PATH } });
 });
 
+t.test('the bundle loads little', async (t) => {
+  const { url } = await runServer(t, { DEMO: 'true' }, { file });
+  const youngBytes = async () => {
+    const young = /^nodejs_heap_space_size_total_bytes\{space="new"\} (\d+)$/m;
+    return Number(young.exec(await (await fetch(`${url}/metrics`)).text())?.[1]);
+  };
+  const atStart = await youngBytes();
+  t.ok(atStart <= 2 ** 22, `the young generation has ${atStart} bytes: V8 did not double it at the start`);
+  await Promise.all(Array.from({ length: 100 }, () => readAll(`${url}/ask/stream?question=q`)));
+  const underLoad = await youngBytes();
+  t.ok(underLoad > 2 ** 22, `under load it may grow: ${underLoad} bytes`);
+  const folder = 'build/bundle';
+  const files = readdirSync(folder).filter((name) => name.endsWith('.js'));
+  const texts = new Map(files.map((name) => [name, readFileSync(`${folder}/${name}`, 'latin1')]));
+  const holding = (pattern: RegExp) => files.filter((name) => pattern.test(texts.get(name) ?? ''));
+  t.same(holding(/[^\p{ASCII}]/u), [], 'V8 keeps one byte for each character');
+  t.same(holding(/from ?"(node:)?http"/), [], 'an import of `http` loads the undici of Node');
+  t.same(holding(/undici\/lib\/web\/fetch\/index\.js/), [], 'no second `fetch`');
+  t.match(holding(/ioredis\/built\/Redis\.js/), [/^clients-/], 'the client of Redis is loaded only where it is used');
+});
+
 t.test('the bundle serves its pages, and loads what only some services need', async (t) => {
   const env = { DEMO: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1' };
   const { url, child, exit } = await runServer(t, env, { file });
@@ -24,6 +45,18 @@ t.test('the bundle serves its pages, and loads what only some services need', as
   t.match((await readAll(`${url}/ask/stream?question=q`)).events.at(-1)?.json, { type: 'end' });
   child.kill('SIGTERM');
   t.equal(await exit, 0);
+});
+
+t.test('the bundle exports spans', async (t) => {
+  const collector = await startUpstream(t, ({ response }) => void response.end('{}'));
+  const env = { DEMO: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
+  const { url, child, exit } = await runServer(t, env, { file });
+  await readAll(`${url}/ask/stream?question=q`);
+  child.kill('SIGTERM');
+  t.equal(await exit, 0);
+  const [call] = collector.calls;
+  t.equal(call?.request.url, '/v1/traces');
+  t.match(call?.body, /ask\/stream/);
 });
 
 t.test('the bundle reads a changed configuration, and runs its scripts in Redis', { skip: noRedis }, async (t) => {

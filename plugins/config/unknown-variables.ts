@@ -40,6 +40,12 @@ const ALIASES: Readonly<Record<string, readonly string[]>> = {
 /** Variables of other programs that are similar to ours. */
 const FOREIGN: ReadonlySet<string> = new Set(['ALL_PROXY', 'FTP_PROXY', 'RSYNC_PROXY']);
 
+interface KnownNames {
+  readonly variables: ReadonlySet<string>;
+  /** Settings as in `settingNames`. */
+  readonly settings: ReadonlyMap<string, string>;
+}
+
 /** Largest edit distance of a long name to one that is similar. */
 const MAX_DISTANCE = 2;
 /** Most variables that are reported. */
@@ -50,9 +56,9 @@ const MAX_REPORTED = 20;
  * @param used names that the configuration has read, among them those that the file uses
  */
 export function findUnknownVariables(env: Environment, used: ReadonlySet<string>): UnknownVariable[] {
-  const variables = variableNames();
+  const known: KnownNames = { variables: variableNames(), settings: settingNames() };
   const isKnown = (name: string) =>
-    [name, name.replace(/_FILE$/, '')].some((one) => used.has(one) || variables.has(one));
+    [name, name.replace(/_FILE$/, '')].some((one) => used.has(one) || known.variables.has(one));
   const found: UnknownVariable[] = [];
   for (const [name, value = ''] of Object.entries(env)) {
     const upper = name.toUpperCase();
@@ -60,7 +66,7 @@ export function findUnknownVariables(env: Environment, used: ReadonlySet<string>
     if (isKnown(name) || FOREIGN.has(upper) || isServiceLink(name, value)) continue;
     // Both spellings are common.
     if (upper.endsWith('_PROXY') && isKnown(upper)) continue;
-    const similar = findSimilar(upper, variables, env) ?? findSimilarFile(upper, variables, env);
+    const similar = findSimilar(upper, known, env) ?? findSimilarFile(upper, known, env);
     if (similar === undefined && !OWN_PREFIXES.some((prefix) => upper.startsWith(prefix))) continue;
     found.push({ name, similar });
     if (found.length === MAX_REPORTED) break;
@@ -91,10 +97,10 @@ function isServiceLink(name: string, value: string): boolean {
 }
 
 /** Returns the variable or the setting that a name in capitals was probably meant for. */
-function findSimilar(name: string, variables: ReadonlySet<string>, env: Environment): string | undefined {
+function findSimilar(name: string, known: KnownNames, env: Environment): string | undefined {
+  const { variables, settings } = known;
   if (variables.has(name)) return name;
   const plain = name.replace(/^SLUICE_/, '');
-  const settings = settingNames();
   const exact = variables.has(plain) ? plain : settings.get(plain);
   if (exact !== undefined) return exact;
   const alias = [...variables].find((variable) => isAlias(plain, variable));
@@ -103,8 +109,10 @@ function findSimilar(name: string, variables: ReadonlySet<string>, env: Environm
   let [nearest, least]: [string | undefined, number] = [undefined, Number.POSITIVE_INFINITY];
   for (const [candidate, display] of [...[...variables].map((one) => [one, one] as const), ...settings]) {
     const isBeginning = ofOwnPrefix && candidate.startsWith(`${plain}_`);
-    const distance = editDistance(plain, candidate);
-    if (distance > maxDistance(candidate) && !isBeginning) continue;
+    const most = maxDistance(candidate);
+    const mayBeNear = most > 0 && Math.abs(plain.length - candidate.length) <= most;
+    const distance = mayBeNear ? editDistance(plain, candidate) : Number.POSITIVE_INFINITY;
+    if (distance > most && !isBeginning) continue;
     const rank = Math.min(distance, MAX_DISTANCE + 1);
     if (rank < least) [nearest, least] = [display, rank];
   }
@@ -112,10 +120,10 @@ function findSimilar(name: string, variables: ReadonlySet<string>, env: Environm
 }
 
 /** Returns the variable with the suffix `_FILE` that a name in capitals was probably meant for. */
-function findSimilarFile(name: string, variables: ReadonlySet<string>, env: Environment): string | undefined {
+function findSimilarFile(name: string, known: KnownNames, env: Environment): string | undefined {
   if (!name.endsWith('_FILE')) return undefined;
-  const similar = findSimilar(name.slice(0, -'_FILE'.length), variables, env);
-  return similar !== undefined && variables.has(similar) ? `${similar}_FILE` : similar;
+  const similar = findSimilar(name.slice(0, -'_FILE'.length), known, env);
+  return similar !== undefined && known.variables.has(similar) ? `${similar}_FILE` : similar;
 }
 
 /** Returns true for `BELLA_KEY` and `BELLA_API_KEY`. */
@@ -162,7 +170,6 @@ function settingNames(): Map<string, string> {
 
 /** Returns the number of characters that are missing, too many, wrong, or swapped with their neighbour. */
 function editDistance(a: string, b: string): number {
-  if (Math.abs(a.length - b.length) > MAX_DISTANCE) return Number.POSITIVE_INFINITY;
   let [before, last]: [number[], number[]] = [[], Array.from({ length: b.length + 1 }, (_, j) => j)];
   for (let i = 1; i <= a.length; i++) {
     const row = [i];

@@ -1,8 +1,9 @@
-import { Cluster as ClusterClient, Redis, type RedisOptions, ReplyError } from 'ioredis';
+import { Cluster as ClusterClient, Redis, type RedisOptions } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config/index.ts';
 import { parseRedisUrl, type RedisAddress } from '../config/redis-url.ts';
-import type { NodeSource } from './node-changes.ts';
+import { primariesOf } from './nodes.ts';
+import { isReplyError } from './reply-error.ts';
 import { ShardSubscriber } from './shard-subscriber.ts';
 import type { Subscriber } from './subscriber.ts';
 
@@ -62,18 +63,6 @@ export function createClients(
   return { isCluster: false, commands, reads: connect(), subscriber: connect(), database };
 }
 
-/** Returns the primaries behind a client. */
-export function primariesOf(client: Redis): Redis[] {
-  const actual: unknown = client;
-  return actual instanceof ClusterClient ? actual.nodes('master') : [client];
-}
-
-/** Returns what tells of the nodes of a cluster; undefined for another client. */
-export function nodeSourceOf(client: Redis): NodeSource | undefined {
-  const actual: unknown = client;
-  return actual instanceof ClusterClient ? actual : undefined;
-}
-
 /** Creates a client that connects again for as long as it is not closed. */
 function withRetries(create: (options: RetryingOptions) => Redis, connectionName: string): Redis {
   const pauses = createPauses();
@@ -86,7 +75,7 @@ function createPauses() {
   let isRefused = false;
   return {
     onError(error: Error) {
-      isRefused = error instanceof ReplyError;
+      isRefused = isReplyError(error);
     },
     next(times: number): number {
       const max = isRefused ? MAX_PAUSE_MS.refused : MAX_PAUSE_MS.unavailable;
@@ -145,7 +134,7 @@ function createClusterClients(address: RedisAddress, connectionName: string, clo
     client.on('node error', (error: Error) => {
       // While one node fails, the others work. Before the first answer, its reply says why there is none.
       pauses.onError(error);
-      if (client.status !== 'ready' && error instanceof ReplyError) client.emit('error', error);
+      if (client.status !== 'ready' && isReplyError(error)) client.emit('error', error);
     });
     // It has the same commands.
     return client as unknown as Redis;

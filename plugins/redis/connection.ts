@@ -1,11 +1,12 @@
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
 import { type Clock, waitAtMost } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
-import { nodeSourceOf, primariesOf } from './clients.ts';
 import type { RedisHealth } from './health.ts';
 import { watchNodes } from './node-changes.ts';
+import { nodeSourceOf, primariesOf } from './nodes.ts';
 import { isRefusal, type Problem, problem, reasonOf } from './problems.ts';
 import type { ReadQueue } from './read-queue.ts';
+import { isReplyError } from './reply-error.ts';
 import { RedisUnavailable, sendWithTimeout } from './timeout.ts';
 
 export { RedisUnavailable } from './timeout.ts';
@@ -96,7 +97,7 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
       },
       onTimeout: () => countFailure('timeout'),
       onError(error) {
-        if (!(error instanceof ReplyError)) {
+        if (!isReplyError(error)) {
           countFailure('connection');
           return new RedisUnavailable(error.message);
         }

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify';
-import { primariesOf } from './clients.ts';
 import type { RedisConnection } from './connection.ts';
+import { primariesOf } from './nodes.ts';
 
 /** The only policy that removes no running streams and no leases of live replicas. */
 const SAFE_POLICY = 'noeviction';

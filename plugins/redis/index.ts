@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import fp from 'fastify-plugin';
 import type { Config } from '../config/index.ts';
-import { createClients } from './clients.ts';
 import { createRedisConnection, type RedisConnection } from './connection.ts';
 import { watchEvictionPolicy } from './eviction.ts';
 import { createHealth } from './health.ts';
@@ -45,6 +44,8 @@ export default fp<RedisOptions>(
       fastify.decorate('cluster', undefined);
       return;
     }
+    // Without Redis, its client is not loaded.
+    const { createClients } = await import('./clients.ts');
     const { clock, metrics, log } = fastify;
     const { prefix } = redis;
     const replica = randomBytes(9).toString('base64url');

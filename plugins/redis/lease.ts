@@ -1,8 +1,8 @@
-import { ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { ProbedConnection } from './connection.ts';
 import type { RedisHealth } from './health.ts';
 import { isPartialRefusal, needsReconnect, problem, reasonOf } from './problems.ts';
+import { isReplyError } from './reply-error.ts';
 import type { SelfTest } from './self-test.ts';
 
 /**
@@ -127,7 +127,7 @@ export function createLease({ connection, health, selfTest, clock, key }: LeaseO
     } catch (error) {
       renewedSince = undefined;
       if (isClosed) return;
-      if (error instanceof ReplyError) {
+      if (isReplyError(error)) {
         unanswered = 0;
         await onRefused(reasonOf(error));
       } else {

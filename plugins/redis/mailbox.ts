@@ -1,7 +1,7 @@
-import { ReplyError } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { RedisConnection } from './connection.ts';
 import { missingRight, type Problem, problem, reasonOf } from './problems.ts';
+import { isReplyError } from './reply-error.ts';
 import type { Subscriber } from './subscriber.ts';
 
 /**
@@ -115,7 +115,7 @@ export function createMailbox(options: MailboxOptions): Mailbox {
     try {
       await subscriber.subscribe(channelOf(replica));
     } catch (error) {
-      if (error instanceof ReplyError) onRefused(error as Error);
+      if (isReplyError(error)) onRefused(error);
       return; // Without a reply, the client reconnects by itself.
     }
     hasAnswered = true;

@@ -1,4 +1,4 @@
-import { ReplyError } from 'ioredis';
+import { isReplyError } from './reply-error.ts';
 
 /** Reasons why streams cannot be shared through Redis, as the log and the documentation name them. */
 
@@ -82,7 +82,7 @@ export function reasonOf(error: unknown): string {
   const { message = '', code } = error as { message?: string; code?: unknown };
   if ((error as Error).name === 'ClusterAllFailedError') return 'no_node';
   if (message.startsWith('All sentinels are unreachable')) return 'no_sentinel';
-  if (!(error instanceof ReplyError)) return typeof code === 'string' && /^[A-Z]\w{1,60}$/.test(code) ? code : 'closed';
+  if (!isReplyError(error)) return typeof code === 'string' && /^[A-Z]\w{1,60}$/.test(code) ? code : 'closed';
   const [, word = 'ERR'] = /^([A-Z]{2,20})\b/.exec(message) ?? [];
   if (word !== 'ERR') return word;
   return NESTED_CODE.exec(message)?.[1] ?? OTHER_REPLIES.find(([pattern]) => pattern.test(message))?.[1] ?? word;

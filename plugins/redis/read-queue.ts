@@ -1,6 +1,7 @@
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { isReplyError } from './reply-error.ts';
 import { RedisUnavailable, sendWithTimeout } from './timeout.ts';
 
 /**
@@ -56,7 +57,7 @@ export function createReadQueue(redis: Redis, { clock, metrics }: ReadQueueOptio
         unanswered = 0;
         redis.disconnect(true);
       },
-      onError: (error) => (error instanceof ReplyError ? error : new RedisUnavailable(error.message)),
+      onError: (error) => (isReplyError(error) ? error : new RedisUnavailable(error.message)),
     });
 
   redis.on('error', () => {}); // 'close' follows.

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
+import { isReplyError } from './reply-error.ts';
 
 /** A Lua script. Redis runs it by its hash and gets the whole text only if the hash is unknown. */
 export interface Script {
@@ -18,7 +19,7 @@ export async function runScript(redis: Redis, { text, sha1 }: Script, keys: stri
   try {
     return await redis.evalsha(sha1, keys.length, ...keys, ...args);
   } catch (error) {
-    if (!(error instanceof ReplyError && (error as Error).message.startsWith('NOSCRIPT'))) throw error;
+    if (!(isReplyError(error) && error.message.startsWith('NOSCRIPT'))) throw error;
     return redis.eval(text, keys.length, ...keys, ...args);
   }
 }

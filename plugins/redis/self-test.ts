@@ -1,8 +1,9 @@
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { ProbedConnection } from './connection.ts';
 import type { RedisHealth } from './health.ts';
 import { channelRight, isPartialRefusal, missingRight, type Problem, problem, reasonOf } from './problems.ts';
+import { isReplyError } from './reply-error.ts';
 
 /**
  * Finds out what the user may not do, before a stream depends on it: runs every command that Sluice uses on a key
@@ -85,7 +86,7 @@ export function createSelfTest(options: SelfTestOptions): SelfTest {
       try {
         await redis.call(name, ...args);
       } catch (error) {
-        if (!(error instanceof ReplyError)) throw error;
+        if (!isReplyError(error)) throw error;
         const reason = reasonOf(error);
         // The mailbox reports channels: without them, streams that are in Redis already are still written.
         if (reason === 'NOPERM') missing.add(missingRight(name, error as Error, prefix));

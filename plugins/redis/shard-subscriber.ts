@@ -1,7 +1,8 @@
 import { EventEmitter } from 'node:events';
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { RedisNode } from '../config/redis-url.ts';
+import { isReplyError } from './reply-error.ts';
 import type { Subscriber } from './subscriber.ts';
 
 export interface ShardSubscriberOptions {
@@ -66,7 +67,7 @@ export class ShardSubscriber extends EventEmitter implements Subscriber {
       this.#redirections = 0;
     } catch (error) {
       const owner = ownerOf(error as Error);
-      const isDown = error instanceof ReplyError && /^CLUSTERDOWN/.test((error as Error).message);
+      const isDown = isReplyError(error) && /^CLUSTERDOWN/.test(error.message);
       if (owner === undefined && !isDown) throw error;
       // Another node may know more than one that is cut off.
       if (isDown) this.emit('error', error);

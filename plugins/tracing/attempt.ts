@@ -21,8 +21,6 @@ export interface AttemptSpan {
   end(finish: FinishPart | undefined, fault?: unknown): void;
 }
 
-export const NO_SPAN: AttemptSpan = { headers: undefined, firstToken() {}, end() {} };
-
 /** `gen_ai.provider.name` for provider types that the conventions call differently. */
 const PROVIDER_NAMES: Readonly<Record<string, string>> = {
   azure: 'azure.ai.openai',

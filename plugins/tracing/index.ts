@@ -2,9 +2,8 @@ import type { Tracer } from '@opentelemetry/api';
 import fp from 'fastify-plugin';
 import type { ChatRequest } from '../../providers/types.ts';
 import type { Config } from '../config/index.ts';
-import { type AttemptSpan, createAttemptSpans, NO_SPAN } from './attempt.ts';
-import { traceRequests } from './requests.ts';
-import { startSdk } from './sdk.ts';
+import type { AttemptSpan } from './attempt.ts';
+import { NO_SPAN } from './no-span.ts';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -20,7 +19,7 @@ export interface Tracing {
 }
 
 export interface TracingOptions {
-  /** True if spans are exported. Otherwise the OpenTelemetry SDK is not loaded. */
+  /** True if spans are exported. Otherwise nothing of OpenTelemetry is loaded. */
   readonly enabled: boolean;
   /** The configured providers: spans name their types. */
   readonly providers: Config['providers'];
@@ -33,6 +32,11 @@ export default fp<TracingOptions>(
       fastify.decorate('tracing', { attempt: () => NO_SPAN });
       return;
     }
+    const [{ startSdk }, { traceRequests }, { createAttemptSpans }] = await Promise.all([
+      import('./sdk.ts'),
+      import('./requests.ts'),
+      import('./attempt.ts'),
+    ]);
     const sdk = await startSdk({
       onFailing: (reason) =>
         fastify.log.error(

@@ -7,7 +7,7 @@ import type { Config } from '../../plugins/config/index.ts';
 import type { ModelSettings, Target } from '../../plugins/config/model-routes.ts';
 import llm from '../../plugins/llm/index.ts';
 import { upstreamMetrics } from '../../plugins/metrics/upstreams.ts';
-import { NO_SPAN } from '../../plugins/tracing/attempt.ts';
+import { NO_SPAN } from '../../plugins/tracing/no-span.ts';
 import { manualClock } from '../manual-clock.ts';
 import { ANSWER, type FakeProvider, fake, fault } from './fake-provider.ts';
 

@@ -6,7 +6,7 @@ import { createLlmClient, type Prompt } from '../../plugins/llm/client.ts';
 import { RetryBudget } from '../../plugins/llm/retry-budget.ts';
 import { createTargets } from '../../plugins/llm/targets.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
-import { NO_SPAN } from '../../plugins/tracing/attempt.ts';
+import { NO_SPAN } from '../../plugins/tracing/no-span.ts';
 import type { Provider } from '../../providers/types.ts';
 import { createApiKeys } from '../../providers/wire/api-keys.ts';
 import { FINISH, textPart } from './fake-provider.ts';

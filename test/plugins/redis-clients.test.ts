@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Cluster, type Redis, ReplyError } from 'ioredis';
 import t, { type Test } from 'tap';
-import { createClients, nodeSourceOf, primariesOf } from '../../plugins/redis/clients.ts';
+import { createClients } from '../../plugins/redis/clients.ts';
+import { nodeSourceOf, primariesOf } from '../../plugins/redis/nodes.ts';
 import { until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
 import { array, OK, push, type Reply, type RespServer, startRespServer } from './resp-server.ts';

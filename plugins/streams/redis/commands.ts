@@ -1,5 +1,6 @@
-import { type Redis, ReplyError } from 'ioredis';
+import type { Redis } from 'ioredis';
 import type { Cluster } from '../../redis/index.ts';
+import { isReplyError } from '../../redis/reply-error.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
 import { type Idempotency, type KeyLookup, NewerFormat, type StreamInfo, type Terminal } from '../types.ts';
@@ -246,5 +247,5 @@ export class StreamCommands {
 
 /** Returns true if Redis rejected an entry because its id is too low: a newer producer may have written. */
 export function isStaleProducerError(error: unknown): boolean {
-  return error instanceof ReplyError && /equal or smaller/.test((error as Error).message);
+  return isReplyError(error) && /equal or smaller/.test(error.message);
 }
