@@ -106,7 +106,7 @@ export async function startProcess(server: ServerProcess): Promise<SystemUnderTe
       child.kill('SIGKILL');
       throw new Error(`${name} did not start`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await new Promise((resolve) => setTimeout(resolve, 5));
   }
   const readProc = (file: string) => {
     try {

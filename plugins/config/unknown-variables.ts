@@ -111,7 +111,7 @@ function findSimilar(name: string, known: KnownNames, env: Environment): string 
     const isBeginning = ofOwnPrefix && candidate.startsWith(`${plain}_`);
     const most = maxDistance(candidate);
     const mayBeNear = most > 0 && Math.abs(plain.length - candidate.length) <= most;
-    const distance = mayBeNear ? editDistance(plain, candidate) : Number.POSITIVE_INFINITY;
+    const distance = mayBeNear ? editDistance(plain, candidate, most) : Number.POSITIVE_INFINITY;
     if (distance > most && !isBeginning) continue;
     const rank = Math.min(distance, MAX_DISTANCE + 1);
     if (rank < least) [nearest, least] = [display, rank];
@@ -168,8 +168,11 @@ function settingNames(): Map<string, string> {
   return found;
 }
 
-/** Returns the number of characters that are missing, too many, wrong, or swapped with their neighbour. */
-function editDistance(a: string, b: string): number {
+/**
+ * Returns the number of characters that are missing, too many, wrong, or swapped with their neighbour; more than `most`
+ * as soon as that is certain.
+ */
+function editDistance(a: string, b: string, most: number): number {
   let [before, last]: [number[], number[]] = [[], Array.from({ length: b.length + 1 }, (_, j) => j)];
   for (let i = 1; i <= a.length; i++) {
     const row = [i];
@@ -180,6 +183,8 @@ function editDistance(a: string, b: string): number {
       const replaced = (last[j - 1] as number) + (isSame ? 0 : 1);
       row.push(Math.min((last[j] as number) + 1, (row[j - 1] as number) + 1, replaced, swapped));
     }
+    // A swap looks back at the row before.
+    if (Math.min(...row, ...last) > most) return most + 1;
     [before, last] = [last, row];
   }
   return last[b.length] as number;

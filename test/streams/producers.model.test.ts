@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { isStaleProducerError, StreamCommands } from '../../plugins/streams/redis/commands.ts';
+import { StreamCommands } from '../../plugins/streams/redis/commands.ts';
 import { END_POSITION } from '../../plugins/streams/redis/entries.ts';
+import { isStaleProducerError } from '../../plugins/streams/redis/stale-producer.ts';
 import { noRedis, startRedis } from '../redis.ts';
 import { newId } from './conformance.ts';
 import { redisStore } from './redis-replica.ts';

@@ -1,6 +1,7 @@
 import t from 'tap';
-import { isStaleProducerError, type StreamCommands } from '../../plugins/streams/redis/commands.ts';
+import type { StreamCommands } from '../../plugins/streams/redis/commands.ts';
 import { END_POSITION } from '../../plugins/streams/redis/entries.ts';
+import { isStaleProducerError } from '../../plugins/streams/redis/stale-producer.ts';
 import type { StreamInfo, Terminal } from '../../plugins/streams/types.ts';
 import type { ContentPart } from '../../providers/types.ts';
 import { noRedis, startRedis } from '../redis.ts';

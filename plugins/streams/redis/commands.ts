@@ -1,6 +1,5 @@
 import type { Redis } from 'ioredis';
 import type { Cluster } from '../../redis/index.ts';
-import { isReplyError } from '../../redis/reply-error.ts';
 import { loadScript, runScript } from '../../redis/script.ts';
 import { isRepeatable } from '../terminals.ts';
 import { type Idempotency, type KeyLookup, NewerFormat, type StreamInfo, type Terminal } from '../types.ts';
@@ -243,9 +242,4 @@ export class StreamCommands {
   #keys(id: string): string[] {
     return [metaKey(this.#cluster, id), logKey(this.#cluster, id)];
   }
-}
-
-/** Returns true if Redis rejected an entry because its id is too low: a newer producer may have written. */
-export function isStaleProducerError(error: unknown): boolean {
-  return isReplyError(error) && /equal or smaller/.test(error.message);
 }

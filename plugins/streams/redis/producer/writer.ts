@@ -1,6 +1,6 @@
 import type { ContentPart } from '../../../../providers/types.ts';
 import type { Terminal } from '../../types.ts';
-import { isStaleProducerError } from '../commands.ts';
+import { isStaleProducerError } from '../stale-producer.ts';
 import { Batch } from './batch.ts';
 import { resync } from './resync.ts';
 import { Throttle } from './throttle.ts';
