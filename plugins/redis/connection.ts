@@ -25,8 +25,8 @@ export interface RedisConnection {
   run<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
   /** Runs a command that only reads, or publishes: also while Redis refuses writes. @throws as `run` does */
   query<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
-  /** Reads what may be large, on a connection of its own. A slow read says nothing about Redis. @throws as `query` does */
-  read<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /** Reads what may be large of a key, on a connection of its own. A slow read says nothing about Redis. @throws as `query` does */
+  read<T>(key: string, call: (redis: Redis) => Promise<T>): Promise<T>;
   /** Calls `send`. The commands that it runs leave in one packet, and Redis reads them at once. */
   together(send: () => void): void;
   /** Calls the listener each time Redis becomes available, also the first time. */
@@ -145,7 +145,7 @@ export function createRedisConnection(redis: Redis, options: RedisConnectionOpti
     },
     run: (call) => (health.works('rights') ? send(call) : unavailable()),
     query: (call) => (health.works('connection') ? send(call) : unavailable()),
-    read: (call) => (health.works('connection') ? reads.read(call) : unavailable()),
+    read: (key, call) => (health.works('connection') ? reads.read(key, call) : unavailable()),
     probe: (call) => (redis.status === 'ready' ? send(call) : unavailable()),
     together(send) {
       const sockets = primariesOf(redis).map(({ stream }) => stream);

@@ -1,16 +1,21 @@
 import type { Redis } from 'ioredis';
 import type { Clock } from '../clock.ts';
 import type { Metrics } from '../metrics/index.ts';
+import { nodeOf, reopen } from './nodes.ts';
 import { isReplyError } from './reply-error.ts';
 import { RedisUnavailable, sendWithTimeout } from './timeout.ts';
 
 /**
  * Reads that may be large, a few at a time on a connection of their own. Neither their replies nor their number
- * delay other commands, and a slow one says nothing about Redis.
+ * delay other commands, and a slow one says nothing about Redis. Each node of a cluster has its own turns: one that does
+ * not answer delays no reads of the others.
  */
 export interface ReadQueue {
-  /** Sends a read when its turn has come. @throws RedisUnavailable without a reply in time; ReplyError as Redis sent it */
-  read<T>(call: (redis: Redis) => Promise<T>): Promise<T>;
+  /**
+   * Sends a read of a key when its turn has come.
+   * @throws RedisUnavailable without a reply in time; ReplyError as Redis sent it
+   */
+  read<T>(key: string, call: (redis: Redis) => Promise<T>): Promise<T>;
   connect(): void;
   close(): void;
 }
@@ -20,7 +25,15 @@ export interface ReadQueueOptions {
   readonly metrics: Metrics;
 }
 
-/** Reads that are sent at the same time. */
+/** The reads of one node. */
+interface Lane {
+  waiting: { start(): void; reject(error: Error): void }[];
+  running: number;
+  /** Consecutive reads without a reply. */
+  unanswered: number;
+}
+
+/** Reads that are sent to one node at the same time. */
 const MAX_CONCURRENT_READS = 4;
 /** Longest wait for a reply, from when the read is sent. */
 const READ_TIMEOUT_MS = 1_000;
@@ -28,60 +41,67 @@ const READ_TIMEOUT_MS = 1_000;
 const MAX_UNANSWERED_READS = 4;
 
 export function createReadQueue(redis: Redis, { clock, metrics }: ReadQueueOptions): ReadQueue {
-  let waiting: { start(): void; reject(error: Error): void }[] = [];
-  let running = 0;
-  let unanswered = 0;
+  /** By the name of the node. Kept while it has reads, or unanswered ones. */
+  const lanes = new Map<string, Lane>();
 
-  const startNext = () => {
-    while (running < MAX_CONCURRENT_READS && waiting.length > 0) waiting.shift()?.start();
+  const startNext = (lane: Lane) => {
+    while (lane.running < MAX_CONCURRENT_READS && lane.waiting.length > 0) lane.waiting.shift()?.start();
   };
 
-  const rejectWaiting = () => {
-    const rejected = waiting;
-    waiting = [];
+  const rejectWaiting = (lane: Lane) => {
+    const rejected = lane.waiting;
+    lane.waiting = [];
     for (const { reject } of rejected) reject(new RedisUnavailable('reads are not answered'));
   };
+  const rejectAll = () => {
+    for (const lane of lanes.values()) rejectWaiting(lane);
+  };
 
-  const send = <T>(call: (redis: Redis) => Promise<T>): Promise<T> =>
+  const send = <T>(node: string, lane: Lane, call: (redis: Redis) => Promise<T>): Promise<T> =>
     sendWithTimeout({
       clock,
       ms: READ_TIMEOUT_MS,
       call: () => (redis.status === 'ready' ? call(redis) : Promise.reject(new Error('not connected'))),
       onReply() {
-        unanswered = 0;
+        lane.unanswered = 0;
       },
       onTimeout() {
         metrics.redisFailures.inc({ reason: 'read' });
-        unanswered += 1;
-        if (unanswered < MAX_UNANSWERED_READS) return;
-        unanswered = 0;
-        redis.disconnect(true);
+        lane.unanswered += 1;
+        if (lane.unanswered < MAX_UNANSWERED_READS) return;
+        lane.unanswered = 0;
+        rejectWaiting(lane);
+        reopen(redis, node);
       },
       onError: (error) => (isReplyError(error) ? error : new RedisUnavailable(error.message)),
     });
 
   redis.on('error', () => {}); // 'close' follows.
-  redis.on('close', rejectWaiting);
+  redis.on('close', rejectAll);
 
   return {
-    read: (call) =>
+    read: (key, call) =>
       new Promise((resolve, reject) => {
+        const node = nodeOf(redis, key);
+        const lane = lanes.get(node) ?? { waiting: [], running: 0, unanswered: 0 };
+        lanes.set(node, lane);
         const start = () => {
-          running += 1;
-          send(call)
+          lane.running += 1;
+          send(node, lane, call)
             .then(resolve, reject)
             .finally(() => {
-              running -= 1;
-              startNext();
+              lane.running -= 1;
+              startNext(lane);
+              if (lane.running === 0 && lane.unanswered === 0 && lanes.get(node) === lane) lanes.delete(node);
             });
         };
-        waiting.push({ start, reject });
-        startNext();
+        lane.waiting.push({ start, reject });
+        startNext(lane);
       }),
     connect: () => void redis.connect().catch(() => {}),
     close() {
       redis.disconnect();
-      rejectWaiting();
+      rejectAll();
     },
   };
 }

@@ -78,8 +78,9 @@ export class RedisResponses implements ResponseStore {
   /** Returns a response as Redis has it. @throws RedisUnavailable for one of a newer version */
   async #read(id: string): Promise<Found | undefined> {
     const { cluster } = this.#options;
-    const [text, endedAt, format] = await cluster.connection.read((redis) =>
-      redis.hmget(responseKey(cluster, id), 'question', 'endedAt', 'format'),
+    const key = responseKey(cluster, id);
+    const [text, endedAt, format] = await cluster.connection.read(key, (redis) =>
+      redis.hmget(key, 'question', 'endedAt', 'format'),
     );
     if (!text) return undefined;
     if (Number(format) > FORMAT) throw new RedisUnavailable('a newer version has stored this response');
@@ -92,7 +93,8 @@ export class RedisResponses implements ResponseStore {
     const question = this.running.get(id);
     if (question === undefined) return undefined;
     const { cluster } = this.#options;
-    const removed = await cluster.connection.read((redis) => redis.hget(metaKey(cluster, id), 'removed'));
+    const key = metaKey(cluster, id);
+    const removed = await cluster.connection.read(key, (redis) => redis.hget(key, 'removed'));
     return removed === null ? { question, readAnswer: async () => undefined } : undefined;
   }
 
@@ -128,7 +130,7 @@ export class RedisResponses implements ResponseStore {
     const parts: ContentPart[] = [];
     let length = 0;
     for (let last = '0-0'; ; ) {
-      const found = await cluster.connection.read((redis) => redis.xrange(key, `(${last}`, '+', 'COUNT', ENTRIES));
+      const found = await cluster.connection.read(key, (redis) => redis.xrange(key, `(${last}`, '+', 'COUNT', ENTRIES));
       for (const entry of found.map(decodeEntry)) {
         const { terminal } = entry;
         last = entry.id;

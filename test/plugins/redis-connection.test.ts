@@ -106,12 +106,9 @@ t.test('opens the circuit breaker after five failures in a row, and closes it wh
   t.same(up.at(-1), 0);
   t.match(warnings, [{ reason: 'timeout' }]);
   t.equal(warnings.length, 1, 'one log line');
-  for (const send of [connection.run, connection.query, connection.read]) {
-    await t.rejects(
-      send(async () => t.fail('no command is sent')),
-      RedisUnavailable,
-    );
-  }
+  const send = async () => t.fail('no command is sent');
+  for (const sending of [connection.run(send), connection.query(send), connection.read('key', send)])
+    await t.rejects(sending, RedisUnavailable);
   redis.answers = true;
   const probes = redis.sent.length;
   await advance(RETRY_MS - 1, 499);

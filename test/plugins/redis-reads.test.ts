@@ -1,19 +1,24 @@
+import slotOf from 'cluster-key-slot';
 import type { Redis } from 'ioredis';
 import { ReplyError } from 'ioredis';
 import t from 'tap';
+import { systemClock as clock } from '../../plugins/clock.ts';
 import type { Metrics } from '../../plugins/metrics/index.ts';
+import { createClients } from '../../plugins/redis/clients.ts';
 import { createReadQueue } from '../../plugins/redis/read-queue.ts';
 import { RedisUnavailable } from '../../plugins/redis/timeout.ts';
+import { until } from '../helper.ts';
 import { manualClock } from '../manual-clock.ts';
+import { noRedis } from '../redis.ts';
+import { startRedisCluster } from '../redis-cluster.ts';
 import { FakeRedis, settle } from './fake-redis.ts';
 
 /** Large reads: a few at a time, on a connection of their own, on a clock turned by hand. */
 
 const [CONCURRENT, TIMEOUT_MS] = [4, 1_000];
 
-function setUp() {
+function setUp(redis = new FakeRedis()) {
   const clock = manualClock();
-  const redis = new FakeRedis();
   const failures: string[] = [];
   const metrics = {
     redisFailures: { inc: ({ reason }: { reason: string }) => failures.push(reason) },
@@ -22,9 +27,9 @@ function setUp() {
   redis.status = 'ready';
   const sent: { reply(value: string): void; fail(error: Error): void }[] = [];
   const results: unknown[] = [];
-  const read = () =>
+  const read = (key = 'key') =>
     queue
-      .read(() => new Promise<string>((reply, fail) => sent.push({ reply, fail })))
+      .read(key, () => new Promise<string>((reply, fail) => sent.push({ reply, fail })))
       .then(
         (value) => results.push(value),
         (error: unknown) => results.push(error),
@@ -63,6 +68,77 @@ t.test('a read without a reply in time fails, and the next one is sent', async (
   t.same(redis.disconnects, [true], 'a connection on which nothing is answered is opened again');
 });
 
+/** A client of a cluster of two nodes, of which one has the key `a` and the other has `b`. */
+class FakeCluster extends FakeRedis {
+  readonly slots = Array.from({ length: 16_384 }, (_, slot) => [slot === slotOf('a') ? 'h:1' : 'h:2', 'h:3']);
+  readonly reopened: number[] = [];
+  nodes(role: string) {
+    if (role !== 'all') return [];
+    return [1, 2, 3].map((port) => ({
+      options: { host: 'h', port },
+      disconnect: () => this.reopened.push(port),
+    }));
+  }
+}
+
+t.test('a node of a cluster that does not answer delays no reads of the others', async (t) => {
+  const redis = new FakeCluster();
+  const { clock, sent, results, read } = setUp(redis);
+  for (let i = 0; i < CONCURRENT + 2; i++) void read('a');
+  t.equal(sent.length, CONCURRENT);
+  void read('b');
+  t.equal(sent.length, CONCURRENT + 1, 'it is sent at once');
+  sent.at(-1)?.reply('reply of b');
+  await settle();
+  t.same(results, ['reply of b']);
+  clock.advance(TIMEOUT_MS);
+  await settle();
+  t.same(redis.reopened, [1], 'the connection to this node is opened again');
+  t.same(redis.disconnects, [], 'and no other');
+  clock.advance(TIMEOUT_MS);
+  await settle();
+  t.equal(results.length, 1 + CONCURRENT + 2, 'all reads of it have failed');
+  void read('b');
+  sent.at(-1)?.reply('again');
+  await settle();
+  t.equal(results.at(-1), 'again');
+});
+
+t.test('a real node of a cluster that hangs delays no reads of the others', { skip: noRedis }, async (t) => {
+  const cluster = await startRedisCluster(t);
+  const metrics = { redisFailures: { inc() {} } } as unknown as Metrics;
+  const { reads } = createClients({ url: cluster.url, prefix: 'p', required: false }, { connectionName: 'n', clock });
+  const queue = createReadQueue(reads, { clock, metrics });
+  t.teardown(() => queue.close());
+  queue.connect();
+  await until(() => reads.status === 'ready', 'connected');
+  const [hanging, working] = await Promise.all(['a', 'b'].map(async (key) => cluster.primaryOf(slotOf(key))));
+  t.not(hanging?.port, working?.port);
+  await cluster.client.set('b', 'value');
+  t.equal(await queue.read('a', (redis) => redis.get('a')), null);
+  hanging?.child.kill('SIGSTOP');
+  const order: string[] = [];
+  const ofHanging = Array.from({ length: 8 }, () =>
+    queue
+      .read('a', (redis) => redis.get('a'))
+      .then(
+        () => order.push('reply'),
+        () => order.push('failed'),
+      ),
+  );
+  await Promise.all(
+    Array.from({ length: 20 }, async () => order.push(String(await queue.read('b', (redis) => redis.get('b'))))),
+  );
+  await Promise.all(ofHanging);
+  t.same(order, [...Array(20).fill('value'), ...Array(8).fill('failed')], 'all replies come first');
+  t.equal(await queue.read('b', (redis) => redis.get('b')), 'value');
+  hanging?.child.kill('SIGCONT');
+  await until(async () => {
+    const reply = await queue.read('a', (redis) => redis.get('a')).catch(() => 'failed');
+    return reply === null;
+  }, 'it is read again');
+});
+
 t.test('replies in between show that the connection works', async (t) => {
   const { clock, redis, sent, read } = setUp();
   for (let i = 0; i < 10; i++) {
@@ -89,7 +165,7 @@ t.test('error replies are passed on; without a connection a read fails at once',
   for (const { fail } of sent.slice(1)) fail(new Error('closed'));
   await settle();
   await t.rejects(
-    queue.read(async () => t.fail('not sent')),
+    queue.read('key', async () => t.fail('not sent')),
     RedisUnavailable,
   );
   queue.close();

@@ -169,7 +169,7 @@ export async function createReplicas(t: Test, url: string): Promise<TestReplicas
         },
         run,
         query: run,
-        read: run,
+        read: (_key, call) => run(call),
         together: (send) => send(),
         onAvailable: (listener) => void availableListeners.push(listener),
         onUnavailable: (listener) => void unavailableListeners.push(listener),

@@ -167,8 +167,9 @@ export class StreamCommands {
 
   /** Returns the entries after `lastEntry`, at most `count`. */
   async entriesAfter(id: string, lastEntry: string, count: number): Promise<LogEntry[]> {
-    const found = await this.#cluster.connection.read((redis) =>
-      redis.xrange(logKey(this.#cluster, id), `(${lastEntry}`, '+', 'COUNT', count),
+    const key = logKey(this.#cluster, id);
+    const found = await this.#cluster.connection.read(key, (redis) =>
+      redis.xrange(key, `(${lastEntry}`, '+', 'COUNT', count),
     );
     return found.map(decodeEntry);
   }
