@@ -116,6 +116,24 @@ export async function startRedisCluster(
   };
 }
 
+/** Starts a cluster of one node, to which everything can happen that happens to a single Redis. */
+export async function startOneNodeCluster(t: Test): Promise<RedisServer> {
+  const dir = mkdtempSync(`${tmpdir()}/redis-cluster-`);
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  // It learns its address from others, of which there are none.
+  const own = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--dir', dir];
+  const server = await startRedisOn(t, await freeNodePort(), ...own);
+  await server.client.call('CLUSTER', 'ADDSLOTSRANGE', '0', String(SLOTS - 1));
+  await until(async () => /cluster_state:ok/.test(String(await server.client.call('CLUSTER', 'INFO'))), 'it is ready');
+  return {
+    ...server,
+    url: `redis+cluster://127.0.0.1:${server.port}`,
+    get child() {
+      return server.child;
+    },
+  };
+}
+
 /** Returns a free port whose port for messages between nodes is free, too. */
 async function freeNodePort(): Promise<number> {
   for (;;) {

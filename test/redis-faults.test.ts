@@ -2,10 +2,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { bellaAt, serve, until } from './helper.ts';
 import { metricValue } from './metric-value.ts';
-import { noRedis, startRedis } from './redis.ts';
+import { noRedis, type RedisServer, startRedis } from './redis.ts';
+import { startOneNodeCluster } from './redis-cluster.ts';
 import { type Replicas, startReplicas } from './replicas.ts';
 import { deltaText, open, type Reading, readAll } from './sse-client.ts';
-import { completeAnswer, numberedAnswer, numberedDeltas, startUpstream, text, unfinishedAnswer } from './upstream.ts';
+import {
+  completeAnswer,
+  numberedAnswer,
+  numberedDeltas,
+  type Script,
+  startUpstream,
+  text,
+  unfinishedAnswer,
+} from './upstream.ts';
 
 /** Faults of a real Redis, as readers and operators notice them. */
 
@@ -42,12 +51,13 @@ async function startWithTwoReaders({ a, b }: Replicas): Promise<{ local: Reading
   return { local, remote };
 }
 
-t.test('faults of Redis', { skip: noRedis }, async (t) => {
+async function testFaults(t: Test, start: (t: Test) => Promise<RedisServer>): Promise<void> {
   t.jobs = 3;
+  const startReplicasWith = (t: Test, script: Script, env = {}) => startReplicas(t, script, env, start);
 
   t.test('Redis unavailable at the start: the service answers, and uses Redis once it is available', async (t) => {
     const upstream = await startUpstream(t, completeAnswer('x'));
-    const redis = await startRedis(t);
+    const redis = await start(t);
     await redis.stop();
     const env = bellaAt(upstream.url, { REDIS_URL: redis.url });
     const { app, url } = await serve(t, { env });
@@ -69,7 +79,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('Redis restarted empty: running answers continue, and are resumable again afterwards', async (t) => {
-    const replicas = await startReplicas(t, answerOf(300));
+    const replicas = await startReplicasWith(t, answerOf(300));
     const { redis, a, b, upstream } = replicas;
     const { local, remote } = await startWithTwoReaders(replicas);
     await redis.stop();
@@ -104,7 +114,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('Redis does not reply: answers continue, and readers get each status once', async (t) => {
-    const replicas = await startReplicas(t, answerOf(300));
+    const replicas = await startReplicasWith(t, answerOf(300));
     const { redis, a } = replicas;
     const { local, remote } = await startWithTwoReaders(replicas);
     redis.child.kill('SIGSTOP');
@@ -122,7 +132,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('Redis out of memory: answers continue, and stored streams can be read', async (t) => {
-    const replicas = await startReplicas(t, answerOf(500));
+    const replicas = await startReplicasWith(t, answerOf(500));
     const { redis, a, b } = replicas;
     const { local, remote } = await startWithTwoReaders(replicas);
     const stopped = await open(`${a.url}/ask/stream?question=short`);
@@ -146,7 +156,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('a stream ends while Redis does not reply: remote readers get its end afterwards', async (t) => {
-    const replicas = await startReplicas(t, answerOf(100));
+    const replicas = await startReplicasWith(t, answerOf(100));
     const { redis } = replicas;
     const { local, remote } = await startWithTwoReaders(replicas);
     redis.child.kill('SIGSTOP');
@@ -158,7 +168,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('Redis emptied: running streams are written again, ended streams are unknown', async (t) => {
-    const replicas = await startReplicas(t, answerOf(200));
+    const replicas = await startReplicasWith(t, answerOf(200));
     const { redis, a, b } = replicas;
     const ended = await readAll(`${a.url}/ask/stream?question=short`);
     const { local, remote } = await startWithTwoReaders(replicas);
@@ -174,7 +184,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('a log in Redis that lost an entry: readers get `stream_lost` instead of a gap', async (t) => {
-    const { redis, a, b, upstream } = await startReplicas(t, unfinishedAnswer(), { STREAM_FLUSH_MS: '0' });
+    const { redis, a, b, upstream } = await startReplicasWith(t, unfinishedAnswer(), { STREAM_FLUSH_MS: '0' });
     const local = await open(`${a.url}/ask/stream?question=q`);
     const { json } = await local.until('start');
     const call = await upstream.call(1);
@@ -192,7 +202,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
   });
 
   t.test('connections to Redis killed: they reconnect, and no answer is affected', async (t) => {
-    const replicas = await startReplicas(t, answerOf(200));
+    const replicas = await startReplicasWith(t, answerOf(200));
     const { redis } = replicas;
     const { local, remote } = await startWithTwoReaders(replicas);
     const connections = async () =>
@@ -210,4 +220,7 @@ t.test('faults of Redis', { skip: noRedis }, async (t) => {
       t.equal(deltaText(reading), textOf(200), 'the deltas make the complete answer');
     }
   });
-});
+}
+
+t.test('faults of Redis', { skip: noRedis }, (t) => testFaults(t, startRedis));
+t.test('faults of a node of a cluster', { skip: noRedis }, (t) => testFaults(t, startOneNodeCluster));

@@ -39,8 +39,13 @@ export async function openStream(
 }
 
 /** Starts two replicas whose upstream runs this script. */
-export async function startReplicas(t: Test, script: Script, env: Record<string, string> = {}): Promise<Replicas> {
-  const redis = await startRedis(t);
+export async function startReplicas(
+  t: Test,
+  script: Script,
+  env: Record<string, string> = {},
+  start: (t: Test) => Promise<RedisServer> = startRedis,
+): Promise<Replicas> {
+  const redis = await start(t);
   const upstream = await startUpstream(t, script);
   const options = { env: bellaAt(upstream.url, { REDIS_URL: redis.url, ...env }) };
   const [a, b] = await Promise.all([serve(t, options), serve(t, options)]);

@@ -116,6 +116,8 @@ function createClusterClients(address: RedisAddress, connectionName: string, clo
     const pauses = createPauses();
     const client = new ClusterClient([...address.nodes], {
       lazyConnect: true,
+      // Commands wait while a connection opens: each opens with its first command, and the others would fail.
+      enableOfflineQueue: true,
       enableReadyCheck: false,
       clusterRetryStrategy: pauses.next,
       slotsRefreshTimeout: SLOTS_TIMEOUT_MS,
