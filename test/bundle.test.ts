@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import { bearer, sha256, until, writeConfig } from './helper.ts';
@@ -9,14 +8,8 @@ import { completeAnswer, startUpstream } from './upstream.ts';
 
 /** The bundle that the image runs: what the service reads from files by their place is found from it, too. */
 
-const file = 'build/bundle/server.js';
-
-t.before(() => {
-  execFileSync(process.execPath, ['scripts/bundle.mjs', 'build'], { env: { PATH: process.env.PATH } });
-});
-
 t.test('the bundle loads little', async (t) => {
-  const { url } = await runServer(t, { DEMO: 'true' }, { file });
+  const { url } = await runServer(t, { DEMO: 'true' });
   const youngBytes = async () => {
     const young = /^nodejs_heap_space_size_total_bytes\{space="new"\} (\d+)$/m;
     return Number(young.exec(await (await fetch(`${url}/metrics`)).text())?.[1]);
@@ -38,7 +31,7 @@ t.test('the bundle loads little', async (t) => {
 
 t.test('the bundle serves its pages, and loads what only some services need', async (t) => {
   const env = { DEMO: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1' };
-  const { url, child, exit } = await runServer(t, env, { file });
+  const { url, child, exit } = await runServer(t, env);
   const paths = ['/', '/vendor/marked.js', '/client.js', '/client-ai.js', '/docs/static/index.html', '/openapi.json'];
   for (const path of [...paths, '/livez', '/readyz', '/metrics'])
     t.equal((await fetch(`${url}${path}`)).status, 200, path);
@@ -50,7 +43,7 @@ t.test('the bundle serves its pages, and loads what only some services need', as
 t.test('the bundle exports spans', async (t) => {
   const collector = await startUpstream(t, ({ response }) => void response.end('{}'));
   const env = { DEMO: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
-  const { url, child, exit } = await runServer(t, env, { file });
+  const { url, child, exit } = await runServer(t, env);
   await readAll(`${url}/ask/stream?question=q`);
   child.kill('SIGTERM');
   t.equal(await exit, 0);
@@ -72,7 +65,7 @@ models: [{ name: m, targets: [{ provider: it, model: x }] }]\n`,
     );
   write('old');
   const env = { CONFIG_FILE: config, REDIS_URL: redis.url, TICKET_SECRET: 'x'.repeat(48) };
-  const server = await runServer(t, env, { file });
+  const server = await runServer(t, env);
   const { url, child } = server;
   const ask = (key: string) => readAll(`${url}/ask/stream?question=q&key=once`, { headers: bearer(key) });
   const first = await ask('old');

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import { until, writeConfig } from './helper.ts';
 import { spawnServer } from './process.ts';
 
-/** Tests the start of the compiled service: signals that arrive in it, and what a start that fails prints. */
+/** Tests the start of the compiled files, as `npm start` runs them: signals that arrive in it, and what a start that fails prints. */
 
 /** A Redis that accepts connections and never answers: the start waits for it. */
 async function silentRedis(t: Test): Promise<{ url: string; connections: () => number }> {
@@ -25,7 +25,7 @@ async function silentRedis(t: Test): Promise<{ url: string; connections: () => n
 }
 
 function startServer(t: Test, env: Record<string, string>) {
-  const server = spawnServer({ PORT: '0', ...env });
+  const server = spawnServer({ PORT: '0', ...env }, { file: 'build/server.js' });
   t.teardown(async () => {
     server.child.kill('SIGKILL');
     await server.exit;
