@@ -15,7 +15,7 @@ function storeWith(entries: readonly Entry[]): RedisResponses {
       return entries.slice(start, start + count);
     },
   };
-  const connection = { read: (call: (client: typeof redis) => unknown) => call(redis) };
+  const connection = { read: (_key: string, call: (client: typeof redis) => unknown) => call(redis) };
   const key = (...names: string[]) => names.join(':');
   const cluster = { connection, lease: { onRenewed() {} }, key, streamKey: key };
   return new RedisResponses({

@@ -26,7 +26,7 @@ t.test('with Redis', { skip: noRedis }, async (t) => {
       if (!state.isAvailable) throw new Error('unavailable');
       return command(client);
     };
-    const connection = { run: call, read: call };
+    const connection = { run: call, read: (_key: string, command: Parameters<typeof call>[0]) => call(command) };
     const lease = {
       onRenewed(listener: () => void) {
         state.renew = listener;
