@@ -72,12 +72,11 @@ export async function startRedisCluster(
   const byPort = (port: number) => nodes.find((node) => node.port === port) as RedisServer;
   const alive = () => nodes.filter(({ child }) => child.exitCode === null && child.signalCode === null);
 
-  const slots = async () => {
-    const [some] = alive() as [RedisServer];
-    return (await some.client.call('CLUSTER', 'SLOTS')) as [number, number, [string, number], ...unknown[]][];
-  };
-  const primaryOf = async (slot: number) => {
-    const range = (await slots()).find(([from, to]) => from <= slot && slot <= to);
+  const slots = async ([some] = alive() as [RedisServer]) =>
+    (await some.client.call('CLUSTER', 'SLOTS')) as [number, number, [string, number], ...unknown[]][];
+  /** @param asked a node that may know other owners than the others */
+  const primaryOf = async (slot: number, asked?: RedisServer) => {
+    const range = (await slots(asked && [asked])).find(([from, to]) => from <= slot && slot <= to);
     return byPort(range?.[2][1] as number);
   };
 
@@ -92,7 +91,7 @@ export async function startRedisCluster(
       const asked = alive().filter((node) => owners.has(node));
       return (await Promise.all(asked.map((node) => node.client.keys(pattern)))).flat();
     },
-    primaryOf,
+    primaryOf: (slot) => primaryOf(slot),
     async slotOf(key) {
       const [some] = alive() as [RedisServer];
       return Number(await some.client.call('CLUSTER', 'KEYSLOT', key));
@@ -111,7 +110,16 @@ export async function startRedisCluster(
       }
       await set(to, 'NODE', toId);
       await set(from, 'NODE', toId);
-      for (const node of alive()) if (node !== to && node !== from) await set(node, 'NODE', toId).catch(() => {});
+      // A node that has heard of an earlier move meanwhile may name another owner again, and then each names the other.
+      const agrees = async (node: RedisServer) => {
+        if ((await primaryOf(slot, node)) === to) return true;
+        await set(node, 'NODE', toId).catch(() => {}); // A replica follows its primary.
+        return false;
+      };
+      await until(
+        async () => (await Promise.all(alive().map(agrees))).every(Boolean),
+        'all nodes know the owner of the slot',
+      );
     },
   };
 }
