@@ -14,7 +14,7 @@ export interface ServerProcess {
   readonly exit: Promise<number | string>;
 }
 
-/** What the image runs. It starts in half of the time of `build/server.js`, the compiled files. */
+/** The bundle, which the image runs. It starts in half of the time of `build/server.js`, the compiled files. */
 const SERVER = 'build/bundle/server.js';
 
 export interface ProcessOptions {
