@@ -1,4 +1,5 @@
 import type { Api } from './client.ts';
+import { median } from './report.ts';
 import { type Figures, LOADS, type Load, runLoad } from './scenarios.ts';
 import { sluiceEnv, startSystem } from './system-under-test.ts';
 import { startUpstream } from './upstream.ts';
@@ -23,9 +24,6 @@ async function measure(api: Api, load: Load): Promise<Figures> {
     await system.stop();
   }
 }
-
-const median = (values: readonly number[]) =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] as number;
 
 const rows: string[] = [];
 for (const [name, load] of Object.entries(LOADS)) {

@@ -133,3 +133,8 @@ export function plot(growth: readonly Figures[]): string {
     '',
   ].join('\n');
 }
+
+/** Returns the median of at least one value; the upper one of two. */
+export function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] as number;
+}

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { median } from './report.ts';
 import { startSystem } from './system-under-test.ts';
 
 /**
@@ -38,8 +39,6 @@ async function measure(name: string, { file, env }: (typeof VARIANTS)[string]): 
   return { readyMs, cpuMs, rssMb };
 }
 
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
-
 const found = new Map<string, Start[]>(Object.keys(VARIANTS).map((name) => [name, []]));
 try {
   // The first round fills the caches.
@@ -55,8 +54,7 @@ try {
 console.log(`Node ${process.version}, medians of ${RUNS}\n`);
 console.log('| | ready after, ms | CPU until then, ms | idle, MB |\n|---|---:|---:|---:|');
 for (const [name, starts] of found) {
-  const [ready, cpu, rss] = (['readyMs', 'cpuMs', 'rssMb'] as const).map((key) =>
-    median(starts.map((one) => one[key])),
-  );
-  console.log(`| ${name} | ${ready?.toFixed(0)} | ${cpu?.toFixed(0)} | ${rss?.toFixed(0)} |`);
+  const keys = ['readyMs', 'cpuMs', 'rssMb'] as const;
+  const cells = keys.map((key) => median(starts.map((start) => start[key])).toFixed(0));
+  console.log(`| ${[name, ...cells].join(' | ')} |`);
 }

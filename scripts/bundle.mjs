@@ -40,7 +40,10 @@ const keepPackageFolders = {
   },
 };
 
-/** Loads only the parts of undici that the service uses. Its index also loads `fetch`, WebSocket, mocks and more: half of the package. */
+/**
+ * Loads only the parts of undici that the service uses. Its index also loads `fetch`, WebSocket, mocks and more: half of
+ * the package.
+ */
 const partOfUndici = {
   name: 'part-of-undici',
   setup({ onLoad, onResolve }) {
@@ -95,12 +98,12 @@ const require = createRequire(import.meta.url), bundleFolder = import.meta.dirna
   logLevel: 'warning',
 });
 
+const escaped = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
 // V8 keeps a source with one other character in two bytes for each.
 for (const name of readdirSync(outdir)) {
   if (!name.endsWith('.js')) continue;
   const file = join(outdir, name);
   const code = readFileSync(file, 'utf8');
-  const escaped = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
   writeFileSync(
     file,
     code.replace(/[^\p{ASCII}]/gu, (character) => character.split('').map(escaped).join('')),

@@ -5,7 +5,10 @@ import t, { type Test } from 'tap';
 import { until, writeConfig } from './helper.ts';
 import { spawnServer } from './process.ts';
 
-/** Tests the start of the compiled files, as `npm start` runs them: signals that arrive in it, and what a start that fails prints. */
+/**
+ * Tests the start of the compiled files, as `npm start` runs them: signals that arrive in it, and what a start that fails
+ * prints.
+ */
 
 /** A Redis that accepts connections and never answers: the start waits for it. */
 async function silentRedis(t: Test): Promise<{ url: string; connections: () => number }> {

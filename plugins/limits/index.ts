@@ -123,7 +123,7 @@ export default fp<LimitsOptions>(
       throw fastify.apiError({ status: 503, code: 'overloaded', message, retryAfterMs: MEMORY_RETRY_MS });
     };
 
-    const { takes, adopt } = createTakes({ cluster, expectedReplicas, onDegraded, refused });
+    const { takes, adopt } = createTakes({ clock, cluster, expectedReplicas, onDegraded, refused });
 
     const useTicket = async ({ ticket }: Identity, question: string) => {
       if (ticket === undefined || (await ticketUse.count(ticket, question))) return;

@@ -1,3 +1,4 @@
+import type { Clock } from '../clock.ts';
 import { RedisUnavailable } from '../redis/connection.ts';
 import type { Cluster } from '../redis/index.ts';
 import { loadScript, runScript } from '../redis/script.ts';
@@ -6,6 +7,7 @@ import { EndMarks } from './end-marks.ts';
 import { KnownCosts } from './known-costs.ts';
 
 export interface SharedCostsOptions {
+  readonly clock: Clock;
   readonly expectedReplicas: number;
   /** Called when Redis is unavailable and this replica grants its share alone. */
   onDegraded(): void;
@@ -37,10 +39,10 @@ const NO_CHECK = -1;
  */
 export function createSharedCosts(
   { connection, key: keyOf, lease, replica }: Cluster,
-  { expectedReplicas, onDegraded }: SharedCostsOptions,
+  { clock, expectedReplicas, onDegraded }: SharedCostsOptions,
 ): Costs {
   const known = new KnownCosts();
-  const marks = new EndMarks();
+  const marks = new EndMarks(clock);
   /** Charges of running generations. */
   const running = new Set<Entry>();
   const unsent = new Set<Entry>();
@@ -108,7 +110,7 @@ export function createSharedCosts(
   });
   lease.onRenewed(() => {
     sendUnsent();
-    for (const [key, ids] of marks.onRenewed()) connection.run((redis) => redis.hdel(key, ...ids)).catch(() => {});
+    for (const [key, ids] of marks.takeDue()) connection.run((redis) => redis.hdel(key, ...ids)).catch(() => {});
   });
 
   /** Returns true if an estimate fits into the share of this replica. */

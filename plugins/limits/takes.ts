@@ -1,4 +1,5 @@
 import type { Identity } from '../auth/identity.ts';
+import type { Clock } from '../clock.ts';
 import type { Cluster } from '../redis/index.ts';
 import { createConcurrencyLimiter } from './concurrency.ts';
 import { type CostCharge, createCostLimiter } from './cost-limiter.ts';
@@ -10,6 +11,7 @@ import { createTokenLimiter } from './token-limiter.ts';
 /** Reserves a generation from each of the limits of one owner. */
 
 export interface TakesOptions {
+  readonly clock: Clock;
   readonly cluster: Cluster | undefined;
   readonly expectedReplicas: number;
   /** Called when Redis is unavailable and this replica grants its share alone. */
@@ -30,14 +32,14 @@ const MESSAGES = {
   tokens_per_day: 'Too many tokens in 24 hours; retry later.',
 };
 
-export function createTakes({ cluster, expectedReplicas, onDegraded, refused }: TakesOptions): {
+export function createTakes({ clock, cluster, expectedReplicas, onDegraded, refused }: TakesOptions): {
   takes: readonly Take[];
   /** Returns the hold of a charge of another replica. */
   adopt(charge: ChargeRef): Hold;
 } {
   const limited = (kind: keyof typeof MESSAGES, retryAfterMs: number) => refused(kind, MESSAGES[kind], retryAfterMs);
   const concurrency = createConcurrencyLimiter(cluster, expectedReplicas, onDegraded);
-  const costs = createCostLimiter({ cluster, expectedReplicas, onDegraded });
+  const costs = createCostLimiter({ clock, cluster, expectedReplicas, onDegraded });
 
   const takeSlot: Take = async ({ maxConcurrent }, payer) => {
     if (maxConcurrent === undefined) return undefined;

@@ -92,7 +92,7 @@ export function createReadQueue(redis: Redis, { clock, metrics }: ReadQueueOptio
             .finally(() => {
               lane.running -= 1;
               startNext(lane);
-              if (lane.running === 0 && lane.unanswered === 0 && lanes.get(node) === lane) lanes.delete(node);
+              if (lane.running === 0 && lane.unanswered === 0) lanes.delete(node);
             });
         };
         lane.waiting.push({ start, reject });

@@ -94,7 +94,7 @@ export function createSelfTest(options: SelfTestOptions): SelfTest {
       }
     });
     await Promise.all(replies);
-    // While a slot of a cluster moves, commands are redirected and change their order: the key may be left without an end.
+    // While a slot of a cluster moves, redirected commands change their order. The key would be left without an end.
     redis.call('del', options.key).catch(() => {});
     missing.delete(channelRight(prefix));
     if (missing.size > 0) return problem('NOPERM', [...missing]);
