@@ -3,9 +3,9 @@ import type { FinishPart, ReasoningDetail, Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
 import { THINKING_FORMAT } from './anthropic-messages.ts';
 import { nonZero, usageFrom } from './counts.ts';
+import { createEventParser, type TextPlace } from './event-parser.ts';
 import { finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
-import { parseEvent } from './json.ts';
 import { answerState } from './openai-state.ts';
 import type { PartBuffer } from './parts.ts';
 import type { AnswerDecoder } from './read-answer.ts';
@@ -52,6 +52,8 @@ interface Delta {
 
 type Counts = Record<string, unknown>;
 
+const TEXT: TextPlace<Event> = { fields: ['text', 'thinking'], holder: ({ delta }) => delta };
+
 /** A thinking block. The API wants it back, unchanged, with the results of the tool calls that follow. */
 interface ThinkingBlock {
   text: string;
@@ -70,6 +72,7 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const parse = createEventParser(TEXT);
   /** Indexes of the blocks that are tool calls. */
   const toolBlocks = new Set<number>();
   /** Thinking blocks by index. */
@@ -81,7 +84,7 @@ export function createAnthropicDecoder(parts: PartBuffer): AnswerDecoder {
   function onEvent(event: WireEvent): void {
     const text = event.data.trim();
     if (answerEnd.done || text === '' || text === '[DONE]') return;
-    const data = parseEvent<Event>(event, text);
+    const data = parse(event, text);
     if (event.event === 'error' || data.type === 'error' || hasError(data, data.type !== undefined, event.isDocument)) {
       throw inBandError(upstreamDetail(data));
     }

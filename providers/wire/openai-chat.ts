@@ -1,9 +1,9 @@
 import type { Usage } from '../types.ts';
 import { createAnswerEnd } from './answer-end.ts';
 import { mergeUsage } from './counts.ts';
+import { createEventParser, type TextPlace } from './event-parser.ts';
 import { finishClass, finishWord } from './finish-reason.ts';
 import { inBandError } from './in-band-error.ts';
-import { parseEvent } from './json.ts';
 import type { HoldingBuffer } from './leading-reasoning.ts';
 import { addContent } from './openai-content.ts';
 import { createOpenAIState, detailsText } from './openai-state.ts';
@@ -43,6 +43,11 @@ interface Chunk {
 
 const NO_CHOICES: readonly (Choice | null)[] = [];
 
+const TEXT: TextPlace<Chunk> = {
+  fields: ['content', 'reasoning_content', 'reasoning'],
+  holder: ({ choices }) => (choices as Choice[])[0]?.delta,
+};
+
 export interface DecoderOptions {
   /** Separates reasoning that the provider sends inside the text. */
   readonly wrapParts?: ((parts: PartBuffer) => HoldingBuffer) | undefined;
@@ -58,6 +63,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
   const toolCalls = createToolCalls(parts);
   const answerEnd = createAnswerEnd(parts);
   const sse = createSseDecoder(onEvent);
+  const parse = createEventParser(TEXT);
   const state = createOpenAIState();
   let usage: Usage | undefined;
   /** True if reasoning came in a field of its own, which `reasoning_details` repeat. */
@@ -74,7 +80,7 @@ export function createOpenAIChatDecoder(buffer: PartBuffer, { wrapParts }: Decod
       answerEnd.marker();
       return;
     }
-    const chunk = parseEvent<Chunk>(event, data);
+    const chunk = parse(event, data);
     const choices = Array.isArray(chunk.choices) ? (chunk.choices as (Choice | null)[]) : NO_CHOICES;
     const chunkUsage = openAIUsage(chunk.usage) ?? openAIUsage(chunk.x_groq?.usage);
     if (event.event === 'error' || hasError(chunk, choices.length > 0 || chunkUsage !== undefined, event.isDocument)) {
