@@ -1,5 +1,3 @@
-import { randomUUID } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
 import type { LookupFunction } from 'node:net';
 import type { Writable } from 'node:stream';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -19,10 +17,11 @@ import connections from './plugins/http/connections.ts';
 import cors from './plugins/http/cors.ts';
 import errors, { sendError } from './plugins/http/errors.ts';
 import jsonBody from './plugins/http/json-body.ts';
-import { createLazyValidators } from './plugins/http/lazy-validators.ts';
+import { createLazyValidators, type LazyValidators } from './plugins/http/lazy-validators.ts';
 import listeners from './plugins/http/listeners.ts';
 import { logController, loggerOptions } from './plugins/http/logging.ts';
 import methodNotAllowed from './plugins/http/method-not-allowed.ts';
+import { requestId } from './plugins/http/request-id.ts';
 import requestLog from './plugins/http/request-log.ts';
 import schemas from './plugins/http/schemas.ts';
 import strictRequests from './plugins/http/strict-requests.ts';
@@ -70,6 +69,8 @@ export interface Overrides {
   readonly openFileLimit?: number;
   /** Resolves the host of the webhook, instead of DNS. */
   readonly webhookLookup?: LookupFunction;
+  /** Validators of requests, which the caller may compile before the first request of each route. */
+  readonly validators?: LazyValidators;
   /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream & { readonly droppedLines?: number };
   /** Destination of usage records, instead of standard output. */
@@ -105,7 +106,7 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
       requireHostHeader: false, // `strict-requests` checks it and answers with a body.
     },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
-    schemaController: { compilersFactory: { buildValidator: createLazyValidators() } },
+    schemaController: { compilersFactory: { buildValidator: (overrides.validators ?? createLazyValidators()).build } },
     frameworkErrors(error, request, reply) {
       reply.header('x-request-id', request.id);
       sendError(error, request as FastifyRequest, reply as FastifyReply);
@@ -235,12 +236,6 @@ export async function buildApp(settings: Config, overrides: Overrides = {}): Pro
     );
   }
   return app;
-}
-
-/** Returns the caller's `X-Request-Id` if it has 1 to 64 letters, digits, `_`, `.` or `-`; else a new id. */
-function requestId({ headers }: IncomingMessage): string {
-  const given = headers['x-request-id'];
-  return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
 }
 
 /** Returns the trust function for a number of gateway hops. Other values pass unchanged. */

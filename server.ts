@@ -60,13 +60,16 @@ async function start(): Promise<void> {
     return exitWith(new ConfigError(problems).message + hint);
   }
   const { buildApp } = await import('./app.ts');
+  const { createLazyValidators } = await import('./plugins/http/lazy-validators.ts');
   const { createLogDestination } = await import('./plugins/http/log-destination.ts');
   // Modules are loaded in one turn of the event loop. The next one handles signals that have arrived in it.
   await turn();
   // If the reader of the log is gone, the service continues. (Pino's own writer to a descriptor retries a
   // broken pipe for ever when the process exits.)
   process.stdout.on('error', () => {});
-  const app = await buildApp(config, { logTo: createLogDestination(process.stdout) }).catch((error: unknown) => {
+  const validators = createLazyValidators();
+  const logTo = createLogDestination(process.stdout);
+  const app = await buildApp(config, { logTo, validators }).catch((error: unknown) => {
     // A setting that only its use shows to be wrong.
     if (error instanceof ConfigError) return exitWith(error.message);
     throw error;
@@ -80,6 +83,10 @@ async function start(): Promise<void> {
   }
   await run(app, loaded);
   setFlagsFromString(`--semi-space-growth-factor=${YOUNG_GROWTH}`);
+  // The first question would wait for it. Probes and questions that have arrived come first.
+  do await turn();
+  while (validators.compileNext());
+  app.log.debug('schemas of all routes compiled');
 }
 
 /** Reacts to signals, errors and changed files from now on. */

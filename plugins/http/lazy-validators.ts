@@ -3,27 +3,51 @@ import AjvCompiler from '@fastify/ajv-compiler';
 type BuildValidator = ReturnType<typeof AjvCompiler>;
 type Validator = ReturnType<ReturnType<BuildValidator>>;
 
+export interface LazyValidators {
+  /** The builder for Fastify, `schemaController.compilersFactory.buildValidator`. */
+  readonly build: BuildValidator;
+  /** Compiles a validator that no request has needed so far. Returns false if none is left. */
+  compileNext(): boolean;
+}
+
 /**
- * Returns a builder of validators for Fastify (`schemaController.compilersFactory.buildValidator`) that compiles the schema
- * of a route at its first request. A quarter of a start went into compiling them all. Schemas must name headers in
- * lower case: Fastify changes the names only for a builder of its own.
+ * Creates validators that compile the schema of a route at its first request. A quarter of a start went into compiling
+ * them all. Schemas must name headers in lower case: Fastify changes the names only for a builder of its own.
  */
-export function createLazyValidators(): BuildValidator {
-  const build = AjvCompiler();
-  return (externalSchemas, options) => {
-    let compile: ReturnType<BuildValidator> | undefined;
-    return (route) => {
-      let validate: Validator | undefined;
-      const lazy = (data: unknown) => {
-        compile ??= build(externalSchemas, options);
-        validate ??= compile(route);
-        const result = validate(data);
-        lazy.errors = validate.errors ?? null;
-        return result;
+export function createLazyValidators(): LazyValidators {
+  const buildEager = AjvCompiler();
+  const pending = new Set<() => void>();
+  return {
+    build(externalSchemas, options) {
+      let compile: ReturnType<BuildValidator> | undefined;
+      return (route) => {
+        let validate: Validator | undefined;
+        const compileRoute = (): Validator => {
+          pending.delete(compileRoute);
+          compile ??= buildEager(externalSchemas, options);
+          validate ??= compile(route);
+          return validate;
+        };
+        pending.add(compileRoute);
+        const lazy = (data: unknown) => {
+          validate ??= compileRoute();
+          const result = validate(data);
+          lazy.errors = validate.errors ?? null;
+          return result;
+        };
+        lazy.errors = null as Validator['errors'];
+        // Fastify calls it and reads `errors`, nothing else.
+        return lazy as Validator;
       };
-      lazy.errors = null as Validator['errors'];
-      // Fastify calls it and reads `errors`, nothing else.
-      return lazy as Validator;
-    };
+    },
+    compileNext() {
+      const [compileRoute] = pending;
+      try {
+        compileRoute?.();
+      } catch {
+        // The first request of the route reports it.
+      }
+      return pending.size > 0;
+    },
   };
 }

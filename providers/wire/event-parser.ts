@@ -27,7 +27,7 @@ interface Template<T> {
   readonly field: string;
 }
 
-/** Where events of one dialect have the text of a token. */
+/** Tells where events of one dialect have the text of a token. */
 export interface TextPlace<T> {
   /** Names of fields that hold text. */
   readonly fields: readonly string[];

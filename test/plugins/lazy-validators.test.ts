@@ -12,7 +12,7 @@ t.test('a schema is compiled once, at the first request of its route, with its e
     required: ['name'],
     properties: { name: { $ref: 'Name#' } },
   };
-  const app = Fastify({ schemaController: { compilersFactory: { buildValidator: createLazyValidators() } } });
+  const app = Fastify({ schemaController: { compilersFactory: { buildValidator: createLazyValidators().build } } });
   app.addSchema({ $id: 'Name', type: 'string', minLength: 2 });
   app.post('/', { schema: { body } }, async () => 'done');
   await app.ready();
@@ -31,3 +31,49 @@ t.test('a schema is compiled once, at the first request of its route, with its e
   t.match(short.json().message, 'body/name must NOT have fewer than 2 characters');
   t.equal(reads, compiled, 'not compiled again');
 });
+
+t.test(
+  'schemas that no request has needed are compiled one by one, and a wrong one is left to its request',
+  async (t) => {
+    const read: string[] = [];
+    const schema = (name: string, type: string) => ({
+      body: {
+        get type() {
+          read.push(name);
+          return type;
+        },
+      },
+    });
+    const validators = createLazyValidators();
+    const app = Fastify({ schemaController: { compilersFactory: { buildValidator: validators.build } } });
+    for (const [name, type] of [
+      ['a', 'object'],
+      ['b', 'unknown'],
+      ['c', 'array'],
+      ['d', 'object'],
+    ] as const) {
+      app.post(`/${name}`, { schema: schema(name, type) }, async () => name);
+    }
+    await app.ready();
+    const send = (name: string) => app.inject({ method: 'POST', url: `/${name}`, payload: {} });
+    t.equal((await send('c')).statusCode, 400);
+
+    const steps: (readonly [isLeft: boolean, compiled: string])[] = [];
+    for (let isLeft = true; isLeft && steps.length < 9; ) {
+      read.length = 0;
+      isLeft = validators.compileNext();
+      steps.push([isLeft, [...new Set(read)].join()]);
+    }
+    t.same(steps, [
+      [true, 'a'],
+      [true, 'b'],
+      [false, 'd'],
+    ]);
+    read.length = 0;
+    t.equal((await send('a')).statusCode, 200);
+    t.equal((await send('d')).statusCode, 200);
+    t.same(read, [], 'not compiled again');
+    t.equal((await send('b')).statusCode, 500);
+    t.notOk(validators.compileNext(), 'nothing is left');
+  },
+);
