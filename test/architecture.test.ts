@@ -25,7 +25,10 @@ type Sources = ReadonlyMap<string, string>;
 
 /** Allowed imports of each place; the first matching rule applies. */
 const RULES: readonly [from: RegExp, allowed: RegExp][] = [
-  [/^server\.ts$/, /^app\.ts$|^plugins\/config\/|^plugins\/http\/(serialize-error|log-destination|lazy-validators)\.ts$/],
+  [
+    /^server\.ts$/,
+    /^app\.ts$|^plugins\/config\/|^plugins\/http\/(serialize-error|log-destination|lazy-validators)\.ts$/,
+  ],
   [/^app\.ts$/, /^plugins\/|^routes\/|^providers\/types\.ts$/],
   [/^routes\//, /^routes\/|^plugins\/\w+\/api\.ts$/],
   [/^plugins\//, /^plugins\/|^providers\/(types|errors|registry|addresses|proxy)\.ts$/],
