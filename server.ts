@@ -82,11 +82,11 @@ async function start(): Promise<void> {
     return exitWith(`Cannot listen on ${config.host}:${config.port}: ${code}${hint}`);
   }
   await run(app, loaded);
+  // Loads the compiler, for which the first question would wait. All schemas together would cost 15 MB.
+  await turn();
+  validators.compileNext();
   setFlagsFromString(`--semi-space-growth-factor=${YOUNG_GROWTH}`);
-  // The first question would wait for it. Probes and questions that have arrived come first.
-  do await turn();
-  while (validators.compileNext());
-  app.log.debug('schemas of all routes compiled');
+  app.log.debug('compiler of schemas loaded');
 }
 
 /** Reacts to signals, errors and changed files from now on. */
