@@ -69,7 +69,7 @@ export interface Overrides {
   readonly openFileLimit?: number;
   /** Resolves the host of the webhook, instead of DNS. */
   readonly webhookLookup?: LookupFunction;
-  /** Validators of requests, which the caller may compile before the first request of each route. */
+  /** Validators of requests, whose compiler the caller may load before the first request. */
   readonly validators?: LazyValidators;
   /** Destination of log lines; standard output by default. */
   readonly logTo?: DestinationStream & { readonly droppedLines?: number };

@@ -6,8 +6,8 @@ type Validator = ReturnType<ReturnType<BuildValidator>>;
 export interface LazyValidators {
   /** The builder for Fastify, `schemaController.compilersFactory.buildValidator`. */
   readonly build: BuildValidator;
-  /** Compiles a validator that no request has needed so far. Returns false if none is left. */
-  compileNext(): boolean;
+  /** Compiles the schema of one route that has had no request, and so loads the compiler. */
+  compileOne(): void;
 }
 
 /**
@@ -40,14 +40,13 @@ export function createLazyValidators(): LazyValidators {
         return lazy as Validator;
       };
     },
-    compileNext() {
+    compileOne() {
       const [compileRoute] = pending;
       try {
         compileRoute?.();
       } catch {
         // The first request of the route reports it.
       }
-      return pending.size > 0;
     },
   };
 }
