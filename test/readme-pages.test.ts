@@ -200,8 +200,10 @@ t.test('the React component of the README, in StrictMode', { skip: noBrowser, ti
     const site = await startSite(t, url, { ...REACT_FILES, ...WORKER_FILES });
     const page = await openWithWorker(browser, site);
     await waitForText(page, '#root p', 'Because ');
+    // How many requests an opening makes depends on the worker.
+    const before = questionsOf(site).length;
     site.cut();
-    await until(() => questionsOf(site).length === 4, 'the page has opened the stream again');
+    await until(() => questionsOf(site).length > before, 'the page has opened the stream again');
     (await upstream.call(1)).response.end(text('of light.') + STOP + DONE);
     await waitForText(page, '#root p', 'Because of light.');
     t.equal(upstream.calls.length, 1, 'one provider call');
