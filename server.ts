@@ -84,7 +84,7 @@ async function start(): Promise<void> {
   await run(app, loaded);
   // Loads the compiler, for which the first question would wait. All schemas together would cost 15 MB.
   await turn();
-  validators.compileOne();
+  validators.loadCompiler();
   setFlagsFromString(`--semi-space-growth-factor=${YOUNG_GROWTH}`);
   app.log.debug('compiler of schemas loaded');
 }

@@ -6,8 +6,8 @@ type Validator = ReturnType<ReturnType<BuildValidator>>;
 export interface LazyValidators {
   /** The builder for Fastify, `schemaController.compilersFactory.buildValidator`. */
   readonly build: BuildValidator;
-  /** Compiles the schema of one route that has had no request, and so loads the compiler. */
-  compileOne(): void;
+  /** Loads the compiler, by the schema of the first route. Later calls do nothing. */
+  loadCompiler(): void;
 }
 
 /**
@@ -16,21 +16,20 @@ export interface LazyValidators {
  */
 export function createLazyValidators(): LazyValidators {
   const buildEager = AjvCompiler();
-  const pending = new Set<() => void>();
+  let compileFirst: (() => void) | undefined;
   return {
     build(externalSchemas, options) {
       let compile: ReturnType<BuildValidator> | undefined;
       return (route) => {
-        let validate: Validator | undefined;
+        let compiled: Validator | undefined;
         const compileRoute = (): Validator => {
-          pending.delete(compileRoute);
           compile ??= buildEager(externalSchemas, options);
-          validate ??= compile(route);
-          return validate;
+          compiled ??= compile(route);
+          return compiled;
         };
-        pending.add(compileRoute);
+        compileFirst ??= compileRoute;
         const lazy = (data: unknown) => {
-          validate ??= compileRoute();
+          const validate = compileRoute();
           const result = validate(data);
           lazy.errors = validate.errors ?? null;
           return result;
@@ -40,10 +39,9 @@ export function createLazyValidators(): LazyValidators {
         return lazy as Validator;
       };
     },
-    compileOne() {
-      const [compileRoute] = pending;
+    loadCompiler() {
       try {
-        compileRoute?.();
+        compileFirst?.();
       } catch {
         // The first request of the route reports it.
       }

@@ -37,7 +37,8 @@ export interface TextPlace<T> {
 
 /**
  * Creates a parser that returns what `parseEvent` returns, in a fraction of the time for an event that differs from
- * an earlier one only in its text. The holder of the text is used again for the next event, so it may not be kept.
+ * an earlier one only in its text. The value is used again for the next event: nothing in it may be changed, and the
+ * holder of the text may not be kept.
  * @throws ProviderError from the parser, as `parseEvent` does
  */
 export function createEventParser<T extends object>(place: TextPlace<T>): (event: WireEvent, data: string) => T {

@@ -88,7 +88,7 @@ t.test('text between two parts that would overlap', async (t) => {
     t.same(parse({ data: json }, json), JSON.parse(json));
   }
   const cut = long.slice(0, -20);
-  t.throws(() => parse({ data: cut }, cut), 'not JSON');
+  t.throws(() => parse({ data: cut }, cut), { code: 'upstream_protocol', reason: 'bad_json' });
 });
 
 t.test('events of one answer that differ in their text are parsed once', async (t) => {
