@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { Cluster as ClusterClient, type Redis } from 'ioredis';
 import type { Test } from 'tap';
 import { until } from './helper.ts';
-import { freePort, isFree, type RedisServer, startRedisOn } from './redis.ts';
+import { type RedisServer, startRedis } from './redis.ts';
 
 /** A real Redis Cluster of processes on loopback, started for one test. */
 export interface RedisClusterServers {
@@ -24,8 +24,6 @@ export interface RedisClusterServers {
 
 const SLOTS = 16_384;
 const PRIMARIES = 3;
-/** Distance of the port for messages between nodes, as Redis has it. */
-const BUS_OFFSET = 10_000;
 
 /** @param nodeTimeoutMs silence after which a node counts as failed */
 export async function startRedisCluster(
@@ -38,7 +36,7 @@ export async function startRedisCluster(
     const own = ['--cluster-enabled', 'yes', '--cluster-node-timeout', String(nodeTimeoutMs), '--dir', dir];
     // Full synchronisation starts at once, so that replicas are ready early.
     own.push('--repl-diskless-sync-delay', '0', '--cluster-require-full-coverage', 'no');
-    return startRedisOn(t, await freeNodePort(), ...own, ...args);
+    return startRedis(t, ...own, ...args);
   };
   const nodes = await Promise.all(Array.from({ length: hasReplicas ? 2 * PRIMARIES : PRIMARIES }, start));
   const primaries = nodes.slice(0, PRIMARIES);
@@ -130,7 +128,7 @@ export async function startOneNodeCluster(t: Test): Promise<RedisServer> {
   t.teardown(() => rmSync(dir, { recursive: true, force: true }));
   // It learns its address from others, of which there are none.
   const own = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--dir', dir];
-  const server = await startRedisOn(t, await freeNodePort(), ...own);
+  const server = await startRedis(t, ...own);
   await server.client.call('CLUSTER', 'ADDSLOTSRANGE', '0', String(SLOTS - 1));
   await until(async () => /cluster_state:ok/.test(String(await server.client.call('CLUSTER', 'INFO'))), 'it is ready');
   return {
@@ -140,14 +138,6 @@ export async function startOneNodeCluster(t: Test): Promise<RedisServer> {
       return server.child;
     },
   };
-}
-
-/** Returns a free port whose port for messages between nodes is free, too. */
-async function freeNodePort(): Promise<number> {
-  for (;;) {
-    const port = await freePort();
-    if (await isFree(port + BUS_OFFSET)) return port;
-  }
 }
 
 /** Shortens the time to live of a key; returns what it was. */

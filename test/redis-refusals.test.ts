@@ -9,6 +9,7 @@ import { CERT, KEY } from './certificate.ts';
 import { bellaAt, captureLog, serve, until } from './helper.ts';
 import { metricValue } from './metric-value.ts';
 import { freePort, noRedis, type RedisServer, startRedis } from './redis.ts';
+import { startOneNodeCluster } from './redis-cluster.ts';
 import { deltaText, open, readAll } from './sse-client.ts';
 import { completeAnswer, DONE, STOP, startUpstream, text, type Upstream, unfinishedAnswer } from './upstream.ts';
 
@@ -256,10 +257,7 @@ t.test('Redis cannot be used at the start: one line with the reason', { skip: no
 });
 
 t.test('a cluster of one node works without and with cluster mode in the address', { skip: noRedis }, async (t) => {
-  const own = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--dir', t.testdir({})];
-  const redis = await startRedis(t, ...own);
-  await redis.client.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383');
-  await until(async () => String(await redis.client.call('CLUSTER', 'INFO')).includes('cluster_state:ok'), 'it works');
+  const redis = await startOneNodeCluster(t);
   const upstream = await startUpstream(t, completeAnswer('x'));
   const inCluster = ['+spublish', '+ssubscribe', '+cluster|slots', '+asking'];
   t.ok(readFileSync('docs/operations.md', 'utf8').includes(`add \`${inCluster.join(' ')}\``), 'as documented');

@@ -38,20 +38,20 @@ export function persistentRedis(t: Test): string[] {
  * It is killed when the test ends.
  */
 export async function startRedis(t: Test, ...args: string[]): Promise<RedisServer> {
-  return startRedisOn(t, await freePort(), ...args);
-}
-
-/** Does the same on a given port. */
-export async function startRedisOn(t: Test, port: number, ...args: string[]): Promise<RedisServer> {
+  const port = await freePort(args.includes('--cluster-enabled'));
   let child: ChildProcess;
   const start = async () => {
     const own = args.includes('--sentinel')
       ? []
       : ['--save', '', '--bind', '127.0.0.1', '--enable-debug-command', 'yes'];
     child = spawn(BINARY, [...args, '--port', String(port), ...own], { stdio: ['ignore', 'pipe', 'ignore'] });
+    let isReady = false;
     for await (const text of child.stdout as AsyncIterable<Buffer>) {
-      if (/Ready to accept connections|Sentinel ID is/.test(String(text))) break;
+      isReady = /Ready to accept connections|Sentinel ID is/.test(String(text));
+      if (isReady) break;
     }
+    // Its client would wait for ever.
+    if (!isReady) throw new Error(`Redis does not start on port ${port}`);
     child.stdout?.resume();
     killWithParent(child);
   };
@@ -116,22 +116,28 @@ export function skipReason(command: string, argument: string): string | false {
   }
 }
 
-/** Ports below those that systems assign by themselves (Linux from 32,768, others from 49,152). */
-const PORTS = { first: 10_000, count: 20_000 };
+/** Distance of the port on which the nodes of a cluster talk to each other, as Redis has it. */
+const BUS_OFFSET = 10_000;
+/**
+ * Ports below those that systems assign by themselves (Linux from 32,768, others from 49,152), with those of the
+ * nodes of a cluster.
+ */
+const PORTS = { first: 10_000, count: 12_768 };
 
 /**
- * Returns a port that is free now. Another process of the suite could take a port that the system assigns,
- * for a connection of its own, before the caller listens on it. So the port is outside of that range.
+ * Returns a port that is free now; for a node of a cluster, its second port is free, too. Another process of the suite
+ * could take a port that the system assigns, for a connection of its own, before the caller listens on it. So the port
+ * is outside of that range.
  */
-export async function freePort(): Promise<number> {
+export async function freePort(isNode = false): Promise<number> {
   for (;;) {
     const port = PORTS.first + randomInt(PORTS.count);
-    if (await isFree(port)) return port;
+    if ((await isFree(port)) && (!isNode || (await isFree(port + BUS_OFFSET)))) return port;
   }
 }
 
 /** Returns true if a server can listen on a port. */
-export async function isFree(port: number): Promise<boolean> {
+async function isFree(port: number): Promise<boolean> {
   const server = createServer().listen(port, '127.0.0.1');
   try {
     await once(server, 'listening');

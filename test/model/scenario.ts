@@ -284,9 +284,9 @@ export class Scenario {
       () => page.terminal !== undefined || page.text === question.written,
       `the page of ${name} gets what was written`,
     );
-    if (question.isStopRequested) {
-      await until(() => call.closedAt !== undefined, `the call of ${name}, which was stopped, ends`);
-    }
+    // A refused stop is withdrawn, maybe only now.
+    const isStopped = () => !question.isStopRequested || call.closedAt !== undefined;
+    await until(isStopped, `the call of ${name}, which was stopped, ends`);
   }
 
   async #checkEnded(question: Question): Promise<void> {
