@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap';
+import { RedisUnavailable } from '../../plugins/redis/connection.ts';
 import { FOLLOW, GONE, NEWS, STOP } from '../../plugins/streams/redis/messages.ts';
 import type { WritableLog } from '../../plugins/streams/types.ts';
 import { noRedis, startRedis } from '../redis.ts';
@@ -113,6 +114,44 @@ t.test('readers on another replica', { skip: noRedis }, async (t) => {
       taken?.subscribe({ onReaders() {}, onStop: () => (stops += 1), onTakenOver() {} });
       t.equal(stops, 1, when);
     }
+  });
+
+  t.test('a stop whose message is lost is found in Redis, also if that cannot be read at first', async (t) => {
+    for (const failures of [0, 1, 3]) {
+      const { replicas, a, b, log, id } = await setUp(t);
+      let stops = 0;
+      log.subscribe({ onReaders() {}, onStop: () => (stops += 1), onTakenOver() {} });
+      a.loseSubscription();
+      await (await b.store.open(id))?.stop();
+      await replicas.settle();
+      t.equal(stops, 0, 'the message is lost');
+      let left = failures;
+      a.onCommand = (name) => {
+        if (name === 'hget' && left-- > 0) throw new RedisUnavailable('connection lost');
+      };
+      a.resubscribe();
+      await replicas.advance(2_000);
+      t.equal(stops, 1, `${failures} failures`);
+      const reads = a.sent.filter((name) => name === 'hget').length;
+      await replicas.advance(2_000);
+      t.equal(a.sent.filter((name) => name === 'hget').length, reads, 'read no more');
+      log.end(END);
+    }
+  });
+
+  t.test('requests of an ended log are not read again', async (t) => {
+    const { replicas, a, log } = await setUp(t);
+    a.onCommand = (name) => {
+      if (name === 'hget') throw new RedisUnavailable('connection lost');
+    };
+    a.resubscribe();
+    await replicas.advance(2_000);
+    log.end(END);
+    await replicas.advance(2_000);
+    const reads = a.sent.filter((name) => name === 'hget').length;
+    t.ok(reads > 1, 'read again until the end');
+    await replicas.advance(5_000);
+    t.equal(a.sent.filter((name) => name === 'hget').length, reads);
   });
 
   t.test('a reader that leaves and comes back to the same replica gets the rest', async (t) => {

@@ -13,7 +13,7 @@ import { CommitGroup } from './commit-group.ts';
 import { ProducerLog, type ProducerLogObserver } from './log.ts';
 import { RemoteReaders } from './remote-readers.ts';
 import { RunningStreams } from './running-streams.ts';
-import { handleStopRequests, stopIfRequested } from './stop-requests.ts';
+import { StopRequests } from './stop-requests.ts';
 import { UnsyncedLogs } from './unsynced.ts';
 
 export interface ProducerRegistryOptions {
@@ -37,6 +37,7 @@ export class ProducerRegistry implements ProducerLogObserver {
   /** Logs whose terminal is not in Redis yet, by stream id. */
   readonly #running = new Map<string, ProducerLog>();
   readonly #unsynced: UnsyncedLogs;
+  readonly #stopRequests: StopRequests;
   readonly #remoteReaders: RemoteReaders;
   readonly #names: RunningStreams;
   readonly #commits: CommitGroup;
@@ -49,7 +50,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     this.#unsynced = new UnsyncedLogs({ clock, connection: cluster.connection, local });
     this.#remoteReaders = new RemoteReaders({ cluster, clock, running: this.#running });
     this.#names = new RunningStreams({ cluster, running });
-    handleStopRequests(cluster, commands, this.#running);
+    this.#stopRequests = new StopRequests({ cluster, clock, commands, running: this.#running });
     const { lease, mailbox } = cluster;
     mailbox.on(LOOK, (from) => {
       if (!lease.isHeld) return;
@@ -97,7 +98,7 @@ export class ProducerRegistry implements ProducerLogObserver {
 
   /** Produces a log that this process has taken over from a dead producer. */
   produceTakenOver(memory: MemoryLog, { epoch, position, serializedPrompt, isStopRequested }: Takeover): void {
-    const { commands, archive } = this.#options;
+    const { archive } = this.#options;
     if (memory.info.stored !== undefined) archive?.onTakenOver(memory.info);
     const log = this.produce(memory, { info: memory.info }, { epoch, isSynced: true });
     // Without the last entries of the dead producer the answer cannot be continued.
@@ -105,7 +106,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     this.#takeoverHandler(log, prompt, isStopRequested);
     if (isStopRequested) return;
     // A request that came during the takeover was sent to the dead producer.
-    void stopIfRequested(log, commands);
+    void this.#stopRequests.check([log]);
   }
 
   /**
@@ -140,6 +141,7 @@ export class ProducerRegistry implements ProducerLogObserver {
     await Promise.all([...this.#running.values()].map(({ writer }) => writer.flushed()));
     await this.#names.close();
     this.#unsynced.close();
+    this.#stopRequests.close();
     this.#remoteReaders.close();
   }
 
