@@ -30,10 +30,14 @@ export interface ReadInterval {
 const SAMPLE_MS = 100;
 /** Desired share of busy time. Above it, turns of the event loop begin to queue up. */
 const TARGET_UTILIZATION = 0.8;
+/** Desired share of busy time while the interval is short: a longer one is not visible in a page, and halves the work. */
+const SHORT_TARGET_UTILIZATION = 0.2;
+/** Longest of the short intervals, in milliseconds: 20 updates of a text per second. */
+const MAX_SHORT_MS = 50;
 /** Highest utilization that counts while no upstream is read. */
-const MAX_UNUSED_UTILIZATION = TARGET_UTILIZATION / 2;
+const MAX_UNUSED_UTILIZATION = SHORT_TARGET_UTILIZATION / 2;
 /** Longest interval, as a multiple of `maxMs`. */
-const MAX_STRETCH = 2;
+const MAX_STRETCH = 1.6;
 /** Multiple of `maxMs` at which every new question is refused. */
 const REJECT_ALL_FACTOR = 1.25;
 /** Number of samples in the mean, which levels single long turns of the event loop. */
@@ -50,6 +54,8 @@ const FIRST_STEP_MS = 4;
  * Adapts the read interval to the utilization of the core. A longer interval means fewer reads and
  * writes for the same tokens. It delays streams no more than a full core would, keeps their order, and leaves
  * time for new questions.
+ *
+ * Two utilizations are desired: the low one while the interval is short, then the high one.
  *
  * Work is roughly inversely proportional to the interval. Multiplying the interval by the excess
  * utilization corrects it in one step. It shrinks by the square root, so that it does not oscillate.
@@ -75,10 +81,16 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     sampledAt = now;
     const busy = utilization() || 0;
     // Refusing questions is work too, but longer intervals do not reduce it.
-    const excess = (isUsed ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION)) / TARGET_UTILIZATION;
+    const counted = isUsed ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION);
+    /** Returns the interval at which the core would be as busy as desired. */
+    const intervalFor = (target: number) => {
+      const excess = counted / target;
+      return Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
+    };
     const delaysReads = waits > 0 && waits >= reads * MIN_WAITING_SHARE;
     [reads, waits, isUsed] = [reads / 2, waits / 2, false];
-    const wantedMs = Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
+    const shortMs = Math.min(intervalFor(SHORT_TARGET_UTILIZATION), MAX_SHORT_MS, maxMs);
+    const wantedMs = Math.max(shortMs, intervalFor(TARGET_UTILIZATION));
     const nextMs = wantedMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(wantedMs, minMs), maxMs * MAX_STRETCH);
     mean += (nextMs - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
     isFull = fullness.update(delaysReads && mean > maxMs);

@@ -113,9 +113,9 @@ t.test('a full core is overloaded, though its event loop is not late', async (t)
   const { app, core, read } = await bareLoad(t, { maxEventLoopDelayMs: Number.POSITIVE_INFINITY });
   core.busy = 1;
   read(8);
-  t.equal(app.load.readIntervalMs(), 160, 'twice the interval of a full core');
+  t.equal(app.load.readIntervalMs(), 128, '1.6 times the interval of a full core');
   t.ok(app.load.isOverloaded());
-  t.equal(await metricValue(app, 'sluice_upstream_read_interval_seconds'), 0.16);
+  t.equal(await metricValue(app, 'sluice_upstream_read_interval_seconds'), 0.128);
   core.busy = 0.1;
   read(2);
   t.notOk(app.load.isOverloaded(), 'the core has time to spare');

@@ -34,18 +34,45 @@ function simulate(load: { work: number }, minMs = 10, maxMs = 80, random = () =>
 }
 
 t.test('the interval of an idle core is the minimum', async (t) => {
-  const { interval, advance, changes } = simulate({ work: 5 });
+  const { interval, advance, changes } = simulate({ work: 1.9 });
   advance(5);
   t.equal(interval.currentMs(), 10);
   t.same(changes, [10], 'the interval does not change');
   t.notOk(interval.isSaturated());
 });
 
-t.test('the interval grows until the core is 80 % busy, and shrinks when the load ends', async (t) => {
-  const load = { work: 32 };
+t.test('a short interval grows until the core is 20 % busy, up to 50 ms', async (t) => {
+  const load = { work: 6 };
   const { interval, advance } = simulate(load);
   advance(3);
-  t.ok(Math.abs(interval.currentMs() - 40) < 2, `${interval.currentMs()} ms; 40 ms are 80 % utilization`);
+  t.ok(Math.abs(interval.currentMs() - 30) < 1, `${interval.currentMs()} ms; 30 ms are 20 % utilization`);
+  for (const work of [12, 38]) {
+    load.work = work;
+    advance(3);
+    t.equal(interval.currentMs(), 50, `${2 * work} % utilization`);
+  }
+  load.work = 1;
+  advance(3);
+  t.equal(interval.currentMs(), 10);
+});
+
+t.test('a short interval grows to maxMs only', async (t) => {
+  const { interval, advance } = simulate({ work: 12 }, 10, 40);
+  advance(3);
+  t.equal(interval.currentMs(), 40);
+});
+
+t.test('a minimum above 50 ms is kept', async (t) => {
+  const { interval, advance } = simulate({ work: 12 }, 60);
+  advance(3);
+  t.equal(interval.currentMs(), 60);
+});
+
+t.test('the interval grows until the core is 80 % busy, and shrinks when the load ends', async (t) => {
+  const load = { work: 56 };
+  const { interval, advance } = simulate(load);
+  advance(3);
+  t.ok(Math.abs(interval.currentMs() - 70) < 2, `${interval.currentMs()} ms; 70 ms are 80 % utilization`);
   t.notOk(interval.isSaturated(), 'a busy core is not saturated');
   const settled = interval.currentMs();
   advance(1);
@@ -58,8 +85,8 @@ t.test('the interval grows until the core is 80 % busy, and shrinks when the loa
 t.test('a core that stays overloaded is saturated, a short burst does not saturate it', async (t) => {
   const load = { work: 1_000 };
   const { interval, advance } = simulate(load);
-  advance(4);
-  t.equal(interval.currentMs(), 160, 'the interval is at most twice maxMs');
+  advance(3);
+  t.equal(interval.currentMs(), 128, 'the interval is at most 1.6 times maxMs');
   t.notOk(interval.isSaturated(), 'not saturated before the interval was too long for three seconds');
   advance(2);
   t.ok(interval.isSaturated());
@@ -102,7 +129,7 @@ t.test(
   async (t) => {
     const { interval, advance } = simulate({ work: 1_000 });
     advance(10, { waitingShare: 0.2 });
-    t.equal(interval.currentMs(), 160);
+    t.equal(interval.currentMs(), 128);
     t.notOk(interval.isSaturated());
     advance(6, { waitingShare: 0.3 });
     t.ok(interval.isSaturated(), 'others are delayed');
@@ -110,7 +137,7 @@ t.test(
 );
 
 t.test('nextMs adds up to a quarter of the growth as jitter', async (t) => {
-  const { interval, advance } = simulate({ work: 32 });
+  const { interval, advance } = simulate({ work: 56 });
   t.equal(interval.nextMs(), 10, 'the minimum has no jitter');
   advance(3);
   const ms = interval.currentMs();
@@ -126,7 +153,7 @@ t.test('the first sample after an idle minute ends the saturation', async (t) =>
   clock.advance(60_000);
   t.notOk(interval.isSaturated());
   load.work = 1_000;
-  advance(4);
+  advance(3);
   t.notOk(interval.isSaturated(), 'a burst after a pause is a burst');
   advance(2);
   t.ok(interval.isSaturated());
@@ -136,29 +163,29 @@ t.test('an interval of 0 grows under load and shrinks to 0', async (t) => {
   const load = { work: 1 };
   const { interval, advance } = simulate(load, 0);
   t.equal(interval.currentMs(), 0);
-  load.work = 8;
+  load.work = 4;
   advance(3);
-  t.ok(Math.abs(interval.currentMs() - 10) < 1, `${interval.currentMs()} ms`);
+  t.ok(Math.abs(interval.currentMs() - 20) < 1, `${interval.currentMs()} ms`);
   load.work = 0.1;
   advance(3);
   t.equal(interval.currentMs(), 0);
 });
 
 t.test('frequent calls do not make the interval grow faster', async (t) => {
-  const { interval, clock } = simulate({ work: 1_000 });
+  const { interval, clock } = simulate({ work: 3 });
   for (let i = 0; i < 50; i++) {
     clock.advance(2);
     interval.currentMs();
   }
-  t.equal(interval.currentMs(), 12.5, 'one step for each 100 ms');
+  t.equal(Math.round(interval.currentMs()), 15, 'one step for each 100 ms');
 });
 
 t.test('a short pause shortens the interval by the root of the utilization only', async (t) => {
-  const load = { work: 64 };
-  const { interval, advance, clock } = simulate(load);
+  const load = { work: 160 };
+  const { interval, advance, clock } = simulate(load, 10, 250);
   advance(5);
   const ms = interval.currentMs();
-  load.work = 16;
+  load.work = 40;
   clock.advance(100);
   t.equal(interval.currentMs(), ms / 2, 'half for a quarter of the work');
 });
