@@ -24,7 +24,7 @@ const Streams = Type.Object(
     ),
     flushMs: ms('Deltas that arrive faster than this are sent as one event', 10, 0, 1_000),
     maxFlushMs: ms(
-      'Read interval of upstreams at which the core counts as full; it starts at `flushMs` and grows with the load, up to 50 ms as soon as the core is 20 % busy',
+      'Read interval of upstreams at which the core counts as full; it starts at `flushMs` and grows with the load, up to 50 ms from 25 % CPU on',
       250,
       0,
       1_000,

@@ -63,6 +63,7 @@ export default fp<LoadOptions>(
     const shares = createWorkShares(clock.now);
 
     let before = performance.eventLoopUtilization();
+    let cpu = { ms: cpuMs(), at: clock.now() };
     const readInterval = createReadInterval({
       minMs: minIntervalMs,
       maxMs: Math.max(minIntervalMs, maxIntervalMs),
@@ -72,6 +73,12 @@ export default fp<LoadOptions>(
         const { utilization } = performance.eventLoopUtilization(now, before);
         before = now;
         return utilization;
+      },
+      cpuShare() {
+        const now = { ms: cpuMs(), at: clock.now() };
+        const share = (now.ms - cpu.ms) / (now.at - cpu.at);
+        cpu = now;
+        return share;
       },
       random: Math.random,
       onChange: (ms) => metrics.upstreamReadIntervalSeconds.set(ms / 1_000),
@@ -101,6 +108,12 @@ export default fp<LoadOptions>(
   },
   { name: 'load', dependencies: ['clock', 'metrics'] },
 );
+
+/** Returns the CPU time of this process in milliseconds, of all its threads. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1_000;
+}
 
 /** Returns the work of all bytes of a connection. Requests that are injected have none. */
 function transferMs({ bytesRead = 0, bytesWritten = 0 }: Partial<Socket>): number {

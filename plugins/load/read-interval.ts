@@ -9,6 +9,8 @@ export interface ReadIntervalOptions {
   readonly clock: Clock;
   /** Returns the share of time since the last call in which the event loop was busy, 0 to 1. */
   utilization(): number;
+  /** Returns the CPU time of this process as a share of the time since the last call; above 1 with several threads. */
+  cpuShare(): number;
   /** Returns a random number from 0 to 1. */
   random(): number;
   onChange(ms: number): void;
@@ -30,12 +32,10 @@ export interface ReadInterval {
 const SAMPLE_MS = 100;
 /** Desired share of busy time. Above it, turns of the event loop begin to queue up. */
 const TARGET_UTILIZATION = 0.8;
-/** Desired share of busy time while the interval is short: a longer one is not visible in a page, and halves the work. */
-const SHORT_TARGET_UTILIZATION = 0.2;
+/** CPU share above which a short interval grows: a longer one is not visible in a page, and halves the work. */
+const SHORT_CPU_SHARE = 0.25;
 /** Longest of the short intervals, in milliseconds: 20 updates of a text per second. */
 const MAX_SHORT_MS = 50;
-/** Highest utilization that counts while no upstream is read. */
-const MAX_UNUSED_UTILIZATION = SHORT_TARGET_UTILIZATION / 2;
 /** Longest interval, as a multiple of `maxMs`. */
 const MAX_STRETCH = 1.6;
 /** Multiple of `maxMs` at which every new question is refused. */
@@ -55,7 +55,8 @@ const FIRST_STEP_MS = 4;
  * writes for the same tokens. It delays streams no more than a full core would, keeps their order, and leaves
  * time for new questions.
  *
- * Two utilizations are desired: the low one while the interval is short, then the high one.
+ * A short interval grows with the CPU time, which it saves. A long one follows the utilization of the event loop, which
+ * also counts what the process waits for, such as a busy neighbour.
  *
  * Work is roughly inversely proportional to the interval. Multiplying the interval by the excess
  * utilization corrects it in one step. It shrinks by the square root, so that it does not oscillate.
@@ -63,7 +64,7 @@ const FIRST_STEP_MS = 4;
  * Uses no timer: it samples when it is asked.
  */
 export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
-  const { minMs, maxMs, clock, utilization, random, onChange } = options;
+  const { minMs, maxMs, clock, utilization, cpuShare, random, onChange } = options;
   let ms = minMs;
   let mean = minMs;
   let isUsed = false;
@@ -79,18 +80,16 @@ export function createReadInterval(options: ReadIntervalOptions): ReadInterval {
     const samples = (now - sampledAt) / SAMPLE_MS;
     if (samples < 1) return;
     sampledAt = now;
-    const busy = utilization() || 0;
-    // Refusing questions is work too, but longer intervals do not reduce it.
-    const counted = isUsed ? busy : Math.min(busy, MAX_UNUSED_UTILIZATION);
-    /** Returns the interval at which the core would be as busy as desired. */
-    const intervalFor = (target: number) => {
-      const excess = counted / target;
+    /** Returns the interval at which a share of time would be as desired. */
+    const intervalFor = (target: number, share: number) => {
+      // Refusing questions is work too, but longer intervals do not reduce it.
+      const excess = (isUsed ? share : Math.min(share, target / 2)) / target;
       return Math.max(ms, FIRST_STEP_MS) * (excess > 1 ? excess : Math.sqrt(excess));
     };
+    const shortMs = Math.min(intervalFor(SHORT_CPU_SHARE, cpuShare()), MAX_SHORT_MS, maxMs);
+    const wantedMs = Math.max(shortMs, intervalFor(TARGET_UTILIZATION, utilization() || 0));
     const delaysReads = waits > 0 && waits >= reads * MIN_WAITING_SHARE;
     [reads, waits, isUsed] = [reads / 2, waits / 2, false];
-    const shortMs = Math.min(intervalFor(SHORT_TARGET_UTILIZATION), MAX_SHORT_MS, maxMs);
-    const wantedMs = Math.max(shortMs, intervalFor(TARGET_UTILIZATION));
     const nextMs = wantedMs <= FIRST_STEP_MS ? minMs : Math.min(Math.max(wantedMs, minMs), maxMs * MAX_STRETCH);
     mean += (nextMs - mean) * (1 - (1 - 1 / MEAN_SAMPLES) ** samples);
     isFull = fullness.update(delaysReads && mean > maxMs);

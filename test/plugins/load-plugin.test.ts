@@ -16,7 +16,7 @@ const ONLY_BLOCKED: LoadOptions = { minIntervalMs: 10, maxIntervalMs: 80, maxEve
 
 /**
  * Starts the plugin without the rest of the service, on a clock that the test advances. `core.busy` is the share of
- * time in which its event loop is busy. Each request names its owner in a header.
+ * time in which its event loop is busy, with as much CPU time. Each request names its owner in a header.
  */
 async function bareLoad(t: Test, options: Partial<LoadOptions> = {}) {
   const clock = manualClock();
@@ -31,8 +31,11 @@ async function bareLoad(t: Test, options: Partial<LoadOptions> = {}) {
     const [busyMs, idleMs] = [now.active - before.active, now.idle - before.idle];
     return { active: busyMs, idle: idleMs, utilization: busyMs / (busyMs + idleMs) };
   };
+  const { cpuUsage } = process;
+  process.cpuUsage = () => ({ user: 1_000 * (active + core.busy * (clock.now() - countedAt)), system: 0 });
   t.teardown(() => {
     performance.eventLoopUtilization = eventLoopUtilization;
+    process.cpuUsage = cpuUsage;
   });
   const app = Fastify({ bodyLimit: 50_000_000 });
   await app.register(clockPlugin, { clock });

@@ -4,9 +4,9 @@ import { manualClock } from '../manual-clock.ts';
 
 /**
  * Creates a read interval on a simulated core. `load.work` is the utilization of the core at an interval of one
- * millisecond; longer intervals reduce it proportionally.
+ * millisecond; longer intervals reduce it proportionally. `load.cpu` is the same for the CPU time, by default `work`.
  */
-function simulate(load: { work: number }, minMs = 10, maxMs = 80, random = () => 0.5) {
+function simulate(load: { work: number; cpu?: number }, minMs = 10, maxMs = 80, random = () => 0.5) {
   const clock = manualClock();
   const changes: number[] = [];
   let ms = minMs;
@@ -15,6 +15,7 @@ function simulate(load: { work: number }, minMs = 10, maxMs = 80, random = () =>
     maxMs,
     clock,
     utilization: () => Math.min(1, load.work / Math.max(ms, 1)),
+    cpuShare: () => Math.min(1, (load.cpu ?? load.work) / Math.max(ms, 1)),
     random,
     onChange(now) {
       ms = now;
@@ -41,12 +42,12 @@ t.test('the interval of an idle core is the minimum', async (t) => {
   t.notOk(interval.isSaturated());
 });
 
-t.test('a short interval grows until the core is 20 % busy, up to 50 ms', async (t) => {
-  const load = { work: 6 };
+t.test('a short interval grows until the core takes 25 % of the CPU, up to 50 ms', async (t) => {
+  const load = { work: 7.5 };
   const { interval, advance } = simulate(load);
   advance(3);
-  t.ok(Math.abs(interval.currentMs() - 30) < 1, `${interval.currentMs()} ms; 30 ms are 20 % utilization`);
-  for (const work of [12, 38]) {
+  t.ok(Math.abs(interval.currentMs() - 30) < 1, `${interval.currentMs()} ms; 30 ms are 25 % utilization`);
+  for (const work of [13, 38]) {
     load.work = work;
     advance(3);
     t.equal(interval.currentMs(), 50, `${2 * work} % utilization`);
@@ -56,8 +57,14 @@ t.test('a short interval grows until the core is 20 % busy, up to 50 ms', async 
   t.equal(interval.currentMs(), 10);
 });
 
+t.test('a short interval does not grow for an event loop that is busy without CPU time', async (t) => {
+  const { interval, advance } = simulate({ work: 7, cpu: 2 });
+  advance(3);
+  t.equal(interval.currentMs(), 10, '70 % busy, 20 % CPU');
+});
+
 t.test('a short interval grows to maxMs only', async (t) => {
-  const { interval, advance } = simulate({ work: 12 }, 10, 40);
+  const { interval, advance } = simulate({ work: 13 }, 10, 40);
   advance(3);
   t.equal(interval.currentMs(), 40);
 });
@@ -165,7 +172,7 @@ t.test('an interval of 0 grows under load and shrinks to 0', async (t) => {
   t.equal(interval.currentMs(), 0);
   load.work = 4;
   advance(3);
-  t.ok(Math.abs(interval.currentMs() - 20) < 1, `${interval.currentMs()} ms`);
+  t.ok(Math.abs(interval.currentMs() - 16) < 1, `${interval.currentMs()} ms`);
   load.work = 0.1;
   advance(3);
   t.equal(interval.currentMs(), 0);
@@ -177,7 +184,7 @@ t.test('frequent calls do not make the interval grow faster', async (t) => {
     clock.advance(2);
     interval.currentMs();
   }
-  t.equal(Math.round(interval.currentMs()), 15, 'one step for each 100 ms');
+  t.equal(Math.round(interval.currentMs()), 12, 'one step for each 100 ms');
 });
 
 t.test('a short pause shortens the interval by the root of the utilization only', async (t) => {
