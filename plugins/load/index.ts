@@ -111,8 +111,8 @@ export default fp<LoadOptions>(
 
 /** Returns the CPU time of this process in milliseconds, of all its threads. */
 function cpuMs(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1_000;
+  const { userCPUTime, systemCPUTime } = process.resourceUsage();
+  return (userCPUTime + systemCPUTime) / 1_000;
 }
 
 /** Returns the work of all bytes of a connection. Requests that are injected have none. */

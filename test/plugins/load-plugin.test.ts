@@ -24,18 +24,24 @@ async function bareLoad(t: Test, options: Partial<LoadOptions> = {}) {
   const { eventLoopUtilization } = performance;
   let active = 0;
   let countedAt = 0;
-  performance.eventLoopUtilization = (now, before) => {
+  const count = () => {
     active += core.busy * (clock.now() - countedAt);
     countedAt = clock.now();
+  };
+  performance.eventLoopUtilization = (now, before) => {
+    count();
     if (!now || !before) return { active, idle: countedAt - active, utilization: 0 };
     const [busyMs, idleMs] = [now.active - before.active, now.idle - before.idle];
     return { active: busyMs, idle: idleMs, utilization: busyMs / (busyMs + idleMs) };
   };
-  const { cpuUsage } = process;
-  process.cpuUsage = () => ({ user: 1_000 * (active + core.busy * (clock.now() - countedAt)), system: 0 });
+  const { resourceUsage } = process;
+  process.resourceUsage = () => {
+    count();
+    return { ...resourceUsage(), userCPUTime: 1_000 * active, systemCPUTime: 0 };
+  };
   t.teardown(() => {
     performance.eventLoopUtilization = eventLoopUtilization;
-    process.cpuUsage = cpuUsage;
+    process.resourceUsage = resourceUsage;
   });
   const app = Fastify({ bodyLimit: 50_000_000 });
   await app.register(clockPlugin, { clock });
@@ -122,6 +128,17 @@ t.test('a full core is overloaded, though its event loop is not late', async (t)
   core.busy = 0.1;
   read(2);
   t.notOk(app.load.isOverloaded(), 'the core has time to spare');
+  t.equal(app.load.readIntervalMs(), 10);
+});
+
+t.test('a half-busy core is read in intervals of 50 ms, one that is busy by a tenth in the shortest', async (t) => {
+  const { app, core, read } = await bareLoad(t, { maxEventLoopDelayMs: Number.POSITIVE_INFINITY });
+  core.busy = 0.5;
+  read(8);
+  t.equal(app.load.readIntervalMs(), 50);
+  t.notOk(app.load.isOverloaded());
+  core.busy = 0.1;
+  read(8);
   t.equal(app.load.readIntervalMs(), 10);
 });
 
