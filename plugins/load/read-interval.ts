@@ -32,7 +32,7 @@ export interface ReadInterval {
 const SAMPLE_MS = 100;
 /** Desired share of busy time. Above it, turns of the event loop begin to queue up. */
 const TARGET_UTILIZATION = 0.8;
-/** CPU share above which a short interval grows: a longer one is not visible in a page, and halves the work. */
+/** CPU share above which a short interval grows: a longer one is not visible in a page, and saves a third of the work. */
 const SHORT_CPU_SHARE = 0.25;
 /** Longest of the short intervals, in milliseconds: 20 updates of a text per second. */
 const MAX_SHORT_MS = 50;
@@ -52,8 +52,8 @@ const FIRST_STEP_MS = 4;
 
 /**
  * Adapts the read interval to the utilization of the core. A longer interval means fewer reads and
- * writes for the same tokens. It delays streams no more than a full core would, keeps their order, and leaves
- * time for new questions.
+ * writes for the same tokens. It keeps the order of streams and leaves time for new questions. A long one delays
+ * streams no more than a full core would.
  *
  * A short interval grows with the CPU time, which it saves. A long one follows the utilization of the event loop, which
  * also counts what the process waits for, such as a busy neighbour.
