@@ -36,6 +36,8 @@ export interface LoadOptions {
   readonly maxIntervalMs: number;
   /** Event-loop delay in milliseconds, for three seconds on end, from which questions are refused; 0 never refuses. */
   readonly maxEventLoopDelayMs: number;
+  /** Returns the CPU time of all threads in microseconds; by default that of this process. It needs no file descriptor. */
+  readonly cpuUsage?: () => NodeJS.CpuUsage;
 }
 
 /** Rough costs, in milliseconds of a core. They only have to tell owners apart whose work differs by far. */
@@ -51,7 +53,7 @@ const NOBODY = '(nobody)';
  * refused, of those owners first that cause most of the load.
  */
 export default fp<LoadOptions>(
-  async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs }) => {
+  async (fastify, { minIntervalMs, maxIntervalMs, maxEventLoopDelayMs, cpuUsage = () => process.cpuUsage() }) => {
     const { clock, metrics } = fastify;
     const delay = measureEventLoopDelay(clock.now);
     fastify.addHook('onClose', async () => delay.stop());
@@ -63,7 +65,11 @@ export default fp<LoadOptions>(
     const shares = createWorkShares(clock.now);
 
     let before = performance.eventLoopUtilization();
-    let cpu = { ms: cpuMs(), at: clock.now() };
+    const cpuTime = () => {
+      const { user, system } = cpuUsage();
+      return { ms: (user + system) / 1_000, at: clock.now() };
+    };
+    let cpu = cpuTime();
     const readInterval = createReadInterval({
       minMs: minIntervalMs,
       maxMs: Math.max(minIntervalMs, maxIntervalMs),
@@ -75,7 +81,7 @@ export default fp<LoadOptions>(
         return utilization;
       },
       cpuShare() {
-        const now = { ms: cpuMs(), at: clock.now() };
+        const now = cpuTime();
         const share = (now.ms - cpu.ms) / (now.at - cpu.at);
         cpu = now;
         return share;
@@ -108,12 +114,6 @@ export default fp<LoadOptions>(
   },
   { name: 'load', dependencies: ['clock', 'metrics'] },
 );
-
-/** Returns the CPU time of this process in milliseconds, of all its threads. */
-function cpuMs(): number {
-  const { userCPUTime, systemCPUTime } = process.resourceUsage();
-  return (userCPUTime + systemCPUTime) / 1_000;
-}
 
 /** Returns the work of all bytes of a connection. Requests that are injected have none. */
 function transferMs({ bytesRead = 0, bytesWritten = 0 }: Partial<Socket>): number {

@@ -34,14 +34,12 @@ async function bareLoad(t: Test, options: Partial<LoadOptions> = {}) {
     const [busyMs, idleMs] = [now.active - before.active, now.idle - before.idle];
     return { active: busyMs, idle: idleMs, utilization: busyMs / (busyMs + idleMs) };
   };
-  const { resourceUsage } = process;
-  process.resourceUsage = () => {
+  const cpuUsage = () => {
     count();
-    return { ...resourceUsage(), userCPUTime: 1_000 * active, systemCPUTime: 0 };
+    return { user: 1_000 * active, system: 0 };
   };
   t.teardown(() => {
     performance.eventLoopUtilization = eventLoopUtilization;
-    process.resourceUsage = resourceUsage;
   });
   const app = Fastify({ bodyLimit: 50_000_000 });
   await app.register(clockPlugin, { clock });
@@ -50,7 +48,7 @@ async function bareLoad(t: Test, options: Partial<LoadOptions> = {}) {
     const owner = request.headers['x-owner'];
     if (owner) Object.assign(request, { identity: { owner } });
   });
-  await app.register(load, { ...ONLY_BLOCKED, ...options });
+  await app.register(load, { ...ONLY_BLOCKED, cpuUsage, ...options });
   app.post('/', async () => 'ok');
   app.get('/long', async () => 'x'.repeat(4_000_000));
   app.get('/never', () => new Promise(() => {}));
