@@ -36,7 +36,7 @@ export interface LoadOptions {
   readonly maxIntervalMs: number;
   /** Event-loop delay in milliseconds, for three seconds on end, from which questions are refused; 0 never refuses. */
   readonly maxEventLoopDelayMs: number;
-  /** Returns the CPU time of all threads in microseconds; by default that of this process. It needs no file descriptor. */
+  /** Returns the CPU time of all threads in microseconds; by default that of this process. Takes no descriptor. */
   readonly cpuUsage?: () => NodeJS.CpuUsage;
 }
 
